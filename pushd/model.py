@@ -1,0 +1,171 @@
+"""What pushd talks about: notices, whom they are for, and what became of them.
+
+Times are integers: milliseconds since the Unix epoch (`_ms`), unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import Any
+
+import msgspec
+
+
+class Priority(IntEnum):
+    """One lane each; a higher one is always served first."""
+
+    LOW = 0
+    NORMAL = 1
+    HIGH = 2
+    URGENT = 3
+
+
+class TargetKind(StrEnum):
+    """Whom a notice addresses."""
+
+    ALL = "all"
+    ADMIN = "admin"
+    ROLE = "role"
+    CUSTOM = "custom"
+    ONLINE = "online"
+
+
+class Target(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A notice's addressees: `user_ids` belong to CUSTOM, `roles` to ROLE, `exclude_ids` to any kind."""
+
+    kind: TargetKind
+    user_ids: tuple[int, ...] = ()
+    roles: tuple[int, ...] = ()
+    exclude_ids: tuple[int, ...] = ()
+
+
+class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An accepted notice, as the journal keeps it.
+
+    `seq` orders notices of this node (the journal's key); `data` is any JSON value or None;
+    `expires_ms` 0 means never.
+    """
+
+    seq: int
+    message_id: str
+    content: str
+    target: Target
+    accepted_ms: int
+    type: str = "system_notice"
+    data: Any = None
+    priority: Priority = Priority.NORMAL
+    need_confirm: bool = False
+    expires_ms: int = 0
+    idempotency_key: str = ""
+    sender_id: int = 0
+    sender_name: str = ""
+
+    def is_expired(self, now_ms: int) -> bool:
+        """True when the notice must no longer be delivered."""
+        return 0 < self.expires_ms <= now_ms
+
+
+class User(msgspec.Struct, frozen=True):
+    """An account of the directory."""
+
+    user_id: int
+    username: str = ""
+    role: int = 0
+
+
+class Arrival(msgspec.Struct, frozen=True):
+    """A user's first connection, as presence stores it."""
+
+    user_id: int
+    username: str
+    connection_id: str
+    client_ip: str
+    user_agent: str
+    at_ms: int
+
+
+class Channel(StrEnum):
+    """How a receive record says its notice went out."""
+
+    WEBSOCKET = "websocket"
+    OFFLINE = "offline"
+
+
+class DeliveryStatus(StrEnum):
+    """How far a notice came with one recipient. Only moves forward: pending, offline, expired, delivered."""
+
+    PENDING = "pending"
+    OFFLINE = "offline"
+    EXPIRED = "expired"
+    DELIVERED = "delivered"
+
+
+class Mark(StrEnum):
+    """What a recipient did with a notice; CONFIRMED includes READ, and both include that it was received."""
+
+    READ = "read"
+    CONFIRMED = "confirmed"
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What is known about one recipient at one moment: shared by all recipients it is true of.
+
+    Outcomes of the same recipient merge: flags and times once set stay set, so writing one twice or
+    two in the wrong order does no harm.
+    """
+
+    created_ms: int
+    is_online: bool = False
+    received_ms: int = 0
+    status: DeliveryStatus = DeliveryStatus.PENDING
+    channel: Channel = Channel.WEBSOCKET
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """One receive record to be written: `outcome` of `message_id` for one user."""
+
+    message_id: str
+    user_id: int
+    username: str
+    role: int
+    connection_id: str
+    client_ip: str
+    user_agent: str
+    outcome: Outcome
+
+
+class PushRecord(msgspec.Struct, frozen=True):
+    """The record of a notice: written when it is taken up, and again when its recipients are known."""
+
+    notice: Notice
+    status: str
+    total_count: int
+    online_count: int
+
+
+class ReceiveStatus(msgspec.Struct, frozen=True):
+    """How many recipients of one notice are online, received, read and confirmed it."""
+
+    total_users: int
+    online_users: int
+    received_users: int
+    read_users: int
+    confirmed_users: int
+
+
+class MailboxItem(msgspec.Struct, omit_defaults=True):
+    """One waiting notice, in the shape other programs may also write to a mailbox (CONTRACT section 5).
+
+    `time` is for people, "YYYY-MM-DD HH:MM:SS"; `ts` and `saved_at` are milliseconds since the epoch.
+    """
+
+    type: str
+    content: str
+    message_id: str = ""
+    data: Any = None
+    time: str = ""
+    ts: int = 0
+    priority: int = 1
+    need_confirm: bool = False
+    expires_ms: int = 0
+    saved_at: int = 0

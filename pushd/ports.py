@@ -1,0 +1,126 @@
+"""What the core needs from the outside, and what it may rely on.
+
+Every method is called on the event loop and never blocks it. Errors are `StoreUnavailable` (worth
+repeating later) or `StoreError`; drivers' own exceptions do not come through. All writes are
+idempotent in (`message_id`, `user_id`): doing one twice leaves the store as doing it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pushd.model import Arrival, MailboxItem, Mark, Notice, PushRecord, Receipt, ReceiveStatus, User
+
+
+class Journal(Protocol):
+    """Accepted notices on disk: what makes a 200 true."""
+
+    async def last_seq(self) -> int:
+        """The highest `seq` ever appended; 0 for a new journal."""
+
+    async def append(self, notices: Sequence[Notice]) -> None:
+        """Keep `notices`. On return they survive `kill -9` and a power cut (with `delivery.fsync` "off": kill -9).
+
+        All or nothing. Raises StoreUnavailable when the disk is full; nothing is kept then.
+        """
+
+    async def settle(self, seqs: Sequence[int]) -> None:
+        """Nothing is left to do for these notices: `unsettled` no longer returns them."""
+
+    async def unsettled(self) -> list[Notice]:
+        """Notices that a former process accepted and did not settle, by `seq`."""
+
+    async def since(self, accepted_ms: int) -> list[Notice]:
+        """Notices accepted at or after that time, settled or not, by `seq`; `purge` may have taken settled ones."""
+
+    async def purge(self, before_ms: int, limit: int) -> int:
+        """Drop at most `limit` settled notices accepted before that time; how many were dropped."""
+
+
+class Mailbox(Protocol):
+    """Notices waiting for absent users: per user the newest `mailbox.max_per_user`, for `mailbox.ttl_days`."""
+
+    async def save(self, saves: Sequence[tuple[MailboxItem, Collection[int]]]) -> None:
+        """Put each item into the mailboxes of its users; order within one user is the order of the call.
+
+        A `message_id` that already waits for a user is not put there twice.
+        """
+
+    async def read(self, user_ids: Collection[int]) -> dict[int, list[MailboxItem]]:
+        """What waits for each of these users, oldest first, expired items left out; users with nothing are absent.
+
+        Reading removes nothing. Sees every `save` that returned before the call.
+        """
+
+    async def remove(self, removals: Mapping[int, Collection[str]]) -> None:
+        """Take items, named per user by `message_id`, out; unknown ones are ignored."""
+
+    async def clear(self, user_id: int) -> int:
+        """Empty one user's mailbox; how many items were in it."""
+
+    async def purge(self, now_ms: int, limit: int) -> int:
+        """Drop at most `limit` items past their time; how many were dropped. 0 where the store does it by itself."""
+
+
+class RecordStore(Protocol):
+    """Push records (one per notice) and receive records (one per notice and recipient)."""
+
+    async def write(self, records: Sequence[PushRecord], receipts: Sequence[Receipt]) -> None:
+        """Create or merge. Flags of a receive record are only ever set, times keep their first value."""
+
+    async def mark(self, user_id: int, message_ids: Sequence[str], mark: Mark, at_ms: int) -> list[str]:
+        """Note that the user read or confirmed these; the ids for which the user has a receive record, in order."""
+
+    async def receive_status(self, message_id: str) -> ReceiveStatus | None:
+        """Counts over the receive records; None for an unknown notice."""
+
+    async def received_by(self, message_id: str) -> set[int]:
+        """The users whose receive record says received."""
+
+    async def unread_counts(self, user_ids: Collection[int]) -> dict[int, int]:
+        """Unread, unexpired receive records per user; users with none may be absent."""
+
+    async def purge(self, before_ms: int, limit: int) -> int:
+        """Drop at most `limit` records created before that time; how many were dropped. 0 where the store does it."""
+
+
+class Directory(Protocol):
+    """Who exists, with name and role. pushd only reads it, but for users it learns from their connections."""
+
+    async def users(self, user_ids: Collection[int]) -> dict[int, User]:
+        """The known ones of these users."""
+
+    async def all_ids(self) -> list[int]:
+        """Every user id, ascending."""
+
+    async def ids_by_role(self, roles: Collection[int]) -> list[int]:
+        """Ids of users that have one of these roles, ascending."""
+
+    async def learn(self, users: Sequence[User]) -> None:
+        """These users exist. An embedded directory adds unknown ones (and never changes a known one); others ignore it."""
+
+
+class PresenceStore(Protocol):
+    """The stored form of who is connected. The hub, not this, is the truth for this node."""
+
+    async def connected(self, arrivals: Sequence[Arrival]) -> None:
+        """These users' first connection came."""
+
+    async def disconnected(self, departures: Sequence[tuple[int, int]]) -> None:
+        """These users' last connection went: (`user_id`, `at_ms`)."""
+
+    async def reset(self, at_ms: int) -> int:
+        """Whoever a former process left marked as online is offline since then; how many there were."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The opened stores of a node."""
+
+    journal: Journal
+    mailbox: Mailbox
+    records: RecordStore
+    directory: Directory
+    presence: PresenceStore

@@ -1,0 +1,1 @@
+"""Where things are kept. One module per database; nothing else names a driver."""

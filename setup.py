@@ -1,0 +1,43 @@
+"""Builds the one extension. PUSHD_BUILD=release (default), trace (Cython line tracing) or asan."""
+
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+FLAVOURS = {
+    "release": {"compile": ["-O3", "-fno-plt"], "link": [], "directives": {}, "macros": []},
+    "trace": {
+        "compile": ["-O1"],
+        "link": [],
+        "directives": {"linetrace": True},
+        "macros": [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")],
+    },
+    "asan": {
+        "compile": ["-O1", "-g", "-fsanitize=address", "-fno-omit-frame-pointer"],
+        "link": ["-fsanitize=address"],
+        "directives": {},
+        "macros": [],
+    },
+}
+
+name = os.environ.get("PUSHD_BUILD", "release")
+if name not in FLAVOURS:
+    raise SystemExit(f"PUSHD_BUILD={name!r}: expected one of {', '.join(FLAVOURS)}")
+flavour = FLAVOURS[name]
+
+extension = Extension(
+    "pushd._fastpath",
+    ["pushd/_fastpath.pyx"],
+    extra_compile_args=flavour["compile"],
+    extra_link_args=flavour["link"],
+    define_macros=flavour["macros"],
+)
+
+setup(
+    ext_modules=cythonize(
+        [extension],
+        compiler_directives={"language_level": 3, "binding": True, **flavour["directives"]},
+        build_dir="build/cython",
+    )
+)

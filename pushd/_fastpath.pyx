@@ -1,1 +1,674 @@
-"""placeholder"""
+"""The hub: every live connection of this node, and every byte written to one.
+
+Connections are split into shards by user id for look-up, and stand in one contiguous array for broadcasts.
+A frame is encoded once and written with send(2) to each descriptor; only what the kernel does not
+take goes through uvloop's transport. picows writes (the 101, a CLOSE after a protocol error) come
+here as well, because what picows holds for its transport is a `Connection`.
+
+Everything runs on the loop's thread. Times are seconds on the loop's monotonic clock.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport int64_t, uint8_t
+from libc.stdlib cimport free, realloc
+from picows.picows cimport MemoryBuffer, WSTransport
+
+from pushd.errors import CloseCode
+from pushd.wire import PING_FRAME, close_frame
+
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t socket_send "send"(int fd, const void* data, size_t size, int flags)
+    const int MSG_DONTWAIT
+    const int MSG_NOSIGNAL
+
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    const int CLOCK_MONOTONIC
+    int clock_gettime(int clock, timespec* result)
+
+
+cdef int SLOW_CONSUMER = CloseCode.SLOW_CONSUMER
+
+
+cdef double monotonic() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec + now.tv_nsec * 1e-9
+
+
+cdef ssize_t try_send(int fd, const char* data, Py_ssize_t size) noexcept nogil:
+    """Bytes the kernel took now, 0 when it takes none, -1 when the socket is broken."""
+    cdef ssize_t sent = socket_send(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+    if sent < 0:
+        return 0 if errno == EAGAIN or errno == EINTR else -1
+    return sent
+
+
+cdef int ids_reserve(UserIds* ids, Py_ssize_t capacity) except -1:
+    cdef int64_t* items
+    if capacity <= ids.capacity:
+        return 0
+    items = <int64_t*>realloc(ids.items, capacity * sizeof(int64_t))
+    if items == NULL:
+        raise MemoryError()
+    ids.items = items
+    ids.capacity = capacity
+    return 0
+
+
+cdef inline int ids_append(UserIds* ids, int64_t user_id) except -1:
+    if ids.size == ids.capacity:
+        ids_reserve(ids, max(64, 2 * ids.capacity))
+    ids.items[ids.size] = user_id
+    ids.size += 1
+    return 0
+
+
+cdef class Connection:
+    """One live WebSocket, and the transport picows believes it writes to.
+
+    `get_write_buffer_size` never says 0, so picows never calls send(2) itself: whatever it writes
+    arrives in `write` and takes its place behind what the hub wrote before.
+    """
+
+    def __init__(
+        self, Hub hub, transport, *, int64_t user_id, str conn_id, int dialect, bint is_acking, double now, details=None
+    ):
+        self.hub = hub
+        self.transport = transport
+        self.index = -1
+        self.fd = transport.get_extra_info("socket").fileno()
+        self.is_secure = transport.get_extra_info("ssl_object") is not None
+        self.user_id = user_id
+        self.conn_id = conn_id
+        self.dialect = dialect
+        self.is_acking = is_acking
+        self.last_seen = now
+        self.details = details
+        # An empty buffer is then announced by resume_writing: the moment all of it is in the kernel.
+        transport.set_write_buffer_limits(high=1 if self.is_secure else 0, low=0)
+
+    @property
+    def is_guest(self):
+        """True for a connection without an account."""
+        return self.user_id < 0
+
+    @property
+    def is_registered(self):
+        """True while notices are delivered to it."""
+        return self.index >= 0
+
+    @property
+    def pending_bytes(self):
+        """Bytes accepted for this connection that the kernel does not have yet."""
+        return self._pending()
+
+    cdef Py_ssize_t _pending(self) except -1:
+        if self.transport is None:
+            return 0
+        return self.held_bytes + <Py_ssize_t>self.transport.get_write_buffer_size()
+
+    cdef int _queue(self, bytes frame, tuple ids) except -2:
+        """Give bytes to the transport; QUEUED when some of them stay there."""
+        self.queued_total += PyBytes_GET_SIZE(frame)
+        self.transport.write(frame)
+        if self.transport.is_closing():
+            self._remember(self.queued_total, ids)
+            return GONE
+        if self.transport.get_write_buffer_size() == 0:
+            return HANDED
+        self._remember(self.queued_total, ids)
+        return QUEUED
+
+    cdef int _remember(self, int64_t end, tuple ids) except -1:
+        if ids is None:
+            return 0
+        if self.unflushed is None:
+            self.unflushed = []
+        self.unflushed.append((end, ids))
+        return 0
+
+    cdef list _take_handed(self):
+        """Ids of queued notices that are in the kernel by now."""
+        cdef int64_t handed_total
+        cdef list unflushed = self.unflushed
+        if unflushed is None or self.transport.is_closing():
+            return []
+        handed_total = self.queued_total - <int64_t>self.transport.get_write_buffer_size()
+        self.unflushed = [entry for entry in unflushed if entry[0] > handed_total] or None
+        return [message_id for end, ids in unflushed if end <= handed_total for message_id in ids]
+
+    cdef list _take_all(self):
+        """Ids of all notices that were queued or held and are not known to be in the kernel."""
+        cdef list entries = (self.unflushed or []) + (self.held or [])
+        self.unflushed = self.held = None
+        self.held_bytes = 0
+        return [message_id for _, ids in entries for message_id in ids]
+
+    def drained(self, loop):
+        """A future that is done when the transport's buffer is empty or the connection closed."""
+        if self.drain_waiter is None:
+            self.drain_waiter = loop.create_future()
+            if self.transport is None or self.transport.get_write_buffer_size() == 0:
+                self._wake()
+        return self.drain_waiter if self.drain_waiter is not None else _done(loop)
+
+    def _wake(self):
+        waiter, self.drain_waiter = self.drain_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # What uvloop tells, through picows.
+
+    def buffer_emptied(self):
+        """The transport's buffer ran empty: everything queued is in the kernel."""
+        cdef list handed
+        if self.transport is None:
+            return
+        if self.index >= 0 and self.hub.slots[self.index].state == BUFFERED and not self.is_secure:
+            self.hub.slots[self.index].state = DIRECT
+        handed = self._take_handed()
+        if handed:
+            self.hub.on_handed(self, handed)
+        self._wake()
+
+    def lost(self):
+        """The transport is gone; call once, from picows' disconnect callback."""
+        self.hub._depart(self)
+        self.hub.closing.pop(self, None)
+        self._wake()
+        self.transport = None
+        self.owner = None
+
+    # The transport as picows sees it.
+
+    def get_extra_info(self, name, default=None):
+        """As asyncio's transports."""
+        return self.transport.get_extra_info(name, default)
+
+    def get_write_buffer_size(self):
+        """Never 0: see the class."""
+        return 1
+
+    def write(self, data):
+        """What picows writes: the 101 before, and a CLOSE of its own after, the connection is registered."""
+        if self.transport is None or self.transport.is_closing():
+            return
+        if self.owner is not None and data[0] == 0x88:
+            self.owner.protocol_failed(int.from_bytes(data[2:4], "big"))
+        else:
+            self.transport.write(data)
+
+    def writelines(self, buffers):
+        """As asyncio's transports."""
+        self.write(b"".join(buffers))
+
+    def is_closing(self):
+        """As asyncio's transports."""
+        return self.transport is None or self.transport.is_closing()
+
+    def close(self):
+        """picows wants to disconnect. A closed connection lingers until its deadline; others are closed now."""
+        if self.transport is not None and self.close_code == 0:
+            self.transport.close()
+
+    def finish(self):
+        """Both sides have said CLOSE: flush and disconnect."""
+        if self.transport is not None:
+            self.transport.close()
+
+    def abort(self):
+        """As asyncio's transports."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def pause_reading(self):
+        """As asyncio's transports."""
+        self.transport.pause_reading()
+
+    def resume_reading(self):
+        """As asyncio's transports."""
+        self.transport.resume_reading()
+
+
+def _done(loop):
+    future = loop.create_future()
+    future.set_result(None)
+    return future
+
+
+cdef list ids_unique(UserIds* ids):
+    cdef Py_ssize_t i
+    cdef dict seen = {}
+    for i in range(ids.size):
+        seen[ids.items[i]] = None
+    return list(seen)
+
+
+cdef class FanOut:
+    """One notice on its way to many connections; `Hub.advance` takes it further slice by slice.
+
+    `encode(dialect)` gives the complete WebSocket frame and is called once per dialect in use. With
+    `users` None the whole array is walked. `exclude` is a set of user ids or None.
+    """
+
+    def __init__(self, str message_id, encode, list users=None, exclude=None):
+        self.ids = (message_id,)
+        self.frames = [None, None]
+        self.encode = encode
+        self.users = users
+        self.is_walk = users is None
+        self.exclude = exclude or None
+        self.absent = []
+
+    def __dealloc__(self):
+        free(self.handed_ids.items)
+        free(self.waiting_ids.items)
+
+    @property
+    def handed(self):
+        """Users for whom the kernel took the frame on a connection that does not acknowledge."""
+        return ids_unique(&self.handed_ids)
+
+    @property
+    def waiting(self):
+        """Users who must acknowledge, or whose kernel has not taken the frame yet."""
+        return ids_unique(&self.waiting_ids)
+
+    cdef bytes _frame(self, int dialect):
+        frame = self.frames[dialect]
+        if frame is None:
+            frame = self.frames[dialect] = self.encode(dialect)
+        return <bytes>frame
+
+    cdef int _note(self, Connection connection, int outcome) except -1:
+        if outcome != GONE:
+            self.sent_total += 1
+        if connection.user_id < 0:
+            self.guests_total += outcome != GONE
+        elif outcome == HANDED and not connection.is_acking:
+            ids_append(&self.handed_ids, connection.user_id)
+        else:
+            ids_append(&self.waiting_ids, connection.user_id)
+        return 0
+
+
+cdef class Hub:
+    """The registry of connections. `on_handed` and `on_gone` are called synchronously; set them before use."""
+
+    def __init__(self, Py_ssize_t max_pending_bytes, double linger_s=2.0):
+        self.members = []
+        self.tombstones = []
+        self.shards = tuple([{} for _ in range(SHARDS)])
+        self.closing = {}
+        self.max_pending_bytes = max_pending_bytes
+        self.linger_s = linger_s
+        self.on_handed = self.on_gone = _ignore
+
+    def __dealloc__(self):
+        free(self.slots)
+
+    def set_max_pending_bytes(self, Py_ssize_t value):
+        """A changed limit holds from the next write."""
+        self.max_pending_bytes = value
+
+    # ---- registry
+
+    def add(self, Connection connection not None):
+        """Register. Notices for it are held back until `release`."""
+        cdef Slot* slot
+        if connection.index >= 0 or connection.close_code != 0:
+            raise ValueError("the connection is registered or closed already")
+        self._reserve()
+        connection.index = self.size
+        slot = &self.slots[self.size]
+        slot.user_id = connection.user_id
+        slot.fd = connection.fd
+        slot.state = HELD
+        slot.dialect = connection.dialect
+        slot.is_acking = connection.is_acking
+        self.members.append(connection)
+        self.size += 1
+        self.connections_total += 1
+        self._index_user(connection)
+
+    cdef int _reserve(self) except -1:
+        cdef Slot* slots
+        cdef Py_ssize_t capacity
+        if self.size < self.capacity:
+            return 0
+        capacity = max(1024, 2 * self.capacity)
+        slots = <Slot*>realloc(self.slots, capacity * sizeof(Slot))
+        if slots == NULL:
+            raise MemoryError()
+        self.slots = slots
+        self.capacity = capacity
+        return 0
+
+    cdef int _index_user(self, Connection connection) except -1:
+        cdef dict shard = <dict>self.shards[connection.user_id & (SHARDS - 1)]
+        present = shard.get(connection.user_id)
+        if present is None:
+            shard[connection.user_id] = connection
+            self.users_total += connection.user_id >= 0
+        elif isinstance(present, list):
+            (<list>present).append(connection)
+        else:
+            shard[connection.user_id] = [present, connection]
+        self.guests_total += connection.user_id < 0
+        return 0
+
+    cdef int _unindex_user(self, Connection connection) except -1:
+        cdef dict shard = <dict>self.shards[connection.user_id & (SHARDS - 1)]
+        present = shard[connection.user_id]
+        if isinstance(present, list):
+            (<list>present).remove(connection)
+            if len(<list>present) == 1:
+                shard[connection.user_id] = (<list>present)[0]
+        else:
+            del shard[connection.user_id]
+            self.users_total -= connection.user_id >= 0
+        self.guests_total -= connection.user_id < 0
+        return 0
+
+    cdef object _lookup(self, object user_id):
+        return (<dict>self.shards[<int64_t>user_id & (SHARDS - 1)]).get(user_id)
+
+    def connections_of(self, user_id):
+        """The user's connections, oldest first."""
+        present = self._lookup(user_id)
+        if present is None:
+            return []
+        return list(<list>present) if isinstance(present, list) else [present]
+
+    def has_user(self, user_id):
+        """True while the user has a connection that notices can be sent to."""
+        return self._lookup(user_id) is not None
+
+    def has_acking(self, user_id):
+        """True while the user has a connection that acknowledges."""
+        return any(connection.is_acking for connection in self.connections_of(user_id))
+
+    def user_ids(self):
+        """Ids of the connected users, guests left out."""
+        return [user_id for shard in self.shards for user_id in shard if user_id >= 0]
+
+    def snapshot(self):
+        """Every registered connection."""
+        return [member for member in self.members if member is not None]
+
+    cdef int _free_slot(self, Py_ssize_t index) except -1:
+        """Dead at once; the array closes the gap when no walk could miss who is moved into it."""
+        self.slots[index].state = DEAD
+        self.members[index] = None
+        self.tombstones.append(index)
+        if self.walks == 0:
+            self._compact()
+        return 0
+
+    cdef int _compact(self) except -1:
+        cdef Py_ssize_t index, last
+        cdef Connection moved
+        for index in sorted(self.tombstones, reverse=True):
+            last = self.size - 1
+            if index != last:
+                moved = <Connection>self.members[last]
+                self.slots[index] = self.slots[last]
+                self.members[index] = moved
+                moved.index = index
+            self.members.pop()
+            self.size = last
+        self.tombstones.clear()
+        return 0
+
+    cdef int _depart(self, Connection connection) except -1:
+        """Stop delivering to a connection and say what it never got. Harmless when done already."""
+        if connection.index < 0:
+            return 0
+        self._free_slot(connection.index)
+        connection.index = -1
+        self._unindex_user(connection)
+        self.connections_total -= 1
+        self.on_gone(connection, connection._take_all())
+        return 0
+
+    # ---- writing to one connection
+
+    def send(self, Connection connection not None, bytes frame not None, tuple ids=None):
+        """Write a control frame or replayed notices, past anything held back. True unless the connection is gone.
+
+        With `ids`, `on_handed` is called when the kernel has it all: possibly before this returns.
+        """
+        cdef int outcome = self._write(connection, frame, ids, True)
+        if outcome == HANDED and ids is not None:
+            self.on_handed(connection, list(ids))
+        return outcome != GONE
+
+    def release(self, Connection connection not None):
+        """The mailbox is through: write what was held back, then deliver live."""
+        cdef list handed = []
+        if connection.index < 0 or self.slots[connection.index].state != HELD:
+            return
+        self.slots[connection.index].state = BUFFERED
+        while connection.held:
+            frame, ids = connection.held.pop(0)
+            connection.held_bytes -= len(frame)
+            if self._write(connection, frame, ids, False) == HANDED:
+                handed.extend(ids)
+        connection.held = None
+        if handed:
+            self.on_handed(connection, handed)
+
+    cdef int _write(self, Connection connection, bytes frame, tuple ids, bint is_control) except -2:
+        cdef int state
+        if connection.index < 0:
+            return GONE
+        state = self.slots[connection.index].state
+        if state == DIRECT:
+            return self._finish_direct(
+                connection, frame, ids, try_send(connection.fd, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
+            )
+        if connection._pending() + PyBytes_GET_SIZE(frame) > self.max_pending_bytes:
+            connection._remember(0, ids)
+            self.slow_consumers += 1
+            self.close(connection, SLOW_CONSUMER, "slow consumer")
+            return GONE
+        if state == HELD and not is_control:
+            return self._hold(connection, frame, ids)
+        return self._write_behind(connection, frame, ids)
+
+    cdef int _finish_direct(self, Connection connection, bytes frame, tuple ids, ssize_t sent) except -2:
+        """The kernel took `sent` bytes of `frame` (-1: the socket is broken); the transport gets the rest."""
+        if sent < 0:
+            connection._remember(0, ids)
+            connection.transport.abort()
+            self._depart(connection)
+            return GONE
+        if sent == PyBytes_GET_SIZE(frame):
+            self.frames_sent += 1
+            self.bytes_sent += sent
+            return HANDED
+        self.slots[connection.index].state = BUFFERED
+        self.bytes_sent += sent
+        return self._write_behind(connection, frame[sent:] if sent else frame, ids)
+
+    cdef int _write_behind(self, Connection connection, bytes frame, tuple ids) except -2:
+        """Append to the transport's buffer, and go back to direct sends once that is empty."""
+        cdef int outcome = connection._queue(frame, ids)
+        if outcome == GONE:
+            self._depart(connection)
+            return GONE
+        self.frames_sent += 1
+        self.bytes_sent += PyBytes_GET_SIZE(frame)
+        if outcome == QUEUED:
+            if connection.unflushed is not None and len(connection.unflushed) % UNFLUSHED_BEFORE_LOOKING == 0:
+                handed = connection._take_handed()
+                if handed:
+                    self.on_handed(connection, handed)
+        elif self.slots[connection.index].state == BUFFERED and not connection.is_secure:
+            self.slots[connection.index].state = DIRECT
+        return outcome
+
+    cdef int _hold(self, Connection connection, bytes frame, tuple ids) except -2:
+        if connection.held is None:
+            connection.held = []
+        connection.held.append((frame, ids))
+        connection.held_bytes += PyBytes_GET_SIZE(frame)
+        return QUEUED
+
+    # ---- ending connections
+
+    def close(self, Connection connection not None, int code, str reason=""):
+        """Send CLOSE behind what is queued and stop delivering; `on_gone` follows at once.
+
+        The transport ends when the peer answers, and is aborted `linger_s` later otherwise.
+        """
+        if connection.close_code != 0 or connection.transport is None:
+            return
+        connection.close_code = code
+        if not connection.transport.is_closing():
+            connection.transport.write(close_frame(code, reason))
+        connection.abort_at = monotonic() + self.linger_s
+        self.closing[connection] = None
+        self._depart(connection)
+
+    def reap(self, double now):
+        """Abort closed connections whose peers did not answer in time; how many are still lingering."""
+        cdef Connection connection
+        for connection in list(self.closing):
+            if connection.abort_at > now:
+                break
+            del self.closing[connection]
+            if connection.transport is not None:
+                connection.transport.abort()
+        return len(self.closing)
+
+    def sweep(self, double now, double idle_s, double timeout_s, Py_ssize_t limit):
+        """Look at the next `limit` connections: ping the idle ones.
+
+        Returns (connections without a pong, connections whose token expired); closing them is the
+        caller's. A whole round takes `connections_total / limit` calls.
+        """
+        cdef Py_ssize_t steps = min(limit, self.size)
+        cdef Connection connection
+        silent = []
+        expired = []
+        for _ in range(steps):
+            if self.sweep_cursor >= self.size:
+                self.sweep_cursor = 0
+            member = self.members[self.sweep_cursor]
+            self.sweep_cursor += 1
+            if member is None:
+                continue
+            connection = <Connection>member
+            if connection.expires_at and now >= connection.expires_at:
+                expired.append(connection)
+            elif connection.ping_sent > connection.last_seen:
+                if now - connection.ping_sent >= timeout_s:
+                    silent.append(connection)
+            elif now - connection.last_seen >= idle_s:
+                connection.ping_sent = now
+                self._write(connection, PING_FRAME, None, True)
+        return silent, expired
+
+    # ---- fan-out
+
+    def advance(self, FanOut job not None, double budget_s):
+        """Write `job` to further connections for about `budget_s`; True when it has reached all of them."""
+        cdef double until = monotonic() + budget_s
+        cdef bint is_finished = True
+        if not job.is_begun:
+            job.is_begun = True
+            ids_reserve(&job.handed_ids, self.size if job.is_walk else len(job.users))
+            self.walks += job.is_walk
+        try:
+            is_finished = self._walk(job, until) if job.is_walk else self._visit_users(job, until)
+        finally:
+            if is_finished and job.is_walk:
+                self.walks -= 1
+                if self.walks == 0 and self.tombstones:
+                    self._compact()
+        return is_finished
+
+    cdef bint _walk(self, FanOut job, double until) except -1:
+        cdef Py_ssize_t countdown = SENDS_PER_CLOCK_READING
+        cdef Py_ssize_t index
+        cdef ssize_t sent
+        cdef bytes frame
+        cdef Slot* slot
+        while job.cursor < self.size:
+            index = job.cursor
+            job.cursor += 1
+            slot = &self.slots[index]
+            if slot.state == DEAD or (job.exclude is not None and slot.user_id in job.exclude):
+                continue
+            if slot.state != DIRECT:
+                self._deliver(job, <Connection>self.members[index])
+            else:
+                frame = job._frame(slot.dialect)
+                sent = try_send(slot.fd, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
+                if sent == PyBytes_GET_SIZE(frame):
+                    self.frames_sent += 1
+                    self.bytes_sent += sent
+                    job.sent_total += 1
+                    if slot.user_id < 0:
+                        job.guests_total += 1
+                    else:
+                        ids_append(&job.waiting_ids if slot.is_acking else &job.handed_ids, slot.user_id)
+                else:
+                    connection = <Connection>self.members[index]
+                    job._note(connection, self._finish_direct(connection, frame, job.ids, sent))
+            countdown -= 1
+            if countdown == 0:
+                countdown = SENDS_PER_CLOCK_READING
+                if monotonic() >= until:
+                    break
+        return job.cursor >= self.size
+
+    cdef bint _visit_users(self, FanOut job, double until) except -1:
+        cdef Py_ssize_t countdown = SENDS_PER_CLOCK_READING
+        cdef Py_ssize_t total = len(job.users)
+        while job.cursor < total:
+            user_id = job.users[job.cursor]
+            job.cursor += 1
+            present = self._lookup(user_id)
+            if present is None:
+                job.absent.append(user_id)
+            elif isinstance(present, list):
+                for connection in list(<list>present):
+                    self._deliver(job, <Connection>connection)
+            else:
+                self._deliver(job, <Connection>present)
+            countdown -= 1
+            if countdown == 0:
+                countdown = SENDS_PER_CLOCK_READING
+                if monotonic() >= until:
+                    break
+        return job.cursor >= total
+
+    cdef int _deliver(self, FanOut job, Connection connection) except -1:
+        job._note(connection, self._write(connection, job._frame(connection.dialect), job.ids, False))
+        return 0
+
+
+cdef MemoryBuffer shared_write_buffer = None
+
+
+def trim(WSTransport transport not None):
+    """Let go of what picows keeps per connection and needs no more: some KB with a browser's headers.
+
+    The write buffer is used within one call only, so one serves all.
+    """
+    global shared_write_buffer
+    transport.request = None
+    transport.response = None
+    if shared_write_buffer is None:
+        shared_write_buffer = transport._write_buffer
+    transport._write_buffer = shared_write_buffer
+
+
+def _ignore(connection, message_ids):
+    """Until somebody listens."""

@@ -99,7 +99,7 @@ class Directory(Protocol):
         """Ids of users that have one of these roles, ascending."""
 
     async def learn(self, users: Sequence[User]) -> None:
-        """These users exist. An embedded directory adds unknown ones (and never changes a known one); others ignore it."""
+        """These users exist. An embedded directory adds unknown ones, never changes a known one; others ignore it."""
 
 
 class PresenceStore(Protocol):
@@ -111,8 +111,8 @@ class PresenceStore(Protocol):
     async def disconnected(self, departures: Sequence[tuple[int, int]]) -> None:
         """These users' last connection went: (`user_id`, `at_ms`)."""
 
-    async def reset(self, at_ms: int) -> int:
-        """Whoever a former process left marked as online is offline since then; how many there were."""
+    async def reset(self, at_ms: int) -> list[int]:
+        """Whoever a former process left marked as online is offline since then; who that was."""
 
 
 @dataclass(frozen=True, slots=True)

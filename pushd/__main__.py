@@ -1,0 +1,6 @@
+"""`python -m pushd`."""
+
+from pushd.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

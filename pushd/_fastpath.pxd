@@ -1,0 +1,135 @@
+# The hub's layout. One Slot per registered connection, contiguous: fan-out walks these and touches a
+# Connection only when its socket is not writable at once.
+
+from libc.stdint cimport int64_t, uint8_t
+
+
+cdef enum:
+    SHARDS = 64
+    SENDS_PER_CLOCK_READING = 16
+    UNFLUSHED_BEFORE_LOOKING = 128
+
+
+cdef enum State:
+    DIRECT = 0    # the transport's buffer is empty: send() straight to the descriptor
+    BUFFERED = 1  # the transport holds bytes, or encrypts: everything goes behind them
+    HELD = 2      # the mailbox comes first: notices wait in Connection.held
+    DEAD = 3      # nothing is written any more
+
+
+cdef enum Outcome:
+    GONE = -1     # the connection is closing; the frame was not taken
+    QUEUED = 0    # taken, but not yet by the kernel
+    HANDED = 1    # the kernel has all of it
+
+
+cdef struct Slot:
+    int64_t user_id
+    int fd
+    uint8_t state
+    uint8_t dialect
+    uint8_t is_acking
+
+
+cdef struct UserIds:
+    int64_t* items
+    Py_ssize_t size
+    Py_ssize_t capacity
+
+
+cdef class Connection:
+    cdef object __weakref__
+
+    # where it is
+    cdef readonly Hub hub
+    cdef readonly object transport      # uvloop's; None once it is lost
+    cdef Py_ssize_t index               # of its Slot; -1 when not registered
+    cdef int fd
+
+    # whose it is
+    cdef readonly int64_t user_id       # negative: a guest
+    cdef readonly str conn_id
+    cdef readonly uint8_t dialect
+    cdef readonly bint is_acking
+    cdef readonly bint is_secure
+    cdef public object owner            # the picows listener
+    cdef public object details          # what the edge knows of the client; opaque here
+
+    # liveness, on the loop's clock
+    cdef public double last_seen
+    cdef public double expires_at       # 0: never
+    cdef double ping_sent
+
+    # what is not yet in the kernel
+    cdef list held                      # [(frame, ids)] while HELD
+    cdef Py_ssize_t held_bytes
+    cdef list unflushed                 # [(queued_total behind the frame, ids)]
+    cdef int64_t queued_total           # bytes ever given to the transport
+    cdef object drain_waiter            # a future, while somebody waits for an empty buffer
+
+    # how it ends
+    cdef public int close_code          # what was sent or received; 0 while open
+    cdef double abort_at
+
+    cdef Py_ssize_t _pending(self) except -1
+    cdef int _queue(self, bytes frame, tuple ids) except -2
+    cdef int _remember(self, int64_t end, tuple ids) except -1
+    cdef list _take_handed(self)
+    cdef list _take_all(self)
+
+
+cdef class FanOut:
+    cdef list frames                     # per dialect, encoded when the first connection needs it
+    cdef object encode
+    cdef tuple ids                      # of one: the message_id
+    cdef readonly bint is_walk          # the whole array, rather than a list of users
+    cdef list users
+    cdef object exclude                 # a set, or None
+    cdef Py_ssize_t cursor
+    cdef bint is_begun
+    cdef UserIds handed_ids
+    cdef UserIds waiting_ids
+    cdef readonly list absent
+    cdef readonly Py_ssize_t sent_total
+    cdef readonly Py_ssize_t guests_total
+
+    cdef bytes _frame(self, int dialect)
+    cdef int _note(self, Connection connection, int outcome) except -1
+
+
+cdef class Hub:
+    cdef Slot* slots
+    cdef Py_ssize_t size                # slots in use, dead ones included
+    cdef Py_ssize_t capacity
+    cdef list members                   # Connection or None, parallel to slots
+    cdef list tombstones                # indexes freed while walks were under way
+    cdef Py_ssize_t walks
+    cdef tuple shards                   # of dict[user_id, Connection | list[Connection]]
+    cdef dict closing                   # closed connections whose transport is still there, oldest first
+    cdef Py_ssize_t sweep_cursor
+
+    cdef readonly Py_ssize_t max_pending_bytes
+    cdef readonly Py_ssize_t connections_total
+    cdef readonly Py_ssize_t guests_total
+    cdef readonly Py_ssize_t users_total
+    cdef readonly int64_t frames_sent
+    cdef readonly int64_t bytes_sent
+    cdef readonly int64_t slow_consumers
+    cdef public object on_handed        # (connection, [message_id]): the kernel has them now
+    cdef public object on_gone          # (connection, [message_id]): closed, and these never left
+    cdef public double linger_s
+
+    cdef int _reserve(self) except -1
+    cdef int _free_slot(self, Py_ssize_t index) except -1
+    cdef int _compact(self) except -1
+    cdef int _index_user(self, Connection connection) except -1
+    cdef int _unindex_user(self, Connection connection) except -1
+    cdef object _lookup(self, object user_id)
+    cdef int _write(self, Connection connection, bytes frame, tuple ids, bint is_control) except -2
+    cdef int _finish_direct(self, Connection connection, bytes frame, tuple ids, ssize_t sent) except -2
+    cdef int _write_behind(self, Connection connection, bytes frame, tuple ids) except -2
+    cdef int _hold(self, Connection connection, bytes frame, tuple ids) except -2
+    cdef int _depart(self, Connection connection) except -1
+    cdef bint _walk(self, FanOut job, double until) except -1
+    cdef bint _visit_users(self, FanOut job, double until) except -1
+    cdef int _deliver(self, FanOut job, Connection connection) except -1

@@ -1,0 +1,89 @@
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from picows import WSTransport
+
+def trim(transport: WSTransport) -> None: ...
+
+class Connection:
+    hub: Hub
+    transport: asyncio.Transport | None
+    user_id: int
+    conn_id: str
+    dialect: int
+    is_acking: bool
+    is_secure: bool
+    owner: Any
+    details: Any
+    last_seen: float
+    expires_at: float
+    close_code: int
+    def __init__(
+        self,
+        hub: Hub,
+        transport: asyncio.Transport,
+        *,
+        user_id: int,
+        conn_id: str,
+        dialect: int,
+        is_acking: bool,
+        now: float,
+        details: Any = None,
+    ) -> None: ...
+    @property
+    def is_guest(self) -> bool: ...
+    @property
+    def is_registered(self) -> bool: ...
+    @property
+    def pending_bytes(self) -> int: ...
+    def drained(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]: ...
+    def buffer_emptied(self) -> None: ...
+    def lost(self) -> None: ...
+    def finish(self) -> None: ...
+    def abort(self) -> None: ...
+
+class FanOut:
+    is_walk: bool
+    absent: list[int]
+    sent_total: int
+    guests_total: int
+    def __init__(
+        self,
+        message_id: str,
+        encode: Callable[[int], bytes],
+        users: list[int] | None = None,
+        exclude: frozenset[int] | set[int] | None = None,
+    ) -> None: ...
+    @property
+    def handed(self) -> list[int]: ...
+    @property
+    def waiting(self) -> list[int]: ...
+
+class Hub:
+    max_pending_bytes: int
+    connections_total: int
+    guests_total: int
+    users_total: int
+    frames_sent: int
+    bytes_sent: int
+    slow_consumers: int
+    on_handed: Callable[[Connection, list[str]], None]
+    on_gone: Callable[[Connection, list[str]], None]
+    linger_s: float
+    def __init__(self, max_pending_bytes: int, linger_s: float = 2.0) -> None: ...
+    def set_max_pending_bytes(self, value: int) -> None: ...
+    def add(self, connection: Connection) -> None: ...
+    def connections_of(self, user_id: int) -> list[Connection]: ...
+    def has_user(self, user_id: int) -> bool: ...
+    def has_acking(self, user_id: int) -> bool: ...
+    def user_ids(self) -> list[int]: ...
+    def snapshot(self) -> list[Connection]: ...
+    def send(self, connection: Connection, frame: bytes, ids: tuple[str, ...] | None = None) -> bool: ...
+    def release(self, connection: Connection) -> None: ...
+    def close(self, connection: Connection, code: int, reason: str = "") -> None: ...
+    def reap(self, now: float) -> int: ...
+    def sweep(
+        self, now: float, idle_s: float, timeout_s: float, limit: int
+    ) -> tuple[list[Connection], list[Connection]]: ...
+    def advance(self, job: FanOut, budget_s: float) -> bool: ...

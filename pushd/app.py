@@ -1,0 +1,368 @@
+"""The composition root: opens every part in order and undoes it in reverse. The only place that knows them all."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import structlog
+import uvloop
+from prometheus_client.core import Metric
+
+from pushd import __version__, logs, wire
+from pushd._fastpath import Connection, Hub
+from pushd.config import Config
+from pushd.directory import CachedDirectory
+from pushd.dispatch import Dispatcher
+from pushd.edge import auth, front, systemd
+from pushd.edge.api import Api
+from pushd.edge.routes import Router
+from pushd.edge.websocket import Gateway
+from pushd.errors import ConfigError, PushdError, StartError, StoreError
+from pushd.health import Health
+from pushd.intake import Intake
+from pushd.lanes import Lanes
+from pushd.live import Live
+from pushd.maintenance import Maintenance
+from pushd.metrics import Metrics, counter, gauge, labelled_gauge
+from pushd.model import MailboxItem, Notice
+from pushd.outbox import MailboxWriter, Outbox, RecordWriter, SettledWriter
+from pushd.ports import Stores
+from pushd.presence import Client, Presence
+from pushd.publication import Publication
+from pushd.receipts import Receipts
+from pushd.stores import open_stores
+
+log = structlog.get_logger("pushd")
+
+STOP_WITHIN_S = 4.0  # after the drain: what is left to write and to close
+CLOSES_PER_S = 200  # few connections need not wait for the whole of drain_s
+
+
+def wall_ms() -> int:
+    """The time of day, milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class Node:
+    """The parts of a running daemon, wired together."""
+
+    def __init__(self, config: Config, stores: Stores, health: Health, metrics: Metrics, past: Past) -> None:
+        now = time.monotonic  # the loop's own clock, but for its resolution of 1 ms
+        self.live = live = Live(config)
+        self.health = health
+        self.metrics = metrics
+        self.front: front.Front | None = None
+        self.hub = hub = Hub(config.limits.max_pending_bytes)
+        self.lanes: Lanes[Publication] = Lanes(config.delivery.queue_size)
+        directory = CachedDirectory(stores.directory, live, now)
+        self.outbox = outbox = Outbox(
+            MailboxWriter(stores, metrics),
+            RecordWriter(
+                stores,
+                metrics,
+                users=directory.users,
+                client_of=self._client_of,
+                batch_size=lambda: live.config.records.batch_size,
+                delay_s=lambda: live.config.records.flush_ms / 1000,
+            ),
+            SettledWriter(stores, metrics),
+        )
+        self.receipts = receipts = Receipts(
+            hub, outbox, stores.records, live, metrics, now=now, wall_ms=wall_ms, item_of=self._item_of
+        )
+        self.dispatcher = Dispatcher(
+            hub,
+            self.lanes,
+            directory,
+            receipts,
+            outbox,
+            live,
+            metrics,
+            records=stores.records,
+            were_online=past.were_online,
+            now=now,
+            wall_ms=wall_ms,
+        )
+        self.intake = Intake(
+            stores.journal,
+            self.lanes,
+            live,
+            metrics,
+            now=now,
+            wall_ms=wall_ms,
+            wake=self.dispatcher.wake,
+            on_settled=outbox.settled.settle,
+            last_seq=past.last_seq,
+        )
+        self.presence = presence = Presence(
+            hub, stores, directory, receipts, outbox, live, metrics, now=now, wall_ms=wall_ms, node_id=node_id(config)
+        )
+        authenticator = auth.Authenticator(live)
+        self.gateway = Gateway(
+            hub, presence, receipts, authenticator, live, metrics, now=now, wall_s=lambda: wall_ms() / 1000
+        )
+        api = Api(
+            hub=hub,
+            intake=self.intake,
+            lanes=self.lanes,
+            dispatcher=self.dispatcher,
+            receipts=receipts,
+            outbox=outbox,
+            stores=stores,
+            health=health,
+            metrics=metrics,
+            live=live,
+            authenticator=authenticator,
+            wall_ms=wall_ms,
+        )
+        self.router = Router(api, self.gateway)
+        self.maintenance = Maintenance(stores, live, metrics, wall_ms)
+        hub.on_handed = receipts.handed
+        hub.on_gone = self._gone
+        health.watch_failures([lambda: presence.failure, *(_failure_of(writer) for writer in outbox.writers())])
+        metrics.read_at_scrape(self._at_scrape)
+
+    @property
+    def port(self) -> int:
+        """The port in use, also when the configuration says 0."""
+        return self.front.port if self.front else 0
+
+    def background(self) -> dict[str, Coroutine[Any, Any, None]]:
+        """What runs for as long as the node does, by name; stopped in reverse order."""
+        return {
+            "mailbox writer": self.outbox.mailbox.writer.run(),
+            "record writer": self.outbox.records.writer.run(),
+            "settled writer": self.outbox.settled.writer.run(),
+            "status writer": self.presence.status_writer.run(),
+            "maintenance": self.maintenance.run(),
+            "loop lag": self.health.watch_loop(),
+            "dispatch": self.dispatcher.run(),
+            "arrivals": self.presence.serve_arrivals(),
+            "heartbeat": self.presence.watch(),
+        }
+
+    def _gone(self, connection: Connection, lost: list[str]) -> None:
+        self.receipts.gone(connection, lost)
+        self.presence.gone(connection)
+
+    def _client_of(self, user_id: int) -> tuple[str, str, str]:
+        connections = self.hub.connections_of(user_id)
+        if not connections:
+            return "", "", ""
+        client: Client = connections[0].details
+        return connections[0].conn_id, client.client_ip, client.user_agent
+
+    def _item_of(self, notice: Notice) -> MailboxItem:
+        return wire.mailbox_item(notice, self.live.timezone, wall_ms())
+
+    def _at_scrape(self) -> Iterable[Metric]:
+        hub, depths = self.hub, self.lanes.depths()
+        self.metrics.journal_pending.set(self.intake.unsettled_total)
+        yield gauge("pushd_connections", "Live WebSocket connections.", hub.connections_total)
+        yield gauge("pushd_users_online", "Users with a connection.", hub.users_total)
+        yield counter("pushd_frames_sent", "Frames written to connections.", hub.frames_sent)
+        yield counter("pushd_bytes_sent", "Bytes of these frames.", hub.bytes_sent)
+        yield counter("pushd_slow_consumers", "Connections closed with 4008.", hub.slow_consumers)
+        yield labelled_gauge(
+            "pushd_queue_depth",
+            "Notices waiting for a worker.",
+            "priority",
+            {priority.name.lower(): float(depth) for priority, depth in depths.items()},
+        )
+        yield gauge("pushd_workers", "Dispatch workers.", self.dispatcher.worker_count)
+        yield gauge("pushd_worker_utilization", "Busy time over wall time.", self.dispatcher.utilization)
+
+    # ---- changing and ending
+
+    def reload(self, new: Config) -> None:
+        """Take over what may change while running: log level, limits, API keys, JWT keys."""
+        old = self.live.config
+        keys = {
+            name: getattr(new.auth, name)
+            for name in ("api_keys", *(field for field in new.auth.__struct_fields__ if field.startswith("jwt_")))
+        }
+        current = msgspec.structs.replace(
+            old, log=new.log, limits=new.limits, auth=msgspec.structs.replace(old.auth, **keys)
+        )
+        auth.forget_keys()
+        auth.check_keys(current.auth)
+        self.live.config = current
+        self.hub.set_max_pending_bytes(current.limits.max_pending_bytes)
+        if self.front is not None:
+            self.front.limits = current.limits
+        logs.configure(current.log)
+        log.info("configuration reloaded", restart_needed=current != new)
+
+    async def drain(self) -> None:
+        """Refuse what is new, empty the queue, close every connection with 1012 and see the stores written."""
+        self.health.is_draining = self.gateway.is_draining = self.intake.is_draining = True
+        drain_s = self.live.config.server.drain_s
+        try:
+            async with asyncio.timeout(drain_s + STOP_WITHIN_S):
+                await self.intake.finished()
+                await self._queue_emptied()
+                await self.presence.drain(min(drain_s, self.hub.connections_total / CLOSES_PER_S))
+                await self._sockets_closed()
+                await self.gateway.close()
+                await self.outbox.flushed()
+                await self.presence.status_writer.flushed()
+        except TimeoutError:
+            log.warning("drain took too long; the journal keeps the rest", unsettled=self.intake.unsettled_total)
+
+    async def _queue_emptied(self) -> None:
+        while not self.dispatcher.is_idle:
+            await asyncio.sleep(0.01)
+
+    async def _sockets_closed(self) -> None:
+        while self.gateway.open_sockets:
+            await asyncio.sleep(0.01)
+
+
+class Past(msgspec.Struct):
+    """What former processes left behind."""
+
+    last_seq: int
+    unsettled: list[Notice]
+    recent: list[Notice]
+    were_online: list[int]
+
+
+def _failure_of(writer: Any) -> Callable[[], str]:
+    return lambda: str(writer.failure)
+
+
+def node_id(config: Config) -> str:
+    """The configured name, else host and process id."""
+    return config.cluster.node_id or f"{socket.gethostname()}-{os.getpid()}"
+
+
+async def _read_past(stores: Stores, config: Config) -> Past:
+    since_ms = wall_ms() - int(config.delivery.dedup_window_s * 1000)
+    try:
+        unsettled = await stores.journal.unsettled()
+        seqs = {notice.seq for notice in unsettled}
+        recent = [notice for notice in await stores.journal.since(since_ms) if notice.seq not in seqs]
+        return Past(
+            last_seq=await stores.journal.last_seq(),
+            unsettled=unsettled,
+            recent=recent,
+            were_online=await stores.presence.reset(wall_ms()),
+        )
+    except StoreError as error:
+        raise StartError(str(error)) from error
+
+
+@asynccontextmanager
+async def running(config: Config) -> AsyncIterator[Node]:
+    """A whole daemon, serving until the end of the block; drain it first to end it gently.
+
+    Raises StartError when it cannot serve, and the error of a background task that failed.
+    """
+    auth.check_keys(config.auth)
+    metrics = Metrics()
+    health = Health(metrics, time.monotonic)
+    async with open_stores(config, health.observe_store) as stores:
+        past = await _read_past(stores, config)
+        node = Node(config, stores, health, metrics, past)
+        async with _supervised(node.background(), health):
+            node.intake.restore(past.recent, queue=False)
+            node.intake.restore(past.unsettled, queue=True)
+            async with front.listening(
+                node.router, config, open_sockets=lambda: node.gateway.open_sockets
+            ) as node.front:
+                yield node
+            for connection in node.hub.snapshot():
+                connection.abort()
+            await asyncio.sleep(0)
+            await node.gateway.close()
+
+
+@asynccontextmanager
+async def _supervised(coroutines: dict[str, Coroutine[Any, Any, None]], health: Health) -> AsyncIterator[None]:
+    """Run background tasks; one that ends by itself is a fault, which ends the block."""
+    owner = asyncio.current_task()
+    failures: list[BaseException] = []
+    tasks = {asyncio.create_task(coroutine, name=name): name for name, coroutine in coroutines.items()}
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            return
+        error = task.exception() or PushdError("ended by itself")
+        failures.append(error)
+        health.last_error = f"{tasks[task]} failed"
+        log.critical("background task failed", task=tasks[task], exc_info=error)
+        if owner is not None:
+            owner.cancel()
+
+    for task in tasks:
+        task.add_done_callback(ended)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if failures:
+            raise StartError(health.last_error) from failures[0]
+        raise
+    finally:
+        for task in reversed(tasks):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def run(config: Config, reload: Callable[[], Config]) -> None:
+    """Serve until SIGTERM or SIGINT. `reload` gives the configuration anew on SIGHUP. Raises StartError."""
+    logs.configure(config.log)
+    uvloop.run(_serve(config, reload))
+
+
+async def _serve(config: Config, reload: Callable[[], Config]) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, _stop_once, loop, stop)
+    async with running(config) as node:
+        loop.set_exception_handler(lambda _, context: _loop_failed(node, context))
+        loop.add_signal_handler(signal.SIGHUP, _reload, node, reload)
+        _settle_garbage()
+        log.info("serving", version=__version__, host=config.server.host, port=node.port, auth=config.auth.mode)
+        systemd.notify(os.environ.get("NOTIFY_SOCKET"), "READY=1")
+        await stop.wait()
+        log.info("draining", connections=node.hub.connections_total, within_s=config.server.drain_s)
+        systemd.notify(os.environ.get("NOTIFY_SOCKET"), "STOPPING=1")
+        await node.drain()
+    log.info("stopped")
+
+
+def _stop_once(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """The first signal drains, a second one ends the process at once."""
+    stop.set()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(signum)
+        signal.signal(signum, signal.SIG_DFL)
+
+
+def _reload(node: Node, reload: Callable[[], Config]) -> None:
+    try:
+        node.reload(reload())
+    except (ConfigError, StartError) as error:
+        log.error("configuration not reloaded, nothing is changed", error=str(error))
+
+
+def _loop_failed(node: Node, context: dict[str, Any]) -> None:
+    node.metrics.errors.labels("loop").inc()
+    log.error("unhandled error in the event loop", message=context.get("message"), exc_info=context.get("exception"))
+
+
+def _settle_garbage() -> None:
+    """Connections live long: do not look at what the start made again, and at the rest seldom."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)

@@ -1,0 +1,186 @@
+"""Arguments in, exit status out: 0 is a normal stop, 2 wrong usage or configuration, 1 a failure at run time.
+
+What went wrong is one line on stderr. A traceback appears only for an internal error, and only when
+`log.level` is "debug".
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from pushd import __version__, configfile
+from pushd.config import Config
+from pushd.errors import ConfigError, PushdError
+from pushd.userfile import MAX_ID, MAX_ROLE, parse_users
+
+_DESCRIPTION = "A notification daemon: durable notices over WebSocket. Without a command it runs until SIGTERM."
+_EPILOG = """\
+Every configuration key can be overridden by the environment, as PUSHD_<SECTION>_<KEY>; all of them are
+in configs/reference.toml. `pushd-server` and `python -m pushd` are the same program as `pushd`, which in
+bash and zsh is a builtin of that name.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses with one line instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"pushd: {_one_line(message)} (try {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the arguments say; the exit status. Raises SystemExit for --help, --version and wrong usage."""
+    args = _parser().parse_args(argv)
+    try:
+        _command(args)
+    except ConfigError as error:
+        return _failed(2, str(error))
+    except PushdError as error:
+        return _failed(1, str(error))
+    except KeyboardInterrupt:
+        return _failed(1, "interrupted")
+    except Exception as error:
+        return _failed(1, f"internal error: {type(error).__name__}: {error}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="pushd-server",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_config(parser, None)
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--check", action="store_true", help='validate the configuration, print "ok", open nothing')
+    mode.add_argument("--print-config", action="store_true", help="print the effective configuration, secrets masked")
+    mode.add_argument("--version", action="version", version=f"pushd {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    _add_token(commands.add_parser("token", help="print a signed token, for trying things out", allow_abbrev=False))
+    _add_import(commands.add_parser("import-users", help="fill the embedded directory", allow_abbrev=False))
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser, default: str | None) -> None:
+    parser.add_argument("--config", metavar="FILE", default=default, help="TOML file; without it, the defaults")
+
+
+def _add_token(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser, argparse.SUPPRESS)
+    user = partial(_whole, 1, MAX_ID)
+    role = partial(_whole, -MAX_ROLE, MAX_ROLE)
+    ttl = partial(_whole, 1, 10 * 365 * 86_400)
+    parser.add_argument("--user", type=user, required=True, metavar="ID", help="the user's id")
+    parser.add_argument("--role", type=role, default=0, metavar="N", help="the user's role (default 0)")
+    parser.add_argument("--ttl", type=ttl, default=3600, metavar="SECONDS", help="validity, in seconds (default 3600)")
+
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser, argparse.SUPPRESS)
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="FILE.csv with the header id,username,user_type, or FILE.json with a list of objects of these keys",
+    )
+
+
+def _whole(least: int, most: int, text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if not least <= number <= most:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from {least} to {most}")
+    return number
+
+
+def _command(args: argparse.Namespace) -> None:
+    load = partial(_load, args.config)
+    config = load()
+    if args.command and (args.check or args.print_config):
+        raise ConfigError(f"--check and --print-config do not go with {args.command}")
+    if args.print_config:
+        _print(configfile.dump(config))
+    elif args.check:
+        _print("ok\n")
+    else:
+        _act(args, config, load)
+
+
+def _act(args: argparse.Namespace, config: Config, load: Callable[[], Config]) -> None:
+    try:
+        match args.command:
+            case "token":
+                _token(config, args)
+            case "import-users":
+                _import_users(config, args.file)
+            case _:
+                _run(config, load)
+    except Exception as error:
+        if config.log.level == "debug" and not isinstance(error, PushdError):
+            traceback.print_exc()
+        raise
+
+
+def _load(path: str | None) -> Config:
+    """The effective configuration: the file's if there is one, and the environment's. Raises ConfigError."""
+    text = "" if path is None else _read(path)
+    return configfile.parse(text, source=path or "built-in defaults", environ=os.environ)
+
+
+def _read(path: str) -> str:
+    """A text file, with or without a byte order mark."""
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: found a byte that is not UTF-8 at offset {error.start}, expected a text") from None
+    except (OSError, ValueError) as error:
+        text = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path}: cannot be read: {text}") from None
+
+
+def _run(config: Config, load: Callable[[], Config]) -> None:
+    from pushd import app  # here, so that the other commands need neither the event loop nor the extension
+
+    app.run(config, load)
+
+
+def _token(config: Config, args: argparse.Namespace) -> None:
+    from pushd.edge.auth import issue_token
+
+    _print(issue_token(config.auth, user_id=args.user, role=args.role, ttl_s=args.ttl) + "\n")
+
+
+def _import_users(config: Config, path: str) -> None:
+    from pushd.stores.sqlite import import_users
+
+    users = parse_users(_read(path), source=path)
+    count = import_users(config.server.data_dir, users)
+    _print(f"{count} users imported or updated\n")
+
+
+def _print(text: str) -> None:
+    """To stdout, whose reader may have gone: `... --print-config | head -1` is no failure."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _failed(status: int, text: str) -> int:
+    print(f"pushd: {_one_line(text)}", file=sys.stderr)
+    return status
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

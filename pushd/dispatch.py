@@ -1,0 +1,275 @@
+"""From the lanes to the sockets: workers resolve recipients, fan-out runs in slices, the outcome is settled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+
+from pushd import wire
+from pushd._fastpath import FanOut, Hub
+from pushd.directory import CachedDirectory
+from pushd.errors import StoreError
+from pushd.lanes import Backoff, Lanes
+from pushd.live import Live
+from pushd.metrics import Metrics
+from pushd.model import Priority, PushRecord, TargetKind
+from pushd.outbox import Outbox
+from pushd.ports import RecordStore
+from pushd.publication import Publication
+from pushd.receipts import Receipts
+
+log = structlog.get_logger("pushd.dispatch")
+
+SLICE_S = 0.002  # FACTS, "Fan-out": the loop runs between slices
+SETTLE_CHUNK = 2000  # recipients handled between two turns of the loop
+GROW_AFTER_S = 0.05  # a notice that waits longer gets another worker
+SHRINK_AFTER_S = 5.0
+LATE_ROUNDS = 3
+
+
+class Stage:
+    """Runs fan-outs: the highest priority first, equal ones one after the other, so that each
+    connection sees notices of a priority in the order in which their fan-outs were begun."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._queues: dict[Priority, deque[tuple[FanOut, asyncio.Future[None]]]] = {
+            priority: deque() for priority in sorted(Priority, reverse=True)
+        }
+        self._waiting = asyncio.Event()
+
+    async def run(self, job: FanOut, priority: Priority) -> None:
+        """Return when `job` has reached everyone. Does not suspend when one slice does and nothing comes before it."""
+        if not self._is_blocked(priority) and self._hub.advance(job, SLICE_S):
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queues[priority].append((job, done))
+        self._waiting.set()
+        await done
+
+    def _is_blocked(self, priority: Priority) -> bool:
+        return any(queue and other >= priority for other, queue in self._queues.items())
+
+    async def serve(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._waiting.wait()
+            queue = next((queue for queue in self._queues.values() if queue), None)
+            if queue is None:
+                self._waiting.clear()
+                continue
+            job, done = queue[0]
+            if self._hub.advance(job, SLICE_S):
+                queue.popleft()
+                if not done.done():
+                    done.set_result(None)
+            await asyncio.sleep(0)
+
+
+class Dispatcher:
+    """Between `min_workers` and `max_workers` workers: they wait for stores, they do not compute in parallel.
+
+    `were_online`: who was connected when a former process ended; to them its unsettled `online` notices go.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        lanes: Lanes[Publication],
+        directory: CachedDirectory,
+        receipts: Receipts,
+        outbox: Outbox,
+        live: Live,
+        metrics: Metrics,
+        *,
+        records: RecordStore,
+        were_online: list[int],
+        now: Callable[[], float],
+        wall_ms: Callable[[], int],
+    ) -> None:
+        self._records = records
+        self._were_online = were_online
+        self._hub = hub
+        self._lanes = lanes
+        self._directory = directory
+        self._receipts = receipts
+        self._outbox = outbox
+        self._live = live
+        self._metrics = metrics
+        self._now = now
+        self._wall_ms = wall_ms
+        self._stage = Stage(hub)
+        self._available = asyncio.Semaphore(0)
+        self._workers: set[asyncio.Task[None]] = set()
+        self._busy = 0
+        self._busy_s = 0.0
+        self._measured_at = now()
+        self._idle_since = now()
+        self._yielded_at = now()
+        self.utilization = 0.0
+
+    @property
+    def worker_count(self) -> int:
+        """Workers at present."""
+        return len(self._workers)
+
+    @property
+    def is_idle(self) -> bool:
+        """No notice waits and none is on its way."""
+        return not len(self._lanes) and self._busy == 0
+
+    def wake(self) -> None:
+        """A notice entered a lane."""
+        self._available.release()
+
+    async def run(self) -> None:
+        """Until cancelled; the workers end with it."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._stage.serve())
+            while True:
+                self._scale(group)
+                await asyncio.sleep(GROW_AFTER_S)
+
+    def _scale(self, group: asyncio.TaskGroup) -> None:
+        now = self._now()
+        self._measure(now)
+        config = self._live.config.delivery
+        if len(self._workers) < config.min_workers:
+            for _ in range(config.min_workers - len(self._workers)):
+                self._grow(group)
+        elif self._lanes.oldest_age(now) > GROW_AFTER_S and len(self._workers) < config.max_workers:
+            self._grow(group)
+        elif self._busy:
+            self._idle_since = now
+        elif now - self._idle_since > SHRINK_AFTER_S and len(self._workers) > config.min_workers:
+            self._workers.pop().cancel()
+
+    def _grow(self, group: asyncio.TaskGroup) -> None:
+        worker = group.create_task(self._work())
+        self._workers.add(worker)
+        worker.add_done_callback(self._workers.discard)
+
+    def _measure(self, now: float) -> None:
+        wall_s = (now - self._measured_at) * max(1, len(self._workers))
+        if wall_s >= 1.0:
+            self.utilization = min(1.0, self._busy_s / wall_s)
+            self._busy_s = 0.0
+            self._measured_at = now
+
+    async def _work(self) -> None:
+        while True:
+            await self._available.acquire()
+            publication = self._lanes.take()
+            if publication is None:
+                continue
+            began = self._now()
+            self._busy += 1
+            try:
+                await self._process(publication)
+            except Exception:
+                # The journal keeps the notice; the next start delivers it.
+                log.exception("dispatch failed", message_id=publication.notice.message_id)
+                self._metrics.errors.labels("dispatch").inc()
+            finally:
+                self._busy -= 1
+                self._busy_s += self._now() - began
+            await self._yield_when_due()
+
+    async def _yield_when_due(self) -> None:
+        """Workers that never had to wait would keep the loop to themselves."""
+        now = self._now()
+        if now - self._yielded_at >= SLICE_S:
+            await asyncio.sleep(0)
+            self._yielded_at = self._now()
+
+    async def _process(self, publication: Publication) -> None:
+        notice = publication.notice
+        recipients = await self._recipients(publication)
+        if notice.is_expired(self._wall_ms()):
+            self._receipts.expired(publication, recipients)
+            self._conclude(publication, "expired")
+            return
+        await self._deliver(publication, recipients)
+        self._conclude(publication, "success")
+
+    async def _recipients(self, publication: Publication) -> list[int]:
+        """User ids from the cache at once, else from the stores, however long they are down."""
+        recipients = self._directory.cached_ids(publication.notice.target)
+        if recipients is None or publication.is_restored:
+            recipients = await self._ask_stores(publication)
+        excluded = publication.notice.target.exclude_ids
+        return list(set(recipients).difference(excluded)) if excluded else recipients
+
+    async def _ask_stores(self, publication: Publication) -> list[int]:
+        backoff = Backoff()
+        while True:
+            try:
+                if publication.is_restored:
+                    return await self._missing(publication)
+                return await self._directory.ids(publication.notice.target)
+            except StoreError as error:
+                self._metrics.errors.labels("recipients").inc()
+                log.warning("recipients unknown for now", message_id=publication.notice.message_id, error=str(error))
+                await asyncio.sleep(backoff.next_s())
+
+    async def _missing(self, publication: Publication) -> list[int]:
+        """The recipients to whom a former process did not deliver."""
+        target = publication.notice.target
+        everybody = self._were_online if target.kind is TargetKind.ONLINE else await self._directory.ids(target)
+        received = await self._records.received_by(publication.notice.message_id)
+        return [user_id for user_id in everybody if user_id not in received]
+
+    async def _deliver(self, publication: Publication, recipients: list[int]) -> None:
+        notice = publication.notice
+        began = self._now()
+        is_walk = notice.target.kind in (TargetKind.ALL, TargetKind.ONLINE) and not publication.is_restored
+        job = self._job(publication, None if is_walk else recipients)
+        self._receipts.begin(publication)
+        await self._stage.run(job, notice.priority)
+        ended = self._now()
+        self._metrics.observe_delivery(ended - publication.accepted_at, ended - began)
+        handed, waiting = job.handed, job.waiting
+        self._receipts.sent(publication, handed, waiting)
+        absent = list(set(recipients).difference(handed, waiting)) if is_walk else job.absent
+        await self._settle_absent(publication, absent, LATE_ROUNDS)
+
+    def _job(self, publication: Publication, users: list[int] | None) -> FanOut:
+        notice = publication.notice
+        message = wire.notice_frame(notice, self._live.timezone)
+        exclude = frozenset(notice.target.exclude_ids) if users is None and notice.target.exclude_ids else None
+        return FanOut(notice.message_id, partial(wire.frame, message), users, exclude)
+
+    async def _settle_absent(self, publication: Publication, absent: list[int], rounds: int) -> None:
+        """Into the mailbox, but for those who connected since they were found absent: they get it live."""
+        late: list[int] = []
+        has_user = self._hub.has_user
+        for start in range(0, len(absent), SETTLE_CHUNK):
+            chunk = absent[start : start + SETTLE_CHUNK]
+            here = [user_id for user_id in chunk if has_user(user_id)] if rounds else []
+            if here:
+                late.extend(here)
+                came = set(here)
+                chunk = [user_id for user_id in chunk if user_id not in came]
+            self._receipts.absent(publication, chunk)
+            if start + SETTLE_CHUNK < len(absent):
+                await asyncio.sleep(0)
+        if late:
+            job = self._job(publication, late)
+            self._receipts.begin(publication)
+            await self._stage.run(job, publication.notice.priority)
+            self._receipts.sent(publication, job.handed, job.waiting)
+            await self._settle_absent(publication, job.absent, rounds - 1)
+
+    def _conclude(self, publication: Publication, status: str) -> None:
+        record = PushRecord(
+            notice=publication.notice,
+            status=status,
+            total_count=publication.total_count,
+            online_count=publication.online_count,
+        )
+        self._outbox.records.push_record(record)
+        publication.end_fan_out()

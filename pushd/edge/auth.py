@@ -1,0 +1,201 @@
+"""Who is asking: JSON Web Tokens, API keys, origins, and the client's address behind trusted proxies."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import jwt
+import msgspec
+
+from pushd.config import AuthConfig
+from pushd.edge.http1 import Request
+from pushd.errors import ConfigError, ErrorCode, RequestError, StartError
+from pushd.intake import MAX_USER_ID
+from pushd.live import Live
+
+FORBIDDEN_ORIGIN = "requests from this origin are not allowed (auth.allowed_origins)"
+FORBIDDEN_HOST = "without credentials only loopback host names are served"
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who a request speaks for. `user_id` 0: an API key or a daemon without credentials; `expires_s` 0: never."""
+
+    user_id: int = 0
+    username: str = ""
+    role: int = 0
+    is_admin: bool = False
+    expires_s: float = 0.0
+
+
+ADMIN = Identity(is_admin=True)
+
+
+class Authenticator:
+    """Checks credentials against the configuration in force."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def identify(self, request: Request, *, query_token: bool = False) -> Identity:
+        """Whoever the credentials name. Raises RequestError UNAUTHORIZED or TOKEN_EXPIRED."""
+        auth = self._live.config.auth
+        if auth.mode == "none":
+            return ADMIN
+        credential = _credential(request, query_token=query_token)
+        if not credential:
+            raise RequestError(ErrorCode.UNAUTHORIZED, "a token or an API key is required")
+        if _is_api_key(auth, credential):
+            return ADMIN
+        return self.verify(credential)
+
+    def verify(self, token: str) -> Identity:
+        """The identity a signed token states. Raises RequestError UNAUTHORIZED or TOKEN_EXPIRED."""
+        auth = self._live.config.auth
+        try:
+            claims = jwt.decode(
+                token,
+                _verification_key(auth.jwt_secret, auth.jwt_public_key_file),
+                algorithms=list(auth.jwt_algorithms),
+                issuer=auth.jwt_issuer or None,
+                audience=auth.jwt_audience or None,
+                leeway=auth.leeway_s,
+                options={"require": ["exp"], "verify_aud": bool(auth.jwt_audience)},
+            )
+        except jwt.ExpiredSignatureError:
+            raise RequestError(ErrorCode.TOKEN_EXPIRED, "the token has expired") from None
+        except (jwt.PyJWTError, ValueError):
+            raise RequestError(ErrorCode.UNAUTHORIZED, "the token is not valid") from None
+        return _identity(claims, auth)
+
+    def check_source(self, request: Request) -> None:
+        """Refuse what a web page of somebody else's makes a browser send. Raises RequestError FORBIDDEN."""
+        host = request.headers.get("host", "")
+        if self._live.config.auth.mode == "none" and not _is_loopback_name(host):
+            raise RequestError(ErrorCode.FORBIDDEN, FORBIDDEN_HOST)
+        origin = request.headers.get("origin")
+        if origin is not None and not self.is_allowed_origin(origin, host):
+            raise RequestError(ErrorCode.FORBIDDEN, FORBIDDEN_ORIGIN)
+
+    def is_allowed_origin(self, origin: str, host: str) -> bool:
+        """The same host, or one of `auth.allowed_origins`."""
+        allowed = self._live.config.auth.allowed_origins
+        if "*" in allowed or origin.lower() in allowed:
+            return True
+        _, _, authority = origin.partition("://")
+        return not allowed and bool(authority) and authority.lower() == host.lower()
+
+    def client_ip(self, request: Request) -> str:
+        """The address of the client: the last of X-Forwarded-For that is no trusted proxy, else the peer."""
+        proxies = _networks(self._live.config.server.trusted_proxies)
+        address = request.peer
+        if not proxies or not _is_within(address, proxies):
+            return address
+        for hop in reversed(request.headers.get("x-forwarded-for", "").split(",")):
+            hop = hop.strip()
+            if not _is_address(hop):
+                break
+            address = hop
+            if not _is_within(hop, proxies):
+                break
+        return address
+
+
+def check_keys(auth: AuthConfig) -> None:
+    """Raise StartError now rather than refuse every token later."""
+    if auth.mode == "jwt":
+        _verification_key(auth.jwt_secret, auth.jwt_public_key_file)
+
+
+def forget_keys() -> None:
+    """Key files are read again when they are next needed."""
+    _verification_key.cache_clear()
+
+
+def issue_token(auth: AuthConfig, *, user_id: int, role: int, ttl_s: int) -> str:
+    """A signed token for trying things out. Raises ConfigError where tokens are not signed with a shared secret."""
+    if not auth.jwt_secret:
+        raise ConfigError("auth.jwt_secret: found nothing, expected the secret to sign tokens with")
+    now = int(time.time())
+    claims: dict[str, Any] = {auth.user_claim: user_id, auth.role_claim: role, "iat": now, "exp": now + ttl_s}
+    if auth.jwt_issuer:
+        claims["iss"] = auth.jwt_issuer
+    if auth.jwt_audience:
+        claims["aud"] = auth.jwt_audience
+    return jwt.encode(claims, auth.jwt_secret, algorithm=auth.jwt_algorithms[0])
+
+
+def _credential(request: Request, *, query_token: bool) -> str:
+    key = request.headers.get("x-api-key")
+    if key:
+        return key
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    return request.query.get("token", "") if query_token else ""
+
+
+def _is_api_key(auth: AuthConfig, credential: str) -> bool:
+    """Compares with every key, in time that does not depend on where they differ."""
+    given = credential.encode()
+    matches = [hmac.compare_digest(given, key.encode()) for key in auth.api_keys]
+    return any(matches)
+
+
+@lru_cache(maxsize=4)
+def _verification_key(secret: str, public_key_file: str) -> str:
+    if not public_key_file:
+        return secret
+    try:
+        return Path(public_key_file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"auth.jwt_public_key_file: cannot read {public_key_file}: {error}") from error
+
+
+def _identity(claims: dict[str, Any], auth: AuthConfig) -> Identity:
+    user_id = claims.get(auth.user_claim)
+    role = claims.get(auth.role_claim, 0)
+    if isinstance(user_id, str) and user_id.isascii() and user_id.isdigit():
+        user_id = int(user_id)
+    if not isinstance(user_id, int) or isinstance(user_id, bool) or not 1 <= user_id <= MAX_USER_ID:
+        raise RequestError(ErrorCode.UNAUTHORIZED, "the token names no user")
+    if not isinstance(role, int) or isinstance(role, bool):
+        raise RequestError(ErrorCode.UNAUTHORIZED, "the token's role is not a number")
+    name = claims.get("username", "")
+    return Identity(
+        user_id=user_id,
+        username=name if isinstance(name, str) else "",
+        role=role,
+        is_admin=role in auth.admin_roles,
+        expires_s=float(claims["exp"]) + auth.leeway_s,
+    )
+
+
+def _is_loopback_name(host: str) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or name.endswith(".localhost") or ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+@lru_cache(maxsize=4)
+def _networks(proxies: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(ip_network(proxy) for proxy in proxies)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_within(address: str, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
+    return _is_address(address) and any(ip_address(address) in network for network in networks)

@@ -1,0 +1,341 @@
+"""One HTTP connection: requests in, answers out in order, its timeouts, and its end.
+
+Timeouts are deadlines that the front's sweep compares with the clock (`front.SWEEP_S`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from math import inf
+from typing import TYPE_CHECKING, cast
+
+import structlog
+
+from pushd.edge import http1
+from pushd.edge.http1 import Refusal, Request, Response
+from pushd.edge.request_parser import RequestParser, Stage
+
+if TYPE_CHECKING:
+    from pushd.edge.front import Front
+
+IDLE_S = 75.0  # between two requests of a connection
+BODY_S = 10.0  # for a body, and one second more for each MIN_BODY_BYTES_PER_S that arrived
+MIN_BODY_BYTES_PER_S = 8 * 1024
+ANSWER_S = 10.0  # for the peer to take an answer
+LINGER_S = 1.0  # between our last byte and the end, so that the peer reads the answer rather than a reset
+HELD_BYTES = 64 * 1024  # of requests that wait for the one in work; reading is paused beyond
+PIPELINE_DEPTH = 16  # requests answered before the loop gets its turn
+
+_FULL = Refusal(503, "there is no room for another connection", (("Retry-After", "1"),))
+_UNDECIDED = Refusal(503, "the decision on the upgrade took too long", (("Retry-After", "1"),))
+_SLOW = Refusal(408, "the request took too long to arrive")
+
+_Waiting = tuple[Request, Awaitable[Response | None]]
+
+_log = structlog.get_logger("pushd.front")
+
+
+class HttpConnection(asyncio.Protocol):
+    """At most one request is in work, the following ones held as bytes.
+
+    An answer that is there at once is written without a task; one that must be awaited gets a task for that time.
+    `_is_finished` once the last answer is written (or the connection lost): from then on bytes are discarded.
+    """
+
+    __slots__ = (
+        "_body_since",
+        "_deadline",
+        "_front",
+        "_has_eof",
+        "_is_admitting",
+        "_is_choked",
+        "_is_finished",
+        "_is_last",
+        "_is_secure",
+        "_out",
+        "_parser",
+        "_task",
+        "_timed_stage",
+        "_transport",
+        "_unsent_until",
+    )
+
+    _transport: asyncio.Transport
+    _parser: RequestParser
+
+    def __init__(self, front: Front, is_secure: bool) -> None:
+        self._front = front
+        self._is_secure = is_secure
+        self._task: asyncio.Task[None] | None = None
+        self._is_admitting = False
+        self._out: list[bytes] = []
+        self._timed_stage: Stage | None = Stage.IDLE
+        self._deadline = inf
+        self._unsent_until = inf
+        self._body_since = 0.0
+        self._is_last = False
+        self._is_finished = False
+        self._is_choked = False
+        self._has_eof = False
+
+    # What the transport calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the clock of the first head; or say that there is no room."""
+        self._transport = cast(asyncio.Transport, transport)
+        limits = self._front.limits
+        self._parser = RequestParser(
+            max_body_bytes=limits.max_body_bytes, peer=_peer_of(self._transport), is_secure=self._is_secure
+        )
+        self._deadline = self._front.loop.time() + limits.handshake_timeout_s
+        if not self._front.take(self):
+            self._refuse(_FULL)
+            if self._front.has_too_many_refused():
+                self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Answer what is complete; hold what must wait."""
+        if self._is_finished:
+            return
+        self._parser.feed(data)
+        if self._task is None and not self._is_choked:
+            self._turn()
+        else:
+            self._balance_reading()
+
+    def eof_received(self) -> bool:
+        """The peer sends no more: answer what it asked, then close. One that waits for an upgrade has left."""
+        self._has_eof = True
+        is_busy = self._task is not None or self._is_choked or self._parser.held_bytes > 0
+        return is_busy and not self._is_admitting and not self._is_finished and not self._is_secure
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing can be answered any more. A handler at work is left to finish, an admission is not."""
+        self._is_finished = True
+        self._parser.close()
+        if self._is_admitting and self._task is not None:
+            self._task.cancel()
+        self._front.forget(self)
+
+    def pause_writing(self) -> None:
+        """The peer does not take its answers: work on no more requests."""
+        self._is_choked = True
+
+    def resume_writing(self) -> None:
+        """It took all of them: go on."""
+        self._is_choked = False
+        self._unsent_until = inf
+        self._turn()
+
+    # Requests in, answers out.
+
+    def _turn(self) -> None:
+        """Answer what can be answered at once, in one write; what must be awaited gets the connection's task."""
+        if self._task is None and not self._is_choked and not self._is_finished:
+            waiting = self._answer_ready()
+            if waiting is not None:
+                self._task = self._front.spawn(self._work(*waiting))
+            self._settle()
+
+    def _answer_ready(self) -> _Waiting | None:
+        """Reply to requests until one must be awaited, and return that one; None when there is nothing to do now."""
+        for _ in range(PIPELINE_DEPTH):
+            request = None if self._is_last or self._is_choked else self._parser.next()
+            if request is None:
+                break
+            answer = self._ask(request)
+            if not isinstance(answer, Response):
+                return request, answer
+            self._reply(request, answer)
+        if self._parser.failure is not None and not self._is_last:
+            self._reply(None, self._front.fail(self._parser.failure))
+        return None
+
+    def _ask(self, request: Request) -> Response | Awaitable[Response | None]:
+        if not request.is_upgrade:
+            try:
+                return self._front.application.handle(request)
+            except Exception:
+                return self._crash(request)
+        refusal = http1.find_upgrade_fault(request)
+        if refusal is not None:
+            request.keep_alive = False
+            return self._front.fail(refusal)
+        self._is_admitting = True
+        return self._admit(request)
+
+    async def _work(self, request: Request, answer: Awaitable[Response | None]) -> None:
+        """Await answers, one after the other, while there are any; those that are there at once share a write."""
+        waiting: _Waiting | None = (request, answer)
+        awaited = 0
+        while waiting is not None:
+            response = await self._await_answer(*waiting)
+            self._is_admitting = False
+            if self._is_finished:
+                return
+            if response is not None:
+                self._reply(waiting[0], response)
+            awaited += 1
+            if awaited % PIPELINE_DEPTH == 0:
+                await asyncio.sleep(0)
+            waiting = self._answer_ready()
+            if waiting is not None and self._out:
+                self._front.loop.call_soon(self._flush)
+        self._task = None
+        self._settle()
+
+    async def _await_answer(self, request: Request, answer: Awaitable[Response | None]) -> Response | None:
+        try:
+            return await answer
+        except Exception:
+            return self._crash(request)
+        except asyncio.CancelledError:
+            if _is_being_cancelled():
+                raise
+            return self._crash(request)
+
+    async def _admit(self, request: Request) -> Response | None:
+        """The refusal of an upgrade, or None after the hand-off."""
+        verdict = await self._front.application.admit(request)
+        if isinstance(verdict, Response):
+            request.keep_alive = False
+            return verdict
+        if not self._is_finished and not self._transport.is_closing():
+            self._hand_off(request, verdict)
+        return None
+
+    def _crash(self, request: Request) -> Response:
+        _log.exception("request failed", method=request.method, path=request.path)
+        return self._front.fail(Refusal(500, "internal error"))
+
+    def _reply(self, request: Request | None, response: Response) -> None:
+        """Put an answer behind those to be written; None stands for bytes that were no request."""
+        keep_alive = request is not None and request.keep_alive and not self._front.is_draining
+        head_only = request is not None and request.method == "HEAD"
+        try:
+            answer = http1.encode(response, keep_alive=keep_alive, head_only=head_only)
+        except Exception:
+            _log.exception("answer cannot be encoded", status=response.status)
+            keep_alive, answer = False, http1.encode(Response(500), keep_alive=False, head_only=head_only)
+        self._out.append(answer)
+        self._is_last = not keep_alive
+        self._timed_stage = None
+
+    def _flush(self) -> None:
+        if self._out and not self._transport.is_closing():
+            self._transport.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
+        self._out.clear()
+        if self._is_last and not self._is_finished:
+            self._finish()
+
+    def _settle(self) -> None:
+        """After a turn: write, and read on, yield to the loop, or wait, with a deadline for what is awaited."""
+        self._flush()
+        if self._is_finished:
+            return
+        if self._task is None and not self._is_choked:
+            if self._parser.held_bytes:
+                self._front.loop.call_soon(self._turn)
+            elif self._has_eof:
+                self._transport.close()
+            elif self._parser.take_continue():
+                self._transport.write(http1.CONTINUE)
+        self._balance_reading()
+        self._set_deadline()
+
+    def _balance_reading(self) -> None:
+        if self._parser.held_bytes > HELD_BYTES:
+            self._transport.pause_reading()
+        elif not self._has_eof:
+            self._transport.resume_reading()
+
+    def _hand_off(self, request: Request, admission: object) -> None:
+        self._flush()
+        tail = self._parser.tail
+        self._is_finished = True
+        self._parser.close()
+        self._transport.pause_reading()
+        self._front.forget(self)
+        try:
+            self._front.application.attach(self._transport, request, admission, tail)
+        except Exception:
+            _log.exception("hand-off failed")
+            self._transport.abort()
+
+    # The end, and time.
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._reply(None, self._front.fail(refusal))
+        self._flush()
+
+    def _finish(self) -> None:
+        """End our side and discard what still comes, for a reset would take the answer from the peer's buffer."""
+        self._is_finished = True
+        self._parser.close()
+        self._deadline = self._front.loop.time() + LINGER_S
+        if self._transport.is_closing():
+            return
+        if self._has_eof or not self._transport.can_write_eof():
+            self._transport.close()
+        else:
+            self._transport.write_eof()
+            self._transport.resume_reading()
+
+    def close_if_idle(self) -> None:
+        """Close unless a request is being read or answered."""
+        is_busy = self._task is not None or self._is_finished or self._parser.held_bytes > 0
+        if not is_busy and self._parser.stage is Stage.IDLE:
+            self._transport.close()
+
+    def drop(self) -> None:
+        """Close now, whatever is under way."""
+        self._transport.abort()
+
+    def _set_deadline(self) -> None:
+        """For the answer that is awaited, or for the message that arrives; not anew for each of its bytes."""
+        now, limits, stage = self._front.loop.time(), self._front.limits, self._parser.stage
+        is_new = stage is not self._timed_stage
+        self._timed_stage = stage
+        if self._task is not None:
+            self._timed_stage = None
+            self._deadline = now + limits.handshake_timeout_s if self._is_admitting else inf
+        elif stage is Stage.BODY:
+            self._body_since = now if is_new else self._body_since
+            self._deadline = self._body_since + BODY_S + self._parser.body_bytes / MIN_BODY_BYTES_PER_S
+        elif is_new:
+            self._deadline = now + (IDLE_S if stage is Stage.IDLE else limits.handshake_timeout_s)
+
+    def check_time(self, now: float) -> None:
+        """Called by the sweep: end what took too long."""
+        if not self._transport.get_write_buffer_size():
+            self._unsent_until = inf
+        elif self._unsent_until == inf:
+            self._unsent_until = now + ANSWER_S
+        if now >= self._unsent_until:
+            self._transport.abort()
+        elif now >= self._deadline and (self._unsent_until == inf or not self._is_finished):
+            self._expire()
+
+    def _expire(self) -> None:
+        if self._is_finished:
+            self._transport.abort()
+        elif self._is_admitting and self._task is not None:
+            self._task.cancel()
+            self._refuse(_UNDECIDED)
+        elif self._parser.stage is Stage.IDLE:
+            self._transport.close()
+        else:
+            self._refuse(_SLOW)
+
+
+def _is_being_cancelled() -> bool:
+    """Whether it is the running task that is cancelled, and not something it awaited."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _peer_of(transport: asyncio.Transport) -> str:
+    """The peer's IP address, "" if it is not known; IPv4 in IPv6 clothes is shown as IPv4."""
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]).removeprefix("::ffff:").partition("%")[0] if peer else ""

@@ -1,0 +1,271 @@
+"""From a connection's bytes to requests, without I/O (RFC 9112).
+
+httptools reads the syntax and refuses what request smuggling is made of: Content-Length beside Transfer-Encoding,
+repeated or malformed lengths, bare LF, folded headers, bad chunks. This module adds what it leaves open: where a
+message ends, sizes and counts, fields that may come only once, and the body of an upgrade that is not taken up.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+import httptools
+
+from pushd.edge.http1 import Head, Refusal, Request, too_big
+
+MAX_HEAD_BYTES = 16 * 1024
+MAX_HEADERS = 64
+MAX_TARGET_BYTES = 4096
+
+_EMPTY_LINE = b"\r\n\r\n"
+_FRAMING = ("content-length", "transfer-encoding")
+_CLOSED = httptools.HttpRequestParser(object())
+_SINGLETONS = frozenset(
+    {
+        "authorization",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "idempotency-key",
+        "origin",
+        "sec-websocket-key",
+        "sec-websocket-version",
+        "transfer-encoding",
+        "x-api-key",
+    }
+)
+
+
+class Stage(Enum):
+    """How far the message that is arriving has come: what a timeout depends on."""
+
+    IDLE = auto()
+    HEAD = auto()
+    BODY = auto()
+
+
+class RequestParser:
+    """Cuts a connection's bytes into requests: `feed` what came, ask `next` until it says None.
+
+    Bytes are looked at only when `next` asks for a request, so whoever is busy with one holds the following
+    ones as the bytes they came in. After an upgrade, a request that ends the connection, or a `failure`,
+    `next` says None for good and `tail` is what was not looked at. No call raises because of what came.
+
+    Bytes reach httptools in pieces that end where a message can end: with its Content-Length, or else with an
+    empty line, which ends a head and a chunked body alike (RFC 9112 sections 2.1 and 7.1). So there is at most
+    one message in its hands, the count of a head's bytes is exact, and the tail of an upgrade begins where it should.
+    """
+
+    def __init__(self, *, max_body_bytes: int, peer: str = "", is_secure: bool = False) -> None:
+        self.failure: Refusal | None = None
+        self.stage = Stage.IDLE
+        self._max_body_bytes = max_body_bytes
+        self._peer = peer
+        self._is_secure = is_secure
+        self._is_over = False
+        self._data = b""
+        self._at = 0
+        self._seam = b""  # the last bytes given to httptools, when an empty line may have begun in them
+        self._http = httptools.HttpRequestParser(self)
+        self._whole: Request | None = None
+        self._start_message()
+
+    def _start_message(self) -> None:
+        self.stage = Stage.IDLE
+        self._target = b""
+        self._headers: dict[str, str] = {}
+        self._header_count = 0
+        self._piece_bytes = 0
+        self._body: bytes | bytearray = b""
+        self._request: Request | None = None
+        self._missing_bytes = 0
+        self._has_skipped_body = False
+        self._is_continue_due = False
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes were fed and not looked at yet."""
+        return len(self._data) - self._at
+
+    @property
+    def body_bytes(self) -> int:
+        """How much of the arriving message's body is here."""
+        return len(self._body)
+
+    @property
+    def tail(self) -> bytes:
+        """The bytes behind the last request: another protocol's, after an upgrade."""
+        return self._data[self._at :]
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes as they came."""
+        self._data = self._data[self._at :] + data if self._at < len(self._data) else data
+        self._at = 0
+
+    def next(self) -> Request | None:
+        """The next whole request; None when bytes are missing or nothing more will be read."""
+        while not self._is_over and self._at < len(self._data):
+            if self.stage is Stage.IDLE and not self._skip_empty_lines():
+                break
+            self._read_piece()
+            if self._whole is not None:
+                request, self._whole = self._whole, None
+                return request
+        return None
+
+    def take_continue(self) -> bool:
+        """Whether `CONTINUE` must be sent now (RFC 9110 section 10.1.1): true once per request that asks for it."""
+        is_due, self._is_continue_due = self._is_continue_due, False
+        return is_due
+
+    def close(self) -> None:
+        """Read no more. Cuts the reference cycle with httptools, so that nothing waits for the garbage collector."""
+        self._is_over = True
+        self._http = _CLOSED
+
+    def _skip_empty_lines(self) -> bool:
+        """Pass over empty lines before a request line (RFC 9112 section 2.2); whether a message begins."""
+        if self._data[self._at] in b"\r\n":
+            rest = self._data[self._at :].lstrip(b"\r\n")
+            self._at = len(self._data) - len(rest)
+        if self._at < len(self._data):
+            self.stage = Stage.HEAD
+        return self.stage is Stage.HEAD
+
+    def _read_piece(self) -> None:
+        piece = self._cut()
+        try:
+            self._http.feed_data(piece)
+        except httptools.HttpParserUpgrade:
+            self._resume_after_upgrade()
+        except httptools.HttpParserError as error:
+            self._refuse(400, str(error))
+        # Nothing bounds what httptools keeps of an unfinished head or trailer; `on_body` starts the count anew.
+        if self._piece_bytes >= MAX_HEAD_BYTES and not self._missing_bytes:
+            self._refuse(431, "the head or the trailer is too big")
+
+    def _cut(self) -> bytes:
+        """The bytes for httptools up to where a message may end, or all there are."""
+        begin = self._at
+        if self._missing_bytes:
+            end = begin + self._missing_bytes
+        else:
+            end = self._find_empty_line(begin)
+            if self.stage is Stage.HEAD:
+                end = min(end, begin + MAX_HEAD_BYTES - self._piece_bytes)
+        piece = self._data[begin:end]
+        self._at = begin + len(piece)
+        self._piece_bytes += len(piece)
+        return piece
+
+    def _find_empty_line(self, begin: int) -> int:
+        """Where the next empty line ends, be it that it began in bytes already read; else the end of the data."""
+        if self._seam:
+            found = (self._seam + self._data[begin : begin + 3]).find(_EMPTY_LINE)
+            if found >= 0:
+                end = begin + found + len(_EMPTY_LINE) - len(self._seam)
+                self._seam = b""
+                return end
+        found = self._data.find(_EMPTY_LINE, begin)
+        if found >= 0:
+            self._seam = b""
+            return found + len(_EMPTY_LINE)
+        self._seam = (self._seam + self._data[max(begin, len(self._data) - 3) :])[-3:]
+        return len(self._data)
+
+    def _refuse(self, status: int, text: str) -> None:
+        if self.failure is None and not self._is_over:
+            self.failure = Refusal(status, text)
+            self._is_over = True
+
+    def _resume_after_upgrade(self) -> None:
+        """Read the body of a request whose offer of another protocol we do not take up (RFC 9110 section 7.8).
+
+        httptools takes everything behind such a head for the other protocol. Java's client offers `h2c` with
+        every first request, POST included: tell a fresh parser the framing, and go on.
+        """
+        if self._is_over or not self._has_skipped_body:
+            return
+        self._has_skipped_body = False
+        framing = [f"{name}: {self._headers[name]}" for name in _FRAMING if name in self._headers]
+        self._http = httptools.HttpRequestParser(self)
+        self._http.feed_data("\r\n".join(["POST / HTTP/1.1", *framing, "", ""]).encode("latin-1"))
+
+    # What httptools calls, during `feed_data`.
+
+    def on_url(self, piece: bytes) -> None:
+        """A piece of the target."""
+        if self._request is None:
+            self._target += piece
+            if len(self._target) > MAX_TARGET_BYTES:
+                self._refuse(414, "the URL is too long")
+
+    def on_header(self, raw_name: bytes, raw_value: bytes) -> None:
+        """One header; or a trailer, which is counted and ignored (RFC 9110 section 6.5.1)."""
+        self._header_count += 1
+        if self._header_count > MAX_HEADERS:
+            self._refuse(431, "too many headers")
+        if self._request is not None:
+            return
+        name = raw_name.decode("latin-1").lower()
+        value = raw_value.decode("latin-1").strip(" \t")
+        known = self._headers.get(name)
+        if known is not None:
+            if name in _SINGLETONS:
+                self._refuse(400, f"repeated header {name}")
+            value = f"{known}, {value}"
+        self._headers[name] = value
+
+    def on_headers_complete(self) -> None:
+        """The head is whole: decide whether and how the rest of the message is read."""
+        if self._request is not None or self._is_over:
+            return
+        headers = self._headers
+        head = Head(
+            self._http.get_method().decode("latin-1"),
+            self._http.get_http_version(),
+            self._target,
+            headers,
+            int(headers.get("content-length", 0)),
+            "transfer-encoding" in headers,
+        )
+        verdict = head.judge(self._max_body_bytes)
+        if isinstance(verdict, Refusal):
+            self._refuse(verdict.status, verdict.text)
+        else:
+            self._begin_body(head, verdict)
+
+    def _begin_body(self, head: Head, request: Request) -> None:
+        request.keep_alive = self._http.should_keep_alive()
+        request.peer, request.is_secure = self._peer, self._is_secure
+        self._request = request
+        self.stage = Stage.BODY
+        self._missing_bytes = head.content_length
+        self._has_skipped_body = self._http.should_upgrade() and head.has_body
+        self._is_continue_due = head.has_body and head.has_expectation
+        self._piece_bytes = 0
+
+    def on_body(self, piece: bytes) -> None:
+        """A piece of the body, chunks already joined."""
+        self._is_continue_due = False
+        self._piece_bytes = 0
+        if not self._body:
+            self._body = piece
+        else:
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += piece
+        self._missing_bytes = max(0, self._missing_bytes - len(piece))
+        if len(self._body) > self._max_body_bytes:
+            self._refuse(413, too_big(self._max_body_bytes))
+
+    def on_message_complete(self) -> None:
+        """The message is whole, unless its body was skipped: `_resume_after_upgrade` will read it."""
+        request = self._request
+        if request is None or self._is_over or self._has_skipped_body:
+            return
+        request.body = bytes(self._body)
+        self._is_over = request.is_upgrade or not request.keep_alive
+        self._whole = request
+        self._start_message()

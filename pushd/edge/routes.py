@@ -1,0 +1,240 @@
+"""The API as one table: method, path, who may, and the handler. What the front asks comes through here."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import structlog
+
+from pushd import metrics
+from pushd.edge import answers
+from pushd.edge.api import Api, Call
+from pushd.edge.auth import Identity
+from pushd.edge.http1 import Request, Response
+from pushd.edge.websocket import Admission, Gateway
+from pushd.errors import ErrorCode, RequestError, StoreError
+
+log = structlog.get_logger("pushd.routes")
+STORES_WITHIN_S = 10.0
+NOBODY = Identity()
+PREFLIGHT_MAX_AGE_S = "600"
+
+
+class Rights(IntEnum):
+    """Who may call."""
+
+    PUBLIC = 0
+    USER = 1
+    ADMIN = 2
+
+
+Handler = Callable[[Api, Call], dict[str, Any] | Awaitable[dict[str, Any]]]
+
+
+class Route(NamedTuple):
+    """One endpoint. `{name}` in the path matches one segment."""
+
+    method: str
+    path: str
+    rights: Rights
+    handler: Handler
+
+
+# Below `server.api_prefix`. The query endpoints of CONTRACT section 3 that are missing take their place here.
+API: tuple[Route, ...] = (
+    Route("POST", "/system/notice", Rights.ADMIN, Api.publish),
+    Route("POST", "/system/notices", Rights.ADMIN, Api.publish_batch),
+    Route("POST", "/notification/mark-read", Rights.USER, Api.mark_read),
+    Route("POST", "/notification/mark-confirmed", Rights.USER, Api.mark_confirmed),
+    Route("POST", "/notification/batch-mark-read", Rights.USER, Api.batch_mark_read),
+    Route("GET", "/notification/messages/{message_id}/receive-status", Rights.ADMIN, Api.receive_status),
+    Route("GET", "/notification/offline-messages", Rights.USER, Api.offline_messages),
+    Route("DELETE", "/notification/offline-messages", Rights.ADMIN, Api.clear_offline_messages),
+    Route("GET", "/websocket/stats", Rights.ADMIN, Api.stats),
+    Route("GET", "/ws/stats", Rights.ADMIN, Api.stats),
+    Route("GET", "/websocket/health", Rights.ADMIN, Api.node_health),
+    Route("GET", "/ws/health", Rights.ADMIN, Api.node_health),
+)
+
+
+class Router:
+    """The front's application: finds the route, checks source and rights, and turns what comes back into an answer."""
+
+    def __init__(self, api: Api, gateway: Gateway) -> None:
+        self._api = api
+        self._gateway = gateway
+        self._live = api.live
+        self._authenticator = api.authenticator
+        prefix = api.live.config.server.api_prefix
+        self._exact: dict[str, dict[str, Route]] = {}
+        self._patterns: list[tuple[re.Pattern[str], dict[str, Route]]] = []
+        for route in API:
+            self._methods(prefix + route.path)[route.method] = route
+        self._probes = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
+
+    def _methods(self, path: str) -> dict[str, Route]:
+        if "{" not in path:
+            return self._exact.setdefault(path, {})
+        pattern = re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]{1,256})", re.escape(path)))
+        for known, methods in self._patterns:
+            if known == pattern:
+                return methods
+        methods = {}
+        self._patterns.append((pattern, methods))
+        return methods
+
+    # ---- what the front asks
+
+    def handle(self, request: Request) -> Response | Awaitable[Response]:
+        """Answer a request that is no upgrade."""
+        probe = self._probes.get(request.path)
+        try:
+            if probe is not None:
+                return probe(request)
+            self._authenticator.check_source(request)
+            if request.method == "OPTIONS" and "origin" in request.headers:
+                return self._preflight(request)
+            return self._with_cors(request, self._call(request))
+        except RequestError as error:
+            return self._with_cors(request, self._failed(error))
+
+    def failure(self, status: int, text: str) -> Response:
+        """The answer to what the front refuses by itself."""
+        return answers.of_status(status, text)
+
+    async def admit(self, request: Request) -> Response | Admission:
+        """Decide about an upgrade."""
+        try:
+            return self._gateway.admit(request)
+        except RequestError as error:
+            return answers.failure(error)
+
+    def attach(self, transport: asyncio.Transport, request: Request, admission: Admission, tail: bytes) -> None:
+        """Take an admitted connection over."""
+        self._gateway.attach(transport, request, admission, tail)
+
+    # ---- routing
+
+    def _call(self, request: Request) -> Response | Awaitable[Response]:
+        route, params = self._find(request)
+        call = Call(request, self._identify(request, route.rights), params)
+        result = route.handler(self._api, call)
+        return answers.success(result) if isinstance(result, dict) else self._finish(result)
+
+    def _find(self, request: Request) -> tuple[Route, dict[str, str]]:
+        methods, params = self._match(request.path)
+        if methods is None:
+            if request.path in self._gateway.paths():
+                raise _NotAnUpgrade
+            raise RequestError(ErrorCode.NOT_FOUND, "no such endpoint")
+        route = methods.get("GET" if request.method == "HEAD" else request.method)
+        if route is None:
+            raise _MethodNotAllowed(methods)
+        return route, params
+
+    def _match(self, path: str) -> tuple[dict[str, Route] | None, dict[str, str]]:
+        methods = self._exact.get(path)
+        if methods is not None:
+            return methods, {}
+        for pattern, candidates in self._patterns:
+            match = pattern.fullmatch(path)
+            if match is not None:
+                return candidates, match.groupdict()
+        return None, {}
+
+    def _identify(self, request: Request, rights: Rights) -> Identity:
+        if rights is Rights.PUBLIC:
+            return NOBODY
+        identity = self._authenticator.identify(request)
+        if rights is Rights.ADMIN and not identity.is_admin:
+            raise RequestError(ErrorCode.FORBIDDEN, "admin rights are required")
+        return identity
+
+    async def _finish(self, result: Awaitable[dict[str, Any]]) -> Response:
+        try:
+            async with asyncio.timeout(STORES_WITHIN_S + 10):
+                return answers.success(await result)
+        except RequestError as error:
+            return self._failed(error)
+        except (StoreError, TimeoutError) as error:
+            log.warning("request failed for want of a store", error=str(error), cause=repr(error.__cause__))
+            return self._failed(
+                RequestError(ErrorCode.STORE_UNAVAILABLE, "a store does not answer", retry_after_s=5)
+            )
+
+    def _failed(self, error: RequestError) -> Response:
+        response = answers.failure(
+            error, status_in_body=self._live.config.server.status_in_body, status=getattr(error, "status", None)
+        )
+        return response if not isinstance(error, _WithHeaders) else _extended(response, error.headers)
+
+    # ---- browsers of other origins (the Fetch standard's CORS protocol)
+
+    def _preflight(self, request: Request) -> Response:
+        headers = (
+            ("Access-Control-Allow-Origin", request.headers["origin"]),
+            ("Access-Control-Allow-Methods", "GET, POST, DELETE"),
+            ("Access-Control-Allow-Headers", "Authorization, Content-Type, Idempotency-Key, X-API-Key"),
+            ("Access-Control-Max-Age", PREFLIGHT_MAX_AGE_S),
+            ("Vary", "Origin"),
+        )
+        return Response(204, headers=headers)
+
+    def _with_cors(
+        self, request: Request, response: Response | Awaitable[Response]
+    ) -> Response | Awaitable[Response]:
+        origin = request.headers.get("origin")
+        if origin is None or not self._authenticator.is_allowed_origin(origin, request.headers.get("host", "")):
+            return response
+        headers = (("Access-Control-Allow-Origin", origin), ("Vary", "Origin"))
+        if isinstance(response, Response):
+            return _extended(response, headers)
+        return _extended_later(response, headers)
+
+    # ---- probes
+
+    def _healthz(self, request: Request) -> Response:
+        return Response(200, b'{"status":"ok"}')
+
+    def _readyz(self, request: Request) -> Response:
+        if self._api.health.can_publish:
+            return Response(200, b'{"status":"ready"}')
+        status = b'{"status":"draining"}' if self._api.health.is_draining else b'{"status":"unavailable"}'
+        return Response(503, status, headers=(("Retry-After", "5"),))
+
+    def _metrics(self, request: Request) -> Response:
+        return Response(200, self._api.metrics.text(), metrics.CONTENT_TYPE)
+
+
+class _WithHeaders(RequestError):
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class _MethodNotAllowed(_WithHeaders):
+    def __init__(self, methods: dict[str, Route]) -> None:
+        allowed = ", ".join(sorted(methods))
+        super().__init__(ErrorCode.METHOD_NOT_ALLOWED, f"expected {allowed}")
+        self.status = 405
+        self.headers = (("Allow", allowed),)
+
+
+class _NotAnUpgrade(_WithHeaders):
+    """RFC 9110 section 15.5.22."""
+
+    def __init__(self) -> None:
+        super().__init__(ErrorCode.INVALID_REQUEST, "a WebSocket upgrade is expected here")
+        self.status = 426
+        self.headers = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
+
+
+def _extended(response: Response, headers: tuple[tuple[str, str], ...]) -> Response:
+    return Response(response.status, response.body, response.content_type, (*response.headers, *headers))
+
+
+async def _extended_later(response: Awaitable[Response], headers: tuple[tuple[str, str], ...]) -> Response:
+    return _extended(await response, headers)

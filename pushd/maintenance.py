@@ -1,0 +1,54 @@
+"""What has had its time goes away: settled journal entries, old mailbox items, old records. Little by little."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from pushd.errors import StoreError
+from pushd.live import Live
+from pushd.metrics import Metrics
+from pushd.ports import Stores
+
+log = structlog.get_logger("pushd.maintenance")
+
+EVERY_S = 30.0
+ROWS_AT_ONCE = 1000
+PAUSE_S = 0.02
+DAY_MS = 86_400_000
+
+
+class Maintenance:
+    """Purges in small steps, so that nothing waits for it. `wall_ms` is the time of day."""
+
+    def __init__(self, stores: Stores, live: Live, metrics: Metrics, wall_ms: Callable[[], int]) -> None:
+        self._stores = stores
+        self._live = live
+        self._metrics = metrics
+        self._wall_ms = wall_ms
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(EVERY_S)
+            await self.purge()
+
+    async def purge(self) -> None:
+        """One round over all stores."""
+        now_ms = self._wall_ms()
+        config = self._live.config
+        dedup_ms = int(config.delivery.dedup_window_s * 1000)
+        records_ms = int(config.records.retention_days * DAY_MS)
+        await self._in_steps(lambda: self._stores.journal.purge(now_ms - dedup_ms, ROWS_AT_ONCE))
+        await self._in_steps(lambda: self._stores.mailbox.purge(now_ms, ROWS_AT_ONCE))
+        await self._in_steps(lambda: self._stores.records.purge(now_ms - records_ms, ROWS_AT_ONCE))
+
+    async def _in_steps(self, step: Callable[[], Awaitable[int]]) -> None:
+        try:
+            while await step() >= ROWS_AT_ONCE:
+                await asyncio.sleep(PAUSE_S)
+        except StoreError as error:
+            log.warning("purge failed", error=str(error))
+            self._metrics.errors.labels("purge").inc()

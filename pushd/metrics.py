@@ -1,0 +1,120 @@
+"""The Prometheus registry (CONTRACT section 7), and the few figures `/websocket/stats` reads from it.
+
+What the hub and the lanes count anyway is read at the scrape, not counted a second time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+RECENT_NOTICES = 2048
+
+
+class Metrics:
+    """Every metric of the node; one instance per daemon, with a registry of its own."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._recent_latency_s: deque[float] = deque(maxlen=RECENT_NOTICES)
+        self._connections()
+        self._notices()
+        self._stores()
+
+    def _counter(self, name: str, about: str, labels: tuple[str, ...] = ()) -> Counter:
+        return Counter(name, about, labels, registry=self.registry)
+
+    def _histogram(self, name: str, about: str, labels: tuple[str, ...] = ()) -> Histogram:
+        return Histogram(name, about, labels, registry=self.registry, buckets=SECONDS)
+
+    def _connections(self) -> None:
+        self.connects = self._counter("pushd_connects", "WebSocket connections accepted.")
+        self.disconnects = self._counter("pushd_disconnects", "WebSocket connections ended.", ("code",))
+        self.rejected = self._counter("pushd_handshakes_rejected", "Upgrades refused.", ("reason",))
+        self.frames_received = self._counter("pushd_frames_received", "Messages from clients.", ("type",))
+
+    def _notices(self) -> None:
+        self.notices = self._counter("pushd_notices", "Notices published.", ("target", "priority", "result"))
+        self.latency = self._histogram("pushd_delivery_latency_seconds", "Accepted to last socket written.")
+        self.fanout = self._histogram("pushd_fanout_seconds", "First to last socket written.")
+        self.dedup_hits = self._counter("pushd_dedup_hits", "Repeated publishes recognised.")
+        self.mailbox_saved = self._counter("pushd_mailbox_saved", "Notices put into mailboxes, per recipient.")
+        self.mailbox_delivered = self._counter("pushd_mailbox_delivered", "Notices replayed from mailboxes.")
+        self.acks = self._counter("pushd_acks", "Notices acknowledged by clients.")
+
+    def _stores(self) -> None:
+        self.store_up = Gauge(
+            "pushd_store_up", "1 while the store's last operation worked.", ("store",), registry=self.registry
+        )
+        self.store_seconds = self._histogram("pushd_store_seconds", "Store operations.", ("store", "op"))
+        self.store_errors = self._counter("pushd_store_errors", "Store operations that failed.", ("store",))
+        self.journal_pending = Gauge("pushd_journal_pending", "Accepted notices not settled.", registry=self.registry)
+        self.loop_lag = self._histogram("pushd_loop_lag_seconds", "How late the event loop ran a timer.")
+        self.errors = self._counter("pushd_errors", "Things that should not happen.", ("kind",))
+
+    def observe_store(self, store: str, op: str, seconds: float, ok: bool) -> None:
+        """A store operation ended."""
+        self.store_seconds.labels(store, op).observe(seconds)
+        self.store_up.labels(store).set(ok)
+        if not ok:
+            self.store_errors.labels(store).inc()
+
+    def observe_delivery(self, latency_s: float, fanout_s: float) -> None:
+        """The last socket of a notice was written."""
+        self.latency.observe(latency_s)
+        self.fanout.observe(fanout_s)
+        self._recent_latency_s.append(latency_s)
+
+    def latency_ms(self, quantile: float) -> float:
+        """Delivery latency over the last notices, in ms; 0 before the first."""
+        recent = sorted(self._recent_latency_s)
+        return round(recent[int((len(recent) - 1) * quantile)] * 1000, 3) if recent else 0.0
+
+    def read_at_scrape(self, read: Callable[[], Iterable[Metric]]) -> None:
+        """Add metrics that are read from their owner at each scrape."""
+        self.registry.register(_AtScrape(read))
+
+    def text(self) -> bytes:
+        """The exposition, Prometheus text format 0.0.4."""
+        return generate_latest(self.registry)
+
+
+class _AtScrape(Collector):
+    def __init__(self, read: Callable[[], Iterable[Metric]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        return self._read()
+
+
+def total(counter: Counter) -> float:
+    """The sum of a counter over its labels."""
+    return sum(
+        sample.value for metric in counter.collect() for sample in metric.samples if sample.name.endswith("_total")
+    )
+
+
+def gauge(name: str, about: str, value: float) -> Metric:
+    """A gauge read at the scrape."""
+    return GaugeMetricFamily(name, about, value=value)
+
+
+def counter(name: str, about: str, value: float) -> Metric:
+    """A counter read at the scrape; `name` without `_total`."""
+    return CounterMetricFamily(name, about, value=value)
+
+
+def labelled_gauge(name: str, about: str, label: str, values: dict[str, float]) -> Metric:
+    """A gauge with one label, read at the scrape."""
+    family = GaugeMetricFamily(name, about, labels=[label])
+    for label_value, value in values.items():
+        family.add_metric([label_value], value)
+    return family

@@ -1,0 +1,302 @@
+"""Who is connected: arrivals with their mailbox replay, departures, heartbeats, expiry, drain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+
+from pushd import wire
+from pushd._fastpath import Connection, Hub
+from pushd.directory import CachedDirectory
+from pushd.errors import CloseCode, StoreError, StoreUnavailable
+from pushd.lanes import Backoff
+from pushd.live import Live
+from pushd.metrics import Metrics
+from pushd.model import Arrival, MailboxItem, User
+from pushd.outbox import Outbox, WriteBehind
+from pushd.ports import Stores
+from pushd.receipts import Receipts
+
+log = structlog.get_logger("pushd.presence")
+
+ARRIVALS_PER_BATCH = 256
+REPLAY_CHUNK_BYTES = 32 * 1024
+STATUS_DELAY_S = 0.1
+STORES_WITHIN_S = 2.0  # after that a user is greeted without them
+SWEEP_EVERY_S = 0.25
+SWEEPS_PER_ROUND = 4  # every connection is looked at once a second
+
+
+class Client(msgspec.Struct):
+    """What the edge knows of a connection's client; `Connection.details`."""
+
+    username: str
+    role: int
+    client_ip: str
+    user_agent: str
+
+
+class Presence:
+    """Brings connections in and out. One task serves arrivals in batches: one store round trip for many users."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        stores: Stores,
+        directory: CachedDirectory,
+        receipts: Receipts,
+        outbox: Outbox,
+        live: Live,
+        metrics: Metrics,
+        *,
+        now: Callable[[], float],
+        wall_ms: Callable[[], int],
+        node_id: str,
+    ) -> None:
+        self._hub = hub
+        self._mailbox = stores.mailbox
+        self._records = stores.records
+        self._statuses = stores.presence
+        self._directory = directory
+        self._receipts = receipts
+        self._outbox = outbox
+        self._live = live
+        self._metrics = metrics
+        self._now = now
+        self._wall_ms = wall_ms
+        self._node_id = node_id
+        self._arrivals: list[Connection] = []
+        self._arrived = asyncio.Event()
+        self._replays: set[asyncio.Task[None]] = set()
+        self._changes: list[Arrival | tuple[int, int]] = []
+        self.status_writer: WriteBehind[list[Arrival] | list[tuple[int, int]]] = WriteBehind(
+            "presence", self._take_changes, self._write_changes, metrics, lambda: STATUS_DELAY_S
+        )
+        self.failure = ""  # why the last replay failed; "" while it works
+
+    # ---- arriving
+
+    def arrive(self, connection: Connection) -> None:
+        """A connection is open: register it; hello and mailbox follow, live notices wait behind them."""
+        user_id = connection.user_id
+        present = self._hub.connections_of(user_id)
+        limit = self._live.config.limits.max_connections_per_user
+        for oldest in present[: max(0, len(present) + 1 - limit)]:
+            self._hub.close(oldest, CloseCode.REPLACED, "another connection of this user took its place")
+        self._hub.add(connection)
+        self._metrics.connects.inc()
+        if connection.is_guest:
+            self._greet(connection, 0)
+            self._hub.release(connection)
+            return
+        if not present:
+            self._changes.append(self._arrival(connection))
+            self.status_writer.wake()
+        self._arrivals.append(connection)
+        self._arrived.set()
+
+    def _arrival(self, connection: Connection) -> Arrival:
+        client: Client = connection.details
+        return Arrival(
+            user_id=connection.user_id,
+            username=client.username,
+            connection_id=connection.conn_id,
+            client_ip=client.client_ip,
+            user_agent=client.user_agent,
+            at_ms=self._wall_ms(),
+        )
+
+    async def serve_arrivals(self) -> None:
+        """Until cancelled."""
+        try:
+            while True:
+                await self._arrived.wait()
+                batch = self._arrivals[:ARRIVALS_PER_BATCH]
+                del self._arrivals[:ARRIVALS_PER_BATCH]
+                if self._arrivals:
+                    await asyncio.sleep(0)
+                else:
+                    self._arrived.clear()
+                await self._welcome([connection for connection in batch if connection.is_registered])
+        finally:
+            for task in self._replays:
+                task.cancel()
+
+    async def _welcome(self, connections: list[Connection]) -> None:
+        user_ids = {connection.user_id for connection in connections}
+        try:
+            await self._learn(connections)
+            unread, waiting = await self._ask_stores(user_ids)
+        except StoreError as error:
+            self._store_failed(error)
+            for connection in connections:
+                self._greet(connection, 0)
+                self._hub.release(connection)
+                self._start(self._replay_later(connection))
+            return
+        self.failure = ""
+        for connection in connections:
+            self._greet(connection, unread.get(connection.user_id, 0))
+            self._replay(connection, waiting.get(connection.user_id, ()))
+
+    async def _learn(self, connections: list[Connection]) -> None:
+        await self._directory.learn(
+            [
+                User(user_id=connection.user_id, username=connection.details.username, role=connection.details.role)
+                for connection in connections
+            ]
+        )
+
+    async def _ask_stores(self, user_ids: set[int]) -> tuple[dict[int, int], dict[int, list[MailboxItem]]]:
+        """Unread counts and mailboxes, with everything in them that was on its way when this was called."""
+        try:
+            async with asyncio.timeout(STORES_WITHIN_S):
+                await self._outbox.mailbox.writer.flushed()
+                waiting = await self._mailbox.read(user_ids)
+                await self._outbox.records.writer.flushed()
+                return await self._records.unread_counts(user_ids), waiting
+        except TimeoutError:
+            raise StoreUnavailable("mailbox", f"no answer within {STORES_WITHIN_S} s") from None
+
+    def _store_failed(self, error: StoreError) -> None:
+        if not self.failure:
+            log.warning("mailbox replay waits for the store", error=str(error), cause=repr(error.__cause__))
+        self.failure = str(error)
+        self._metrics.errors.labels("replay").inc()
+
+    def _greet(self, connection: Connection, unread_count: int) -> None:
+        data = wire.HelloData(
+            user_id=connection.user_id,
+            conn_id=connection.conn_id,
+            heartbeat_s=self._live.config.delivery.heartbeat_s,
+            unread_count=unread_count,
+            node_id=self._node_id,
+        )
+        self._hub.send(connection, wire.frame(wire.Hello(data), connection.dialect))
+
+    # ---- replaying the mailbox
+
+    def _replay(self, connection: Connection, items: Sequence[MailboxItem]) -> None:
+        """Everything at once if it fits into half the pending bytes, else at the client's pace."""
+        if not items or not connection.is_registered:
+            self._hub.release(connection)
+            return
+        self._receipts.replaying(connection.user_id, items)
+        self._metrics.mailbox_delivered.inc(len(items))
+        chunks = list(_chunks(items, connection.dialect))
+        if sum(len(frames) for frames, _ in chunks) <= self._hub.max_pending_bytes // 2:
+            for frames, ids in chunks:
+                self._hub.send(connection, frames, ids)
+            self._hub.release(connection)
+        else:
+            self._start(self._replay_slowly(connection, chunks))
+
+    async def _replay_slowly(self, connection: Connection, chunks: list[tuple[bytes, tuple[str, ...]]]) -> None:
+        loop = asyncio.get_running_loop()
+        for frames, ids in chunks:
+            if not self._hub.send(connection, frames, ids):
+                return
+            await connection.drained(loop)
+        self._hub.release(connection)
+
+    async def _replay_later(self, connection: Connection) -> None:
+        """The store was down when the user came: replay when it is back, behind what is live by then."""
+        backoff = Backoff()
+        while connection.is_registered:
+            await asyncio.sleep(backoff.next_s())
+            try:
+                await self._learn([connection])
+                _, waiting = await self._ask_stores({connection.user_id})
+            except StoreError as error:
+                self._store_failed(error)
+                continue
+            self.failure = ""
+            self._replay(connection, waiting.get(connection.user_id, ()))
+            return
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._replays.add(task)
+        task.add_done_callback(self._replay_ended)
+
+    def _replay_ended(self, task: asyncio.Task[None]) -> None:
+        self._replays.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("replay failed", exc_info=error)
+            self._metrics.errors.labels("replay").inc()
+
+    # ---- leaving
+
+    def gone(self, connection: Connection) -> None:
+        """The hub stopped delivering to a connection."""
+        if not connection.is_guest and not self._hub.has_user(connection.user_id):
+            self._changes.append((connection.user_id, self._wall_ms()))
+            self.status_writer.wake()
+
+    def _take_changes(self) -> list[list[Arrival] | list[tuple[int, int]]]:
+        changes, self._changes = self._changes, []
+        batches: list[list[Arrival] | list[tuple[int, int]]] = []
+        for change in changes:
+            if not batches or type(batches[-1][0]) is not type(change):
+                batches.append([])
+            batches[-1].append(change)  # type: ignore[arg-type]
+        return batches
+
+    async def _write_changes(self, batch: list[Arrival] | list[tuple[int, int]]) -> None:
+        if isinstance(batch[0], Arrival):
+            await self._statuses.connected(batch)
+        else:
+            await self._statuses.disconnected(batch)
+
+    # ---- watching
+
+    async def watch(self) -> None:
+        """Until cancelled: heartbeats, expired tokens, unanswered frames, lingering closes."""
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            self._sweep(self._now())
+
+    def _sweep(self, now: float) -> None:
+        delivery = self._live.config.delivery
+        limit = self._hub.connections_total // SWEEPS_PER_ROUND + 16
+        silent, expired = self._hub.sweep(now, delivery.heartbeat_s, delivery.heartbeat_timeout_s, limit)
+        for connection in silent:
+            self._hub.close(connection, CloseCode.NO_PONG, "no pong")
+        for connection in expired:
+            self._hub.close(connection, CloseCode.TOKEN_INVALID, "token expired")
+        self._receipts.expire()
+        self._hub.reap(now)
+
+    async def drain(self, within_s: float) -> None:
+        """Close every connection with 1012, spread over `within_s`, so that they do not all reconnect at once."""
+        connections = self._hub.snapshot()
+        if not connections:
+            return
+        ticks = max(1, int(within_s / 0.05))
+        share = -(-len(connections) // ticks)
+        for start in range(0, len(connections), share):
+            for connection in connections[start : start + share]:
+                self._hub.close(connection, CloseCode.SERVICE_RESTART, "restarting")
+            if start + share < len(connections):
+                await asyncio.sleep(within_s / ticks)
+
+
+def _chunks(items: Sequence[MailboxItem], dialect: int) -> Iterator[tuple[bytes, tuple[str, ...]]]:
+    """Frames joined to writes of about REPLAY_CHUNK_BYTES, each with the ids it carries."""
+    frames: list[bytes] = []
+    ids: list[str] = []
+    size = 0
+    for item in items:
+        frame = wire.frame(wire.replayed_frame(item), dialect)
+        frames.append(frame)
+        ids.append(item.message_id)
+        size += len(frame)
+        if size >= REPLAY_CHUNK_BYTES:
+            yield b"".join(frames), tuple(ids)
+            frames, ids, size = [], [], 0
+    if frames:
+        yield b"".join(frames), tuple(ids)

@@ -1,0 +1,232 @@
+"""What became of every notice for every recipient: received, read, confirmed, or back in the mailbox.
+
+A user with a connection that acknowledges has received a notice when one of them says so; a user
+without, when the kernel took the frame (CONTRACT section 4).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+
+from pushd import wire
+from pushd._fastpath import Connection, Hub
+from pushd.live import Live
+from pushd.metrics import Metrics
+from pushd.model import Channel, DeliveryStatus, MailboxItem, Mark, Notice, Outcome
+from pushd.outbox import Outbox
+from pushd.ports import RecordStore
+from pushd.publication import Publication
+
+
+class Receipts:
+    """Waits for acknowledgements and keeps the books. All state is per connected user and bounded by what was sent.
+
+    `now` is the loop's clock (s), `wall_ms` the time of day.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        outbox: Outbox,
+        records: RecordStore,
+        live: Live,
+        metrics: Metrics,
+        *,
+        now: Callable[[], float],
+        wall_ms: Callable[[], int],
+        item_of: Callable[[Notice], MailboxItem],
+    ) -> None:
+        self._hub = hub
+        self._outbox = outbox
+        self._records = records
+        self._live = live
+        self._metrics = metrics
+        self._now = now
+        self._wall_ms = wall_ms
+        self._item_of = item_of
+        self._under_way: dict[str, Publication] = {}
+        # user -> message_id -> sent live and neither acknowledged nor in the mailbox
+        self._waiting: dict[int, dict[str, Publication]] = {}
+        # user -> message_id -> when it was published (ms): sent, and in the mailbox until acknowledged
+        self._in_mailbox: dict[int, dict[str, int]] = {}
+        self._deadlines: deque[tuple[float, Publication, list[int]]] = deque()
+
+    # ---- a fan-out begins and ends
+
+    def begin(self, publication: Publication) -> None:
+        """The first frame is about to be written."""
+        self._under_way[publication.notice.message_id] = publication
+
+    def sent(self, publication: Publication, handed: list[int], waiting: list[int]) -> None:
+        """The frame went to these users: `handed` have it, `waiting` must acknowledge or drain."""
+        self._under_way.pop(publication.notice.message_id, None)
+        waiting_ids = set(waiting)
+        received = (set(handed) - waiting_ids) | (waiting_ids & publication.early_received)
+        unsure = waiting_ids - received
+        gone = {user_id for user_id in unsure & publication.early_gone if not self._hub.has_acking(user_id)}
+        publication.online_count += len(received) + len(unsure)
+        self._note_received(publication, received)
+        self._await_answers(publication, list(unsure - gone))
+        self._note_sent(publication, gone)
+        self.to_mailbox(publication, gone)
+
+    def absent(self, publication: Publication, user_ids: Collection[int]) -> None:
+        """These recipients have no connection: the notice waits for them."""
+        publication.offline_count += len(user_ids)
+        self.to_mailbox(publication, user_ids)
+
+    def expired(self, publication: Publication, user_ids: Collection[int]) -> None:
+        """The notice is too old to be delivered to anybody."""
+        publication.offline_count += len(user_ids)
+        created_ms = publication.notice.accepted_ms
+        outcome = Outcome(created_ms=created_ms, status=DeliveryStatus.EXPIRED, channel=Channel.OFFLINE)
+        self._outbox.records.note(publication, publication.notice.message_id, user_ids, outcome)
+
+    def to_mailbox(self, publication: Publication, user_ids: Collection[int]) -> None:
+        """Keep the notice for these users until they come back."""
+        if not user_ids:
+            return
+        notice = publication.notice
+        outcome = Outcome(
+            created_ms=notice.accepted_ms, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE
+        )
+        self._outbox.mailbox.save(publication, self._item_of(notice), user_ids)
+        self._outbox.records.note(publication, notice.message_id, user_ids, outcome)
+
+    def _note_received(self, publication: Publication, user_ids: Collection[int]) -> None:
+        publication.delivered_count += len(user_ids)
+        outcome = self._received(publication.notice.accepted_ms, is_online=True, channel=Channel.WEBSOCKET)
+        self._outbox.records.note(publication, publication.notice.message_id, user_ids, outcome)
+
+    def _note_sent(self, publication: Publication, user_ids: Collection[int]) -> None:
+        outcome = Outcome(created_ms=publication.notice.accepted_ms, is_online=True)
+        self._outbox.records.note(publication, publication.notice.message_id, user_ids, outcome)
+
+    def _received(self, created_ms: int, *, is_online: bool, channel: Channel) -> Outcome:
+        return Outcome(
+            created_ms=created_ms,
+            is_online=is_online,
+            received_ms=self._wall_ms(),
+            status=DeliveryStatus.DELIVERED,
+            channel=channel,
+        )
+
+    def _await_answers(self, publication: Publication, user_ids: list[int]) -> None:
+        if not user_ids:
+            return
+        publication.hold(len(user_ids))
+        message_id = publication.notice.message_id
+        for user_id in user_ids:
+            mine = self._waiting.get(user_id)
+            if mine is None:
+                mine = self._waiting[user_id] = {}
+            mine[message_id] = publication
+        self._deadlines.append((self._now() + self._live.config.delivery.ack_timeout_s, publication, user_ids))
+        self._note_sent(publication, user_ids)
+
+    # ---- answers
+
+    def acknowledge(self, user_id: int, message_ids: Sequence[str]) -> None:
+        """The user has these. Ids that were never sent to this user are ignored."""
+        mine = self._waiting.get(user_id)
+        stored = self._in_mailbox.get(user_id)
+        removable = []
+        for message_id in message_ids:
+            if mine is not None and (publication := mine.pop(message_id, None)) is not None:
+                self._note_received(publication, (user_id,))
+                publication.release()
+            elif stored is not None and (created_ms := stored.pop(message_id, None)) is not None:
+                removable.append(message_id)
+                outcome = self._received(created_ms, is_online=False, channel=Channel.OFFLINE)
+                self._outbox.records.note(None, message_id, (user_id,), outcome)
+            elif (running := self._under_way.get(message_id)) is not None:
+                running.early_received.add(user_id)
+        if mine is not None and not mine:
+            del self._waiting[user_id]
+        if removable:
+            self._outbox.mailbox.remove(user_id, removable)
+
+    def handed(self, connection: Connection, message_ids: list[str]) -> None:
+        """The kernel has these now: for a connection that does not acknowledge, they are received."""
+        if not connection.is_acking and not connection.is_guest:
+            self.acknowledge(connection.user_id, message_ids)
+
+    def replaying(self, user_id: int, items: Sequence[MailboxItem]) -> None:
+        """These are about to be sent from the mailbox; they stay there until they are acknowledged."""
+        stored = self._in_mailbox.setdefault(user_id, {})
+        for item in items:
+            stored[item.message_id] = item.ts
+
+    def gone(self, connection: Connection, lost: list[str]) -> None:
+        """A connection closed; `lost` never left. What nobody can acknowledge any more goes to the mailbox."""
+        user_id = connection.user_id
+        if connection.is_guest:
+            return
+        for publication in self._under_way.values():
+            publication.early_gone.add(user_id)
+        if not self._hub.has_user(user_id):
+            self._in_mailbox.pop(user_id, None)
+            self._return_all(user_id)
+        elif connection.is_acking and not self._hub.has_acking(user_id):
+            self._return_all(user_id)
+        elif lost and not self._hub.has_acking(user_id):
+            self._return(user_id, lost)
+
+    def _return_all(self, user_id: int) -> None:
+        for publication in self._waiting.pop(user_id, {}).values():
+            self.to_mailbox(publication, (user_id,))
+            publication.release()
+
+    def _return(self, user_id: int, message_ids: Sequence[str]) -> None:
+        mine = self._waiting.get(user_id, {})
+        for message_id in message_ids:
+            publication = mine.pop(message_id, None)
+            if publication is not None:
+                self.to_mailbox(publication, (user_id,))
+                publication.release()
+
+    def expire(self) -> None:
+        """Put into the mailbox what was not acknowledged within `delivery.ack_timeout_s`."""
+        now = self._now()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, publication, user_ids = self._deadlines.popleft()
+            message_id = publication.notice.message_id
+            late = [user_id for user_id in user_ids if self._waiting.get(user_id, {}).pop(message_id, None)]
+            self.to_mailbox(publication, late)
+            for user_id in late:
+                self._in_mailbox.setdefault(user_id, {})[message_id] = publication.notice.accepted_ms
+            if late:
+                publication.release(len(late))
+
+    @property
+    def waiting_total(self) -> int:
+        """Frames sent and not answered."""
+        return sum(map(len, self._waiting.values()))
+
+    # ---- read and confirmed
+
+    async def mark(
+        self, user_id: int, message_ids: Sequence[str], mark: Mark, *, but: Connection | None = None
+    ) -> list[str]:
+        """The user read or confirmed these: the ids for which that is now on record, in order.
+
+        The user's other connections than `but` are told, with the new unread count.
+        """
+        self.acknowledge(user_id, message_ids)
+        await self._outbox.records.writer.flushed()
+        found = await self._records.mark(user_id, message_ids, mark, self._wall_ms())
+        if found:
+            self._outbox.mailbox.remove(user_id, found)
+            await self._tell_others(user_id, found, mark, but)
+        return found
+
+    async def _tell_others(self, user_id: int, message_ids: Sequence[str], mark: Mark, but: Connection | None) -> None:
+        others = [other for other in self._hub.connections_of(user_id) if other is not but]
+        if not others:
+            return
+        unread = (await self._records.unread_counts([user_id])).get(user_id, 0)
+        for message_id in message_ids:
+            message = wire.ReceiptFrame(message_id=message_id, status=mark, unread_count=unread)
+            for other in others:
+                self._hub.send(other, wire.frame(message, other.dialect))

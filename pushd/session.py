@@ -1,0 +1,161 @@
+"""One connection's protocol state, without I/O: a WebSocket frame in, what it means out.
+
+It does what a frame parser leaves to its user (RFC 6455): reassembly with a limit on size and count
+(5.4), UTF-8 while the text arrives (8.1), reserved bits (5.2), close codes (7.4); and what is ours: the
+frame rate, and the messages of CONTRACT section 4.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from pushd.config import LimitsConfig
+from pushd.errors import CloseCode, ErrorCode, ProtocolError
+from pushd.wire import ClientMessage, Dialect, ErrorFrame, Opcode, decode
+
+MAX_FRAGMENTS = 64
+UNSENDABLE_CLOSE_CODES = frozenset({1004, 1005, 1006, 1015})
+_utf8 = codecs.getincrementaldecoder("utf-8")
+
+
+class PingReceived(msgspec.Struct, frozen=True):
+    """A WebSocket PING: to be answered with a PONG of the same payload."""
+
+    payload: bytes
+
+
+class CloseReceived(msgspec.Struct, frozen=True):
+    """The peer says CLOSE; `code` is what to answer it with."""
+
+    code: int
+
+
+class Echo(msgspec.Struct, frozen=True):
+    """A whole message, for the echo endpoint."""
+
+    opcode: int
+    payload: bytes
+
+
+Event = ClientMessage | ErrorFrame | PingReceived | CloseReceived | Echo
+
+
+class _Partial:
+    """A message of which fragments have come."""
+
+    __slots__ = ("chunks", "count", "opcode", "size", "text")
+
+    def __init__(self, opcode: int) -> None:
+        self.opcode = opcode
+        self.chunks: list[bytes] = []
+        self.size = self.count = 0
+        self.text = _utf8() if opcode == Opcode.TEXT else None
+
+    def add(self, payload: bytes, is_final: bool, max_bytes: int) -> None:
+        self.count += 1
+        self.size += len(payload)
+        if self.size > max_bytes or self.count > MAX_FRAGMENTS:
+            raise ProtocolError(CloseCode.MESSAGE_TOO_BIG, "message too big")
+        self.chunks.append(payload)
+        if self.text is not None:
+            _check_text(self.text.decode, payload, is_final)
+
+
+def _check_text(check: Callable[..., Any], *args: Any) -> None:
+    try:
+        check(*args)
+    except UnicodeDecodeError:
+        raise ProtocolError(CloseCode.INVALID_TEXT, "invalid UTF-8") from None
+
+
+class Session:
+    """From hello to close. `receive` returns one event or None, and raises ProtocolError when it is over."""
+
+    __slots__ = ("_dialect", "_partial", "_window_frames", "_window_start", "is_echo")
+
+    def __init__(self, dialect: Dialect, *, is_echo: bool = False) -> None:
+        self._dialect = dialect
+        self.is_echo = is_echo
+        self._partial: _Partial | None = None
+        self._window_start = 0.0
+        self._window_frames = 0
+
+    def receive(
+        self, opcode: int, is_final: bool, reserved: bool, payload: bytes, now: float, limits: LimitsConfig
+    ) -> Event | None:
+        """Take one WebSocket frame that arrived at `now` (s). `reserved`: any RSV bit is set."""
+        self._count(now, limits.max_frames_per_s)
+        if reserved:
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "reserved bits")
+        if opcode >= Opcode.CLOSE:
+            return _control(opcode, payload)
+        return self._data(opcode, is_final, payload, limits.max_frame_bytes)
+
+    def _count(self, now: float, max_per_s: int) -> None:
+        if now - self._window_start >= 1.0:
+            self._window_start = now
+            self._window_frames = 0
+        self._window_frames += 1
+        if self._window_frames > max_per_s > 0:
+            raise ProtocolError(CloseCode.TOO_MANY_FRAMES, "too many frames")
+
+    def _data(self, opcode: int, is_final: bool, payload: bytes, max_bytes: int) -> Event | None:
+        if opcode == Opcode.CONTINUATION:
+            if self._partial is None:
+                raise ProtocolError(CloseCode.PROTOCOL_ERROR, "nothing to continue")
+        elif self._partial is not None:
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "continuation expected")
+        elif opcode != self._dialect.opcode and not self.is_echo:
+            raise ProtocolError(CloseCode.UNSUPPORTED_DATA, f"{self._dialect.name} messages expected")
+        elif is_final:
+            return self._whole(opcode, payload, max_bytes)
+        else:
+            self._partial = _Partial(opcode)
+        return self._continue(self._partial, is_final, payload, max_bytes)
+
+    def _whole(self, opcode: int, payload: bytes, max_bytes: int) -> Event:
+        if len(payload) > max_bytes:
+            raise ProtocolError(CloseCode.MESSAGE_TOO_BIG, "message too big")
+        if opcode == Opcode.TEXT:
+            _check_text(payload.decode)
+        return self._message(opcode, payload)
+
+    def _continue(self, partial: _Partial, is_final: bool, payload: bytes, max_bytes: int) -> Event | None:
+        partial.add(payload, is_final, max_bytes)
+        if not is_final:
+            return None
+        self._partial = None
+        return self._message(partial.opcode, b"".join(partial.chunks))
+
+    def _message(self, opcode: int, payload: bytes) -> Event:
+        if self.is_echo:
+            return Echo(opcode, payload)
+        try:
+            return decode(payload, self._dialect)
+        except msgspec.DecodeError as error:
+            return ErrorFrame(error=ErrorCode.INVALID_REQUEST, message=f"not a message of this protocol: {error}")
+        except RecursionError:
+            return ErrorFrame(error=ErrorCode.INVALID_REQUEST, message="nested too deeply")
+
+
+def _control(opcode: int, payload: bytes) -> Event | None:
+    if opcode == Opcode.PING:
+        return PingReceived(payload)
+    if opcode == Opcode.PONG:
+        return None
+    return CloseReceived(_close_reply(payload))
+
+
+def _close_reply(payload: bytes) -> int:
+    """The code to answer a CLOSE with (RFC 6455 section 5.5.1); invalid ones are a protocol error (7.4)."""
+    if not payload:
+        return CloseCode.NORMAL
+    code = int.from_bytes(payload[:2], "big")
+    if len(payload) == 1 or code in UNSENDABLE_CLOSE_CODES or not (1000 <= code <= 1014 or 3000 <= code <= 4999):
+        raise ProtocolError(CloseCode.PROTOCOL_ERROR, "invalid close code")
+    _check_text(payload[2:].decode)
+    return code

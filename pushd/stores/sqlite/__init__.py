@@ -1,0 +1,104 @@
+"""The embedded stores: journal, mailbox, records, directory and presence in one SQLite file, `pushd.db`."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from pushd.config import Config
+from pushd.errors import StartError
+from pushd.ports import Stores
+from pushd.stores.sqlite import journal, mailbox
+from pushd.stores.sqlite.directory import SqliteDirectory, import_users
+from pushd.stores.sqlite.presence import SqlitePresence
+from pushd.stores.sqlite.records import SqliteRecords
+from pushd.stores.sqlite.schema import database_path, open_connection, prepare
+from pushd.stores.sqlite.thread import Connections, Observe, SqliteThread
+
+__all__ = ["Observe", "import_users", "open_stores"]
+
+# Required: UPDATE ... FROM (3.33), MATERIALIZED (3.35).
+OLDEST_SQLITE = (3, 35, 0)
+
+# The relaxed connection writes something for every notice and checkpoints at 1000 pages: an append should not have to.
+DURABLE_CHECKPOINT_PAGES = 4000
+
+LOCK_NAME = "pushd.lock"
+
+
+def wall_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+@asynccontextmanager
+async def open_stores(
+    config: Config, observe: Observe | None = None, clock: Callable[[], int] = wall_ms
+) -> AsyncIterator[Stores]:
+    """The stores in `server.data_dir`, which is this process's alone until the end of the block.
+
+    Opening blocks the loop for a few milliseconds. `observe(store, operation, seconds, ok)` is called on the loop for
+    every operation; `clock` gives milliseconds since the epoch. Raises StartError with one line that names the path.
+    """
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        raise StartError(f"SQLite {sqlite3.sqlite_version} is too old: {'.'.join(map(str, OLDEST_SQLITE))} is needed")
+    path = database_path(config.server.data_dir)
+    with _locked(path.with_name(LOCK_NAME)):
+        prepare(path)
+        connections = _open(path, is_durable=config.delivery.fsync == "batch")
+        last_position: int = connections.relaxed.execute(mailbox.LAST_POSITION).fetchone()[0] or 0
+        thread = SqliteThread(connections, journal.commit, observe)
+        try:
+            yield Stores(
+                journal=journal.SqliteJournal(thread),
+                mailbox=mailbox.SqliteMailbox(
+                    thread,
+                    last_position=last_position,
+                    max_per_user=config.mailbox.max_per_user,
+                    ttl_days=config.mailbox.ttl_days,
+                    clock=clock,
+                ),
+                records=SqliteRecords(thread, clock=clock),
+                directory=SqliteDirectory(thread),
+                presence=SqlitePresence(thread),
+            )
+        finally:
+            await thread.aclose()
+
+
+def _open(path: Path, *, is_durable: bool) -> Connections:
+    try:
+        durable = open_connection(
+            path, synchronous="FULL" if is_durable else "NORMAL", checkpoint_pages=DURABLE_CHECKPOINT_PAGES
+        )
+        try:
+            return Connections(durable, open_connection(path, synchronous="NORMAL"))
+        except BaseException:
+            durable.close()
+            raise
+    except sqlite3.Error as error:
+        raise StartError(f"cannot use {path}: {error}") from error
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock file, so that two daemons never share a data directory. The kernel lets go of it when we die."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StartError(f"cannot use data directory {path.parent}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StartError(f"data directory {path.parent} is used by another pushd") from error
+        except OSError as error:
+            raise StartError(f"cannot lock {path}: {error.strerror}") from error
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,113 @@
+"""The journal: accepted notices as JSON, in the order of their `seq`."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+import msgspec
+import orjson
+
+from pushd.model import Notice
+from pushd.stores.sqlite.statements import Statements, chunks, drop_chunks
+from pushd.stores.sqlite.thread import SqliteThread
+
+# Appending the same notice again is harmless; another notice under a used seq violates NOT NULL and is refused.
+APPEND = """
+INSERT INTO journal (seq, accepted_ms, body)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
+  FROM json_each(CAST(? AS TEXT))
+ WHERE true
+    ON CONFLICT (seq) DO UPDATE SET body = CASE WHEN body = excluded.body THEN body END
+"""
+
+LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'journal'"
+
+SETTLE = """
+UPDATE journal SET settled = 1
+ WHERE settled = 0 AND seq IN (SELECT value FROM json_each(CAST(? AS TEXT)))
+"""
+
+UNSETTLED_PAGE = """
+SELECT CAST('[' || group_concat(body) || ']' AS BLOB)
+  FROM (SELECT body FROM journal WHERE settled = 0 AND seq > ?1 ORDER BY seq LIMIT ?2)
+"""
+
+FIRST_SINCE = """
+SELECT min(seq)
+  FROM (SELECT min(seq) AS seq FROM journal WHERE settled = 1 AND accepted_ms >= ?1
+         UNION ALL
+        SELECT min(seq) FROM journal WHERE settled = 0 AND accepted_ms >= ?1)
+"""
+
+SINCE_PAGE = """
+SELECT CAST('[' || group_concat(body) || ']' AS BLOB)
+  FROM (SELECT body FROM journal WHERE seq > ?1 AND accepted_ms >= ?3 ORDER BY seq LIMIT ?2)
+"""
+
+PURGE = """
+DELETE FROM journal
+ WHERE seq IN (SELECT seq FROM journal WHERE settled = 1 AND accepted_ms < ? ORDER BY accepted_ms LIMIT ?)
+"""
+
+PAGE_ROWS = 500
+
+_notices = msgspec.json.Decoder(list[Notice])
+
+
+def commit(connection: sqlite3.Connection, payloads: Sequence[bytes]) -> None:
+    """Keep the rows of all `payloads` (each what `encoded` returns) in one transaction: one statement is one."""
+    connection.execute(APPEND, (b"[" + b",".join(payloads) + b"]",))
+
+
+def encoded(notices: Sequence[Notice]) -> bytes:
+    """The rows of `notices` as JSON arrays joined by commas; payloads joined by commas are rows again."""
+    encode = msgspec.json.encode
+    return orjson.dumps([(notice.seq, notice.accepted_ms, encode(notice).decode()) for notice in notices])[1:-1]
+
+
+class SqliteJournal:
+    """ports.Journal. An append is one commit with its own fsync, shared by all that waited for it."""
+
+    def __init__(self, thread: SqliteThread) -> None:
+        self._statements = Statements(thread, "journal")
+
+    async def last_seq(self) -> int:
+        """See ports.Journal."""
+        return (await self._statements.numbers("last_seq", LAST_SEQ))[0]
+
+    async def append(self, notices: Sequence[Notice]) -> None:
+        """See ports.Journal."""
+        if notices:
+            await self._statements.append("append", encoded(notices))
+
+    async def settle(self, seqs: Sequence[int]) -> None:
+        """See ports.Journal."""
+        for chunk in chunks(seqs):
+            await self._statements.change("settle", SETTLE, orjson.dumps(chunk))
+
+    async def unsettled(self) -> list[Notice]:
+        """See ports.Journal."""
+        return await self._pages("unsettled", UNSETTLED_PAGE, 0)
+
+    async def since(self, accepted_ms: int) -> list[Notice]:
+        """See ports.Journal."""
+        (first,) = await self._statements.numbers("since", FIRST_SINCE, accepted_ms)
+        return await self._pages("since", SINCE_PAGE, first - 1, accepted_ms) if first else []
+
+    async def purge(self, before_ms: int, limit: int) -> int:
+        """See ports.Journal."""
+        return await drop_chunks(limit, lambda wanted: self._statements.change("purge", PURGE, before_ms, wanted))
+
+    async def _pages(self, name: str, statement: str, after_seq: int, *parameters: int) -> list[Notice]:
+        """All notices with a higher `seq` that `statement` yields; each page is one slice of the loop's time."""
+        found: list[Notice] = []
+        while True:
+            document = await self._statements.document(name, statement, after_seq, PAGE_ROWS, *parameters)
+            page = _notices.decode(document) if document else []
+            # SQLite does not promise the order in which an aggregate sees its rows.
+            page.sort(key=lambda notice: notice.seq)
+            found += page
+            if len(page) < PAGE_ROWS:
+                return found
+            after_seq = page[-1].seq

@@ -1,0 +1,196 @@
+"""The mailbox: one body per notice, one small row per user who waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import orjson
+
+from pushd.model import MailboxItem
+from pushd.stores.sqlite.statements import CHUNK_ROWS, Statements, chunks, drop_chunks
+from pushd.stores.sqlite.thread import SqliteThread
+
+DAY_MS = 86_400_000
+
+LAST_POSITION = "SELECT max(last_position) FROM mailbox_notice"
+
+# The parameter of the three statements of a save: [[message_key, position, saved_at, expires_at, body, [user_id]]].
+# A body that is there already keeps its first text; it stays as long as the newest save of it asks for.
+SAVE_BODIES = """
+INSERT INTO mailbox_notice (message_key, last_position, saved_at, expires_at, body)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+       nullif(json_extract(value, '$[3]'), 0), json_extract(value, '$[4]')
+  FROM json_each(CAST(? AS TEXT))
+ WHERE true
+    ON CONFLICT (message_key) DO UPDATE
+   SET last_position = max(last_position, excluded.last_position), saved_at = max(saved_at, excluded.saved_at)
+"""
+
+SAVE_ENTRIES = """
+WITH item AS MATERIALIZED (
+  SELECT json_extract(value, '$[0]') AS message_key, json_extract(value, '$[1]') AS position,
+         json_extract(value, '$[5]') AS user_ids
+    FROM json_each(CAST(? AS TEXT))
+)
+INSERT INTO mailbox (user_id, position, notice_id)
+SELECT user.value, item.position, notice.notice_id
+  FROM item
+  JOIN mailbox_notice AS notice USING (message_key)
+ CROSS JOIN json_each(item.user_ids) AS user
+ WHERE true
+    ON CONFLICT DO NOTHING
+"""
+
+# The newest entry too many of each user, found by walking that user's own entries, and all before it.
+TRIM = """
+WITH saved AS MATERIALIZED (
+  SELECT DISTINCT user.value AS user_id
+    FROM json_each(CAST(?1 AS TEXT)) AS item
+   CROSS JOIN json_each(json_extract(item.value, '$[5]')) AS user
+),
+cut AS MATERIALIZED (
+  SELECT user_id,
+         (SELECT position FROM mailbox WHERE mailbox.user_id = saved.user_id
+           ORDER BY position DESC LIMIT 1 OFFSET ?2) AS position
+    FROM saved
+)
+DELETE FROM mailbox
+ WHERE (user_id, position) IN (
+   SELECT mailbox.user_id, mailbox.position
+     FROM cut
+    CROSS JOIN mailbox ON mailbox.user_id = cut.user_id AND mailbox.position <= cut.position
+    WHERE cut.position IS NOT NULL
+ )
+"""
+
+# ?1 user ids, ?2 saved after, ?3 now. Entries as [user_id, position, notice_id], bodies by notice_id.
+READ = """
+WITH entry AS MATERIALIZED (
+  SELECT mailbox.user_id, mailbox.position, mailbox.notice_id
+    FROM json_each(CAST(?1 AS TEXT)) AS user
+   CROSS JOIN mailbox ON mailbox.user_id = user.value
+   CROSS JOIN mailbox_notice AS notice USING (notice_id)
+   WHERE notice.saved_at > ?2 AND (notice.expires_at IS NULL OR notice.expires_at > ?3)
+)
+SELECT (SELECT CAST(json_group_array(json_array(user_id, position, notice_id)) AS BLOB) FROM entry),
+       (SELECT CAST('{' || group_concat('"' || notice_id || '":' || body) || '}' AS BLOB)
+          FROM mailbox_notice WHERE notice_id IN (SELECT notice_id FROM entry))
+"""
+
+# [[user_id, [message_id]]]
+REMOVE = """
+DELETE FROM mailbox
+ WHERE (notice_id, user_id) IN (
+   SELECT notice.notice_id, json_extract(removal.value, '$[0]')
+     FROM json_each(CAST(? AS TEXT)) AS removal
+    CROSS JOIN json_each(json_extract(removal.value, '$[1]')) AS message
+    CROSS JOIN mailbox_notice AS notice ON notice.message_key = message.value
+ )
+"""
+
+CLEAR = "DELETE FROM mailbox WHERE user_id = ?"
+
+# ?1 saved up to, ?2 now, ?3 how many
+PURGE = """
+DELETE FROM mailbox
+ WHERE (notice_id, user_id) IN (
+   SELECT mailbox.notice_id, mailbox.user_id
+     FROM (SELECT notice_id FROM mailbox_notice WHERE saved_at <= ?1
+            UNION
+           SELECT notice_id FROM mailbox_notice WHERE expires_at IS NOT NULL AND expires_at <= ?2) AS past
+    CROSS JOIN mailbox USING (notice_id)
+    LIMIT ?3
+ )
+"""
+
+# What so many full mailboxes hold takes the loop about 4 ms.
+READ_USERS = 25
+
+_entries = msgspec.json.Decoder(list[tuple[int, int, int]])
+_bodies = msgspec.json.Decoder(dict[int, MailboxItem])
+
+
+class SqliteMailbox:
+    """ports.Mailbox. `max_per_user` and `ttl_days` are the configuration's; `clock` gives milliseconds.
+
+    The time an item may wait counts from the newest save of its `message_id`, for whichever user that was.
+    """
+
+    def __init__(
+        self, thread: SqliteThread, *, last_position: int, max_per_user: int, ttl_days: int, clock: Callable[[], int]
+    ) -> None:
+        self._statements = Statements(thread, "mailbox")
+        # Given out here and not by SQLite: order is the order of the calls, whatever chunk is written first.
+        self._last_position = last_position
+        self._max_per_user = max_per_user
+        self._ttl_ms = ttl_days * DAY_MS
+        self._clock = clock
+
+    async def save(self, saves: Sequence[tuple[MailboxItem, Collection[int]]]) -> None:
+        """See ports.Mailbox. Chunks are transactions of their own: repeat the whole call when it raises."""
+        rows = [self._row(item, user_ids) for item, user_ids in saves if user_ids]
+        for chunk in _shares(rows):
+            payload = orjson.dumps(chunk)
+            steps = [(SAVE_BODIES, (payload,)), (SAVE_ENTRIES, (payload,)), (TRIM, (payload, self._max_per_user))]
+            await self._statements.change_all("save", steps)
+
+    async def read(self, user_ids: Collection[int]) -> dict[int, list[MailboxItem]]:
+        """See ports.Mailbox. Users who wait for the same notice get the same object: do not change it."""
+        found: dict[int, list[MailboxItem]] = {}
+        now_ms = self._clock()
+        for chunk in chunks(user_ids, READ_USERS):
+            document = orjson.dumps(chunk)
+            entries, bodies = await self._statements.row("read", READ, document, now_ms - self._ttl_ms, now_ms)
+            if entries and bodies:
+                found.update(_mailboxes(entries, bodies))
+        return found
+
+    async def remove(self, removals: Mapping[int, Collection[str]]) -> None:
+        """See ports.Mailbox."""
+        for chunk in _shares((user_id, list(message_ids)) for user_id, message_ids in removals.items()):
+            await self._statements.change("remove", REMOVE, orjson.dumps(chunk))
+
+    async def clear(self, user_id: int) -> int:
+        """See ports.Mailbox."""
+        return await self._statements.change("clear", CLEAR, user_id)
+
+    async def purge(self, now_ms: int, limit: int) -> int:
+        """See ports.Mailbox."""
+        saved_ms = now_ms - self._ttl_ms
+        return await drop_chunks(
+            limit, lambda wanted: self._statements.change("purge", PURGE, saved_ms, now_ms, wanted)
+        )
+
+    def _row(self, item: MailboxItem, user_ids: Collection[int]) -> tuple[Any, ...]:
+        self._last_position += 1
+        key = item.message_id or f"#{self._last_position}"
+        body = msgspec.json.encode(item).decode()
+        saved_at = item.saved_at or self._clock()
+        return key, self._last_position, saved_at, item.expires_ms, body, list(user_ids)
+
+
+def _shares(rows: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
+    """Portions of `rows`, whose last column is a list, with at most CHUNK_ROWS elements of these lists together."""
+    share: list[tuple[Any, ...]] = []
+    room = CHUNK_ROWS
+    for row in rows:
+        elements = row[-1]
+        while elements:
+            share.append((*row[:-1], elements[:room]))
+            elements, room = elements[room:], room - min(room, len(elements))
+            if not room:
+                yield share
+                share, room = [], CHUNK_ROWS
+    if share:
+        yield share
+
+
+def _mailboxes(entries: bytes, bodies: bytes) -> dict[int, list[MailboxItem]]:
+    """Each user's items by position, from what READ selects."""
+    items = _bodies.decode(bodies)
+    found: dict[int, list[MailboxItem]] = {}
+    for user_id, _position, notice_id in sorted(_entries.decode(entries)):
+        found.setdefault(user_id, []).append(items[notice_id])
+    return found

@@ -1,0 +1,80 @@
+"""Online status: who is connected, since when, how often and how long in all. Durations are milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import orjson
+
+from pushd.model import Arrival
+from pushd.stores.sqlite.statements import CHUNK_ROWS, Statements, chunks
+from pushd.stores.sqlite.thread import SqliteThread
+
+# Rows are arrivals as arrays in the order of model.Arrival. An arrival that is written again or late changes nothing.
+CONNECTED = """
+INSERT INTO admin_user_online_status (
+  user_id, username, connection_id, client_ip, user_agent, online_time, last_seen, created_at, updated_at,
+  is_online, total_online_count
+)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+       json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
+       json_extract(value, '$[5]'), json_extract(value, '$[5]'), json_extract(value, '$[5]'), 1, 1
+  FROM json_each(CAST(? AS TEXT))
+ WHERE true
+    ON CONFLICT (user_id) DO UPDATE
+   SET username = excluded.username, connection_id = excluded.connection_id, client_ip = excluded.client_ip,
+       user_agent = excluded.user_agent, online_time = excluded.online_time, last_seen = excluded.last_seen,
+       updated_at = excluded.updated_at, is_online = 1, total_online_count = total_online_count + 1
+ WHERE online_time < excluded.online_time
+    OR (online_time = excluded.online_time AND connection_id <> excluded.connection_id)
+"""
+
+# Goes on with a FROM that gives `at_ms`, and a WHERE.
+_GO_OFFLINE = """
+UPDATE admin_user_online_status
+   SET is_online = 0, offline_time = at_ms, last_seen = at_ms, updated_at = at_ms,
+       online_duration = max(0, at_ms - online_time),
+       total_online_time = total_online_time + max(0, at_ms - online_time)
+"""
+
+# [[user_id, at_ms]]. A departure from before the last arrival is late news and changes nothing.
+DISCONNECTED = f"""
+{_GO_OFFLINE}
+  FROM (SELECT json_extract(value, '$[0]') AS departed_id, min(json_extract(value, '$[1]')) AS at_ms
+          FROM json_each(CAST(? AS TEXT))
+         GROUP BY departed_id)
+ WHERE user_id = departed_id AND is_online = 1 AND online_time <= at_ms
+"""  # noqa: S608 - constants only
+
+# ?1 at, ?2 how many
+RESET = f"""
+{_GO_OFFLINE}
+  FROM (SELECT ?1 AS at_ms)
+ WHERE user_id IN (SELECT user_id FROM admin_user_online_status WHERE is_online = 1 LIMIT ?2)
+"""  # noqa: S608 - constants only
+
+
+class SqlitePresence:
+    """ports.PresenceStore on table `admin_user_online_status`."""
+
+    def __init__(self, thread: SqliteThread) -> None:
+        self._statements = Statements(thread, "presence")
+
+    async def connected(self, arrivals: Sequence[Arrival]) -> None:
+        """See ports.PresenceStore."""
+        for chunk in chunks(arrivals):
+            rows = orjson.dumps([msgspec.structs.astuple(arrival) for arrival in chunk])
+            await self._statements.change("connected", CONNECTED, rows)
+
+    async def disconnected(self, departures: Sequence[tuple[int, int]]) -> None:
+        """See ports.PresenceStore."""
+        for chunk in chunks(departures):
+            await self._statements.change("disconnected", DISCONNECTED, orjson.dumps(chunk))
+
+    async def reset(self, at_ms: int) -> int:
+        """See ports.PresenceStore."""
+        closed = 0
+        while count := await self._statements.change("reset", RESET, at_ms, CHUNK_ROWS):
+            closed += count
+        return closed

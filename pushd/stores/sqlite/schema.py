@@ -1,0 +1,241 @@
+"""The tables of `pushd.db`, version by version, and how a connection to them is opened.
+
+Times are INTEGER milliseconds since the epoch, NULL for "never"; flags are 0 or 1. Table and column names
+of the records are those other programs know from CONTRACT section 5.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from pushd.errors import StartError
+
+DATABASE_NAME = "pushd.db"
+
+# "push" in ASCII: tells our file from another program's database.
+APPLICATION_ID = 0x70757368
+
+# Another process writes only for moments (`import-users`, a backup); the daemon waits that long for it.
+BUSY_TIMEOUT_S = 5.0
+
+_JOURNAL = (
+    # AUTOINCREMENT remembers the highest seq ever used, also when its row is purged.
+    """
+    CREATE TABLE journal (
+      seq         INTEGER PRIMARY KEY AUTOINCREMENT,
+      accepted_ms INTEGER NOT NULL,
+      settled     INTEGER NOT NULL DEFAULT 0,
+      body        TEXT NOT NULL
+    )
+    """,
+    "CREATE INDEX journal_unsettled ON journal (seq) WHERE settled = 0",
+    "CREATE INDEX journal_settled ON journal (accepted_ms) WHERE settled = 1",
+)
+
+_MAILBOX = (
+    # One body for all who wait for it. `message_key` is the message_id, or a made-up one where an item has none.
+    """
+    CREATE TABLE mailbox_notice (
+      notice_id     INTEGER PRIMARY KEY,
+      message_key   TEXT NOT NULL UNIQUE,
+      last_position INTEGER NOT NULL,
+      saved_at      INTEGER NOT NULL,
+      expires_at    INTEGER,
+      body          TEXT NOT NULL
+    )
+    """,
+    "CREATE INDEX mailbox_notice_position ON mailbox_notice (last_position)",
+    "CREATE INDEX mailbox_notice_saved ON mailbox_notice (saved_at)",
+    "CREATE INDEX mailbox_notice_expires ON mailbox_notice (expires_at) WHERE expires_at IS NOT NULL",
+    """
+    CREATE TABLE mailbox (
+      user_id   INTEGER NOT NULL,
+      position  INTEGER NOT NULL,
+      notice_id INTEGER NOT NULL,
+      PRIMARY KEY (user_id, position)
+    ) WITHOUT ROWID
+    """,
+    "CREATE UNIQUE INDEX mailbox_once ON mailbox (notice_id, user_id)",
+    """
+    CREATE TRIGGER mailbox_orphan AFTER DELETE ON mailbox BEGIN
+      DELETE FROM mailbox_notice
+       WHERE notice_id = OLD.notice_id
+         AND NOT EXISTS (SELECT 1 FROM mailbox WHERE notice_id = OLD.notice_id);
+    END
+    """,
+)
+
+_RECORDS = (
+    # delivered_count and failed_count of CONTRACT section 5 are counted from the receive records when asked for.
+    """
+    CREATE TABLE push_records (
+      message_id      TEXT PRIMARY KEY,
+      content         TEXT NOT NULL,
+      message_type    TEXT NOT NULL,
+      target          TEXT NOT NULL,
+      target_user_ids TEXT,
+      target_roles    TEXT,
+      status          TEXT NOT NULL,
+      success         INTEGER NOT NULL DEFAULT 1,
+      error           TEXT,
+      push_time       INTEGER NOT NULL,
+      expires_at      INTEGER,
+      sender_id       INTEGER NOT NULL DEFAULT 0,
+      sender_name     TEXT NOT NULL DEFAULT '',
+      priority        INTEGER NOT NULL DEFAULT 1,
+      need_confirm    INTEGER NOT NULL DEFAULT 0,
+      extra_data      TEXT,
+      total_count     INTEGER NOT NULL DEFAULT 0,
+      online_count    INTEGER NOT NULL DEFAULT 0,
+      created_at      INTEGER NOT NULL,
+      updated_at      INTEGER NOT NULL
+    )
+    """,
+    "CREATE INDEX push_records_time ON push_records (push_time DESC)",
+    "CREATE INDEX push_records_created ON push_records (created_at)",
+    """
+    CREATE TABLE admin_user_receive_records (
+      message_id      TEXT NOT NULL,
+      user_id         INTEGER NOT NULL,
+      username        TEXT NOT NULL DEFAULT '',
+      user_role       INTEGER NOT NULL DEFAULT 0,
+      is_online       INTEGER NOT NULL DEFAULT 0,
+      is_received     INTEGER NOT NULL DEFAULT 0,
+      received_at     INTEGER,
+      is_read         INTEGER NOT NULL DEFAULT 0,
+      read_at         INTEGER,
+      is_confirmed    INTEGER NOT NULL DEFAULT 0,
+      confirmed_at    INTEGER,
+      device_type     TEXT NOT NULL DEFAULT '',
+      platform        TEXT NOT NULL DEFAULT '',
+      browser         TEXT NOT NULL DEFAULT '',
+      client_ip       TEXT NOT NULL DEFAULT '',
+      user_agent      TEXT NOT NULL DEFAULT '',
+      connection_id   TEXT NOT NULL DEFAULT '',
+      push_channel    TEXT NOT NULL DEFAULT 'websocket',
+      delivery_status TEXT NOT NULL DEFAULT 'pending',
+      retry_count     INTEGER NOT NULL DEFAULT 0,
+      error_message   TEXT,
+      created_at      INTEGER NOT NULL,
+      updated_at      INTEGER NOT NULL,
+      UNIQUE (message_id, user_id)
+    )
+    """,
+    "CREATE INDEX receive_records_user ON admin_user_receive_records (user_id, created_at DESC)",
+    "CREATE INDEX receive_records_status ON admin_user_receive_records (is_online, delivery_status)",
+    "CREATE INDEX receive_records_created ON admin_user_receive_records (created_at)",
+    """
+    CREATE INDEX receive_records_unread ON admin_user_receive_records (user_id)
+     WHERE is_read = 0 AND delivery_status <> 'expired'
+    """,
+)
+
+_USERS = (
+    """
+    CREATE TABLE user (
+      id        INTEGER PRIMARY KEY,
+      username  TEXT NOT NULL DEFAULT '',
+      user_type INTEGER NOT NULL DEFAULT 0
+    )
+    """,
+    "CREATE INDEX user_role ON user (user_type, id)",
+    """
+    CREATE TABLE admin_user_online_status (
+      user_id            INTEGER PRIMARY KEY,
+      username           TEXT NOT NULL DEFAULT '',
+      is_online          INTEGER NOT NULL DEFAULT 0,
+      last_seen          INTEGER NOT NULL,
+      online_time        INTEGER,
+      offline_time       INTEGER,
+      online_duration    INTEGER NOT NULL DEFAULT 0,
+      connection_id      TEXT NOT NULL DEFAULT '',
+      client_ip          TEXT NOT NULL DEFAULT '',
+      user_agent         TEXT NOT NULL DEFAULT '',
+      total_online_count INTEGER NOT NULL DEFAULT 0,
+      total_online_time  INTEGER NOT NULL DEFAULT 0,
+      created_at         INTEGER NOT NULL,
+      updated_at         INTEGER NOT NULL
+    )
+    """,
+    "CREATE INDEX online_status_seen ON admin_user_online_status (is_online, last_seen DESC)",
+)
+
+# One entry per schema version: the statements that lead to it from the version before.
+LADDER: tuple[tuple[str, ...], ...] = ((*_JOURNAL, *_MAILBOX, *_RECORDS, *_USERS),)
+
+
+def database_path(data_dir: str) -> Path:
+    """Where the database of `data_dir` is; creates the directory, for its owner only. Raises StartError."""
+    try:
+        Path(data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(f"cannot use data directory {data_dir}: {error.strerror}") from error
+    return Path(data_dir) / DATABASE_NAME
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing: commits on leaving, rolls back when the block or the commit fails."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # A full disk makes SQLite roll back by itself.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def open_connection(path: Path, *, synchronous: str, checkpoint_pages: int = 1000) -> sqlite3.Connection:
+    """A connection in autocommit and WAL mode; `synchronous` is FULL (fsync at every commit) or NORMAL.
+
+    May be handed to another thread, but used by one at a time only. Raises sqlite3.Error.
+    """
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {checkpoint_pages}")
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+        connection.execute("PRAGMA temp_store = MEMORY")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def prepare(path: Path) -> None:
+    """Create `path` or bring it to the newest schema. Raises StartError when it cannot be ours or be written."""
+    try:
+        path.touch(mode=0o600)
+        with closing(open_connection(path, synchronous="FULL")) as connection, transaction(connection):
+            _climb(connection, path)
+    except OSError as error:
+        raise StartError(f"cannot open {path}: {error.strerror}") from error
+    except sqlite3.Error as error:
+        raise StartError(f"cannot use {path}: {error}") from error
+
+
+def _climb(connection: sqlite3.Connection, path: Path) -> None:
+    """Run the steps of the ladder that the file has not seen; the write proves that the file is writable."""
+    version = _version(connection, path)
+    for step in LADDER[version:]:
+        for statement in step:
+            connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {len(LADDER)}")
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    application: int = connection.execute("PRAGMA application_id").fetchone()[0]
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    tables: int = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if application != APPLICATION_ID and (application or version or tables):
+        raise StartError(f"{path} is a database of another program")
+    if version > len(LADDER):
+        raise StartError(f"{path} has schema version {version}; this pushd knows up to {len(LADDER)}")
+    return version

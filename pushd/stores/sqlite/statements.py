@@ -1,0 +1,85 @@
+"""What all stores do on the thread: run one statement, or a few in one transaction, and take home one value.
+
+A bulk write is one statement over `json_each(CAST(? AS TEXT))`, a bulk read one row with one JSON document: SQLite
+does the whole batch in one step without the GIL, where `executemany` or `fetchall` would take and give it for
+every row and hold up the event loop. Documents travel as bytes, so that neither side decodes text under the GIL.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+
+from pushd.stores.sqlite.schema import transaction
+from pushd.stores.sqlite.thread import SqliteThread
+
+Row = TypeVar("Row")
+Parameter = bytes | str | int
+
+# A journal append waits behind one chunk at most: 500 receive records take SQLite a few milliseconds.
+CHUNK_ROWS = 500
+
+
+def chunks(rows: Iterable[Row], size: int = CHUNK_ROWS) -> Iterator[list[Row]]:
+    """`rows` in lists of at most `size`, in order; nothing for no rows."""
+    iterator = iter(rows)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+async def drop_chunks(limit: int, drop: Callable[[int], Awaitable[int]]) -> int:
+    """Call `drop` with at most CHUNK_ROWS until it finds fewer or `limit` are dropped; how many were dropped."""
+    dropped = 0
+    while dropped < limit:
+        wanted = min(CHUNK_ROWS, limit - dropped)
+        count = await drop(wanted)
+        dropped += count
+        if count < wanted:
+            break
+    return dropped
+
+
+class Statements:
+    """One store's access to the thread, under the store's name."""
+
+    def __init__(self, thread: SqliteThread, store: str) -> None:
+        self._thread = thread
+        self._store = store
+
+    async def append(self, name: str, payload: bytes) -> None:
+        """Commit `payload` durably, ahead of everything else (SqliteThread.append)."""
+        await self._thread.append(self._store, name, payload)
+
+    async def change(self, name: str, statement: str, *parameters: Parameter) -> int:
+        """Run one writing statement, which is a transaction of its own; how many rows it changed."""
+        return await self._thread.submit(self._store, name, lambda db: db.execute(statement, parameters).rowcount)
+
+    async def change_all(self, name: str, steps: Sequence[tuple[str, Sequence[Parameter]]]) -> None:
+        """Run several writing statements, each with its parameters, in one transaction."""
+
+        def run(connection: sqlite3.Connection) -> None:
+            with transaction(connection):
+                for statement, parameters in steps:
+                    connection.execute(statement, parameters)
+
+        await self._thread.submit(self._store, name, run)
+
+    async def row(self, name: str, statement: str, *parameters: Parameter) -> tuple[bytes | None, ...]:
+        """The one row of documents that `statement` selects; a document is None where there was nothing."""
+        return await self._thread.submit(self._store, name, lambda db: _one(db, statement, parameters))
+
+    async def document(self, name: str, statement: str, *parameters: Parameter) -> bytes | None:
+        """The one document that `statement` selects, None where there was nothing."""
+        return (await self.row(name, statement, *parameters))[0]
+
+    async def numbers(self, name: str, statement: str, *parameters: Parameter) -> tuple[int, ...]:
+        """The one row of numbers that `statement` selects, 0 for NULL."""
+        row = await self._thread.submit(self._store, name, lambda db: _one(db, statement, parameters))
+        return tuple(number or 0 for number in row)
+
+
+def _one(connection: sqlite3.Connection, statement: str, parameters: Sequence[Parameter]) -> tuple[Any, ...]:
+    row: tuple[Any, ...] = connection.execute(statement, parameters).fetchone()
+    return row

@@ -188,12 +188,14 @@ class Dispatcher:
 
     async def _process(self, publication: Publication) -> None:
         notice = publication.notice
-        recipients = await self._recipients(publication)
         if notice.is_expired(self._wall_ms()):
-            self._receipts.expired(publication, recipients)
+            self._receipts.expired(publication, await self._recipients(publication))
             self._conclude(publication, "expired")
             return
-        await self._deliver(publication, recipients)
+        if notice.target.kind in (TargetKind.ALL, TargetKind.ONLINE) and not publication.is_restored:
+            await self._broadcast(publication)
+        else:
+            await self._deliver(publication, await self._recipients(publication))
         self._conclude(publication, "success")
 
     async def _recipients(self, publication: Publication) -> list[int]:
@@ -223,19 +225,26 @@ class Dispatcher:
         received = await self._records.received_by(publication.notice.message_id)
         return [user_id for user_id in everybody if user_id not in received]
 
+    async def _broadcast(self, publication: Publication) -> None:
+        """To every connection first, whoever that is; who else should have it is asked afterwards."""
+        job = await self._fan_out(publication, None)
+        sent = {*job.handed, *job.waiting}
+        absent = [user_id for user_id in await self._recipients(publication) if user_id not in sent]
+        await self._settle_absent(publication, absent, LATE_ROUNDS)
+
     async def _deliver(self, publication: Publication, recipients: list[int]) -> None:
-        notice = publication.notice
+        job = await self._fan_out(publication, recipients)
+        await self._settle_absent(publication, job.absent, LATE_ROUNDS)
+
+    async def _fan_out(self, publication: Publication, users: list[int] | None) -> FanOut:
         began = self._now()
-        is_walk = notice.target.kind in (TargetKind.ALL, TargetKind.ONLINE) and not publication.is_restored
-        job = self._job(publication, None if is_walk else recipients)
+        job = self._job(publication, users)
         self._receipts.begin(publication)
-        await self._stage.run(job, notice.priority)
+        await self._stage.run(job, publication.notice.priority)
         ended = self._now()
         self._metrics.observe_delivery(ended - publication.accepted_at, ended - began)
-        handed, waiting = job.handed, job.waiting
-        self._receipts.sent(publication, handed, waiting)
-        absent = list(set(recipients).difference(handed, waiting)) if is_walk else job.absent
-        await self._settle_absent(publication, absent, LATE_ROUNDS)
+        self._receipts.sent(publication, job.handed, job.waiting)
+        return job
 
     def _job(self, publication: Publication, users: list[int] | None) -> FanOut:
         notice = publication.notice

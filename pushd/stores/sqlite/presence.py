@@ -47,11 +47,16 @@ DISCONNECTED = f"""
  WHERE user_id = departed_id AND is_online = 1 AND online_time <= at_ms
 """  # noqa: S608 - constants only
 
-# ?1 at, ?2 how many
+GHOSTS = """
+SELECT CAST(json_group_array(user_id) AS BLOB)
+  FROM (SELECT user_id FROM admin_user_online_status WHERE is_online = 1 LIMIT ?)
+"""
+
+# ?1 at, ?2 user ids
 RESET = f"""
 {_GO_OFFLINE}
   FROM (SELECT ?1 AS at_ms)
- WHERE user_id IN (SELECT user_id FROM admin_user_online_status WHERE is_online = 1 LIMIT ?2)
+ WHERE user_id IN (SELECT value FROM json_each(CAST(?2 AS TEXT)))
 """  # noqa: S608 - constants only
 
 
@@ -72,9 +77,10 @@ class SqlitePresence:
         for chunk in chunks(departures):
             await self._statements.change("disconnected", DISCONNECTED, orjson.dumps(chunk))
 
-    async def reset(self, at_ms: int) -> int:
+    async def reset(self, at_ms: int) -> list[int]:
         """See ports.PresenceStore."""
-        closed = 0
-        while count := await self._statements.change("reset", RESET, at_ms, CHUNK_ROWS):
-            closed += count
+        closed: list[int] = []
+        while ghosts := orjson.loads(await self._statements.document("reset", GHOSTS, CHUNK_ROWS) or b"[]"):
+            await self._statements.change("reset", RESET, at_ms, orjson.dumps(ghosts))
+            closed += ghosts
         return closed

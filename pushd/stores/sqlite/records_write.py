@@ -90,7 +90,8 @@ def _push_row(record: PushRecord, now_ms: int) -> tuple[object, ...]:
     notice = record.notice
     return (
         notice.message_id,
-        notice.content,
+        # SQLite's JSON functions end a text at U+0000.
+        notice.content.replace("\0", "\ufffd"),
         notice.type,
         notice.target.kind,
         _json_text(notice.target.user_ids or None),

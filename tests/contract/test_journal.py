@@ -1,0 +1,129 @@
+"""The contract of ports.Journal."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from pushd.errors import StoreError
+from pushd.model import Notice, Priority, Target, TargetKind
+from pushd.ports import Stores
+
+from .conftest import Node
+
+
+def notice(seq: int, accepted_ms: int = 1000, **fields: object) -> Notice:
+    defaults: dict[str, object] = {"message_id": f"m{seq}", "content": "hello", "target": Target(TargetKind.ALL)}
+    return Notice(seq=seq, accepted_ms=accepted_ms, **(defaults | fields))
+
+
+async def test_a_new_journal_is_empty(stores: Stores) -> None:
+    assert await stores.journal.last_seq() == 0
+    assert await stores.journal.unsettled() == []
+    assert await stores.journal.since(0) == []
+    assert await stores.journal.purge(2**50, 10) == 0
+
+
+async def test_a_notice_comes_back_as_it_was_after_a_restart(node: Node) -> None:
+    full = notice(
+        7,
+        content='quo"te \\ 消息 \0 \U0001f600',
+        target=Target(TargetKind.CUSTOM, user_ids=(1, 2**53), exclude_ids=(3,)),
+        type="order_paid",
+        data={"nested": [1, 2.5, None, True, {"k": "值\0"}], "big": 2**62},
+        priority=Priority.URGENT,
+        need_confirm=True,
+        expires_ms=5,
+        idempotency_key="key",
+        sender_id=9,
+        sender_name="ops",
+    )
+    await node.stores.journal.append([full])
+    await node.restart()
+    assert await node.stores.journal.unsettled() == [full]
+    assert await node.stores.journal.since(0) == [full]
+
+
+async def test_unsettled_is_in_order_and_without_the_settled(stores: Stores) -> None:
+    await stores.journal.append([notice(seq) for seq in (3, 1, 4, 2)])
+    await stores.journal.settle([2, 3, 99])
+    await stores.journal.settle([2])
+    assert [kept.seq for kept in await stores.journal.unsettled()] == [1, 4]
+
+
+async def test_reads_more_than_one_page(stores: Stores) -> None:
+    notices = [notice(seq, accepted_ms=seq) for seq in range(1, 1301)]
+    await stores.journal.append(notices)
+    assert await stores.journal.unsettled() == notices
+    assert await stores.journal.since(301) == notices[300:]
+    await stores.journal.settle(range(1, 1301))
+    assert await stores.journal.unsettled() == []
+    assert await stores.journal.since(301) == notices[300:]
+
+
+async def test_since_goes_by_time_not_by_seq(stores: Stores) -> None:
+    await stores.journal.append([notice(1, 500), notice(2, 100), notice(3, 400), notice(4, 501)])
+    await stores.journal.settle([1])
+    assert [kept.seq for kept in await stores.journal.since(400)] == [1, 3, 4]
+
+
+async def test_concurrent_appends_are_all_kept(stores: Stores) -> None:
+    await asyncio.gather(*(stores.journal.append([notice(2 * k), notice(2 * k + 1)]) for k in range(1, 101)))
+    assert [kept.seq for kept in await stores.journal.unsettled()] == list(range(2, 202))
+
+
+async def test_appending_nothing_is_nothing(stores: Stores) -> None:
+    await stores.journal.append([])
+    assert await stores.journal.last_seq() == 0
+
+
+async def test_the_same_notice_twice_is_once(stores: Stores) -> None:
+    await stores.journal.append([notice(1)])
+    await stores.journal.settle([1])
+    await stores.journal.append([notice(1), notice(2)])
+    assert await stores.journal.unsettled() == [notice(2)]
+
+
+async def test_another_notice_under_a_used_seq_is_refused_and_harms_no_other(stores: Stores) -> None:
+    await stores.journal.append([notice(1)])
+    outcomes = await asyncio.gather(
+        stores.journal.append([notice(2)]),
+        stores.journal.append([notice(3), notice(1, content="another")]),
+        stores.journal.append([notice(4)]),
+        return_exceptions=True,
+    )
+    assert isinstance(outcomes[1], StoreError)
+    assert (outcomes[0], outcomes[2]) == (None, None)
+    assert [kept.seq for kept in await stores.journal.unsettled()] == [1, 2, 4]
+
+
+async def test_last_seq_outlives_the_notices(node: Node) -> None:
+    await node.stores.journal.append([notice(1), notice(50), notice(20)])
+    await node.stores.journal.settle([1, 20, 50])
+    assert await node.stores.journal.purge(2**50, 10) == 3
+    await node.restart()
+    assert await node.stores.journal.last_seq() == 50
+    assert await node.stores.journal.since(0) == []
+
+
+async def test_purge_takes_settled_old_ones_up_to_the_limit(stores: Stores) -> None:
+    await stores.journal.append([notice(seq, accepted_ms=seq) for seq in range(1, 7)])
+    await stores.journal.settle([1, 2, 3, 5])
+    assert await stores.journal.purge(5, 2) == 2
+    assert await stores.journal.purge(5, 10) == 1
+    assert [kept.seq for kept in await stores.journal.since(0)] == [4, 5, 6]
+
+
+async def test_purge_crosses_chunks(stores: Stores) -> None:
+    await stores.journal.append([notice(seq) for seq in range(1, 1302)])
+    await stores.journal.settle(range(1, 1302))
+    assert await stores.journal.purge(2000, 1200) == 1200
+    assert await stores.journal.purge(2000, 1200) == 101
+
+
+@pytest.mark.parametrize("limit", [0, 1])
+async def test_purge_respects_small_limits(stores: Stores, limit: int) -> None:
+    await stores.journal.append([notice(1), notice(2)])
+    await stores.journal.settle([1, 2])
+    assert await stores.journal.purge(2000, limit) == limit

@@ -1,0 +1,255 @@
+"""The contract of ports.RecordStore."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pushd.model import (
+    Channel,
+    DeliveryStatus,
+    Mark,
+    Notice,
+    Outcome,
+    Priority,
+    PushRecord,
+    Receipt,
+    ReceiveStatus,
+    Target,
+    TargetKind,
+)
+from pushd.ports import Stores
+
+from .conftest import START_MS, Node
+
+RECEIPTS = "admin_user_receive_records"
+
+
+def receipt(message_id: str, user_id: int, outcome: Outcome, **fields: Any) -> Receipt:
+    defaults = {
+        "username": f"user{user_id}",
+        "role": 1,
+        "connection_id": "c1",
+        "client_ip": "10.0.0.1",
+        "user_agent": "Firefox",
+    }
+    return Receipt(message_id=message_id, user_id=user_id, outcome=outcome, **(defaults | fields))
+
+
+def push_record(
+    message_id: str, status: str = "accepted", total: int = 0, online: int = 0, **fields: Any
+) -> PushRecord:
+    defaults = {"content": "hello", "target": Target(TargetKind.ALL), "accepted_ms": 1000}
+    notice = Notice(seq=1, message_id=message_id, **(defaults | fields))
+    return PushRecord(notice, status, total, online)
+
+
+PENDING = Outcome(1000, is_online=True)
+OFFLINE = Outcome(1000, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE)
+EXPIRED = Outcome(1000, status=DeliveryStatus.EXPIRED, channel=Channel.OFFLINE)
+DELIVERED = Outcome(1000, is_online=True, received_ms=1200, status=DeliveryStatus.DELIVERED)
+
+
+def row_of(node: Node, message_id: str, user_id: int) -> dict[str, Any]:
+    found = (row for row in node.rows(RECEIPTS) if (row["message_id"], row["user_id"]) == (message_id, user_id))
+    (row,) = found
+    return row
+
+
+async def test_a_receipt_is_stored_with_every_field(node: Node) -> None:
+    await node.stores.records.write([], [receipt("m1", 7, DELIVERED)])
+    await node.restart()
+    assert row_of(node, "m1", 7) == {
+        "message_id": "m1",
+        "user_id": 7,
+        "username": "user7",
+        "user_role": 1,
+        "is_online": 1,
+        "is_received": 1,
+        "received_at": 1200,
+        "is_read": 0,
+        "read_at": None,
+        "is_confirmed": 0,
+        "confirmed_at": None,
+        "device_type": "",
+        "platform": "",
+        "browser": "",
+        "client_ip": "10.0.0.1",
+        "user_agent": "Firefox",
+        "connection_id": "c1",
+        "push_channel": "websocket",
+        "delivery_status": "delivered",
+        "retry_count": 0,
+        "error_message": None,
+        "created_at": 1000,
+        "updated_at": 1200,
+    }
+
+
+async def test_a_push_record_is_stored_and_goes_on(node: Node) -> None:
+    fields = {
+        "content": "消息",
+        "target": Target(TargetKind.CUSTOM, user_ids=(1, 2)),
+        "type": "order_paid",
+        "data": {"order": 5},
+        "priority": Priority.HIGH,
+        "need_confirm": True,
+        "sender_id": 9,
+        "sender_name": "ops",
+    }
+    await node.stores.records.write([push_record("m1", **fields)], [])
+    node.clock.now_ms += 5
+    await node.stores.records.write([push_record("m1", "delivered", 2, 1, **fields)], [])
+    (row,) = node.rows("push_records")
+    expected = {
+        "message_id": "m1",
+        "content": "消息",
+        "message_type": "order_paid",
+        "target": "custom",
+        "status": "delivered",
+        "success": 1,
+        "error": None,
+        "push_time": 1000,
+        "sender_id": 9,
+        "sender_name": "ops",
+        "priority": 2,
+        "need_confirm": 1,
+        "total_count": 2,
+        "created_at": 1000,
+        "updated_at": START_MS + 5,
+    }
+    assert {name: row[name] for name in expected} == expected
+
+
+async def test_a_receipt_follows_its_recipient(node: Node) -> None:
+    nobody = {"connection_id": "", "client_ip": "", "user_agent": ""}
+    await node.stores.records.write([], [receipt("m1", 1, OFFLINE, username="", role=0, **nobody)])
+    await node.stores.records.write([], [receipt("m1", 1, DELIVERED)])
+    row = row_of(node, "m1", 1)
+    assert (row["username"], row["connection_id"], row["client_ip"]) == ("user1", "c1", "10.0.0.1")
+    assert (row["delivery_status"], row["push_channel"], row["is_received"]) == ("delivered", "offline", 1)
+
+
+outcomes = st.builds(
+    Outcome,
+    created_ms=st.integers(1, 5),
+    is_online=st.booleans(),
+    received_ms=st.integers(0, 5),
+    status=st.sampled_from(DeliveryStatus),
+    channel=st.sampled_from(Channel),
+)
+receipts = st.builds(
+    Receipt,
+    message_id=st.just(""),
+    user_id=st.just(1),
+    username=st.sampled_from(["", "a", "b"]),
+    role=st.integers(0, 2),
+    connection_id=st.sampled_from(["", "c1", "c2"]),
+    client_ip=st.sampled_from(["", "10.0.0.1"]),
+    user_agent=st.sampled_from(["", "Firefox"]),
+    outcome=outcomes,
+)
+marks = st.tuples(st.sampled_from(Mark), st.integers(1, 5))
+fresh_ids = map("message-{}".format, itertools.count())
+
+
+async def written(node: Node, first: Receipt, steps: list[Receipt | tuple[Mark, int]]) -> dict[str, Any]:
+    """The receive record after `first` and then `steps`, each on its own, without what names it."""
+    message_id = next(fresh_ids)
+    for step in (first, *steps):
+        if isinstance(step, Receipt):
+            fields = {name: getattr(step, name) for name in step.__struct_fields__}
+            await node.stores.records.write([], [Receipt(**(fields | {"message_id": message_id}))])
+        else:
+            assert await node.stores.records.mark(1, [message_id], *step) == [message_id]
+    row = row_of(node, message_id, 1)
+    await node.stores.records.purge(1000, 10)
+    return row | {"message_id": ""}
+
+
+@given(data=st.data(), first=receipts, steps=st.lists(st.one_of(receipts, marks), max_size=5))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_order_and_repetition_make_no_difference(
+    node: Node, data: st.DataObject, first: Receipt, steps: list[Receipt | tuple[Mark, int]]
+) -> None:
+    repeated = st.permutations([*steps, *steps, first])
+    assert await written(node, first, data.draw(repeated)) == await written(node, first, steps)
+
+
+@given(first=receipts, second=receipts)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_a_merge_says_what_either_said(node: Node, first: Receipt, second: Receipt) -> None:
+    row = await written(node, first, [second])
+    both = (first.outcome, second.outcome)
+    ranks = list(DeliveryStatus)
+    received = [outcome.received_ms for outcome in both if outcome.received_ms]
+    assert row["is_online"] == any(outcome.is_online for outcome in both)
+    assert row["is_received"] == bool(received)
+    assert row["received_at"] == min(received, default=None)
+    assert row["delivery_status"] == max((outcome.status for outcome in both), key=ranks.index)
+    assert row["created_at"] == min(outcome.created_ms for outcome in both)
+    assert (row["username"], row["user_role"]) in [(said.username, said.role) for said in (first, second)]
+    connections = [(said.connection_id, said.client_ip, said.user_agent) for said in (first, second)]
+    assert (row["connection_id"], row["client_ip"], row["user_agent"]) in connections
+
+
+async def test_marks_include_what_comes_before_them(node: Node) -> None:
+    await node.stores.records.write([], [receipt("m1", 1, PENDING), receipt("m2", 1, DELIVERED)])
+    assert await node.stores.records.mark(1, ["m1"], Mark.CONFIRMED, 2000) == ["m1"]
+    assert await node.stores.records.mark(1, ["m2"], Mark.READ, 2000) == ["m2"]
+    await node.stores.records.mark(1, ["m1", "m2"], Mark.READ, 3000)
+    confirmed, read = row_of(node, "m1", 1), row_of(node, "m2", 1)
+    assert (confirmed["is_received"], confirmed["received_at"], confirmed["delivery_status"]) == (1, 2000, "delivered")
+    assert (confirmed["read_at"], confirmed["confirmed_at"], confirmed["is_confirmed"]) == (2000, 2000, 1)
+    assert (read["received_at"], read["read_at"]) == (1200, 2000)
+    assert (read["is_confirmed"], read["confirmed_at"], read["updated_at"]) == (0, None, 3000)
+
+
+async def test_mark_answers_known_ids_in_order(stores: Stores) -> None:
+    await stores.records.write([], [receipt(name, 1, PENDING) for name in ("a", "b", "c")] + [receipt("d", 2, PENDING)])
+    assert await stores.records.mark(1, ["c", "d", "x", "a"], Mark.READ, 2000) == ["c", "a"]
+    assert await stores.records.mark(1, [], Mark.READ, 2000) == []
+    assert await stores.records.unread_counts([1, 2, 3]) == {1: 1, 2: 1}
+
+
+async def test_receive_status_counts(stores: Stores) -> None:
+    written_receipts = [receipt("m1", 1, DELIVERED), receipt("m1", 2, PENDING), receipt("m1", 3, OFFLINE)]
+    await stores.records.write([push_record("m1"), push_record("m2")], [*written_receipts, receipt("m3", 1, OFFLINE)])
+    await stores.records.mark(2, ["m1"], Mark.CONFIRMED, 2000)
+    assert await stores.records.receive_status("m1") == ReceiveStatus(3, 2, 2, 1, 1)
+    assert await stores.records.receive_status("m2") == ReceiveStatus(0, 0, 0, 0, 0)
+    assert await stores.records.receive_status("m3") == ReceiveStatus(1, 0, 0, 0, 0)
+    assert await stores.records.receive_status("m4") is None
+
+
+async def test_received_by_names_who_has_it(stores: Stores) -> None:
+    everyone = [receipt("m1", user_id, DELIVERED if user_id % 2 else OFFLINE) for user_id in range(1, 1301)]
+    await stores.records.write([], everyone)
+    assert await stores.records.received_by("m1") == set(range(1, 1301, 2))
+    assert await stores.records.received_by("m2") == set()
+
+
+async def test_unread_counts_leave_read_and_expired_out(stores: Stores) -> None:
+    states = {"a": PENDING, "b": DELIVERED, "c": OFFLINE, "d": EXPIRED}
+    await stores.records.write([], [receipt(name, 1, outcome) for name, outcome in states.items()])
+    await stores.records.write([], [receipt("a", user_id, OFFLINE) for user_id in range(2, 1301)])
+    assert await stores.records.unread_counts([1, 2, 5000]) == {1: 3, 2: 1}
+    await stores.records.mark(1, ["a", "d"], Mark.READ, 2000)
+    assert await stores.records.unread_counts([1]) == {1: 2}
+    assert await stores.records.unread_counts([]) == {}
+    assert sum((await stores.records.unread_counts(range(1, 1301))).values()) == 1301
+
+
+async def test_purge_drops_old_records_up_to_the_limit(node: Node) -> None:
+    old = [receipt("m1", user_id, Outcome(1000)) for user_id in (1, 2, 3)]
+    await node.stores.records.write(
+        [push_record("m1"), push_record("m2", accepted_ms=2000)], [*old, receipt("m2", 1, Outcome(2000))]
+    )
+    assert await node.stores.records.purge(1000, 10) == 0
+    assert await node.stores.records.purge(1001, 2) == 2
+    assert await node.stores.records.purge(1001, 10) == 2
+    assert await node.stores.records.receive_status("m1") is None
+    assert await node.stores.records.receive_status("m2") == ReceiveStatus(1, 0, 0, 0, 0)

@@ -1,0 +1,177 @@
+"""Opening the embedded database: what is refused, with which words, and which indexes the statements use."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from pushd.config import Config, ServerConfig
+from pushd.errors import StartError
+from pushd.model import MailboxItem, User
+from pushd.stores.sqlite import import_users, journal, mailbox, open_stores, presence, records, wall_ms
+from pushd.stores.sqlite.schema import APPLICATION_ID, LADDER, open_connection, prepare
+
+
+def config(data_dir: Path) -> Config:
+    return Config(server=ServerConfig(data_dir=str(data_dir)))
+
+
+async def refusal(data_dir: Path) -> str:
+    with pytest.raises(StartError) as caught:
+        async with open_stores(config(data_dir)):
+            pass
+    text = str(caught.value)
+    assert "\n" not in text
+    assert str(data_dir) in text
+    return text
+
+
+async def test_creates_a_directory_for_its_owner_only(tmp_path: Path) -> None:
+    data_dir = tmp_path / "a" / "b"
+    async with open_stores(config(data_dir)):
+        assert data_dir.stat().st_mode & 0o777 == 0o700
+        assert {path.stat().st_mode & 0o077 for path in data_dir.iterdir()} == {0}
+
+
+async def test_two_daemons_do_not_share_a_directory(tmp_path: Path) -> None:
+    async with open_stores(config(tmp_path)):
+        assert "used by another pushd" in await refusal(tmp_path)
+    async with open_stores(config(tmp_path)):
+        pass
+
+
+async def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "cannot use data directory" in await refusal(tmp_path / "file")
+    assert "Not a directory" in await refusal(tmp_path / "file" / "data")
+
+
+async def test_a_directory_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pushd.lock").mkdir()
+    assert "Is a directory" in await refusal(tmp_path)
+    (tmp_path / "pushd.lock").rmdir()
+    (tmp_path / "pushd.db").mkdir()
+    assert "unable to open" in await refusal(tmp_path)
+
+
+async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pushd.db").write_bytes(b"certainly not a database" * 100)
+    assert "not a database" in await refusal(tmp_path)
+
+
+async def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "pushd.db")) as connection:
+        connection.execute("CREATE TABLE theirs (a)")
+    assert "another program" in await refusal(tmp_path)
+
+
+async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    prepare(tmp_path / "pushd.db")
+    with closing(sqlite3.connect(tmp_path / "pushd.db")) as connection:
+        assert connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+        connection.execute(f"PRAGMA user_version = {len(LADDER) + 1}")
+    assert f"schema version {len(LADDER) + 1}" in await refusal(tmp_path)
+
+
+async def test_an_old_sqlite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    with pytest.raises(StartError, match="too old"):
+        async with open_stores(config(tmp_path)):
+            pass
+
+
+async def test_mailbox_positions_go_on_after_a_restart(tmp_path: Path) -> None:
+    for name in "ab":
+        async with open_stores(config(tmp_path), clock=lambda: 1000) as stores:
+            await stores.mailbox.save([(MailboxItem("t", name, message_id=name), [1])])
+    async with open_stores(config(tmp_path), clock=lambda: 1000) as stores:
+        assert [item.message_id for item in (await stores.mailbox.read([1]))[1]] == ["a", "b"]
+
+
+def test_bodies_nobody_waits_for_go_away(tmp_path: Path) -> None:
+    prepare(tmp_path / "pushd.db")
+    with closing(open_connection(tmp_path / "pushd.db", synchronous="NORMAL")) as connection:
+        payload = b'[["m1", 1, 1, 0, "{}", [1, 2]]]'
+        connection.execute(mailbox.SAVE_BODIES, (payload,))
+        connection.execute(mailbox.SAVE_ENTRIES, (payload,))
+        for left in (1, 0):
+            connection.execute(mailbox.CLEAR, (left + 1,))
+            assert connection.execute("SELECT count(*) FROM mailbox_notice").fetchone()[0] == left
+
+
+def test_importing_counts_and_names_the_path(tmp_path: Path) -> None:
+    assert import_users(str(tmp_path), [User(user_id, f"user{user_id}") for user_id in range(1200)]) == 1200
+    (tmp_path / "file").touch()
+    with pytest.raises(StartError, match="file"):
+        import_users(str(tmp_path / "file"), [])
+
+
+def test_wall_clock_is_in_milliseconds() -> None:
+    assert wall_ms() > 1_700_000_000_000
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    prepare(tmp_path / "pushd.db")
+    with closing(open_connection(tmp_path / "pushd.db", synchronous="NORMAL")) as opened:
+        yield opened
+
+
+def plan_of(connection: sqlite3.Connection, statement: str) -> list[str]:
+    found = re.findall(r"\?\d*", statement)
+    parameters = [b"[]"] * (len(found) if "?" in found else len(set(found)))
+    return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        journal.SETTLE,
+        journal.UNSETTLED_PAGE,
+        journal.FIRST_SINCE,
+        journal.SINCE_PAGE,
+        journal.PURGE,
+        mailbox.LAST_POSITION,
+        mailbox.SAVE_ENTRIES,
+        mailbox.TRIM,
+        mailbox.READ,
+        mailbox.REMOVE,
+        mailbox.CLEAR,
+        mailbox.PURGE,
+        records.MARKABLE,
+        records.MARK,
+        records.RECEIVE_STATUS,
+        records.RECEIVED_BY,
+        records.UNREAD_COUNTS,
+        records.PURGE_RECEIPTS,
+        records.PURGE_PUSH_RECORDS,
+        presence.DISCONNECTED,
+        presence.GHOSTS,
+        presence.RESET,
+    ],
+)
+def test_no_statement_scans_a_table(connection: sqlite3.Connection, statement: str) -> None:
+    plan = plan_of(connection, statement)
+    tables = r"(journal|mailbox|mailbox_notice|notice|push_records|admin_\w+|user)"
+    scans = [step for step in plan if re.match(rf"SCAN {tables}\b(?!.*(VIRTUAL TABLE|USING .*INDEX))", step)]
+    assert not scans, plan
+
+
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [
+        (journal.UNSETTLED_PAGE, "journal_unsettled"),
+        (journal.FIRST_SINCE, "journal_settled"),
+        (journal.PURGE, "journal_settled"),
+        (mailbox.REMOVE, "mailbox_once"),
+        (records.UNREAD_COUNTS, "receive_records_unread"),
+        (records.PURGE_RECEIPTS, "receive_records_created"),
+    ],
+)
+def test_an_index_serves_what_it_is_for(connection: sqlite3.Connection, statement: str, index: str) -> None:
+    assert f"INDEX {index}" in " ".join(plan_of(connection, statement))

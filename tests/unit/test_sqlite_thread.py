@@ -1,0 +1,240 @@
+"""The SQLite thread: order, shared commits, failures and the end; tests hold it up with an event, never with time."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pushd.errors import StoreError, StoreUnavailable
+from pushd.model import Notice, Target, TargetKind
+from pushd.stores.sqlite import journal, thread
+from pushd.stores.sqlite.journal import SqliteJournal
+from pushd.stores.sqlite.schema import open_connection, prepare
+from pushd.stores.sqlite.thread import Connections, SqliteThread
+
+WAIT_S = 20
+
+
+class Bench:
+    """A thread under test, with what it committed and reported."""
+
+    def __init__(self, path: Path) -> None:
+        prepare(path)
+        self.durable = open_connection(path, synchronous="FULL")
+        self.relaxed = open_connection(path, synchronous="NORMAL")
+        self.commits: list[list[bytes]] = []
+        self.steps: list[str] = []
+        self.observed: list[tuple[str, str, bool]] = []
+        self.thread = SqliteThread(Connections(self.durable, self.relaxed), self.commit, self.observe)
+
+    def commit(self, connection: sqlite3.Connection, payloads: Sequence[bytes]) -> None:
+        self.commits.append(list(payloads))
+        self.steps.append("commit")
+        if b"bad" in payloads:
+            raise sqlite3.IntegrityError("bad")
+        if not payloads[0].startswith(b"x"):
+            journal.commit(connection, payloads)
+
+    def observe(self, store: str, name: str, seconds: float, is_ok: bool) -> None:
+        assert seconds >= 0
+        self.observed.append((store, name, is_ok))
+
+    def hold(self) -> Callable[[], None]:
+        """Make the thread wait until the returned function is called; returns when it waits."""
+        reached, go = threading.Event(), threading.Event()
+
+        def run(_connection: sqlite3.Connection) -> None:
+            reached.set()
+            assert go.wait(WAIT_S)
+
+        self.thread.submit("test", "hold", run)
+        assert reached.wait(WAIT_S)
+        return go.set
+
+    def step(self, name: str) -> asyncio.Future[None]:
+        return self.thread.submit("test", name, lambda _connection: self.steps.append(name))
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    opened = Bench(tmp_path / "pushd.db")
+    yield opened
+    await opened.thread.aclose()
+
+
+def notice(seq: int, content: str = "hello") -> Notice:
+    return Notice(seq=seq, message_id=f"m{seq}", content=content, target=Target(TargetKind.ALL), accepted_ms=seq)
+
+
+async def test_results_come_back_to_the_loop(bench: Bench) -> None:
+    assert await bench.thread.submit("test", "one", lambda db: db.execute("SELECT 1").fetchone()) == (1,)
+
+
+async def test_waiting_appends_share_one_commit_ahead_of_everything_else(bench: Bench) -> None:
+    go = bench.hold()
+    waiting: list[asyncio.Future[Any]] = [bench.step("first"), bench.step("second")]
+    waiting += [bench.thread.append("test", "append", b"x%d" % number) for number in range(3)]
+    go()
+    await asyncio.gather(*waiting)
+    assert bench.commits == [[b"x0", b"x1", b"x2"]]
+    assert bench.steps == ["commit", "first", "second"]
+
+
+async def test_an_append_waits_for_one_operation_at_most(bench: Bench) -> None:
+    go = bench.hold()
+    appended: list[asyncio.Future[None]] = []
+
+    def submit_append() -> None:
+        appended.append(bench.thread.append("test", "append", b"x"))
+
+    def first(_connection: sqlite3.Connection) -> None:
+        bench.steps.append("first")
+        bench.thread._loop.call_soon_threadsafe(submit_append)
+        while not bench.thread._appends:
+            threading.Event().wait(0.001)
+
+    waiting = [bench.thread.submit("test", "first", first), bench.step("second"), bench.step("third")]
+    go()
+    await asyncio.gather(*waiting)
+    await appended[0]
+    assert bench.steps == ["first", "commit", "second", "third"]
+
+
+async def test_a_flood_of_appends_is_split(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread, "GROUP_LIMIT", 2)
+    go = bench.hold()
+    waiting = [bench.thread.append("test", "append", b"x") for _ in range(5)]
+    go()
+    await asyncio.gather(*waiting)
+    assert [len(payloads) for payloads in bench.commits] == [2, 2, 1]
+
+
+async def test_one_wakeup_delivers_all_that_finished(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    wakeups: list[object] = []
+    call = bench.thread._call_loop
+    monkeypatch.setattr(bench.thread, "_call_loop", lambda callback: (wakeups.append(callback), call(callback)))
+    go = bench.hold()
+    finished = threading.Event()
+    waiting = [bench.step(str(number)) for number in range(50)]
+    waiting.append(bench.thread.submit("test", "last", lambda _connection: finished.set()))
+    go()
+    assert finished.wait(WAIT_S)  # the loop stands still until all have run
+    await asyncio.gather(*waiting)
+    assert len(wakeups) <= 2
+
+
+async def test_a_failure_reaches_its_caller_only_and_the_thread_goes_on(bench: Bench) -> None:
+    def fail(_connection: sqlite3.Connection) -> None:
+        raise ValueError("broken")
+
+    failed = bench.thread.submit("records", "write", fail)
+    fine = bench.step("fine")
+    with pytest.raises(StoreError, match="records: broken") as caught:
+        await failed
+    assert not isinstance(caught.value, StoreUnavailable)
+    assert isinstance(caught.value.__cause__, ValueError)
+    await fine
+
+
+async def test_one_bad_append_does_not_fail_the_others(bench: Bench) -> None:
+    go = bench.hold()
+    waiting = [bench.thread.append("journal", "append", payload) for payload in (b"x1", b"bad", b"x2")]
+    go()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(outcomes[1], StoreError)
+    assert (outcomes[0], outcomes[2]) == (None, None)
+    assert bench.commits == [[b"x1", b"bad", b"x2"], [b"x1"], [b"bad"], [b"x2"]]
+
+
+async def test_every_operation_is_observed_on_the_loop(bench: Bench) -> None:
+    loop_thread = threading.get_ident()
+    idents: list[int] = []
+    bench.thread._observe = lambda *said: (idents.append(threading.get_ident()), bench.observe(*said))
+    await bench.step("fine")
+    with pytest.raises(StoreError):
+        await bench.thread.submit("records", "write", lambda db: db.execute("nonsense"))
+    await bench.thread.append("journal", "append", b"x")
+    assert bench.observed == [("test", "fine", True), ("records", "write", False), ("journal", "append", True)]
+    assert set(idents) == {loop_thread}
+
+
+async def test_a_cancelled_caller_harms_nobody(bench: Bench) -> None:
+    go = bench.hold()
+    cancelled, failing, fine = bench.step("cancelled"), bench.thread.append("t", "a", b"bad"), bench.step("fine")
+    cancelled.cancel()
+    failing.cancel()
+    go()
+    await fine
+    assert bench.steps == ["commit", "cancelled", "fine"]
+    gc.collect()
+
+
+async def test_closing_finishes_what_was_submitted_and_refuses_the_rest(bench: Bench, tmp_path: Path) -> None:
+    go = bench.hold()
+    waiting = [bench.step("late"), bench.thread.append("journal", "append", journal.encoded([notice(1)]))]
+    closing = asyncio.ensure_future(bench.thread.aclose())
+    await asyncio.sleep(0)
+    with pytest.raises(StoreUnavailable, match="test: closed"):
+        bench.step("too late")
+    with pytest.raises(StoreUnavailable, match="journal: closed"):
+        bench.thread.append("journal", "append", b"x")
+    go()
+    await closing
+    await asyncio.gather(*waiting)
+    await bench.thread.aclose()
+    assert not bench.thread._thread.is_alive()
+    assert bench.steps == ["commit", "late"]
+    # Checkpointed: all is in the one file, nothing in a WAL beside it.
+    assert [path.name for path in tmp_path.iterdir()] == ["pushd.db"]
+
+
+async def test_the_loop_rests_when_nothing_gets_finished(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    has_rested = threading.Event()
+    monkeypatch.setattr(thread, "sleep", lambda _seconds: has_rested.set())
+    await bench.thread.submit("test", "starving", lambda _connection: has_rested.wait(WAIT_S))
+    assert has_rested.is_set()
+
+
+async def test_a_full_disk_fails_the_waiting_appends_and_keeps_nothing_of_them(bench: Bench) -> None:
+    store = SqliteJournal(bench.thread)
+    await store.append([notice(1)])
+    pages = bench.durable.execute("PRAGMA page_count").fetchone()[0]
+    bench.durable.execute(f"PRAGMA max_page_count = {pages + 2}")
+    big = "x" * 50_000
+    outcomes = await asyncio.gather(
+        store.append([notice(2), notice(3, big)]), store.append([notice(4, big)]), return_exceptions=True
+    )
+    assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
+    assert isinstance(outcomes[0].__cause__, sqlite3.OperationalError)
+    assert [kept.seq for kept in await store.unsettled()] == [1]
+    assert await store.last_seq() == 1
+    bench.durable.execute("PRAGMA max_page_count = 1000000")
+    await store.append([notice(2)])
+    assert [kept.seq for kept in await store.unsettled()] == [1, 2]
+
+
+async def test_a_full_disk_rolls_back_a_whole_transaction(bench: Bench) -> None:
+    from pushd.model import MailboxItem
+    from pushd.stores.sqlite.mailbox import SqliteMailbox
+
+    mailbox = SqliteMailbox(bench.thread, last_position=0, max_per_user=100, ttl_days=7, clock=lambda: 1000)
+    pages = bench.relaxed.execute("PRAGMA page_count").fetchone()[0]
+    bench.relaxed.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(StoreUnavailable, match="mailbox: database or disk is full"):
+        await mailbox.save([(MailboxItem("t", "x" * 50_000, message_id="m1"), [1])])
+    bench.relaxed.execute("PRAGMA max_page_count = 1000000")
+    await mailbox.save([(MailboxItem("t", "small", message_id="m1"), [1])])
+    assert [item.content for item in (await mailbox.read([1]))[1]] == ["small"]
+
+
+async def test_a_read_only_file_is_unavailable(bench: Bench) -> None:
+    bench.durable.execute("PRAGMA query_only = ON")
+    with pytest.raises(StoreUnavailable, match="readonly"):
+        await SqliteJournal(bench.thread).append([notice(1)])

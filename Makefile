@@ -4,21 +4,24 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 CONFIG ?= configs/dev.toml
 STAMP  := $(VENV)/.installed
+EXTENSION := $(VENV)/.built
+EXTENSION_SOURCES := setup.py pushd/_fastpath.pyx pushd/_fastpath.pxd
 
-.PHONY: setup build run check test reference bench soak clean
+.PHONY: setup run check test reference bench soak clean
+.DELETE_ON_ERROR:
 
-setup: $(STAMP) build
+setup: $(STAMP) $(EXTENSION)
 
 $(STAMP): pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("pushd needs Python 3.11 to 3.13, found " + sys.version.split()[0] + "; set PYTHON=" if not (3, 11) <= sys.version_info < (3, 14) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "pushd needs Python 3.11 to 3.13, found " + sys.version.split()[0] + "; set PYTHON=python3.x")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	touch $(STAMP)
+	touch $@
 
-# Rebuilt when the extension's sources are newer; a no-op otherwise.
-build: $(STAMP)
+$(EXTENSION): $(STAMP) $(EXTENSION_SOURCES)
 	$(BIN)/python setup.py --quiet build_ext --inplace
+	touch $@
 
 run: setup
 	$(BIN)/python -m pushd --config $(CONFIG)
@@ -30,6 +33,10 @@ check: setup
 
 test: setup
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+# configs/reference.toml is made from the schema in pushd/config.py.
+reference: setup
+	$(BIN)/python -m pushd.configfile > configs/reference.toml
 
 clean:
 	rm -rf build $(VENV) pushd/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

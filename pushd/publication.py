@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pushd.model import Notice
 
 
+NOBODY: set[int] = set()  # shared, never changed
+
+
 class Publication:
     """Counts what keeps a notice from being settled.
 
@@ -28,6 +31,7 @@ class Publication:
         "on_settled",
         "online_count",
         "saves",
+        "waiting",
     )
 
     def __init__(self, notice: Notice, accepted_at: float, *, is_restored: bool = False) -> None:
@@ -39,8 +43,9 @@ class Publication:
         self.online_count = 0
         self.offline_count = 0
         self.delivered_count = 0
-        self.early_received: set[int] = set()  # acknowledged while the fan-out was still under way
-        self.early_gone: set[int] = set()  # disconnected meanwhile
+        self.waiting = 0  # recipients who have it and have not answered
+        self.early_received = NOBODY  # acknowledged while the fan-out was still under way
+        self.early_gone = NOBODY  # disconnected meanwhile
         self.on_settled: Callable[[Publication], None] = _nothing
         self.on_delivered: Callable[[Publication], None] = _nothing
 

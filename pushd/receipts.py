@@ -6,7 +6,6 @@ without, when the kernel took the frame (CONTRACT section 4).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
 from pushd import wire
@@ -16,7 +15,7 @@ from pushd.metrics import Metrics
 from pushd.model import Channel, DeliveryStatus, MailboxItem, Mark, Notice, Outcome
 from pushd.outbox import Outbox
 from pushd.ports import RecordStore
-from pushd.publication import Publication
+from pushd.publication import NOBODY, Publication
 
 
 class Receipts:
@@ -50,12 +49,14 @@ class Receipts:
         self._waiting: dict[int, dict[str, Publication]] = {}
         # user -> message_id -> when it was published (ms): sent, and in the mailbox until acknowledged
         self._in_mailbox: dict[int, dict[str, int]] = {}
-        self._deadlines: deque[tuple[float, Publication, list[int]]] = deque()
+        # in the order of the deadlines; gone as soon as nobody is waited for
+        self._deadlines: dict[Publication, tuple[float, list[int]]] = {}
 
     # ---- a fan-out begins and ends
 
     def begin(self, publication: Publication) -> None:
         """The first frame is about to be written."""
+        publication.early_received, publication.early_gone = set(), set()
         self._under_way[publication.notice.message_id] = publication
 
     def sent(self, publication: Publication, handed: list[int], waiting: list[int]) -> None:
@@ -70,6 +71,7 @@ class Receipts:
         self._await_answers(publication, list(unsure - gone))
         self._note_sent(publication, gone)
         self.to_mailbox(publication, gone)
+        publication.early_received = publication.early_gone = NOBODY
 
     def absent(self, publication: Publication, user_ids: Collection[int]) -> None:
         """These recipients have no connection: the notice waits for them."""
@@ -116,13 +118,19 @@ class Receipts:
         if not user_ids:
             return
         publication.hold(len(user_ids))
+        publication.waiting += len(user_ids)
         message_id = publication.notice.message_id
         for user_id in user_ids:
             mine = self._waiting.get(user_id)
             if mine is None:
                 mine = self._waiting[user_id] = {}
             mine[message_id] = publication
-        self._deadlines.append((self._now() + self._live.config.delivery.ack_timeout_s, publication, user_ids))
+        earlier = self._deadlines.get(publication)
+        if earlier is None:
+            deadline = self._now() + self._live.config.delivery.ack_timeout_s
+            self._deadlines[publication] = (deadline, user_ids)
+        else:
+            earlier[1].extend(user_ids)
         self._note_sent(publication, user_ids)
 
     # ---- answers
@@ -135,7 +143,7 @@ class Receipts:
         for message_id in message_ids:
             if mine is not None and (publication := mine.pop(message_id, None)) is not None:
                 self._note_received(publication, (user_id,))
-                publication.release()
+                self._answered(publication, 1)
             elif stored is not None and (created_ms := stored.pop(message_id, None)) is not None:
                 removable.append(message_id)
                 outcome = self._received(created_ms, is_online=False, channel=Channel.OFFLINE)
@@ -176,7 +184,7 @@ class Receipts:
     def _return_all(self, user_id: int) -> None:
         for publication in self._waiting.pop(user_id, {}).values():
             self.to_mailbox(publication, (user_id,))
-            publication.release()
+            self._answered(publication, 1)
 
     def _return(self, user_id: int, message_ids: Sequence[str]) -> None:
         mine = self._waiting.get(user_id, {})
@@ -184,20 +192,33 @@ class Receipts:
             publication = mine.pop(message_id, None)
             if publication is not None:
                 self.to_mailbox(publication, (user_id,))
-                publication.release()
+                self._answered(publication, 1)
 
     def expire(self) -> None:
         """Put into the mailbox what was not acknowledged within `delivery.ack_timeout_s`."""
         now = self._now()
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, publication, user_ids = self._deadlines.popleft()
-            message_id = publication.notice.message_id
-            late = [user_id for user_id in user_ids if self._waiting.get(user_id, {}).pop(message_id, None)]
-            self.to_mailbox(publication, late)
-            for user_id in late:
-                self._in_mailbox.setdefault(user_id, {})[message_id] = publication.notice.accepted_ms
-            if late:
-                publication.release(len(late))
+        while self._deadlines:
+            publication, (deadline, user_ids) = next(iter(self._deadlines.items()))
+            if deadline > now:
+                break
+            del self._deadlines[publication]
+            self._give_up(publication, user_ids)
+
+    def _give_up(self, publication: Publication, user_ids: list[int]) -> None:
+        message_id = publication.notice.message_id
+        late = [user_id for user_id in user_ids if self._waiting.get(user_id, {}).pop(message_id, None)]
+        self.to_mailbox(publication, late)
+        for user_id in late:
+            self._in_mailbox.setdefault(user_id, {})[message_id] = publication.notice.accepted_ms
+        self._answered(publication, len(late))
+
+    def _answered(self, publication: Publication, count: int) -> None:
+        """So many recipients are not waited for any more."""
+        publication.waiting -= count
+        if not publication.waiting:
+            self._deadlines.pop(publication, None)
+        if count:
+            publication.release(count)
 
     @property
     def waiting_total(self) -> int:

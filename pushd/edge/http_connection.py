@@ -160,7 +160,6 @@ class HttpConnection(asyncio.Protocol):
                 return self._crash(request)
         refusal = http1.find_upgrade_fault(request)
         if refusal is not None:
-            request.keep_alive = False
             return self._front.fail(refusal)
         self._is_admitting = True
         return self._admit(request)
@@ -199,7 +198,6 @@ class HttpConnection(asyncio.Protocol):
         """The refusal of an upgrade, or None after the hand-off."""
         verdict = await self._front.application.admit(request)
         if isinstance(verdict, Response):
-            request.keep_alive = False
             return verdict
         if not self._is_finished and not self._transport.is_closing():
             self._hand_off(request, verdict)
@@ -211,7 +209,8 @@ class HttpConnection(asyncio.Protocol):
 
     def _reply(self, request: Request | None, response: Response) -> None:
         """Put an answer behind those to be written; None stands for bytes that were no request."""
-        keep_alive = request is not None and request.keep_alive and not self._front.is_draining
+        keep_alive = request is not None and request.keep_alive and not request.is_upgrade
+        keep_alive = keep_alive and not self._front.is_draining
         head_only = request is not None and request.method == "HEAD"
         try:
             answer = http1.encode(response, keep_alive=keep_alive, head_only=head_only)

@@ -75,7 +75,7 @@ class RequestParser:
         self.stage = Stage.IDLE
         self._target = b""
         self._headers: dict[str, str] = {}
-        self._header_count = 0
+        self._more_headers = 0  # repeated ones and trailers
         self._piece_bytes = 0
         self._body: bytes | bytearray = b""
         self._request: Request | None = None
@@ -202,20 +202,24 @@ class RequestParser:
                 self._refuse(414, "the URL is too long")
 
     def on_header(self, raw_name: bytes, raw_value: bytes) -> None:
-        """One header; or a trailer, which is counted and ignored (RFC 9110 section 6.5.1)."""
-        self._header_count += 1
-        if self._header_count > MAX_HEADERS:
+        """One header, or one trailer."""
+        name = raw_name.decode().lower()
+        value = raw_value.decode("latin-1").strip(" \t")
+        if self._request is None and name not in self._headers:
+            self._headers[name] = value
+        else:
+            self._add_unusual(name, value)
+        if len(self._headers) + self._more_headers > MAX_HEADERS:
             self._refuse(431, "too many headers")
+
+    def _add_unusual(self, name: str, value: str) -> None:
+        """A repeated header; or a trailer, which is counted and ignored (RFC 9110 section 6.5.1)."""
+        self._more_headers += 1
         if self._request is not None:
             return
-        name = raw_name.decode("latin-1").lower()
-        value = raw_value.decode("latin-1").strip(" \t")
-        known = self._headers.get(name)
-        if known is not None:
-            if name in _SINGLETONS:
-                self._refuse(400, f"repeated header {name}")
-            value = f"{known}, {value}"
-        self._headers[name] = value
+        if name in _SINGLETONS:
+            self._refuse(400, f"repeated header {name}")
+        self._headers[name] = f"{self._headers[name]}, {value}"
 
     def on_headers_complete(self) -> None:
         """The head is whole: decide whether and how the rest of the message is read."""
@@ -227,7 +231,8 @@ class RequestParser:
             self._http.get_http_version(),
             self._target,
             headers,
-            int(headers.get("content-length", 0)),
+            # httptools lets any number of zeros through, int() does not.
+            int(headers.get("content-length", "").lstrip("0") or 0),
             "transfer-encoding" in headers,
         )
         verdict = head.judge(self._max_body_bytes)

@@ -1,0 +1,673 @@
+"""The front alone, on a free port, with an application that does as its paths say."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gc
+import http.client
+import re
+import resource
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from pushd.config import Config, LimitsConfig, ServerConfig
+from pushd.edge import front as front_module
+from pushd.edge import http_connection, sockets
+from pushd.edge.front import Front, listening
+from pushd.edge.http1 import Request, Response
+from pushd.errors import StartError
+
+HEAD = b"Host: localhost\r\n"
+GET = b"GET /sync HTTP/1.1\r\n" + HEAD + b"\r\n"
+KEY = base64.b64encode(bytes(16))
+UPGRADE = (
+    b"GET /ws HTTP/1.1\r\n" + HEAD + b"Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + KEY + b"\r\n\r\n"
+)
+
+
+class Echo(asyncio.Protocol):
+    """What the application makes of an upgraded connection: everything comes back."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+class FakeApplication:
+    """`/sync` answers at once, `/slow` when `release` is set, `/boom` and `/late-boom` raise, `/big` is a lot."""
+
+    def __init__(self) -> None:
+        self.release = asyncio.Event()
+        self.started = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        self.requests: list[Request] = []
+        self.finished = 0
+
+    def handle(self, request: Request) -> Response | Awaitable[Response]:
+        self.requests.append(request)
+        match request.path:
+            case "/boom":
+                raise RuntimeError("secret")
+            case "/wrong":
+                return Response(200, headers=(("X", "a\r\nb"),))
+            case "/big":
+                return Response(200, bytes(4_000_000))
+            case "/sync":
+                return self._answer(request)
+        return self._await(request)
+
+    async def _await(self, request: Request) -> Response:
+        if request.path == "/slow":
+            self.started.set()
+            await self.release.wait()
+        if request.path == "/late-boom":
+            raise RuntimeError("secret")
+        if request.path == "/cancelled":
+            raise asyncio.CancelledError
+        self.finished += 1
+        return self._answer(request)
+
+    def _answer(self, request: Request) -> Response:
+        return Response(200, b"%s %s %d" % (request.method.encode(), request.path.encode(), len(request.body)))
+
+    def failure(self, status: int, text: str) -> Response:
+        return Response(status, text.encode(), "text/plain")
+
+    async def admit(self, request: Request) -> Response | str:
+        self.started.set()
+        try:
+            if "wait" in request.query:
+                await self.release.wait()
+            if "boom" in request.query:
+                raise RuntimeError("secret")
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        return Response(401, b"no") if "no" in request.query else "admitted"
+
+    def attach(self, transport: asyncio.Transport, request: Request, admission: str, tail: bytes) -> None:
+        if "broken" in request.query:
+            raise RuntimeError("secret")
+        assert admission == "admitted"
+        assert not transport.is_reading()
+        transport.set_protocol(Echo(transport))
+        transport.write(b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + tail)
+        transport.resume_reading()
+
+
+class Client:
+    """A raw connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def receive(self, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
+        async with asyncio.timeout(5):
+            lines = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:-2])}
+            length = 0 if method == "HEAD" else int(headers.get("content-length", 0))
+            return int(lines[0].split()[1]), headers, await self.reader.readexactly(length)
+
+    async def status(self) -> int:
+        return (await self.receive())[0]
+
+    async def is_closed(self) -> bool:
+        """Whether the server ends the connection, without a reset and without another byte."""
+        async with asyncio.timeout(5):
+            return await self.reader.read(1) == b""
+
+
+class Place:
+    """A front, its application, and clients for it."""
+
+    def __init__(self, front: Front, application: FakeApplication, stack: AsyncExitStack) -> None:
+        self.front = front
+        self.application = application
+        self._stack = stack
+
+    async def connect(self, data: bytes = b"", **options: Any) -> Client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.front.port, **options)
+        self._stack.callback(writer.close)
+        client = Client(reader, writer)
+        client.send(data)
+        return client
+
+    async def ask(self, data: bytes) -> tuple[int, dict[str, str], bytes]:
+        return await (await self.connect(data)).receive()
+
+
+Open = Callable[..., Awaitable[Place]]
+
+
+@pytest.fixture
+async def opened() -> AsyncIterator[Open]:
+    """Opens a front: `place = await opened(limits={...}, server={...}, open_sockets=...)`."""
+    async with AsyncExitStack() as stack:
+
+        async def open_one(
+            limits: dict[str, Any] | None = None, server: dict[str, Any] | None = None, **options: Any
+        ) -> Place:
+            config = Config(server=ServerConfig(**{"port": 0} | (server or {})), limits=LimitsConfig(**limits or {}))
+            application = FakeApplication()
+            front = await stack.enter_async_context(listening(application, config, **options))
+            return Place(front, application, stack)
+
+        yield open_one
+
+
+@pytest.fixture
+async def place(opened: Open) -> Place:
+    return await opened()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def post(path: str, body: bytes, extra: bytes = b"") -> bytes:
+    return b"POST %b HTTP/1.1\r\n%b%bContent-Length: %d\r\n\r\n%b" % (path.encode(), HEAD, extra, len(body), body)
+
+
+# Requests and answers
+
+
+@pytest.mark.parametrize("path", ["/sync", "/awaited"])
+async def test_a_connection_answers_one_request_after_the_other(place: Place, path: str) -> None:
+    client = await place.connect()
+    for size in (0, 1, 100_000):
+        client.send(post(path, bytes(size)))
+        status, headers, body = await client.receive()
+        assert (status, headers["connection"]) == (200, "keep-alive")
+        assert body == f"POST {path} {size}".encode()
+    assert place.front.connections == 1
+    assert place.application.requests[0].peer == "127.0.0.1"
+
+
+async def test_pipelined_requests_are_answered_in_order(place: Place) -> None:
+    paths = [f"/{'sync' if number % 3 else 'awaited'}" for number in range(200)]
+    client = await place.connect(b"".join(post(path, bytes(number)) for number, path in enumerate(paths)))
+    for number, path in enumerate(paths):
+        assert (await client.receive())[2] == f"POST {path} {number}".encode()
+
+
+async def test_a_pipeline_waits_as_bytes_and_is_bounded(place: Place) -> None:
+    client = await place.connect(b"GET /slow HTTP/1.1\r\n" + HEAD + b"\r\n")
+    await place.application.started.wait()
+    client.writer.transport.set_write_buffer_limits(high=0)
+    flood = asyncio.create_task(_flood(client, GET * 100_000))
+    await asyncio.sleep(0.1)
+    assert not flood.done(), "nobody reads on"
+    assert len(place.application.requests) == 1
+    flood.cancel()
+    place.application.release.set()
+    assert (await client.receive())[2] == b"GET /slow 0"
+    assert (await client.receive())[2] == b"GET /sync 0"
+
+
+async def _flood(client: Client, data: bytes) -> None:
+    client.send(data)
+    await client.writer.drain()
+
+
+async def test_the_standard_client(place: Place) -> None:
+    def use() -> list[tuple[int, bytes]]:
+        connection = http.client.HTTPConnection("127.0.0.1", place.front.port, timeout=5)
+        answers = []
+        for method, body, chunked in (("POST", b"abc", False), ("POST", [b"ab", b"c"], True), ("HEAD", None, False)):
+            connection.request(method, "/awaited", body, encode_chunked=chunked)
+            response = connection.getresponse()
+            answers.append((response.status, response.read()))
+        connection.close()
+        return answers
+
+    assert await asyncio.to_thread(use) == [(200, b"POST /awaited 3"), (200, b"POST /awaited 3"), (200, b"")]
+
+
+async def test_expect_100_continue(place: Place) -> None:
+    client = await place.connect(
+        b"POST /sync HTTP/1.1\r\n" + HEAD + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\n"
+    )
+    assert (await client.receive())[0] == 100
+    client.send(b"abc")
+    assert (await client.receive())[2] == b"POST /sync 3"
+
+
+async def test_no_interim_answer_to_a_head_that_is_refused(place: Place) -> None:
+    head = b"POST /sync HTTP/1.1\r\n" + HEAD + b"Expect: %b\r\nContent-Length: %d\r\n\r\n"
+    assert (await place.ask(head % (b"100-continue", 2_000_000)))[0] == 413
+    assert (await place.ask(head % (b"tea", 1)))[0] == 417
+
+
+@pytest.mark.parametrize("request_line", [b"GET /sync HTTP/1.0\r\n", b"GET /sync HTTP/1.1\r\nConnection: close\r\n"])
+async def test_the_last_answer_ends_the_connection(place: Place, request_line: bytes) -> None:
+    client = await place.connect(request_line + HEAD + b"\r\n")
+    status, headers, _ = await client.receive()
+    assert (status, headers["connection"]) == (200, "close")
+    assert await client.is_closed()
+
+
+async def test_a_peer_that_half_closes_gets_its_answers(place: Place) -> None:
+    client = await place.connect(post("/slow", b"") + GET)
+    client.writer.write_eof()
+    await place.application.started.wait()
+    place.application.release.set()
+    assert [await client.status(), await client.status()] == [200, 200]
+    assert await client.is_closed()
+
+
+async def test_a_peer_that_half_closes_without_a_request_is_closed(place: Place) -> None:
+    client = await place.connect(GET[:10])
+    client.writer.write_eof()
+    assert await client.is_closed()
+
+
+def reset(client: Client) -> None:
+    client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.writer.transport.abort()
+
+
+def half_close(client: Client) -> None:
+    client.writer.write_eof()
+
+
+def leave(client: Client) -> None:
+    client.writer.close()
+
+
+@pytest.mark.parametrize("go", [reset, leave])
+async def test_a_handler_goes_on_when_its_client_leaves(place: Place, go: Callable[[Client], None]) -> None:
+    client = await place.connect(post("/slow", b""))
+    await place.application.started.wait()
+    go(client)
+    await until(lambda: place.front.connections == 0 or go is leave)
+    place.application.release.set()
+    await until(lambda: place.application.finished == 1 and place.front.connections == 0)
+
+
+@pytest.mark.parametrize("path", ["/boom", "/late-boom", "/cancelled", "/wrong"])
+async def test_errors_of_the_application_become_a_500_without_details(place: Place, path: str) -> None:
+    status, _, body = await place.ask(post(path, b""))
+    assert status == 500
+    assert b"secret" not in body
+
+
+async def test_a_peer_that_does_not_read_stops_the_work(place: Place) -> None:
+    client = await place.connect(b"GET /big HTTP/1.1\r\n" + HEAD + b"\r\n" + GET)
+    await until(lambda: place.application.requests)
+    assert len((await client.receive())[2]) == 4_000_000
+    assert (await client.receive())[2] == b"GET /sync 0"
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"\x16\x03\x01\x00\xa5", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\nHost: a\n\n", 400),
+        (b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\n", 414),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000, 431),
+        (b"POST / HTTP/1.1\r\n" + HEAD + b"Content-Length: 9999999\r\n\r\n", 413),
+        (b"POST / HTTP/1.1\r\n" + HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n", 501),
+    ],
+)
+async def test_bad_requests(place: Place, data: bytes, status: int) -> None:
+    client = await place.connect(GET + data)
+    assert await client.status() == 200
+    assert await client.status() == status
+    assert await client.is_closed()
+
+
+async def test_the_answer_reaches_a_client_that_is_still_sending(place: Place) -> None:
+    client = await place.connect(b"POST / HTTP/1.1\r\n" + HEAD + b"Content-Length: 3000000\r\n\r\n" + bytes(3_000_000))
+    assert await client.status() == 413
+    assert await client.is_closed()
+
+
+async def test_a_refused_client_that_lingers_is_dropped(place: Place) -> None:
+    client = await place.connect(b"nonsense\r\n\r\n")
+    assert await client.status() == 400
+    await until(lambda: place.front.connections == 0)
+
+
+async def test_an_application_that_cannot_say_why_still_refuses(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(status: int, text: str) -> Response:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(place.application, "failure", fail)
+    assert (await place.ask(b"nonsense\r\n\r\n"))[::2] == (400, b"")
+
+
+# Time
+
+
+@pytest.fixture
+async def hasty(opened: Open, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A front whose times are short."""
+    monkeypatch.setattr(front_module, "SWEEP_S", 0.02)
+    for name in ("IDLE_S", "BODY_S", "ANSWER_S", "LINGER_S"):
+        monkeypatch.setattr(http_connection, name, 0.2)
+    return await opened(limits={"handshake_timeout_s": 0.2})
+
+
+async def test_a_connection_that_says_nothing_is_closed(hasty: Place) -> None:
+    assert await (await hasty.connect()).is_closed()
+
+
+async def test_an_idle_connection_is_closed(hasty: Place) -> None:
+    client = await hasty.connect(GET)
+    assert await client.status() == 200
+    assert await client.is_closed()
+
+
+async def _trickle(client: Client, data: bytes) -> None:
+    for at in range(len(data)):
+        client.send(data[at : at + 1])
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("start", [b"", b"POST /sync HTTP/1.1\r\n" + HEAD + b"Content-Length: 99\r\n\r\n", GET])
+async def test_a_request_that_trickles_is_refused(hasty: Place, start: bytes) -> None:
+    client = await hasty.connect(start)
+    if start == GET:
+        assert await client.status() == 200
+    trickle = asyncio.create_task(_trickle(client, b"GET /xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"))
+    assert await client.status() == 408
+    trickle.cancel()
+
+
+async def test_a_slow_handler_is_not_the_clients_fault(hasty: Place) -> None:
+    client = await hasty.connect(post("/slow", b""))
+    await asyncio.sleep(0.4)
+    hasty.application.release.set()
+    assert await client.status() == 200
+
+
+async def test_an_answer_that_is_not_taken_drops_the_connection(hasty: Place) -> None:
+    await hasty.connect(b"GET /big HTTP/1.1\r\n" + HEAD + b"\r\n", limit=1024)
+    await until(lambda: hasty.application.requests)
+    await until(lambda: hasty.front.connections == 0)
+
+
+async def test_an_undecided_upgrade_is_refused(hasty: Place) -> None:
+    client = await hasty.connect(UPGRADE.replace(b"/ws", b"/ws?wait"))
+    status, headers, _ = await client.receive()
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert hasty.application.cancelled.is_set()
+
+
+# Upgrades
+
+
+async def test_an_upgrade_is_handed_over_with_what_came_behind_it(place: Place) -> None:
+    client = await place.connect(GET + UPGRADE + b"tail\r\n\r\n")
+    assert await client.status() == 200
+    assert await client.status() == 101
+    assert await client.reader.readexactly(8) == b"tail\r\n\r\n"
+    assert place.front.connections == 0
+    client.send(b"more")
+    assert await client.reader.readexactly(4) == b"more"
+
+
+async def test_bytes_that_come_during_admission_are_handed_over(place: Place) -> None:
+    client = await place.connect(UPGRADE.replace(b"/ws", b"/ws?wait"))
+    await place.application.started.wait()
+    client.send(b"early")
+    await asyncio.sleep(0.05)
+    place.application.release.set()
+    assert await client.status() == 101
+    assert await client.reader.readexactly(5) == b"early"
+
+
+async def test_a_hand_over_leaves_nothing_for_the_garbage_collector(place: Place) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        client = await place.connect(UPGRADE)
+        assert await client.status() == 101
+        await asyncio.sleep(0)
+        left = [thing for thing in gc.get_objects() if isinstance(thing, http_connection.HttpConnection)]
+        assert left == []
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "status"),
+    [
+        (b"Version: 13", b"Version: 8", 426),
+        (KEY, b"short", 400),
+        (b"/ws", b"/ws?no", 401),
+        (b"/ws", b"/ws?boom", 500),
+        (b"\r\n\r\n", b"\r\nContent-Length: 1\r\n\r\nx", 400),
+    ],
+)
+async def test_upgrades_are_refused(place: Place, old: bytes, new: bytes, status: int) -> None:
+    client = await place.connect(UPGRADE.replace(old, new))
+    found, headers, _ = await client.receive()
+    assert found == status
+    assert headers.get("sec-websocket-version") == ("13" if status == 426 else None)
+    assert await client.is_closed()
+
+
+async def test_a_hand_over_that_fails_closes_the_connection(place: Place) -> None:
+    client = await place.connect(UPGRADE.replace(b"/ws", b"/ws?broken"))
+    assert await client.is_closed()
+    assert place.front.connections == 0
+
+
+@pytest.mark.parametrize("go", [reset, leave, half_close])
+async def test_admission_ends_when_the_peer_leaves(place: Place, go: Callable[[Client], None]) -> None:
+    client = await place.connect(UPGRADE.replace(b"/ws", b"/ws?wait"))
+    await place.application.started.wait()
+    go(client)
+    await asyncio.wait_for(place.application.cancelled.wait(), 5)
+    await until(lambda: place.front.connections == 0)
+
+
+# Limits of connections
+
+
+async def test_one_connection_too_many_is_told_so(opened: Open) -> None:
+    others = 1
+    place = await opened(limits={"max_connections": 3}, open_sockets=lambda: others)
+    for _ in range(2):
+        client = await place.connect(GET)
+        assert await client.status() == 200
+    refused = await place.connect()
+    status, headers, _ = await refused.receive()
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert await refused.is_closed()
+    others = 0
+    assert (await place.ask(GET))[0] == 200
+
+
+async def test_a_flood_of_connections_over_the_limit_is_dropped(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front_module, "MAX_REFUSED", 0)
+    place = await opened(limits={"max_connections": 1}, open_sockets=lambda: 1)
+    client = await place.connect()
+    with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+        await client.reader.readuntil(b"nothing like that")
+
+
+# The end
+
+
+async def test_draining(place: Place) -> None:
+    idle = await place.connect(GET)
+    assert await idle.status() == 200
+    busy = await place.connect(post("/slow", b"") + GET)
+    await place.application.started.wait()
+    place.front.stop_accepting()
+    place.front.close_idle()
+    assert await idle.is_closed()
+    place.application.release.set()
+    status, headers, _ = await busy.receive()
+    assert (status, headers["connection"]) == (200, "close")
+    assert await busy.is_closed()
+    busy.writer.close()
+    await asyncio.wait_for(place.front.wait_idle(), 5)
+    with pytest.raises(ConnectionError):
+        await place.connect()
+
+
+async def test_nothing_is_left_at_the_end() -> None:
+    application = FakeApplication()
+    async with listening(application, Config(server=ServerConfig(port=0))) as front:
+        streams = [await asyncio.open_connection("127.0.0.1", front.port) for _ in range(3)]
+        streams[0][1].write(post("/slow", b""))
+        streams[1][1].write(UPGRADE.replace(b"/ws", b"/ws?wait"))
+        await until(lambda: application.requests and application.started.is_set() and front.connections == 3)
+    assert front.connections == 0
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    for reader, writer in streams:
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await reader.readexactly(1)
+        writer.close()
+
+
+# The socket
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [("no-such-host.invalid", "no-such-host.invalid:0"), ("192.0.2.1", "192.0.2.1:0"), ("x" * 64, "x:0")],
+)
+async def test_a_host_that_is_not_ours_is_one_line(host: str, shown: str) -> None:
+    with pytest.raises(StartError, match=rf"^cannot listen on .*{re.escape(shown)}: [^\n]+$"):
+        sockets.listen(host, 0)
+
+
+async def test_the_limit_of_connections_is_what_the_descriptors_allow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits = [1000, 4000]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, wanted: limits.__setitem__(slice(None), wanted))
+    with structlog.testing.capture_logs() as logs:
+        assert sockets.room_for(3000) == 4000 - sockets.SPARE_DESCRIPTORS
+        assert logs == []
+        assert sockets.room_for(100_000) == 4000 - sockets.SPARE_DESCRIPTORS
+    assert [line["log_level"] for line in logs] == ["warning"]
+    limits[:] = [resource.RLIM_INFINITY] * 2
+    assert sockets.room_for(100_000) == 100_000
+
+
+async def test_localhost_is_both_loopback_addresses(opened: Open) -> None:
+    place = await opened(server={"host": "localhost"})
+    hosts = ["127.0.0.1", "::1"] if _has_ipv6() else ["127.0.0.1"]
+    for host in hosts:
+        _, writer = await asyncio.open_connection(host, place.front.port)
+        writer.close()
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+async def test_a_taken_port_is_one_line(opened: Open) -> None:
+    place = await opened()
+    with pytest.raises(
+        StartError, match=rf"^cannot listen on 127\.0\.0\.1:{place.front.port}: Address already in use$"
+    ):
+        await opened(server={"port": place.front.port})
+
+
+def _certificate(folder: Path) -> dict[str, str]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(names, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    cert_file, key_file = folder / "cert.pem", folder / "key.pem"
+    cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return {"tls_cert": str(cert_file), "tls_key": str(key_file)}
+
+
+async def test_tls(opened: Open, tmp_path: Path) -> None:
+    files = _certificate(tmp_path)
+    place = await opened(server=files)
+    context = ssl.create_default_context(cafile=files["tls_cert"])
+    client = await place.connect(GET + UPGRADE + b"tail", ssl=context)
+    assert await client.status() == 200
+    assert place.application.requests[0].is_secure
+    assert await client.status() == 101
+    assert await client.reader.readexactly(4) == b"tail"
+    refused = await place.connect(b"nonsense\r\n\r\n", ssl=context)
+    assert await refused.status() == 400
+    assert await refused.is_closed()
+    plain = await place.connect(GET)
+    with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+        await plain.receive()
+
+
+async def test_nothing_is_left_of_tls_at_the_end(tmp_path: Path) -> None:
+    files = _certificate(tmp_path)
+    context = ssl.create_default_context(cafile=files["tls_cert"])
+    application = FakeApplication()
+    async with listening(application, Config(server=ServerConfig(port=0, **files))) as front:
+        streams = [await asyncio.open_connection("127.0.0.1", front.port, ssl=context) for _ in range(2)]
+        streams.append(await asyncio.open_connection("127.0.0.1", front.port))
+        streams[0][1].write(post("/slow", b""))
+        await application.started.wait()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    for _, writer in streams:
+        writer.close()
+
+
+async def test_bad_tls_files_are_named(opened: Open, tmp_path: Path) -> None:
+    files = _certificate(tmp_path)
+    bad = tmp_path / "bad.pem"
+    bad.write_text("nonsense")
+    for wrong, named in (
+        ({"tls_cert": str(tmp_path / "absent.pem")}, "absent.pem"),
+        ({"tls_key": str(tmp_path / "absent.pem")}, "absent.pem"),
+        ({"tls_cert": str(bad)}, "bad.pem"),
+    ):
+        with pytest.raises(StartError, match=named):
+            await opened(server=files | wrong)

@@ -1,0 +1,331 @@
+"""Bytes to requests: any chunking gives the same ones, and nothing that comes makes it raise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pushd.edge.http1 import Request
+from pushd.edge.request_parser import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES, RequestParser, Stage
+
+MAX_BODY_BYTES = 1000
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def parser() -> RequestParser:
+    return RequestParser(max_body_bytes=MAX_BODY_BYTES, peer="192.0.2.1", is_secure=True)
+
+
+def drain(source: RequestParser) -> list[Request]:
+    requests = []
+    while (request := source.next()) is not None:
+        requests.append(request)
+    return requests
+
+
+def parse(*pieces: bytes) -> tuple[list[Request], int, bytes]:
+    """Requests, status of the failure (0 for none) and tail."""
+    source, requests = parser(), []
+    for piece in pieces:
+        source.feed(piece)
+        requests += drain(source)
+    if source.failure is not None:
+        assert "callback" not in source.failure.text, "an exception in one of our callbacks"
+    return requests, source.failure.status if source.failure else 0, source.tail
+
+
+def seen(request: Request) -> tuple[object, ...]:
+    return request.method, request.target, request.headers, request.body, request.keep_alive, request.is_upgrade
+
+
+def one(data: bytes) -> Request:
+    requests, status, _ = parse(data)
+    assert status == 0
+    (request,) = requests
+    return request
+
+
+def status_of(data: bytes) -> int:
+    return parse(data)[1]
+
+
+# What is read
+
+
+def test_a_post() -> None:
+    request = one(b"POST /a?b=c HTTP/1.1\r\nHost: x:1\r\nX-Y:  z \r\nX-Y: w\r\nContent-Length: 5\r\n\r\nhello")
+    assert (request.method, request.path, request.query, request.body) == ("POST", "/a", {"b": "c"}, b"hello")
+    assert request.headers == {"host": "x:1", "x-y": "z, w", "content-length": "5"}
+    assert (request.keep_alive, request.peer, request.is_secure) == (True, "192.0.2.1", True)
+
+
+def test_chunks_and_trailers() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    body = b"3;x=y\r\nabc\r\n4\r\n\r\n\r\n\r\n0\r\nAuthorization: none\r\n\r\n"
+    requests, status, _ = parse(head + body + GET)
+    assert status == 0
+    assert [request.body for request in requests] == [b"abc\r\n\r\n", b""]
+    assert all("authorization" not in request.headers for request in requests)
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "expected"),
+    [("1.1", "", True), ("1.1", "close", False), ("1.0", "", False), ("1.0", "keep-alive", True)],
+)
+def test_keep_alive(version: str, connection: str, expected: bool) -> None:
+    header = f"Connection: {connection}\r\n" if connection else ""
+    request = one(f"GET / HTTP/{version}\r\nHost: a\r\n{header}\r\n".encode())
+    assert request.keep_alive is expected
+
+
+def test_nothing_is_read_after_the_last_request() -> None:
+    requests, status, tail = parse(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" + GET)
+    assert (len(requests), status, tail) == (1, 0, GET)
+
+
+def test_an_upgrade_leaves_its_tail() -> None:
+    head = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    requests, status, tail = parse(GET + head + b"\x81\x80\r\n\r\n")
+    assert [request.is_upgrade for request in requests] == [False, True]
+    assert (status, tail) == (0, b"\x81\x80\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 5\r\n\r\nhello", b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"]
+)
+def test_an_offered_upgrade_that_is_not_taken_up_keeps_its_body(framing: bytes) -> None:
+    offer = b"POST /a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n" + framing
+    requests, status, _ = parse(offer + GET)
+    assert status == 0
+    assert [(request.method, request.body) for request in requests] == [("POST", b"hello"), ("GET", b"")]
+
+
+def test_empty_lines_before_a_request_are_skipped() -> None:
+    source = parser()
+    source.feed(b"\r\n\r\n")
+    assert source.next() is None
+    assert source.stage is Stage.IDLE
+    source.feed(b"\r\n" + GET)
+    assert source.next() is not None
+
+
+def test_requests_wait_as_bytes() -> None:
+    source = parser()
+    source.feed(GET * 3)
+    assert source.next() is not None
+    assert source.held_bytes == 2 * len(GET)
+
+
+def test_stages() -> None:
+    source = parser()
+    for piece, stage, body_bytes in (
+        (b"POST / HT", Stage.HEAD, 0),
+        (b"TP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n", Stage.BODY, 0),
+        (b"ab", Stage.BODY, 2),
+    ):
+        source.feed(piece)
+        assert source.next() is None
+        assert (source.stage, source.body_bytes) == (stage, body_bytes)
+    source.feed(b"c")
+    assert source.next() is not None
+    assert source.stage is Stage.IDLE
+
+
+def test_continue_is_due_once_and_only_before_the_body() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-Continue\r\nContent-Length: 2\r\n\r\n"
+    source = parser()
+    source.feed(head)
+    assert source.next() is None
+    assert [source.take_continue(), source.take_continue()] == [True, False]
+    source = parser()
+    source.feed(head + b"x")
+    assert source.next() is None
+    assert not source.take_continue()
+
+
+def test_a_closed_parser_reads_nothing() -> None:
+    source = parser()
+    source.close()
+    source.feed(GET)
+    assert source.next() is None
+    assert source.failure is None
+
+
+# What is refused
+
+
+def head_of(size: int) -> bytes:
+    start, end = b"GET / HTTP/1.1\r\nHost: a\r\nX: ", b"\r\n\r\n"
+    return start + b"x" * (size - len(start) - len(end)) + end
+
+
+def test_the_head_is_limited_exactly() -> None:
+    assert status_of(head_of(MAX_HEAD_BYTES)) == 0
+    assert status_of(head_of(MAX_HEAD_BYTES + 1)) == 431
+    assert status_of(head_of(2 * MAX_HEAD_BYTES)[:-4]) == 431
+
+
+def test_the_number_of_headers_is_limited() -> None:
+    def with_headers(count: int) -> bytes:
+        return GET[:-2] + b"".join(b"x%d: y\r\n" % number for number in range(count - 1)) + b"\r\n"
+
+    assert status_of(with_headers(MAX_HEADERS)) == 0
+    assert status_of(with_headers(MAX_HEADERS + 1)) == 431
+
+
+def test_the_target_is_limited() -> None:
+    def with_target(size: int) -> bytes:
+        return b"GET /" + b"x" * (size - 1) + GET[5:]
+
+    assert status_of(with_target(MAX_TARGET_BYTES)) == 0
+    assert status_of(with_target(MAX_TARGET_BYTES + 1)) == 414
+
+
+def test_a_big_body_is_refused_by_its_announcement() -> None:
+    assert status_of(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n") == 413
+
+
+def test_chunks_are_counted_as_they_come() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunk = b"1f4\r\n" + b"x" * 500 + b"\r\n"
+    assert status_of(head + 2 * chunk) == 0
+    assert status_of(head + 2 * chunk + b"1\r\nx") == 413
+
+
+def test_a_trailer_is_limited() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+    assert parse(head, b"x: " + b"y" * 2 * MAX_HEAD_BYTES)[1] == 431
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\nHost: a\n\n",
+        b"GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n z\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+        b"GET / HTTP/2.0\r\nHost: a\r\n\r\n",
+        b"GET /\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\nx",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\nx",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\nx\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /ä HTTP/1.1\r\nHost: a\r\n\r\n".encode(),
+        *(
+            b"GET / HTTP/1.1\r\nHost: a\r\n" + 2 * (name + b": x\r\n") + b"\r\n"
+            for name in (b"Authorization", b"Origin", b"Sec-WebSocket-Key", b"sec-websocket-version", b"X-API-Key")
+        ),
+    ],
+)
+def test_bad_requests_are_refused(data: bytes) -> None:
+    requests, status, _ = parse(data + GET)
+    assert requests == []
+    assert status in {400, 501}
+    assert status == status_of(data), "the refusal waited for more bytes"
+
+
+def test_a_content_length_may_begin_with_zeros() -> None:
+    assert one(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"0" * 5000 + b"1\r\n\r\nx").body == b"x"
+
+
+def test_requests_before_a_bad_one_are_read() -> None:
+    requests, status, _ = parse(GET + b"\x00")
+    assert (len(requests), status) == (1, 400)
+
+
+# Any stream, in any pieces
+
+
+@dataclass
+class Sent:
+    """A request as a client would write it, in one of the framings."""
+
+    method: str
+    path: str
+    fields: dict[str, str]
+    body: bytes
+    chunks: list[int] | None
+    offer: bytes
+    wire: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        lines = [f"{self.method} {self.path} HTTP/1.1", "Host: example.org"]
+        lines += [f"{name}: {value}" for name, value in self.fields.items()]
+        if self.chunks is None:
+            framing = b"Content-Length: %d\r\n\r\n" % len(self.body) + self.body if self.body else b"\r\n"
+        else:
+            cuts = [0, *sorted(min(cut, len(self.body)) for cut in self.chunks), len(self.body)]
+            parts = [self.body[begin:end] for begin, end in pairwise(cuts)]
+            chunked = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts if part)
+            framing = b"Transfer-Encoding: chunked\r\n\r\n" + chunked + b"0\r\n\r\n"
+        self.wire = "\r\n".join([*lines, ""]).encode() + self.offer + framing
+
+
+SENT = st.builds(
+    Sent,
+    st.sampled_from(["GET", "POST", "DELETE", "HEAD"]),
+    st.from_regex(r"/[a-z0-9/_.-]{0,20}", fullmatch=True),
+    st.dictionaries(
+        st.from_regex(r"x-[a-z]{1,5}", fullmatch=True), st.from_regex(r"([!-~]([ -~]{0,10}[!-~])?)?", fullmatch=True)
+    ),
+    st.binary(max_size=60) | st.lists(st.sampled_from([b"\r\n", b"\n", b"\r", b"0", b"x"]), max_size=20).map(b"".join),
+    st.none() | st.lists(st.integers(0, 60), max_size=4),
+    st.sampled_from([b"", b"Connection: Upgrade\r\nUpgrade: h2c\r\n"]),
+)
+
+
+def cut(data: bytes, cuts: list[int]) -> list[bytes]:
+    return [data[begin:end] for begin, end in pairwise([0, *sorted(min(at, len(data)) for at in cuts), len(data)])]
+
+
+@given(st.lists(SENT, max_size=4), st.data())
+def test_what_was_sent_is_read_in_any_pieces(sent: list[Sent], data: st.DataObject) -> None:
+    stream = b"".join(request.wire for request in sent)
+    pieces = cut(stream, data.draw(st.lists(st.integers(0, len(stream)), max_size=10)))
+    requests, status, tail = parse(*pieces)
+    assert (status, tail) == (0, b"")
+    assert len(requests) == len(sent)
+    for request, expected in zip(requests, sent, strict=True):
+        assert (request.method, request.path, request.body) == (expected.method, expected.path, expected.body)
+        assert expected.fields.items() <= request.headers.items()
+
+
+FRAGMENTS = [
+    *(
+        b"GET / HTTP/1.1\r\n",
+        b"POST /x HTTP/1.1\r\n",
+        b"GET /%ff HTTP/1.0\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\n",
+        b"HTTP/1.1",
+    ),
+    *(b"Host: a\r\n", b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"Expect: 100-continue\r\n"),
+    *(b"Connection: Upgrade\r\n", b"Connection: close\r\n", b"Upgrade: websocket\r\n", b"Upgrade: h2c\r\n"),
+    *(b"\r\n", b"\n", b"\r", b":", b" ", b"\x00", b"3\r\nabc\r\n", b"0\r\n\r\n", b"abc"),
+]
+BYTES = st.binary(max_size=200) | st.lists(st.sampled_from(FRAGMENTS), max_size=25).map(b"".join)
+
+
+@given(BYTES)
+@example(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n\r")
+def test_any_bytes_give_the_same_whole_and_one_by_one(data: bytes) -> None:
+    whole, whole_status, whole_tail = parse(data)
+    single, single_status, single_tail = parse(*(data[at : at + 1] for at in range(len(data))))
+    assert [seen(request) for request in whole] == [seen(request) for request in single]
+    assert whole_status == single_status
+    assert whole_status in {0, 400, 413, 417, 501}
+    if whole_status == 0:
+        assert whole_tail == single_tail

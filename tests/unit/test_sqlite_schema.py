@@ -78,6 +78,14 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     assert f"schema version {len(LADDER) + 1}" in await refusal(tmp_path)
 
 
+async def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pushd.db"
+    prepare(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+    assert "malformed" in await refusal(tmp_path)
+
+
 async def test_an_old_sqlite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
     with pytest.raises(StartError, match="too old"):
@@ -96,11 +104,11 @@ async def test_mailbox_positions_go_on_after_a_restart(tmp_path: Path) -> None:
 def test_bodies_nobody_waits_for_go_away(tmp_path: Path) -> None:
     prepare(tmp_path / "pushd.db")
     with closing(open_connection(tmp_path / "pushd.db", synchronous="NORMAL")) as connection:
-        payload = b'[["m1", 1, 1, 0, "{}", [1, 2]]]'
-        connection.execute(mailbox.SAVE_BODIES, (payload,))
-        connection.execute(mailbox.SAVE_ENTRIES, (payload,))
+        payload = {"items": b'[["m1", 1, 1, 0, "{}", [1, 2]]]'}
+        connection.execute(mailbox.SAVE_BODIES, payload)
+        connection.execute(mailbox.SAVE_ENTRIES, payload)
         for left in (1, 0):
-            connection.execute(mailbox.CLEAR, (left + 1,))
+            connection.execute(mailbox.CLEAR, {"user_id": left + 1})
             assert connection.execute("SELECT count(*) FROM mailbox_notice").fetchone()[0] == left
 
 
@@ -123,8 +131,7 @@ def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def plan_of(connection: sqlite3.Connection, statement: str) -> list[str]:
-    found = re.findall(r"\?\d*", statement)
-    parameters = [b"[]"] * (len(found) if "?" in found else len(set(found)))
+    parameters = dict.fromkeys(re.findall(r":(\w+)", statement), b"[]")
     return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
 
 

@@ -90,15 +90,16 @@ async def test_waiting_appends_share_one_commit_ahead_of_everything_else(bench: 
 async def test_an_append_waits_for_one_operation_at_most(bench: Bench) -> None:
     go = bench.hold()
     appended: list[asyncio.Future[None]] = []
+    is_appended = threading.Event()
 
     def submit_append() -> None:
         appended.append(bench.thread.append("test", "append", b"x"))
+        is_appended.set()
 
     def first(_connection: sqlite3.Connection) -> None:
         bench.steps.append("first")
         bench.thread._loop.call_soon_threadsafe(submit_append)
-        while not bench.thread._appends:
-            threading.Event().wait(0.001)
+        assert is_appended.wait(WAIT_S)
 
     waiting = [bench.thread.submit("test", "first", first), bench.step("second"), bench.step("third")]
     go()

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 
 from pushd.config import Config
@@ -50,8 +50,7 @@ async def open_stores(
     path = database_path(config.server.data_dir)
     with _locked(path.with_name(LOCK_NAME)):
         prepare(path)
-        connections = _open(path, is_durable=config.delivery.fsync == "batch")
-        last_position: int = connections.relaxed.execute(mailbox.LAST_POSITION).fetchone()[0] or 0
+        connections, last_position = _open(path, is_durable=config.delivery.fsync == "batch")
         thread = SqliteThread(connections, journal.commit, observe)
         try:
             yield Stores(
@@ -71,18 +70,20 @@ async def open_stores(
             await thread.aclose()
 
 
-def _open(path: Path, *, is_durable: bool) -> Connections:
-    try:
-        durable = open_connection(
-            path, synchronous="FULL" if is_durable else "NORMAL", checkpoint_pages=DURABLE_CHECKPOINT_PAGES
-        )
+def _open(path: Path, *, is_durable: bool) -> tuple[Connections, int]:
+    """The connections, and the mailbox position given out last."""
+    synchronous = "FULL" if is_durable else "NORMAL"
+    with ExitStack() as opened:
         try:
-            return Connections(durable, open_connection(path, synchronous="NORMAL"))
-        except BaseException:
-            durable.close()
-            raise
-    except sqlite3.Error as error:
-        raise StartError(f"cannot use {path}: {error}") from error
+            durable = opened.enter_context(
+                closing(open_connection(path, synchronous=synchronous, checkpoint_pages=DURABLE_CHECKPOINT_PAGES))
+            )
+            relaxed = opened.enter_context(closing(open_connection(path, synchronous="NORMAL")))
+            last_position: int = relaxed.execute(mailbox.LAST_POSITION).fetchone()[0] or 0
+        except sqlite3.Error as error:
+            raise StartError(f"cannot use {path}: {error}") from error
+        opened.pop_all()  # the thread closes them
+    return Connections(durable, relaxed), last_position
 
 
 @contextmanager

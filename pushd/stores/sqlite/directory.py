@@ -17,25 +17,25 @@ from pushd.stores.sqlite.thread import SqliteThread
 
 USERS = """
 SELECT CAST(json_group_array(json_object('user_id', user.id, 'username', username, 'role', user_type)) AS BLOB)
-  FROM json_each(CAST(? AS TEXT)) AS wanted
+  FROM json_each(CAST(:user_ids AS TEXT)) AS wanted
  CROSS JOIN user ON user.id = wanted.value
 """
 
 ALL_PAGE = """
 SELECT CAST(json_group_array(id) AS BLOB)
-  FROM (SELECT id FROM user WHERE id > ?1 ORDER BY id LIMIT ?2)
+  FROM (SELECT id FROM user WHERE id > :after_id ORDER BY id LIMIT :limit)
 """
 
 ROLE_PAGE = """
 SELECT CAST(json_group_array(id) AS BLOB)
-  FROM (SELECT id FROM user WHERE user_type = ?3 AND id > ?1 ORDER BY id LIMIT ?2)
+  FROM (SELECT id FROM user WHERE user_type = :role AND id > :after_id ORDER BY id LIMIT :limit)
 """
 
-# Rows are users as arrays in the order of model.User.
+# :rows are users as arrays in the order of model.User.
 _INSERT = """
 INSERT INTO user (id, username, user_type)
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
-  FROM json_each(CAST(? AS TEXT))
+  FROM json_each(CAST(:rows AS TEXT))
  WHERE true
     ON CONFLICT (id) DO """
 
@@ -61,7 +61,7 @@ def import_users(data_dir: str, users: list[User]) -> int:
     try:
         with closing(open_connection(path, synchronous="NORMAL")) as connection:
             for chunk in chunks(users):
-                connection.execute(IMPORT, (_rows(chunk),))
+                connection.execute(IMPORT, {"rows": _rows(chunk)})
     except sqlite3.Error as error:
         raise StartError(f"cannot import users into {path}: {error}") from error
     return len(users)
@@ -77,7 +77,7 @@ class SqliteDirectory:
         """See ports.Directory."""
         found: dict[int, User] = {}
         for chunk in chunks(user_ids):
-            document = await self._statements.document("users", USERS, orjson.dumps(chunk))
+            document = await self._statements.document("users", USERS, user_ids=orjson.dumps(chunk))
             if document:
                 found.update((user.user_id, user) for user in _users.decode(document))
         return found
@@ -90,21 +90,21 @@ class SqliteDirectory:
         """See ports.Directory."""
         found: list[int] = []
         for role in set(roles):
-            found += await self._ids("ids_by_role", ROLE_PAGE, role)
+            found += await self._ids("ids_by_role", ROLE_PAGE, role=role)
         found.sort()
         return found
 
     async def learn(self, users: Sequence[User]) -> None:
         """See ports.Directory."""
         for chunk in chunks(users):
-            await self._statements.change("learn", LEARN, _rows(chunk))
+            await self._statements.change("learn", LEARN, rows=_rows(chunk))
 
-    async def _ids(self, name: str, statement: str, *parameters: int) -> list[int]:
+    async def _ids(self, name: str, statement: str, **parameters: int) -> list[int]:
         """All ids that `statement` yields, ascending, page by page."""
         found: list[int] = []
         after_id = _LOWEST_ID
         while True:
-            document = await self._statements.document(name, statement, after_id, PAGE_IDS, *parameters)
+            document = await self._statements.document(name, statement, after_id=after_id, limit=PAGE_IDS, **parameters)
             page: list[int] = sorted(orjson.loads(document or b"[]"))
             found += page
             if len(page) < PAGE_IDS:

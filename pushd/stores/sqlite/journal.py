@@ -16,7 +16,7 @@ from pushd.stores.sqlite.thread import SqliteThread
 APPEND = """
 INSERT INTO journal (seq, accepted_ms, body)
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
-  FROM json_each(CAST(? AS TEXT))
+  FROM json_each(CAST(:rows AS TEXT))
  WHERE true
     ON CONFLICT (seq) DO UPDATE SET body = CASE WHEN body = excluded.body THEN body END
 """
@@ -25,29 +25,30 @@ LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'jour
 
 SETTLE = """
 UPDATE journal SET settled = 1
- WHERE settled = 0 AND seq IN (SELECT value FROM json_each(CAST(? AS TEXT)))
+ WHERE settled = 0 AND seq IN (SELECT value FROM json_each(CAST(:seqs AS TEXT)))
 """
 
 UNSETTLED_PAGE = """
 SELECT CAST('[' || group_concat(body) || ']' AS BLOB)
-  FROM (SELECT body FROM journal WHERE settled = 0 AND seq > ?1 ORDER BY seq LIMIT ?2)
+  FROM (SELECT body FROM journal WHERE settled = 0 AND seq > :after_seq ORDER BY seq LIMIT :limit)
 """
 
+# Left alone, SQLite walks the table from its oldest row.
 FIRST_SINCE = """
 SELECT min(seq)
-  FROM (SELECT min(seq) AS seq FROM journal WHERE settled = 1 AND accepted_ms >= ?1
+  FROM (SELECT min(seq) AS seq FROM journal INDEXED BY journal_settled WHERE settled = 1 AND accepted_ms >= :since_ms
          UNION ALL
-        SELECT min(seq) FROM journal WHERE settled = 0 AND accepted_ms >= ?1)
+        SELECT min(seq) FROM journal WHERE settled = 0 AND accepted_ms >= :since_ms)
 """
 
 SINCE_PAGE = """
 SELECT CAST('[' || group_concat(body) || ']' AS BLOB)
-  FROM (SELECT body FROM journal WHERE seq > ?1 AND accepted_ms >= ?3 ORDER BY seq LIMIT ?2)
+  FROM (SELECT body FROM journal WHERE seq > :after_seq AND accepted_ms >= :since_ms ORDER BY seq LIMIT :limit)
 """
 
 PURGE = """
 DELETE FROM journal
- WHERE seq IN (SELECT seq FROM journal WHERE settled = 1 AND accepted_ms < ? ORDER BY accepted_ms LIMIT ?)
+ WHERE seq IN (SELECT seq FROM journal WHERE settled = 1 AND accepted_ms < :before_ms ORDER BY accepted_ms LIMIT :limit)
 """
 
 PAGE_ROWS = 500
@@ -57,7 +58,7 @@ _notices = msgspec.json.Decoder(list[Notice])
 
 def commit(connection: sqlite3.Connection, payloads: Sequence[bytes]) -> None:
     """Keep the rows of all `payloads` (each what `encoded` returns) in one transaction: one statement is one."""
-    connection.execute(APPEND, (b"[" + b",".join(payloads) + b"]",))
+    connection.execute(APPEND, {"rows": b"[" + b",".join(payloads) + b"]"})
 
 
 def encoded(notices: Sequence[Notice]) -> bytes:
@@ -84,7 +85,7 @@ class SqliteJournal:
     async def settle(self, seqs: Sequence[int]) -> None:
         """See ports.Journal."""
         for chunk in chunks(seqs):
-            await self._statements.change("settle", SETTLE, orjson.dumps(chunk))
+            await self._statements.change("settle", SETTLE, seqs=orjson.dumps(chunk))
 
     async def unsettled(self) -> list[Notice]:
         """See ports.Journal."""
@@ -92,18 +93,22 @@ class SqliteJournal:
 
     async def since(self, accepted_ms: int) -> list[Notice]:
         """See ports.Journal."""
-        (first,) = await self._statements.numbers("since", FIRST_SINCE, accepted_ms)
-        return await self._pages("since", SINCE_PAGE, first - 1, accepted_ms) if first else []
+        (first,) = await self._statements.numbers("since", FIRST_SINCE, since_ms=accepted_ms)
+        return await self._pages("since", SINCE_PAGE, first - 1, since_ms=accepted_ms) if first else []
 
     async def purge(self, before_ms: int, limit: int) -> int:
         """See ports.Journal."""
-        return await drop_chunks(limit, lambda wanted: self._statements.change("purge", PURGE, before_ms, wanted))
+        return await drop_chunks(
+            limit, lambda wanted: self._statements.change("purge", PURGE, before_ms=before_ms, limit=wanted)
+        )
 
-    async def _pages(self, name: str, statement: str, after_seq: int, *parameters: int) -> list[Notice]:
+    async def _pages(self, name: str, statement: str, after_seq: int, **parameters: int) -> list[Notice]:
         """All notices with a higher `seq` that `statement` yields; each page is one slice of the loop's time."""
         found: list[Notice] = []
         while True:
-            document = await self._statements.document(name, statement, after_seq, PAGE_ROWS, *parameters)
+            document = await self._statements.document(
+                name, statement, after_seq=after_seq, limit=PAGE_ROWS, **parameters
+            )
             page = _notices.decode(document) if document else []
             # SQLite does not promise the order in which an aggregate sees its rows.
             page.sort(key=lambda notice: notice.seq)

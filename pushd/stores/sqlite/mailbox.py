@@ -16,13 +16,13 @@ DAY_MS = 86_400_000
 
 LAST_POSITION = "SELECT max(last_position) FROM mailbox_notice"
 
-# The parameter of the three statements of a save: [[message_key, position, saved_at, expires_at, body, [user_id]]].
+# The items of the three statements of a save: [[message_key, position, saved_at, expires_at, body, [user_id]]].
 # A body that is there already keeps its first text; it stays as long as the newest save of it asks for.
 SAVE_BODIES = """
 INSERT INTO mailbox_notice (message_key, last_position, saved_at, expires_at, body)
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
        nullif(json_extract(value, '$[3]'), 0), json_extract(value, '$[4]')
-  FROM json_each(CAST(? AS TEXT))
+  FROM json_each(CAST(:items AS TEXT))
  WHERE true
     ON CONFLICT (message_key) DO UPDATE
    SET last_position = max(last_position, excluded.last_position), saved_at = max(saved_at, excluded.saved_at)
@@ -32,7 +32,7 @@ SAVE_ENTRIES = """
 WITH item AS MATERIALIZED (
   SELECT json_extract(value, '$[0]') AS message_key, json_extract(value, '$[1]') AS position,
          json_extract(value, '$[5]') AS user_ids
-    FROM json_each(CAST(? AS TEXT))
+    FROM json_each(CAST(:items AS TEXT))
 )
 INSERT INTO mailbox (user_id, position, notice_id)
 SELECT user.value, item.position, notice.notice_id
@@ -47,13 +47,13 @@ SELECT user.value, item.position, notice.notice_id
 TRIM = """
 WITH saved AS MATERIALIZED (
   SELECT DISTINCT user.value AS user_id
-    FROM json_each(CAST(?1 AS TEXT)) AS item
+    FROM json_each(CAST(:items AS TEXT)) AS item
    CROSS JOIN json_each(json_extract(item.value, '$[5]')) AS user
 ),
 cut AS MATERIALIZED (
   SELECT user_id,
          (SELECT position FROM mailbox WHERE mailbox.user_id = saved.user_id
-           ORDER BY position DESC LIMIT 1 OFFSET ?2) AS position
+           ORDER BY position DESC LIMIT 1 OFFSET :max_per_user) AS position
     FROM saved
 )
 DELETE FROM mailbox
@@ -65,14 +65,14 @@ DELETE FROM mailbox
  )
 """
 
-# ?1 user ids, ?2 saved after, ?3 now. Entries as [user_id, position, notice_id], bodies by notice_id.
+# Entries as [user_id, position, notice_id], bodies by notice_id.
 READ = """
 WITH entry AS MATERIALIZED (
   SELECT mailbox.user_id, mailbox.position, mailbox.notice_id
-    FROM json_each(CAST(?1 AS TEXT)) AS user
+    FROM json_each(CAST(:user_ids AS TEXT)) AS user
    CROSS JOIN mailbox ON mailbox.user_id = user.value
    CROSS JOIN mailbox_notice AS notice USING (notice_id)
-   WHERE notice.saved_at > ?2 AND (notice.expires_at IS NULL OR notice.expires_at > ?3)
+   WHERE notice.saved_at > :saved_after_ms AND (notice.expires_at IS NULL OR notice.expires_at > :now_ms)
 )
 SELECT (SELECT CAST(json_group_array(json_array(user_id, position, notice_id)) AS BLOB) FROM entry),
        (SELECT CAST('{' || group_concat('"' || notice_id || '":' || body) || '}' AS BLOB)
@@ -84,24 +84,23 @@ REMOVE = """
 DELETE FROM mailbox
  WHERE (notice_id, user_id) IN (
    SELECT notice.notice_id, json_extract(removal.value, '$[0]')
-     FROM json_each(CAST(? AS TEXT)) AS removal
+     FROM json_each(CAST(:removals AS TEXT)) AS removal
     CROSS JOIN json_each(json_extract(removal.value, '$[1]')) AS message
     CROSS JOIN mailbox_notice AS notice ON notice.message_key = message.value
  )
 """
 
-CLEAR = "DELETE FROM mailbox WHERE user_id = ?"
+CLEAR = "DELETE FROM mailbox WHERE user_id = :user_id"
 
-# ?1 saved up to, ?2 now, ?3 how many
 PURGE = """
 DELETE FROM mailbox
  WHERE (notice_id, user_id) IN (
    SELECT mailbox.notice_id, mailbox.user_id
-     FROM (SELECT notice_id FROM mailbox_notice WHERE saved_at <= ?1
+     FROM (SELECT notice_id FROM mailbox_notice WHERE saved_at <= :saved_by_ms
             UNION
-           SELECT notice_id FROM mailbox_notice WHERE expires_at IS NOT NULL AND expires_at <= ?2) AS past
+           SELECT notice_id FROM mailbox_notice WHERE expires_at IS NOT NULL AND expires_at <= :now_ms) AS past
     CROSS JOIN mailbox USING (notice_id)
-    LIMIT ?3
+    LIMIT :limit
  )
 """
 
@@ -132,17 +131,17 @@ class SqliteMailbox:
         """See ports.Mailbox. Chunks are transactions of their own: repeat the whole call when it raises."""
         rows = [self._row(item, user_ids) for item, user_ids in saves if user_ids]
         for chunk in _shares(rows):
-            payload = orjson.dumps(chunk)
-            steps = [(SAVE_BODIES, (payload,)), (SAVE_ENTRIES, (payload,)), (TRIM, (payload, self._max_per_user))]
-            await self._statements.change_all("save", steps)
+            steps = (SAVE_BODIES, SAVE_ENTRIES, TRIM)
+            await self._statements.change_all("save", steps, items=orjson.dumps(chunk), max_per_user=self._max_per_user)
 
     async def read(self, user_ids: Collection[int]) -> dict[int, list[MailboxItem]]:
         """See ports.Mailbox. Users who wait for the same notice get the same object: do not change it."""
         found: dict[int, list[MailboxItem]] = {}
         now_ms = self._clock()
         for chunk in chunks(user_ids, READ_USERS):
-            document = orjson.dumps(chunk)
-            entries, bodies = await self._statements.row("read", READ, document, now_ms - self._ttl_ms, now_ms)
+            entries, bodies = await self._statements.row(
+                "read", READ, user_ids=orjson.dumps(chunk), saved_after_ms=now_ms - self._ttl_ms, now_ms=now_ms
+            )
             if entries and bodies:
                 found.update(_mailboxes(entries, bodies))
         return found
@@ -150,18 +149,20 @@ class SqliteMailbox:
     async def remove(self, removals: Mapping[int, Collection[str]]) -> None:
         """See ports.Mailbox."""
         for chunk in _shares((user_id, list(message_ids)) for user_id, message_ids in removals.items()):
-            await self._statements.change("remove", REMOVE, orjson.dumps(chunk))
+            await self._statements.change("remove", REMOVE, removals=orjson.dumps(chunk))
 
     async def clear(self, user_id: int) -> int:
         """See ports.Mailbox."""
-        return await self._statements.change("clear", CLEAR, user_id)
+        return await self._statements.change("clear", CLEAR, user_id=user_id)
 
     async def purge(self, now_ms: int, limit: int) -> int:
         """See ports.Mailbox."""
-        saved_ms = now_ms - self._ttl_ms
-        return await drop_chunks(
-            limit, lambda wanted: self._statements.change("purge", PURGE, saved_ms, now_ms, wanted)
-        )
+        saved_by_ms = now_ms - self._ttl_ms
+
+        async def drop(wanted: int) -> int:
+            return await self._statements.change("purge", PURGE, saved_by_ms=saved_by_ms, now_ms=now_ms, limit=wanted)
+
+        return await drop_chunks(limit, drop)
 
     def _row(self, item: MailboxItem, user_ids: Collection[int]) -> tuple[Any, ...]:
         self._last_position += 1

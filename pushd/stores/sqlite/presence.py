@@ -11,7 +11,7 @@ from pushd.model import Arrival
 from pushd.stores.sqlite.statements import CHUNK_ROWS, Statements, chunks
 from pushd.stores.sqlite.thread import SqliteThread
 
-# Rows are arrivals as arrays in the order of model.Arrival. An arrival that is written again or late changes nothing.
+# :rows are arrivals as arrays in the order of model.Arrival. An arrival that is written again or late changes nothing.
 CONNECTED = """
 INSERT INTO admin_user_online_status (
   user_id, username, connection_id, client_ip, user_agent, online_time, last_seen, created_at, updated_at,
@@ -20,7 +20,7 @@ INSERT INTO admin_user_online_status (
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
        json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
        json_extract(value, '$[5]'), json_extract(value, '$[5]'), json_extract(value, '$[5]'), 1, 1
-  FROM json_each(CAST(? AS TEXT))
+  FROM json_each(CAST(:rows AS TEXT))
  WHERE true
     ON CONFLICT (user_id) DO UPDATE
    SET username = excluded.username, connection_id = excluded.connection_id, client_ip = excluded.client_ip,
@@ -38,25 +38,24 @@ UPDATE admin_user_online_status
        total_online_time = total_online_time + max(0, at_ms - online_time)
 """
 
-# [[user_id, at_ms]]. A departure from before the last arrival is late news and changes nothing.
+# :rows are [user_id, at_ms]. A departure from before the last arrival is late news and changes nothing.
 DISCONNECTED = f"""
 {_GO_OFFLINE}
   FROM (SELECT json_extract(value, '$[0]') AS departed_id, min(json_extract(value, '$[1]')) AS at_ms
-          FROM json_each(CAST(? AS TEXT))
+          FROM json_each(CAST(:rows AS TEXT))
          GROUP BY departed_id)
  WHERE user_id = departed_id AND is_online = 1 AND online_time <= at_ms
 """  # noqa: S608 - constants only
 
 GHOSTS = """
 SELECT CAST(json_group_array(user_id) AS BLOB)
-  FROM (SELECT user_id FROM admin_user_online_status WHERE is_online = 1 LIMIT ?)
+  FROM (SELECT user_id FROM admin_user_online_status WHERE is_online = 1 LIMIT :limit)
 """
 
-# ?1 at, ?2 user ids
 RESET = f"""
 {_GO_OFFLINE}
-  FROM (SELECT ?1 AS at_ms)
- WHERE user_id IN (SELECT value FROM json_each(CAST(?2 AS TEXT)))
+  FROM (SELECT :at_ms AS at_ms)
+ WHERE user_id IN (SELECT value FROM json_each(CAST(:user_ids AS TEXT)))
 """  # noqa: S608 - constants only
 
 
@@ -70,17 +69,17 @@ class SqlitePresence:
         """See ports.PresenceStore."""
         for chunk in chunks(arrivals):
             rows = orjson.dumps([msgspec.structs.astuple(arrival) for arrival in chunk])
-            await self._statements.change("connected", CONNECTED, rows)
+            await self._statements.change("connected", CONNECTED, rows=rows)
 
     async def disconnected(self, departures: Sequence[tuple[int, int]]) -> None:
         """See ports.PresenceStore."""
         for chunk in chunks(departures):
-            await self._statements.change("disconnected", DISCONNECTED, orjson.dumps(chunk))
+            await self._statements.change("disconnected", DISCONNECTED, rows=orjson.dumps(chunk))
 
     async def reset(self, at_ms: int) -> list[int]:
         """See ports.PresenceStore."""
         closed: list[int] = []
-        while ghosts := orjson.loads(await self._statements.document("reset", GHOSTS, CHUNK_ROWS) or b"[]"):
-            await self._statements.change("reset", RESET, at_ms, orjson.dumps(ghosts))
+        while ghosts := orjson.loads(await self._statements.document("reset", GHOSTS, limit=CHUNK_ROWS) or b"[]"):
+            await self._statements.change("reset", RESET, at_ms=at_ms, user_ids=orjson.dumps(ghosts))
             closed += ghosts
         return closed

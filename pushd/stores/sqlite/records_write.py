@@ -15,7 +15,7 @@ import orjson
 
 from pushd.model import PushRecord, Receipt
 
-# Rows are what push_rows gives; the last write says how far the notice is.
+# The last write says how far the notice is.
 WRITE_PUSH_RECORDS = """
 INSERT INTO push_records (
   message_id, content, message_type, target, target_user_ids, target_roles, status, success, push_time, expires_at,
@@ -28,7 +28,7 @@ SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(va
        json_extract(value, '$[11]'), json_extract(value, '$[12]'), json_extract(value, '$[13]'),
        json_extract(value, '$[14]'), json_extract(value, '$[15]'), json_extract(value, '$[7]'),
        json_extract(value, '$[16]')
-  FROM json_each(CAST(? AS TEXT))
+  FROM json_each(CAST(:rows AS TEXT))
  WHERE true
     ON CONFLICT (message_id) DO UPDATE
    SET status = excluded.status, success = excluded.success, total_count = excluded.total_count,
@@ -44,7 +44,7 @@ _IS_CONNECTION_GREATER = """
 (excluded.connection_id, excluded.client_ip, excluded.user_agent) > (connection_id, client_ip, user_agent)
 """
 
-# Rows are receipts as arrays in the order of model.Receipt, with the outcome as an object.
+# :rows are receipts as arrays in the order of model.Receipt, with the outcome as an object.
 WRITE_RECEIPTS = f"""
 INSERT INTO admin_user_receive_records (
   message_id, user_id, username, user_role, connection_id, client_ip, user_agent, is_online, is_received,
@@ -57,7 +57,7 @@ SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(va
        json_extract(value, '$[7].status'), json_extract(value, '$[7].channel'),
        json_extract(value, '$[7].created_ms'),
        max(json_extract(value, '$[7].created_ms'), json_extract(value, '$[7].received_ms'))
-  FROM json_each(CAST(? AS TEXT))
+  FROM json_each(CAST(:rows AS TEXT))
  WHERE true
     ON CONFLICT (message_id, user_id) DO UPDATE
    SET username = CASE WHEN {_IS_USER_GREATER} THEN excluded.username ELSE username END,
@@ -77,12 +77,12 @@ SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(va
 
 
 def push_rows(records: Sequence[PushRecord], now_ms: int) -> bytes:
-    """The parameter of WRITE_PUSH_RECORDS; `now_ms` becomes updated_at."""
+    """The :rows of WRITE_PUSH_RECORDS; `now_ms` becomes updated_at."""
     return orjson.dumps([_push_row(record, now_ms) for record in records])
 
 
 def receipt_rows(receipts: Sequence[Receipt]) -> bytes:
-    """The parameter of WRITE_RECEIPTS. Costs the loop about 1 us a receipt: none of it is Python code per row."""
+    """The :rows of WRITE_RECEIPTS. Costs the loop about 1 us a receipt: none of it is Python code per row."""
     return msgspec.json.encode(list(map(msgspec.structs.astuple, receipts)))
 
 

@@ -1,6 +1,6 @@
 """What all stores do on the thread: run one statement, or a few in one transaction, and take home one value.
 
-A bulk write is one statement over `json_each(CAST(? AS TEXT))`, a bulk read one row with one JSON document: SQLite
+A bulk write is one statement over `json_each(CAST(:rows AS TEXT))`, a bulk read one row with one JSON document: SQLite
 does the whole batch in one step without the GIL, where `executemany` or `fetchall` would take and give it for
 every row and hold up the event loop. Documents travel as bytes, so that neither side decodes text under the GIL.
 """
@@ -8,7 +8,7 @@ every row and hold up the event loop. Documents travel as bytes, so that neither
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -52,34 +52,34 @@ class Statements:
         """Commit `payload` durably, ahead of everything else (SqliteThread.append)."""
         await self._thread.append(self._store, name, payload)
 
-    async def change(self, name: str, statement: str, *parameters: Parameter) -> int:
+    async def change(self, name: str, statement: str, **parameters: Parameter) -> int:
         """Run one writing statement, which is a transaction of its own; how many rows it changed."""
         return await self._thread.submit(self._store, name, lambda db: db.execute(statement, parameters).rowcount)
 
-    async def change_all(self, name: str, steps: Sequence[tuple[str, Sequence[Parameter]]]) -> None:
-        """Run several writing statements, each with its parameters, in one transaction."""
+    async def change_all(self, name: str, statements: Sequence[str], **parameters: Parameter) -> None:
+        """Run several writing statements, each with those of `parameters` that it names, in one transaction."""
 
         def run(connection: sqlite3.Connection) -> None:
             with transaction(connection):
-                for statement, parameters in steps:
+                for statement in statements:
                     connection.execute(statement, parameters)
 
         await self._thread.submit(self._store, name, run)
 
-    async def row(self, name: str, statement: str, *parameters: Parameter) -> tuple[bytes | None, ...]:
+    async def row(self, name: str, statement: str, **parameters: Parameter) -> tuple[bytes | None, ...]:
         """The one row of documents that `statement` selects; a document is None where there was nothing."""
         return await self._thread.submit(self._store, name, lambda db: _one(db, statement, parameters))
 
-    async def document(self, name: str, statement: str, *parameters: Parameter) -> bytes | None:
+    async def document(self, name: str, statement: str, **parameters: Parameter) -> bytes | None:
         """The one document that `statement` selects, None where there was nothing."""
-        return (await self.row(name, statement, *parameters))[0]
+        return (await self.row(name, statement, **parameters))[0]
 
-    async def numbers(self, name: str, statement: str, *parameters: Parameter) -> tuple[int, ...]:
+    async def numbers(self, name: str, statement: str, **parameters: Parameter) -> tuple[int, ...]:
         """The one row of numbers that `statement` selects, 0 for NULL."""
         row = await self._thread.submit(self._store, name, lambda db: _one(db, statement, parameters))
         return tuple(number or 0 for number in row)
 
 
-def _one(connection: sqlite3.Connection, statement: str, parameters: Sequence[Parameter]) -> tuple[Any, ...]:
+def _one(connection: sqlite3.Connection, statement: str, parameters: Mapping[str, Parameter]) -> tuple[Any, ...]:
     row: tuple[Any, ...] = connection.execute(statement, parameters).fetchone()
     return row

@@ -57,7 +57,8 @@ class Ledger:
 async def test_nothing_answered_with_200_is_lost(tmp_path: Path) -> None:
     rng = random.Random(20260101)
     ledger = Ledger()
-    async with Process(tmp_path, mailbox={"max_per_user": 100_000}, limits={"max_frames_per_s": 100_000}) as daemon:
+    limits = {"max_frames_per_s": 100_000, "max_frame_bytes": 16_384}
+    async with Process(tmp_path, mailbox={"max_per_user": 100_000}, limits=limits) as daemon:
         async with await daemon.start() as probe:
             for user_id in ABSENT:  # known from now on
                 await (await probe.client(user_id)).ws.close()
@@ -83,16 +84,16 @@ async def _live_and_die(daemon: Process, ledger: Ledger, rng: random.Random) -> 
 
 
 async def _collect(probe: Probe, user_id: int, ledger: Ledger) -> None:
-    """What is still waiting for a user."""
-    while True:
+    """What is still waiting for a user, until nothing is."""
+    while waiting := await probe.mailbox(user_id):
         client = await probe.client(user_id, ack=True)
-        waiting = await probe.mailbox(user_id)
-        if not waiting and client.hello["data"] is not None and await client.is_quiet(0.5):
-            return
-        for _ in waiting:
-            notice = await client.receive()
-            ledger.got[user_id].append(notice["message_id"])
-            await client.ack(notice["message_id"])
+        ids = await client.receive_ids(len(waiting))
+        ledger.got[user_id] += ids
+        for start in range(0, len(ids), 100):
+            await client.ack(*ids[start : start + 100])
+        await client.send({"type": "ping"})
+        while (await client.receive())["type"] != "pong":
+            pass
         await client.ws.close()
 
 

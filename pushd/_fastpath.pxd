@@ -87,6 +87,7 @@ cdef class FanOut:
     cdef object exclude                 # a set, or None
     cdef Py_ssize_t cursor
     cdef bint is_begun
+    cdef bint is_finished
     cdef UserIds handed_ids
     cdef UserIds waiting_ids
     cdef readonly list absent
@@ -129,7 +130,9 @@ cdef class Hub:
     cdef int _finish_direct(self, Connection connection, bytes frame, tuple ids, ssize_t sent) except -2
     cdef int _write_behind(self, Connection connection, bytes frame, tuple ids) except -2
     cdef int _hold(self, Connection connection, bytes frame, tuple ids) except -2
+    cdef int _linger(self, Connection connection) except -1
     cdef int _depart(self, Connection connection) except -1
+    cdef int _end_walk(self) except -1
     cdef bint _walk(self, FanOut job, double until) except -1
     cdef bint _visit_users(self, FanOut job, double until) except -1
     cdef int _deliver(self, FanOut job, Connection connection) except -1

@@ -10,7 +10,7 @@ Everything runs on the loop's thread. Times are seconds on the loop's monotonic 
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t
 from libc.stdlib cimport free, realloc
 from picows.picows cimport MemoryBuffer, WSTransport
 
@@ -31,6 +31,7 @@ cdef extern from "<time.h>" nogil:
 
 
 cdef int SLOW_CONSUMER = CloseCode.SLOW_CONSUMER
+cdef int64_t NEVER = INT64_MAX  # where a frame ends that is not written
 
 
 cdef double monotonic() noexcept nogil:
@@ -281,7 +282,10 @@ cdef class FanOut:
     cdef bytes _frame(self, int dialect):
         frame = self.frames[dialect]
         if frame is None:
-            frame = self.frames[dialect] = self.encode(dialect)
+            frame = self.encode(dialect)
+            if type(frame) is not bytes:
+                raise TypeError("a frame is bytes")
+            self.frames[dialect] = frame
         return <bytes>frame
 
     cdef int _note(self, Connection connection, int outcome) except -1:
@@ -320,8 +324,10 @@ cdef class Hub:
     def add(self, Connection connection not None):
         """Register. Notices for it are held back until `release`."""
         cdef Slot* slot
-        if connection.index >= 0 or connection.close_code != 0:
+        if connection.index >= 0 or connection.close_code != 0 or connection.transport is None:
             raise ValueError("the connection is registered or closed already")
+        if connection.hub is not self:
+            raise ValueError("the connection was made for another hub")
         self._reserve()
         connection.index = self.size
         slot = &self.slots[self.size]
@@ -425,13 +431,17 @@ cdef class Hub:
         return 0
 
     cdef int _depart(self, Connection connection) except -1:
-        """Stop delivering to a connection and say what it never got. Harmless when done already."""
+        """Stop delivering to a connection and say what it got and never got. Harmless when done already."""
+        cdef list handed
         if connection.index < 0:
             return 0
         self._free_slot(connection.index)
         connection.index = -1
         self._unindex_user(connection)
         self.connections_total -= 1
+        handed = connection._take_handed()
+        if handed:
+            self.on_handed(connection, handed)
         self.on_gone(connection, connection._take_all())
         return 0
 
@@ -472,7 +482,10 @@ cdef class Hub:
                 connection, frame, ids, try_send(connection.fd, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
             )
         if connection._pending() + PyBytes_GET_SIZE(frame) > self.max_pending_bytes:
-            connection._remember(0, ids)
+            if state == HELD and not is_control:
+                self._hold(connection, frame, ids)
+            else:
+                connection._remember(NEVER, ids)
             self.slow_consumers += 1
             self.close(connection, SLOW_CONSUMER, "slow consumer")
             return GONE
@@ -483,7 +496,7 @@ cdef class Hub:
     cdef int _finish_direct(self, Connection connection, bytes frame, tuple ids, ssize_t sent) except -2:
         """The kernel took `sent` bytes of `frame` (-1: the socket is broken); the transport gets the rest."""
         if sent < 0:
-            connection._remember(0, ids)
+            connection._remember(NEVER, ids)
             connection.transport.abort()
             self._depart(connection)
             return GONE
@@ -499,6 +512,8 @@ cdef class Hub:
         """Append to the transport's buffer, and go back to direct sends once that is empty."""
         cdef int outcome = connection._queue(frame, ids)
         if outcome == GONE:
+            # The peer sent EOF, and may never read what keeps the transport open.
+            self._linger(connection)
             self._depart(connection)
             return GONE
         self.frames_sent += 1
@@ -530,10 +545,16 @@ cdef class Hub:
             return
         connection.close_code = code
         if not connection.transport.is_closing():
-            connection.transport.write(close_frame(code, reason))
-        connection.abort_at = monotonic() + self.linger_s
-        self.closing[connection] = None
+            connection._queue(close_frame(code, reason), None)
+        self._linger(connection)
         self._depart(connection)
+
+    cdef int _linger(self, Connection connection) except -1:
+        """Abort the transport `linger_s` from now, unless it ends before."""
+        if connection not in self.closing:
+            connection.abort_at = monotonic() + self.linger_s
+            self.closing[connection] = None
+        return 0
 
     def reap(self, double now):
         """Abort closed connections whose peers did not answer in time; how many are still lingering."""
@@ -557,6 +578,8 @@ cdef class Hub:
         silent = []
         expired = []
         for _ in range(steps):
+            if self.size == 0:  # `on_gone` may have closed everybody
+                break
             if self.sweep_cursor >= self.size:
                 self.sweep_cursor = 0
             member = self.members[self.sweep_cursor]
@@ -579,19 +602,27 @@ cdef class Hub:
     def advance(self, FanOut job not None, double budget_s):
         """Write `job` to further connections for about `budget_s`; True when it has reached all of them."""
         cdef double until = monotonic() + budget_s
-        cdef bint is_finished = True
+        cdef bint is_finished = True  # also when it raises
+        if job.is_finished:
+            return True
         if not job.is_begun:
-            job.is_begun = True
             ids_reserve(&job.handed_ids, self.size if job.is_walk else len(job.users))
+            job.is_begun = True
             self.walks += job.is_walk
         try:
             is_finished = self._walk(job, until) if job.is_walk else self._visit_users(job, until)
         finally:
-            if is_finished and job.is_walk:
-                self.walks -= 1
-                if self.walks == 0 and self.tombstones:
-                    self._compact()
+            if is_finished and not job.is_finished:
+                job.is_finished = True
+                if job.is_walk:
+                    self._end_walk()
         return is_finished
+
+    cdef int _end_walk(self) except -1:
+        self.walks -= 1
+        if self.walks == 0 and self.tombstones:
+            self._compact()
+        return 0
 
     cdef bint _walk(self, FanOut job, double until) except -1:
         cdef Py_ssize_t countdown = SENDS_PER_CLOCK_READING
@@ -607,8 +638,12 @@ cdef class Hub:
                 continue
             if slot.state != DIRECT:
                 self._deliver(job, <Connection>self.members[index])
+            elif job.frames[slot.dialect] is None:
+                job._frame(slot.dialect)  # runs Python, which may move the array: look again
+                job.cursor = index
+                continue
             else:
-                frame = job._frame(slot.dialect)
+                frame = <bytes>job.frames[slot.dialect]
                 sent = try_send(slot.fd, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
                 if sent == PyBytes_GET_SIZE(frame):
                     self.frames_sent += 1

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Collection
-from typing import TypeVar
 
-from cachetools import TTLCache
+from cachetools import LRUCache
 
 from pushd.errors import StoreError
 from pushd.live import Live
 from pushd.model import Target, TargetKind, User
 from pushd.ports import Directory
 
-T = TypeVar("T")
 ALL = "all"
+_NOBODY: tuple[float, None] = (0.0, None)
 
 
 class CachedDirectory:
@@ -27,12 +27,11 @@ class CachedDirectory:
     def __init__(self, directory: Directory, live: Live, now: Callable[[], float]) -> None:
         self._directory = directory
         self._live = live
-        config = live.config.directory
-        self._users: TTLCache[int, User] = TTLCache(config.cache_size, config.cache_ttl_s, timer=now)
         self._now = now
+        # each with the time from which it is stale
+        self._users: LRUCache[int, tuple[float, User]] = LRUCache(live.config.directory.cache_size)
         self._ids: dict[str, tuple[float, list[int]]] = {}
         self._known: set[int] = set()  # at least everybody in the list of all
-        self._generation = 0
         self._loading: dict[str, asyncio.Task[list[int]]] = {}
 
     def cached_ids(self, target: Target) -> list[int] | None:
@@ -57,18 +56,29 @@ class CachedDirectory:
             entry = self._ids.get(key)
             if entry is None:
                 raise
-            return entry[1]
+            return sorted(self._known) if key == ALL else entry[1]
 
     async def users(self, user_ids: Collection[int]) -> dict[int, User]:
-        """The known ones of these users."""
-        found = {user_id: user for user_id in user_ids if (user := self._users.get(user_id)) is not None}
+        """The known ones of these users; while the store is down those that are remembered, however old."""
+        now = self._now()
+        found: dict[int, User] = {}
+        stale: dict[int, User] = {}
+        for user_id in user_ids:
+            ends, user = self._users.get(user_id, _NOBODY)
+            if user is not None:
+                (found if ends > now else stale)[user_id] = user
         missing = [user_id for user_id in user_ids if user_id not in found]
-        if missing:
-            loaded = await self._directory.users(missing)
-            for user in loaded.values():
-                self._users[user.user_id] = user
-            found.update(loaded)
-        return found
+        return found | (await self._load_users(missing, stale) if missing else {})
+
+    async def _load_users(self, user_ids: list[int], stale: dict[int, User]) -> dict[int, User]:
+        try:
+            loaded = await self._directory.users(user_ids)
+        except StoreError:
+            return stale
+        ends = self._now() + self._live.config.directory.cache_ttl_s
+        for user in loaded.values():
+            self._users[user.user_id] = (ends, user)
+        return loaded
 
     async def learn(self, users: list[User]) -> None:
         """These users are connected, so they exist."""
@@ -77,9 +87,9 @@ class CachedDirectory:
             return
         await self._directory.learn(unknown)
         self._known.update(user.user_id for user in unknown)
-        # The lists lack them: they are asked for again at the next notice.
-        self._generation += 1
-        self._ids.clear()
+        # The lists lack them, those on their way perhaps too: they are asked for again at the next notice.
+        self._ids = {key: (-math.inf, ids) for key, (_, ids) in self._ids.items()}
+        self._loading.clear()
 
     def _query(self, target: Target) -> tuple[str, Callable[[], Awaitable[list[int]]]]:
         if target.kind is TargetKind.ALL:
@@ -95,13 +105,16 @@ class CachedDirectory:
         if task is None:
             task = asyncio.ensure_future(self._fetch(key, ask))
             self._loading[key] = task
-            task.add_done_callback(lambda _: self._loading.pop(key, None))
+            task.add_done_callback(lambda ended: self._loaded(key, ended))
         return await asyncio.shield(task)
 
+    def _loaded(self, key: str, task: asyncio.Task[list[int]]) -> None:
+        if self._loading.get(key) is task:
+            del self._loading[key]
+
     async def _fetch(self, key: str, ask: Callable[[], Awaitable[list[int]]]) -> list[int]:
-        generation = self._generation
         ids = await ask()
-        if generation == self._generation:
+        if self._loading.get(key) is asyncio.current_task():  # else somebody was learned meanwhile
             self._ids[key] = (self._now() + self._live.config.directory.cache_ttl_s, ids)
         if key == ALL:
             self._known.update(ids)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import structlog
@@ -29,6 +30,7 @@ SETTLE_CHUNK = 2000  # recipients handled between two turns of the loop
 GROW_AFTER_S = 0.05  # a notice that waits longer gets another worker
 SHRINK_AFTER_S = 5.0
 LATE_ROUNDS = 3
+ASIDE_MOST = 1000  # notices that wait for stores without keeping a worker from others
 
 
 class Stage:
@@ -63,11 +65,21 @@ class Stage:
                 self._waiting.clear()
                 continue
             job, done = queue[0]
-            if self._hub.advance(job, SLICE_S):
+            if self._advance(job, done):
                 queue.popleft()
-                if not done.done():
-                    done.set_result(None)
             await asyncio.sleep(0)
+
+    def _advance(self, job: FanOut, done: asyncio.Future[None]) -> bool:
+        """One slice; True when the job is through or cannot go on, which then concerns nobody but its worker."""
+        try:
+            is_finished = self._hub.advance(job, SLICE_S)
+        except Exception as error:
+            if not done.done():
+                done.set_exception(error)
+            return True
+        if is_finished and not done.done():
+            done.set_result(None)
+        return is_finished
 
 
 class Dispatcher:
@@ -104,9 +116,13 @@ class Dispatcher:
         self._wall_ms = wall_ms
         self._stage = Stage(hub)
         self._available = asyncio.Semaphore(0)
+        self._group: asyncio.TaskGroup | None = None
         self._workers: set[asyncio.Task[None]] = set()
         self._busy = 0
         self._busy_s = 0.0
+        self._busy_until = now()  # up to when `_busy_s` counts
+        self._aside = 0
+        self._has_stores = True
         self._measured_at = now()
         self._idle_since = now()
         self._yielded_at = now()
@@ -120,7 +136,7 @@ class Dispatcher:
     @property
     def is_idle(self) -> bool:
         """No notice waits and none is on its way."""
-        return not len(self._lanes) and self._busy == 0
+        return not len(self._lanes) and self._busy == self._aside == 0
 
     def wake(self) -> None:
         """A notice entered a lane."""
@@ -128,32 +144,40 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Until cancelled; the workers end with it."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._stage.serve())
+        async with asyncio.TaskGroup() as self._group:
+            self._group.create_task(self._stage.serve())
             while True:
-                self._scale(group)
+                self._scale()
                 await asyncio.sleep(GROW_AFTER_S)
 
-    def _scale(self, group: asyncio.TaskGroup) -> None:
+    def _scale(self) -> None:
         now = self._now()
         self._measure(now)
         config = self._live.config.delivery
         if len(self._workers) < config.min_workers:
             for _ in range(config.min_workers - len(self._workers)):
-                self._grow(group)
+                self._grow()
         elif self._lanes.oldest_age(now) > GROW_AFTER_S and len(self._workers) < config.max_workers:
-            self._grow(group)
+            self._grow()
         elif self._busy:
             self._idle_since = now
         elif now - self._idle_since > SHRINK_AFTER_S and len(self._workers) > config.min_workers:
             self._workers.pop().cancel()
 
-    def _grow(self, group: asyncio.TaskGroup) -> None:
-        worker = group.create_task(self._work())
+    def _grow(self) -> None:
+        assert self._group is not None  # noqa: S101 - for the type checker
+        worker = self._group.create_task(self._work())
         self._workers.add(worker)
         worker.add_done_callback(self._workers.discard)
 
+    def _count_busy(self, change: int) -> None:
+        now = self._now()
+        self._busy_s += self._busy * (now - self._busy_until)
+        self._busy_until = now
+        self._busy += change
+
     def _measure(self, now: float) -> None:
+        self._count_busy(0)
         wall_s = (now - self._measured_at) * max(1, len(self._workers))
         if wall_s >= 1.0:
             self.utilization = min(1.0, self._busy_s / wall_s)
@@ -161,13 +185,12 @@ class Dispatcher:
             self._measured_at = now
 
     async def _work(self) -> None:
-        while True:
+        while len(self._workers) <= self._live.config.delivery.max_workers:
             await self._available.acquire()
             publication = self._lanes.take()
             if publication is None:
                 continue
-            began = self._now()
-            self._busy += 1
+            self._count_busy(1)
             try:
                 await self._process(publication)
             except Exception:
@@ -175,8 +198,7 @@ class Dispatcher:
                 log.exception("dispatch failed", message_id=publication.notice.message_id)
                 self._metrics.errors.labels("dispatch").inc()
             finally:
-                self._busy -= 1
-                self._busy_s += self._now() - began
+                self._count_busy(-1)
             await self._yield_when_due()
 
     async def _yield_when_due(self) -> None:
@@ -199,28 +221,55 @@ class Dispatcher:
         self._conclude(publication, "success")
 
     async def _recipients(self, publication: Publication) -> list[int]:
-        """User ids from the cache at once, else from the stores, however long they are down."""
+        """User ids from the cache at once, else from the stores, however long they are down: others overtake then."""
         recipients = self._directory.cached_ids(publication.notice.target)
         if recipients is None or publication.is_restored:
-            recipients = await self._ask_stores(publication)
+            with self._standing_aside():
+                recipients = await self._ask_stores(publication)
         excluded = publication.notice.target.exclude_ids
         return list(set(recipients).difference(excluded)) if excluded else recipients
+
+    @contextmanager
+    def _standing_aside(self) -> Iterator[None]:
+        """The worker waits for a store; another one takes its place."""
+        worker = asyncio.current_task()
+        if worker not in self._workers or self._aside >= ASIDE_MOST:
+            yield
+            return
+        self._workers.discard(worker)
+        self._grow()
+        self._count_busy(-1)
+        self._aside += 1
+        try:
+            yield
+        finally:
+            self._aside -= 1
+            self._count_busy(1)
+            self._workers.add(worker)
 
     async def _ask_stores(self, publication: Publication) -> list[int]:
         backoff = Backoff()
         while True:
             try:
-                if publication.is_restored:
-                    return await self._missing(publication)
-                return await self._directory.ids(publication.notice.target)
+                recipients = await self._missing(publication)
             except StoreError as error:
-                self._metrics.errors.labels("recipients").inc()
-                log.warning("recipients unknown for now", message_id=publication.notice.message_id, error=str(error))
+                self._stores_failed(publication, error)
                 await asyncio.sleep(backoff.next_s())
+            else:
+                self._has_stores = True
+                return recipients
+
+    def _stores_failed(self, publication: Publication, error: StoreError) -> None:
+        if self._has_stores:
+            log.warning("recipients unknown for now", message_id=publication.notice.message_id, error=str(error))
+        self._has_stores = False
+        self._metrics.errors.labels("recipients").inc()
 
     async def _missing(self, publication: Publication) -> list[int]:
-        """The recipients to whom a former process did not deliver."""
+        """The recipients, but for those to whom a former process delivered."""
         target = publication.notice.target
+        if not publication.is_restored:
+            return await self._directory.ids(target)
         everybody = self._were_online if target.kind is TargetKind.ONLINE else await self._directory.ids(target)
         received = await self._records.received_by(publication.notice.message_id)
         return [user_id for user_id in everybody if user_id not in received]
@@ -280,5 +329,5 @@ class Dispatcher:
             total_count=publication.total_count,
             online_count=publication.online_count,
         )
-        self._outbox.records.push_record(record)
+        self._outbox.records.push_record(publication, record)
         publication.end_fan_out()

@@ -20,10 +20,11 @@ from pushd.ports import Journal
 from pushd.publication import Publication
 
 MAX_USER_ID = 2**63 - 1
+MAX_DATA_DEPTH = 100  # decoders of clients, and ours with what is put around `data`, give up somewhere beyond
 UserId = Annotated[int, msgspec.Meta(ge=1, le=MAX_USER_ID)]
 Role = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
-NoticeType = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
-PublicId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:=+/@-]{1,128}$")]
+NoticeType = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.:-]{1,64}\Z")]
+PublicId = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.:=+/@-]{1,128}\Z")]
 PriorityWord = Literal["low", "normal", "high", "urgent"]
 
 
@@ -167,6 +168,7 @@ class Intake:
             publication = self._publication(notice, is_restored=True)
             age_s = max(0.0, (wall_ms - notice.accepted_ms) / 1000)
             self._window.keep(dedup_keys(notice, is_named=True), _Attempt(publication, done), now - age_s)
+            publication.saves = int(queue)  # the others were delivered: who repeats one need not wait
             if queue:
                 self.unsettled_total += 1
                 self._lanes.restore(publication, notice.priority, now)
@@ -210,7 +212,8 @@ class Intake:
 
     def _content(self, content: str | None) -> str:
         if content is None or not content.strip():
-            raise RequestError(ErrorCode.CONTENT_EMPTY, "content: a text that is not blank is required")
+            text = "content: a text that is not blank is required"
+            raise RequestError(ErrorCode.CONTENT_EMPTY, text, details={"field": "content"})
         limit = self._live.config.limits.max_content_chars
         if len(content) > limit:
             raise RequestError(
@@ -224,11 +227,14 @@ class Intake:
         if data is None:
             return None
         limit = self._live.config.limits.max_data_bytes
+        if _is_deeper(data, MAX_DATA_DEPTH):
+            text = f"data: nested more than {MAX_DATA_DEPTH} levels deep"
+            raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": "data", "max": MAX_DATA_DEPTH})
         try:
             size = len(msgspec.json.encode(data))
             msgspec.msgpack.encode(data)  # what JSON can say and MessagePack cannot: integers beyond 64 bits
-        except (OverflowError, RecursionError):
-            text = "data: integers beyond 64 bits or too deep nesting"
+        except OverflowError:
+            text = "data: integers beyond 64 bits"
             raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": "data"}) from None
         if size > limit:
             raise RequestError(
@@ -301,6 +307,17 @@ def _notice_type(name: str) -> str:
             ErrorCode.INVALID_REQUEST, f"type: {name!r} is a type of the protocol itself", details={"field": "type"}
         )
     return name
+
+
+def _is_deeper(data: Any, levels: int) -> bool:
+    """Whether lists and objects stand in each other more than `levels` deep."""
+    inner = [data]
+    for _ in range(levels + 1):
+        containers = [item.values() if isinstance(item, dict) else item for item in inner if type(item) in (dict, list)]
+        if not containers:
+            return False
+        inner = [item for container in containers for item in container]
+    return True
 
 
 def _priority(value: int | str) -> Priority:

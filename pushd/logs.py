@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 
 from pushd.config import LogConfig
 
@@ -41,9 +42,12 @@ def configure(config: LogConfig) -> None:
 
 
 def _rendering(form: str) -> list[Any]:
+    """Tracebacks are without local variables: there may be secrets among them."""
     if form == "json":
-        return [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(serializer=_to_json)]
-    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        tracebacks = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
+        return [tracebacks, structlog.processors.JSONRenderer(serializer=_to_json)]
+    has_colors = sys.stderr.isatty()
+    return [structlog.dev.ConsoleRenderer(colors=has_colors, exception_formatter=structlog.dev.plain_traceback)]
 
 
 def _to_json(event: Any, default: Any = None, **_: Any) -> str:

@@ -17,7 +17,7 @@ import structlog
 from pushd.errors import StoreError, StoreUnavailable
 from pushd.lanes import Backoff
 from pushd.metrics import Metrics
-from pushd.model import DeliveryStatus, MailboxItem, Outcome, PushRecord, Receipt, User
+from pushd.model import Channel, DeliveryStatus, MailboxItem, Outcome, PushRecord, Receipt, User
 from pushd.ports import Stores
 from pushd.publication import Publication
 
@@ -47,6 +47,7 @@ class WriteBehind(Generic[B]):
         self._is_dirty = asyncio.Event()
         self._is_urgent = asyncio.Event()
         self._is_idle = True
+        self._is_ended = False
         self._barriers: list[asyncio.Future[None]] = []
 
     def wake(self) -> None:
@@ -54,9 +55,11 @@ class WriteBehind(Generic[B]):
         self._is_dirty.set()
 
     async def flushed(self) -> None:
-        """Everything given before this call is in the store."""
+        """Everything given before this call is in the store. Raises StoreUnavailable when the writer ends before."""
         if self._is_idle and not self._is_dirty.is_set():
             return
+        if self._is_ended:
+            raise self._ended()
         barrier = asyncio.get_running_loop().create_future()
         self._barriers.append(barrier)
         self._is_dirty.set()
@@ -65,19 +68,29 @@ class WriteBehind(Generic[B]):
 
     async def run(self) -> None:
         """Until cancelled."""
-        while True:
-            await self._is_dirty.wait()
-            await self._let_more_come()
-            self._is_idle = False
-            self._is_dirty.clear()
-            self._is_urgent.clear()
-            barriers, self._barriers = self._barriers, []
-            for batch in self._collect():
-                await self._persist(batch)
-            for barrier in barriers:
+        try:
+            while True:
+                await self._is_dirty.wait()
+                await self._let_more_come()
+                await self._write_all()
+        finally:
+            self._is_ended = True
+            for barrier in self._barriers:
                 if not barrier.done():
-                    barrier.set_result(None)
-            self._is_idle = True
+                    barrier.set_exception(self._ended())
+
+    async def _write_all(self) -> None:
+        self._is_idle = False
+        self._is_dirty.clear()
+        self._is_urgent.clear()
+        count = len(self._barriers)  # later ones wait for what is given from here on
+        for batch in self._collect():
+            await self._persist(batch)
+        for barrier in self._barriers[:count]:
+            if not barrier.done():
+                barrier.set_result(None)
+        del self._barriers[:count]
+        self._is_idle = True
 
     async def _let_more_come(self) -> None:
         delay_s = self._delay_s()
@@ -104,6 +117,9 @@ class WriteBehind(Generic[B]):
             else:
                 self.failure = ""
                 return
+
+    def _ended(self) -> StoreUnavailable:
+        return StoreUnavailable(self.name, "the writer has ended")
 
     def _failed(self, error: StoreError) -> None:
         if not self.failure:
@@ -176,25 +192,24 @@ class MailboxWriter:
 
 
 def merged(first: Outcome, second: Outcome) -> Outcome:
-    """What is known after both: flags stay set, first times stay, the status only moves forward."""
+    """What is known after both: flags stay set, first times stay, the status only moves forward, "offline" stays."""
     received = [at for at in (first.received_ms, second.received_ms) if at]
-    further = max(first, second, key=lambda outcome: STATUS_RANK[outcome.status])
     return Outcome(
         created_ms=min(first.created_ms, second.created_ms),
         is_online=first.is_online or second.is_online,
         received_ms=min(received, default=0),
-        status=further.status,
-        channel=further.channel,
+        status=max(first.status, second.status, key=STATUS_RANK.__getitem__),
+        channel=Channel.OFFLINE if Channel.OFFLINE in (first.channel, second.channel) else first.channel,
     )
 
 
 class _Rows:
     """Unwritten outcomes of one notice, by user."""
 
-    __slots__ = ("outcomes", "publication")
+    __slots__ = ("outcomes", "publications")
 
-    def __init__(self, publication: Publication | None) -> None:
-        self.publication = publication
+    def __init__(self) -> None:
+        self.publications: list[Publication] = []  # one, but for a message_id that was used again
         self.outcomes: dict[int, Outcome] = {}
 
     def add(self, user_ids: Collection[int], outcome: Outcome) -> None:
@@ -236,11 +251,14 @@ class RecordWriter:
         self._client_of = client_of
         self._batch_size = batch_size
         self._push_records: dict[str, PushRecord] = {}
+        self._recorded: list[Publication] = []  # whose push records these are
         self._pending: dict[str, _Rows] = {}
         self.writer: WriteBehind[RecordBatch] = WriteBehind("records", self._take, self._write, metrics, delay_s)
 
-    def push_record(self, record: PushRecord) -> None:
-        """Create or update the record of a notice."""
+    def push_record(self, publication: Publication, record: PushRecord) -> None:
+        """Create or update the record of a notice; `publication` is held until it is written."""
+        publication.hold()
+        self._recorded.append(publication)
         self._push_records[record.notice.message_id] = record
         self.writer.wake()
 
@@ -252,25 +270,28 @@ class RecordWriter:
             return
         rows = self._pending.get(message_id)
         if rows is None:
-            rows = self._pending[message_id] = _Rows(None)
-        if rows.publication is None and publication is not None:
-            rows.publication = publication
+            rows = self._pending[message_id] = _Rows()
+        if publication is not None and publication not in rows.publications:
+            rows.publications.append(publication)
             publication.hold()
         rows.add(user_ids, outcome)
         self.writer.wake()
 
     def _take(self) -> list[RecordBatch]:
         push_records, self._push_records = self._push_records, {}
+        recorded, self._recorded = self._recorded, []
         pending, self._pending = self._pending, {}
         size = self._batch_size()
-        batches = [RecordBatch(list(push_records.values()), [], [])]
+        batches = [RecordBatch(list(push_records.values()), [], recorded)]
         for message_id, rows in pending.items():
-            for chunk in _chunks(list(rows.outcomes.items()), size):
+            for index, chunk in enumerate(_chunks(list(rows.outcomes.items()), size)):
                 if len(batches[-1].rows) + len(chunk) > size:
                     batches.append(RecordBatch([], [], []))
                 batches[-1].rows.extend((message_id, user_id, outcome) for user_id, outcome in chunk)
-            if rows.publication is not None:
-                batches[-1].publications.append(rows.publication)
+                for publication in rows.publications:
+                    if index:
+                        publication.hold()  # each batch is written, or given up, by itself
+                    batches[-1].publications.append(publication)
         return batches
 
     async def _write(self, batch: RecordBatch) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from pushd.model import Notice
 
-
 NOBODY: set[int] = set()  # shared, never changed
 
 

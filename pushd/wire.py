@@ -233,7 +233,11 @@ _decode_msgpack: Callable[[bytes], ClientMessage] = msgspec.msgpack.Decoder(Clie
 
 
 def decode(payload: bytes, dialect: int) -> ClientMessage:
-    """A client's message. Raises msgspec.DecodeError (or its subclass ValidationError) with a text for people."""
-    if dialect == Dialect.JSON:
-        return _decode_json(payload)
-    return _decode_msgpack(payload)
+    """A client's message. Raises msgspec.DecodeError (or its subclass ValidationError) with a text for people.
+
+    RecursionError comes through: too deep nesting.
+    """
+    try:
+        return _decode_json(payload) if dialect == Dialect.JSON else _decode_msgpack(payload)
+    except UnicodeDecodeError:  # msgspec lets it through from strings inside MessagePack
+        raise msgspec.DecodeError("invalid UTF-8") from None

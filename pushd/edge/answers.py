@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -13,6 +14,8 @@ from pushd.errors import ErrorCode, RequestError
 STATUS_IN_BODY_ERROR = 20001
 STATUS_IN_BODY_CREDENTIALS = 20002
 _CREDENTIALS = frozenset({ErrorCode.UNAUTHORIZED, ErrorCode.TOKEN_EXPIRED})
+
+_MISSING_FIELD = re.compile(r"missing required field `(\w+)`")  # msgspec's words
 
 _CODE_OF_STATUS = {
     401: ErrorCode.UNAUTHORIZED,
@@ -42,11 +45,12 @@ def failure(error: RequestError, *, status_in_body: bool = False, status: int | 
     return Response(200 if status_in_body else http_status, body, headers=_headers(error))
 
 
-def of_status(status: int, text: str) -> Response:
+def of_status(status: int, text: str, *, status_in_body: bool = False) -> Response:
     """The answer to a request that never reached a handler."""
     code = _CODE_OF_STATUS.get(status, ErrorCode.INVALID_REQUEST)
     retry_after_s = 5 if status in (429, 503) else None
-    return failure(RequestError(code, text, retry_after_s=retry_after_s), status=status)
+    error = RequestError(code, text, retry_after_s=retry_after_s)
+    return failure(error, status=status, status_in_body=status_in_body)
 
 
 def _headers(error: RequestError) -> tuple[tuple[str, str], ...]:
@@ -63,9 +67,12 @@ def invalid_json(error: Exception) -> RequestError:
     if isinstance(error, msgspec.ValidationError):
         reason, _, path = str(error).partition(" - at ")
         field = path.strip("`").removeprefix("$").removeprefix(".")
-        return RequestError(
-            ErrorCode.INVALID_REQUEST, f"{field or 'body'}: {reason}", details={"field": field} if field else None
-        )
+        text = f"{field or 'body'}: {reason}"
+        missing = _MISSING_FIELD.search(reason)
+        if missing is not None:
+            field = f"{field}.{missing[1]}".removeprefix(".")
+            text = f"{field}: required"
+        return RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": field} if field else None)
     if isinstance(error, RecursionError):
         return RequestError(ErrorCode.INVALID_JSON, "the body is nested too deeply")
     return RequestError(ErrorCode.INVALID_JSON, f"the body is not valid JSON: {error}")

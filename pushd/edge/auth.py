@@ -69,7 +69,7 @@ class Authenticator:
             )
         except jwt.ExpiredSignatureError:
             raise RequestError(ErrorCode.TOKEN_EXPIRED, "the token has expired") from None
-        except (jwt.PyJWTError, ValueError):
+        except (jwt.PyJWTError, ValueError, OverflowError, RecursionError):  # PyJWT lets its JSON parser's through
             raise RequestError(ErrorCode.UNAUTHORIZED, "the token is not valid") from None
         return _identity(claims, auth)
 
@@ -160,7 +160,7 @@ def _verification_key(secret: str, public_key_file: str) -> str:
 def _identity(claims: dict[str, Any], auth: AuthConfig) -> Identity:
     user_id = claims.get(auth.user_claim)
     role = claims.get(auth.role_claim, 0)
-    if isinstance(user_id, str) and user_id.isascii() and user_id.isdigit():
+    if isinstance(user_id, str) and user_id.isascii() and user_id.isdigit() and len(user_id) < 20:
         user_id = int(user_id)
     if not isinstance(user_id, int) or isinstance(user_id, bool) or not 1 <= user_id <= MAX_USER_ID:
         raise RequestError(ErrorCode.UNAUTHORIZED, "the token names no user")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from enum import IntEnum
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import structlog
 
@@ -22,6 +23,8 @@ log = structlog.get_logger("pushd.routes")
 STORES_WITHIN_S = 10.0
 NOBODY = Identity()
 PREFLIGHT_MAX_AGE_S = "600"
+_READING = ("GET", "HEAD")
+_STATUSES_OF_THE_API = frozenset({413, 500})  # the front's that are about a call, not about HTTP or the upgrade
 
 
 class Rights(IntEnum):
@@ -79,7 +82,7 @@ class Router:
     def _methods(self, path: str) -> dict[str, Route]:
         if "{" not in path:
             return self._exact.setdefault(path, {})
-        pattern = re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]{1,256})", re.escape(path)))
+        pattern = re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]{1,512})", re.escape(path)))
         for known, methods in self._patterns:
             if known == pattern:
                 return methods
@@ -91,10 +94,7 @@ class Router:
 
     def handle(self, request: Request) -> Response | Awaitable[Response]:
         """Answer a request that is no upgrade."""
-        probe = self._probes.get(request.path)
         try:
-            if probe is not None:
-                return probe(request)
             self._authenticator.check_source(request)
             if request.method == "OPTIONS" and "origin" in request.headers:
                 return self._preflight(request)
@@ -104,7 +104,8 @@ class Router:
 
     def failure(self, status: int, text: str) -> Response:
         """The answer to what the front refuses by itself."""
-        return answers.of_status(status, text)
+        in_body = self._live.config.server.status_in_body and status in _STATUSES_OF_THE_API
+        return answers.of_status(status, text, status_in_body=in_body)
 
     async def admit(self, request: Request) -> Response | Admission:
         """Decide about an upgrade."""
@@ -120,30 +121,36 @@ class Router:
     # ---- routing
 
     def _call(self, request: Request) -> Response | Awaitable[Response]:
+        probe = self._probes.get(request.path)
+        if probe is not None:
+            if request.method not in _READING:
+                raise _MethodNotAllowed(_READING)
+            return probe(request)
         route, params = self._find(request)
         call = Call(request, self._identify(request, route.rights), params)
         result = route.handler(self._api, call)
         return answers.success(result) if isinstance(result, dict) else self._finish(result)
 
     def _find(self, request: Request) -> tuple[Route, dict[str, str]]:
-        methods, params = self._match(request.path)
+        methods, params = self._match(request)
         if methods is None:
             if request.path in self._gateway.paths():
-                raise _NotAnUpgrade
+                raise _NotAnUpgrade if request.method in _READING else _MethodNotAllowed(("GET",))
             raise RequestError(ErrorCode.NOT_FOUND, "no such endpoint")
         route = methods.get("GET" if request.method == "HEAD" else request.method)
         if route is None:
-            raise _MethodNotAllowed(methods)
+            raise _MethodNotAllowed((*methods, "HEAD") if "GET" in methods else methods)
         return route, params
 
-    def _match(self, path: str) -> tuple[dict[str, Route] | None, dict[str, str]]:
-        methods = self._exact.get(path)
+    def _match(self, request: Request) -> tuple[dict[str, Route] | None, dict[str, str]]:
+        methods = self._exact.get(request.path)
         if methods is not None:
             return methods, {}
+        path = _undecoded_path(request)
         for pattern, candidates in self._patterns:
             match = pattern.fullmatch(path)
             if match is not None:
-                return candidates, match.groupdict()
+                return candidates, {name: unquote(value) for name, value in match.groupdict().items()}
         return None, {}
 
     def _identify(self, request: Request, rights: Rights) -> Identity:
@@ -216,7 +223,7 @@ class _WithHeaders(RequestError):
 
 
 class _MethodNotAllowed(_WithHeaders):
-    def __init__(self, methods: dict[str, Route]) -> None:
+    def __init__(self, methods: Iterable[str]) -> None:
         allowed = ", ".join(sorted(methods))
         super().__init__(ErrorCode.METHOD_NOT_ALLOWED, f"expected {allowed}")
         self.status = 405
@@ -230,6 +237,12 @@ class _NotAnUpgrade(_WithHeaders):
         super().__init__(ErrorCode.INVALID_REQUEST, "a WebSocket upgrade is expected here")
         self.status = 426
         self.headers = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
+
+
+def _undecoded_path(request: Request) -> str:
+    """The path as it came: a `%2F` in it belongs to a segment."""
+    target = request.target.partition(b"?")[0].decode("latin-1")
+    return target if target.startswith("/") else "/" + target.partition("://")[2].partition("/")[2]
 
 
 def _extended(response: Response, headers: tuple[tuple[str, str], ...]) -> Response:

@@ -272,13 +272,16 @@ class Listener(WSListener):
     def protocol_failed(self, code: int) -> None:
         """picows found a violation and wants to send CLOSE with `code`.
 
-        Its parser would now report every further byte: the rest is read and dropped by somebody else.
+        Its parser would now report every further byte: the rest is read and dropped by somebody else, who would not
+        see the peer's CLOSE either. So our side of the stream ends here, and the peer need not wait for more.
         """
         connection = self.connection
         self.gateway.hub.close(connection, code)
         transport = connection.transport
         if transport is not None and self.protocol is not None:
             transport.set_protocol(_Discard(self.protocol))
+            if transport.can_write_eof() and not transport.is_closing():
+                transport.write_eof()
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """One WebSocket frame."""
@@ -302,6 +305,8 @@ class Listener(WSListener):
                 self._act(event)
         except ProtocolError as error:
             self.gateway.hub.close(connection, error.code, error.reason)
+            if opcode == wire.Opcode.CLOSE:
+                connection.finish()
         except Exception:
             log.exception("session failed", conn_id=connection.conn_id)
             self.gateway.metrics.errors.labels("session").inc()

@@ -1,0 +1,66 @@
+"""What unit tests of the core share: a clock, SQLite stores in a directory of their own, and a node's parts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from pushd import dispatch, lanes, outbox, presence
+from pushd.ports import Stores
+from pushd.stores.sqlite import open_stores
+from tests.conftest import MakeConfig
+from tests.unit.parts import Clock, House, faulty
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def stores(make_config: MakeConfig, clock: Clock) -> AsyncIterator[Stores]:
+    async with open_stores(make_config(), clock=clock.wall_ms) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def frail(stores: Stores) -> Any:
+    """The stores, each of which fails or waits when told to."""
+    return faulty(stores)
+
+
+@pytest.fixture
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses between attempts and between looks are as short as can be."""
+    for module in (dispatch, outbox, presence):
+        monkeypatch.setattr(module, "Backoff", lambda: lanes.Backoff(first_s=0.0))
+    monkeypatch.setattr(dispatch, "GROW_AFTER_S", 0.001)
+    monkeypatch.setattr(outbox, "SETTLE_DELAY_S", 0.0)
+    monkeypatch.setattr(presence, "STATUS_DELAY_S", 0.0)
+
+
+@pytest.fixture
+async def make_house(
+    make_config: MakeConfig, stores: Stores, clock: Clock, _hurry: None
+) -> AsyncIterator[Callable[..., House]]:
+    """Builds a node's parts: `make_house(stores=frail, delivery={...})`; whatever was started is stopped at the end."""
+    houses: list[House] = []
+
+    def make(*, stores: Stores = stores, last_seq: int = 0, were_online: Any = (), **sections: Any) -> House:
+        sections = {"records": {"flush_ms": 1}} | sections
+        houses.append(House(make_config(**sections), stores, clock, last_seq=last_seq, were_online=were_online))
+        return houses[-1]
+
+    yield make
+    for house in houses:
+        await house.stop()
+
+
+@pytest.fixture
+async def house(make_house: Callable[..., House]) -> House:
+    """A node's parts over healthy stores, with everything running."""
+    made = make_house()
+    made.start_all()
+    return made

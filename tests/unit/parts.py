@@ -1,0 +1,391 @@
+"""The parts of a node without its edge: real hub, real SQLite stores, time as the test says, no port."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from pushd import wire
+from pushd._fastpath import Connection, Hub
+from pushd.config import Config
+from pushd.directory import CachedDirectory
+from pushd.dispatch import Dispatcher
+from pushd.errors import StoreUnavailable
+from pushd.intake import Intake, Sender, Submission
+from pushd.lanes import Lanes
+from pushd.live import Live
+from pushd.metrics import Metrics
+from pushd.model import MailboxItem, Notice, Target, TargetKind
+from pushd.outbox import MailboxWriter, Outbox, RecordWriter, SettledWriter
+from pushd.ports import Stores
+from pushd.presence import Client as ClientDetails
+from pushd.presence import Presence
+from pushd.publication import Publication
+from pushd.receipts import Receipts
+from tests.daemon import until
+
+START_MS = 1_700_000_000_000
+NODE_ID = "node-1"
+
+
+class Clock:
+    """The loop's clock (s) and the time of day (ms); tests move both."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def wall_ms(self) -> int:
+        return START_MS + int((self.seconds - 1000.0) * 1000)
+
+    def move(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+class Faulty:
+    """A store whose operations fail or wait when the test says so, and otherwise are the store's own."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._errors: dict[str, deque[Exception]] = {}
+        self._gates: dict[str, asyncio.Event] = {}
+        self.calls: list[str] = []
+
+    def fail(self, operation: str, times: int = 1, error: Exception | None = None) -> None:
+        """The next calls raise; StoreUnavailable when nothing else is said."""
+        errors = self._errors.setdefault(operation, deque())
+        errors.extend([error or StoreUnavailable("store", f"{operation} refused")] * times)
+
+    def work(self) -> None:
+        """No further call fails."""
+        self._errors.clear()
+
+    def hold(self, operation: str) -> asyncio.Event:
+        """Calls wait for the event before they do anything."""
+        gate = self._gates[operation] = asyncio.Event()
+        return gate
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        operation = getattr(self._store, name)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            self.calls.append(name)
+            if name in self._gates:
+                await self._gates[name].wait()
+            if self._errors.get(name):
+                raise self._errors[name].popleft()
+            return await operation(*args, **kwargs)
+
+        return call
+
+
+def faulty(stores: Stores) -> Stores:
+    """The same stores, each behind a `Faulty`."""
+    return Stores(**{name: Faulty(getattr(stores, name)) for name in Stores.__dataclass_fields__})  # type: ignore[arg-type]
+
+
+class Transport:
+    """What the hub needs of uvloop's transport, on one end of a socketpair."""
+
+    def __init__(self) -> None:
+        self.ours, self.peer = socket.socketpair()
+        self.ours.setblocking(False)
+        self.peer.setblocking(False)
+        self.buffer = b""
+        self.junk_bytes = 0
+        self.closed = False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self.ours if name == "socket" else default
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Nothing is announced here: the test says when the buffer runs empty."""
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.buffer)
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def write(self, data: bytes) -> None:
+        if not self.closed:
+            self.buffer += data
+            self.flush()
+
+    def flush(self) -> None:
+        with suppress(BlockingIOError, BrokenPipeError):
+            while self.buffer:
+                self.buffer = self.buffer[self.ours.send(self.buffer) :]
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+    def clog(self) -> None:
+        """The kernel takes nothing any more."""
+        with suppress(BlockingIOError):
+            while True:
+                self.junk_bytes += self.ours.send(b"\0" * 65536)
+        with suppress(BlockingIOError):
+            while True:
+                self.junk_bytes += self.ours.send(b"\0")
+
+    def received(self) -> bytes:
+        """What the peer has got since it last looked."""
+        data = b""
+        if self.peer.fileno() < 0:  # released
+            return data
+        with suppress(BlockingIOError):
+            while chunk := self.peer.recv(1 << 20):
+                data += chunk
+        junk = min(self.junk_bytes, len(data))
+        self.junk_bytes -= junk
+        return data[junk:]
+
+    def release(self) -> None:
+        self.ours.close()
+        self.peer.close()
+
+
+class Client:
+    """One connection as the edge would have made it, and what its peer sees."""
+
+    def __init__(self, house: House, connection: Connection, transport: Transport) -> None:
+        self.house = house
+        self.connection = connection
+        self.transport = transport
+        self.close_code = 0
+        self._bytes = b""
+        self.messages: list[dict[str, Any]] = []
+
+    def receive(self) -> list[dict[str, Any]]:
+        """The messages that came since the last look."""
+        known = len(self.messages)
+        self._bytes += self.transport.received()
+        while (frame := self._next_frame()) is not None:
+            opcode, payload = frame
+            if opcode == wire.Opcode.CLOSE:
+                self.close_code = int.from_bytes(payload[:2], "big")
+            elif opcode == wire.Opcode.TEXT:
+                self.messages.append(json.loads(payload))
+            elif opcode == wire.Opcode.BINARY:
+                self.messages.append(msgspec.msgpack.decode(payload))
+        return self.messages[known:]
+
+    def _next_frame(self) -> tuple[int, bytes] | None:
+        data = self._bytes
+        if len(data) < 2:
+            return None
+        size, start = data[1], 2
+        if size >= 126:
+            start = 4 if size == 126 else 10
+            size = int.from_bytes(data[2:start], "big")
+        if len(data) < start + size:
+            return None
+        self._bytes = data[start + size :]
+        return data[0] & 0x0F, data[start : start + size]
+
+    @property
+    def notices(self) -> list[str]:
+        """Contents of all notices so far, in order."""
+        self.receive()
+        return [message["content"] for message in self.messages if "content" in message]
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of all notices so far, in order."""
+        self.receive()
+        return [message["message_id"] for message in self.messages if "content" in message]
+
+    @property
+    def is_greeted(self) -> bool:
+        self.receive()
+        return bool(self.messages)
+
+    def ack(self, *message_ids: str) -> None:
+        self.house.receipts.acknowledge(self.connection.user_id, message_ids)
+
+    def clog(self) -> None:
+        self.transport.clog()
+
+    def unclog(self) -> None:
+        """The peer reads again until nothing is left."""
+        while self.transport.buffer or self.transport.junk_bytes:
+            self.receive()
+            self.transport.flush()
+        self.receive()
+        self.connection.buffer_emptied()
+
+    def leave(self) -> None:
+        """The socket goes, as uvloop tells."""
+        if self.connection.transport is not None:
+            self.receive()
+            self.transport.close()
+            self.connection.lost()
+        self.transport.release()
+
+
+class House:
+    """A node's parts, wired as `app.Node` wires them; nothing runs before `start`."""
+
+    def __init__(
+        self, config: Config, stores: Stores, clock: Clock, *, last_seq: int = 0, were_online: Iterable[int] = ()
+    ) -> None:
+        self.stores = stores
+        self.clock = clock
+        self.live = live = Live(config)
+        self.metrics = metrics = Metrics()
+        self.hub = hub = Hub(config.limits.max_pending_bytes)
+        self.lanes: Lanes[Publication] = Lanes(config.delivery.queue_size)
+        self.directory = directory = CachedDirectory(stores.directory, live, clock)
+        self.outbox = outbox = Outbox(
+            MailboxWriter(stores, metrics),
+            RecordWriter(
+                stores,
+                metrics,
+                users=directory.users,
+                client_of=lambda user_id: ("", "", ""),
+                batch_size=lambda: live.config.records.batch_size,
+                delay_s=lambda: live.config.records.flush_ms / 1000,
+            ),
+            SettledWriter(stores, metrics),
+        )
+        times: dict[str, Any] = {"now": clock, "wall_ms": clock.wall_ms}
+        self.receipts = receipts = Receipts(hub, outbox, stores.records, live, metrics, item_of=self.item_of, **times)
+        self.dispatcher = Dispatcher(
+            hub,
+            self.lanes,
+            directory,
+            receipts,
+            outbox,
+            live,
+            metrics,
+            records=stores.records,
+            were_online=list(were_online),
+            **times,
+        )
+        self.settled: list[str] = []
+        self.intake = Intake(
+            stores.journal,
+            self.lanes,
+            live,
+            metrics,
+            wake=self.dispatcher.wake,
+            on_settled=self._settle,
+            last_seq=last_seq,
+            **times,
+        )
+        self.presence = Presence(hub, stores, directory, receipts, outbox, live, metrics, node_id=NODE_ID, **times)
+        hub.on_handed = receipts.handed
+        hub.on_gone = self._gone
+        self._tasks: list[asyncio.Task[None]] = []
+        self._clients: list[Client] = []
+
+    def item_of(self, notice: Notice) -> MailboxItem:
+        return wire.mailbox_item(notice, self.live.timezone, self.clock.wall_ms())
+
+    def _settle(self, publication: Publication) -> None:
+        self.settled.append(publication.notice.message_id)
+        self.outbox.settled.settle(publication)
+
+    def _gone(self, connection: Connection, lost: list[str]) -> None:
+        self.receipts.gone(connection, lost)
+        self.presence.gone(connection)
+
+    # ---- running
+
+    def start(self, *coroutines: Coroutine[Any, Any, None]) -> None:
+        self._tasks += [asyncio.create_task(coroutine) for coroutine in coroutines]
+
+    def start_writers(self) -> None:
+        self.start(*(writer.run() for writer in self.outbox.writers()), self.presence.status_writer.run())
+
+    def start_all(self) -> None:
+        self.start_writers()
+        self.start(self.dispatcher.run(), self.presence.serve_arrivals())
+
+    async def stop(self) -> None:
+        for client in self._clients:
+            client.leave()
+        for task in reversed(self._tasks):
+            task.cancel()
+        results = await asyncio.gather(*self._tasks, return_exceptions=True)
+        assert [error for error in results if not isinstance(error, asyncio.CancelledError)] == []
+
+    async def quiet(self) -> None:
+        """Every notice is through, and everything noted so far is in the stores."""
+        await until(lambda: self.dispatcher.is_idle)
+        for _ in range(2):  # what the first round settles is written by the second
+            await self.outbox.flushed()
+
+    # ---- acting
+
+    async def publish(self, content: str = "x", **fields: Any) -> Publication:
+        submission = Submission(content=content, **fields)
+        return (await self.intake.accept(submission, Sender())).publication
+
+    def open(self, user_id: int, *, is_acking: bool = False, dialect: int = 0, ip: str = "127.0.0.1") -> Client:
+        """A connection that nobody knows of yet."""
+        transport = Transport()
+        connection = Connection(
+            self.hub,
+            transport,  # type: ignore[arg-type]
+            user_id=user_id,
+            conn_id=f"c{len(self._clients)}",
+            dialect=dialect,
+            is_acking=is_acking,
+            now=self.clock(),
+            details=ClientDetails(username=f"user {user_id}", role=0, client_ip=ip, user_agent="test"),
+        )
+        client = Client(self, connection, transport)
+        self._clients.append(client)
+        return client
+
+    def connect(self, user_id: int, **how: Any) -> Client:
+        """A connection that is registered and live at once: no hello, no replay."""
+        client = self.open(user_id, **how)
+        self.hub.add(client.connection)
+        self.hub.release(client.connection)
+        return client
+
+    def arrive(self, user_id: int, **how: Any) -> Client:
+        """A connection that presence is told of."""
+        client = self.open(user_id, **how)
+        self.presence.arrive(client.connection)
+        return client
+
+    # ---- what is stored
+
+    async def mailbox(self, user_id: int) -> list[str]:
+        """Ids of what waits for a user, oldest first."""
+        return [item.message_id for item in (await self.stores.mailbox.read([user_id])).get(user_id, [])]
+
+    async def received_by(self, publication: Publication) -> set[int]:
+        return await self.stores.records.received_by(publication.notice.message_id)
+
+    async def unsettled(self) -> list[str]:
+        return [notice.message_id for notice in await self.stores.journal.unsettled()]
+
+
+def with_store(stores: Stores, **replaced: Any) -> Stores:
+    """`stores` with some of them replaced."""
+    return replace(stores, **replaced)
+
+
+def notice(seq: int = 1, *, user_ids: tuple[int, ...] = (1,), **fields: Any) -> Notice:
+    """A notice to `user_ids`."""
+    fields.setdefault("target", Target(TargetKind.CUSTOM, user_ids=user_ids))
+    fields.setdefault("message_id", f"m{seq}")
+    fields.setdefault("content", f"content {seq}")
+    return Notice(seq=seq, accepted_ms=START_MS, **fields)

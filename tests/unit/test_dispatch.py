@@ -1,0 +1,468 @@
+"""From the lanes to the sockets: order, priorities, workers, absent directories, what a former process left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pushd import dispatch
+from pushd._fastpath import FanOut
+from pushd.dispatch import Stage
+from pushd.errors import StoreError
+from pushd.metrics import total
+from pushd.model import Channel, DeliveryStatus, Outcome, Priority, Receipt, Target, TargetKind, User
+from pushd.ports import Stores
+from tests.daemon import until
+from tests.unit.parts import START_MS, Client, Clock, House, notice
+
+Build = Callable[..., House]
+ANN, BEN = User(1, "ann", 1), User(2, "ben", 2)
+
+
+@pytest.fixture
+def _slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slice ends after 16 connections."""
+    monkeypatch.setattr(dispatch, "SLICE_S", 0.0)
+
+
+@pytest.fixture
+async def frail_house(make_house: Build, frail: Any) -> House:
+    house = make_house(stores=frail)
+    house.start_all()
+    return house
+
+
+def crowd(house: House, size: int, first_user: int = 100) -> list[Client]:
+    return [house.connect(first_user + index) for index in range(size)]
+
+
+# ---- who gets it
+
+
+async def test_targets(house: House) -> None:
+    await house.stores.directory.learn([ANN, BEN])
+    clients = {user_id: house.connect(user_id) for user_id in (1, 2, 3, -1)}
+    expected = {
+        "all": {1, 2, 3, -1},
+        "online": {1, 2, 3, -1},
+        "without ben": {1, 3, -1},
+        "custom": {1, 3},
+        "custom without": {3},
+        "role": {2},
+        "admin": {1},
+    }
+    await house.publish("all")
+    await house.publish("online", target="online")
+    await house.publish("without ben", target="online", exclude_ids=[2])
+    await house.publish("custom", target="custom", user_ids=[1, 3])
+    await house.publish("custom without", target="custom", user_ids=[1, 3], exclude_ids=[1])
+    await house.publish("role", target="role", roles=[2])
+    await house.publish("admin", target="admin")
+    await house.quiet()
+    for content, users in expected.items():
+        assert {user_id for user_id, client in clients.items() if content in client.notices} == users, content
+
+
+async def test_counts_and_the_push_record(house: House) -> None:
+    await house.stores.directory.learn([ANN, BEN, User(4)])
+    house.connect(1)
+    house.connect(1)
+    house.connect(3)  # not in the directory: connected all the same
+    publication = await house.publish("x", exclude_ids=[4])
+    await house.quiet()
+    assert (publication.total_count, publication.online_count, publication.offline_count) == (3, 2, 1)
+    assert await house.received_by(publication) == {1, 3}
+    assert await house.mailbox(2) == [publication.notice.message_id]
+    assert await house.mailbox(4) == []
+    assert house.settled == [publication.notice.message_id]
+
+
+async def test_nobody_there_at_all(house: House) -> None:
+    for fields in ({"target": "online"}, {"target": "all"}, {"target": "role", "roles": [9]}):
+        publication = await house.publish(**fields)
+        await house.quiet()
+        assert publication.is_delivered
+        assert await house.stores.records.receive_status(publication.notice.message_id) is not None
+    assert await house.unsettled() == []
+
+
+async def test_many_absent_users(house: House) -> None:
+    publication = await house.publish(target="custom", user_ids=list(range(1, 4502)))
+    await house.quiet()
+    assert publication.offline_count == 4501
+    waiting = await house.stores.mailbox.read(range(1, 4502))
+    assert len(waiting) == 4501
+    assert total(house.metrics.mailbox_saved) == 4501
+
+
+@pytest.mark.parametrize("dialect", [0, 1])
+async def test_each_dialect_is_encoded(house: House, dialect: int) -> None:
+    client = house.connect(1, dialect=dialect)
+    await house.publish("你好", target="online", data={"n": 1}, priority="high")
+    await house.quiet()
+    (message,) = client.receive()
+    assert (message["content"], message["data"], message["priority"]) == ("你好", {"n": 1}, 2)
+
+
+# ---- order
+
+
+async def test_order_within_a_priority(house: House) -> None:
+    clients = crowd(house, 3)
+    users = [client.connection.user_id for client in clients]
+    for index in range(60):
+        await house.publish(str(index), target=("all", "online", "custom")[index % 3], user_ids=users)
+    await house.quiet()
+    for client in clients:
+        assert client.notices == [str(index) for index in range(60)]
+
+
+async def test_the_highest_lane_comes_first(make_house: Build) -> None:
+    house = make_house()
+    client = house.connect(1)
+    for priority in ("low", "normal", "high", "urgent", "low", "urgent"):
+        await house.publish(priority, target="online", priority=priority)
+    house.start_all()
+    await house.quiet()
+    assert client.notices == ["urgent", "urgent", "high", "normal", "low", "low"]
+
+
+@pytest.mark.usefixtures("_slices")
+async def test_urgent_overtakes_a_broadcast_between_its_slices(make_house: Build) -> None:
+    house = make_house()
+    clients = crowd(house, 64)
+    stage = Stage(house.hub)
+    serving = asyncio.create_task(stage.serve())
+    order: list[str] = []
+
+    async def run(name: str, priority: int) -> None:
+        job = FanOut(name, lambda dialect: b"\x81\x02{}", None)
+        await stage.run(job, Priority(priority))
+        order.append(name)
+
+    jobs = [("low", 0), ("normal 1", 1), ("normal 2", 1), ("urgent", 3), ("high", 2)]
+    tasks = [asyncio.create_task(run(name, priority)) for name, priority in jobs]
+    await asyncio.gather(*tasks)
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+    assert order == ["urgent", "high", "normal 1", "normal 2", "low"]
+    assert {len(client.transport.received()) for client in clients} == {5 * 4}
+
+
+@pytest.mark.usefixtures("_slices")
+async def test_equal_priorities_do_not_overtake_each_other_between_slices(house: House) -> None:
+    clients = crowd(house, 50)
+    for index in range(10):
+        await house.publish(str(index), target="online")
+    last = house.connect(1)  # the last in the array
+    await house.quiet()
+    for client in [*clients, last]:
+        numbers = [int(content) for content in client.notices]
+        assert numbers == sorted(numbers)
+    assert [len(client.notices) for client in clients] == [10] * 50
+
+
+async def test_a_frame_that_cannot_be_encoded_concerns_its_notice_only(make_house: Build) -> None:
+    house = make_house()
+    crowd(house, 40)
+    stage = Stage(house.hub)
+
+    def refuse(dialect: int) -> bytes:
+        raise ValueError("not encodable")
+
+    serving = asyncio.create_task(stage.serve())
+    blocking = FanOut("first", lambda dialect: b"\x81\x02{}", None)
+    priority = Priority.NORMAL
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dispatch, "SLICE_S", 0.0)
+        first = asyncio.create_task(stage.run(blocking, priority))
+        broken = asyncio.create_task(stage.run(FanOut("broken", refuse, None), priority))
+        third = asyncio.create_task(stage.run(FanOut("third", lambda dialect: b"\x81\x02{}", None), priority))
+        with pytest.raises(ValueError, match="not encodable"):
+            await broken
+        await first
+        await third
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+
+
+async def test_a_notice_that_fails_stays_in_the_journal_and_harms_no_other(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = house.connect(1)
+
+    def refuse(message: Any, dialect: int) -> bytes:
+        raise ValueError("not encodable")
+
+    monkeypatch.setattr(dispatch.wire, "frame", refuse)
+    broken = await house.publish("broken", target="online")
+    await until(lambda: house.dispatcher.is_idle)
+    monkeypatch.undo()
+    monkeypatch.setattr(dispatch, "GROW_AFTER_S", 0.001)
+    await house.publish("next", target="online")
+    await until(lambda: client.notices == ["next"])
+    await house.outbox.flushed()
+    assert await house.unsettled() == [broken.notice.message_id]
+    assert 'pushd_errors_total{kind="dispatch"} 1.0' in house.metrics.text().decode()
+
+
+# ---- who comes and goes meanwhile
+
+
+@pytest.mark.usefixtures("_slices")
+async def test_who_connects_during_a_broadcast_gets_it_once(house: House) -> None:
+    crowd(house, 40)
+    await house.stores.directory.learn([ANN])
+    publication = await house.publish("x")
+    await until(lambda: len(house.lanes) == 0)
+    late = house.connect(1)
+    await house.quiet()
+    assert late.ids == [publication.notice.message_id]
+    assert await house.mailbox(1) == []
+    assert await house.received_by(publication) >= {1}
+
+
+async def test_who_connects_between_fan_out_and_settling_gets_it_live_once(frail_house: House, frail: Any) -> None:
+    """A broadcast asks who is absent after it was sent: whoever came by then is not absent."""
+    await frail.directory.learn([ANN, BEN])
+    answer = frail.directory.hold("all_ids")
+    publication = await frail_house.publish("x")
+    await until(lambda: "all_ids" in frail.directory.calls)
+    late = [frail_house.connect(1), frail_house.connect(1)]
+    answer.set()
+    await frail_house.quiet()
+    assert [client.ids for client in late] == [[publication.notice.message_id]] * 2
+    assert await frail_house.mailbox(1) == []
+    assert await frail_house.mailbox(2) == [publication.notice.message_id]
+    assert (publication.online_count, publication.offline_count) == (1, 1)
+    assert frail_house.settled == [publication.notice.message_id]
+
+
+@pytest.mark.usefixtures("_slices")
+async def test_who_comes_and_goes_again_in_late_rounds_finds_it_in_the_mailbox(make_house: Build, frail: Any) -> None:
+    house = make_house(stores=frail)
+    house.start_all()
+    await frail.directory.learn([ANN])
+    answer = frail.directory.hold("all_ids")
+    publication = await house.publish("x")
+    await until(lambda: "all_ids" in frail.directory.calls)
+    client = house.connect(1, is_acking=True)
+    answer.set()
+    await house.quiet()
+    client.leave()
+    await house.quiet()
+    assert await house.mailbox(1) == [publication.notice.message_id]
+    assert publication.total_count == 1
+
+
+async def test_held_connections_get_it_behind_their_mailbox(house: House) -> None:
+    client = house.open(1)
+    house.hub.add(client.connection)
+    publication = await house.publish("x", target="custom", user_ids=[1])
+    await house.quiet()
+    assert client.ids == []
+    assert house.settled == []
+    house.hub.release(client.connection)
+    await house.quiet()
+    assert client.ids == house.settled == [publication.notice.message_id]
+
+
+# ---- expiry
+
+
+async def test_an_expired_notice_reaches_nobody(make_house: Build, clock: Clock) -> None:
+    house = make_house()
+    client = house.connect(1)
+    publication = await house.publish(target="custom", user_ids=[1, 2], expires_in_s=1)
+    intime = await house.publish(target="custom", user_ids=[1], expires_in_s=3)
+    clock.move(1)
+    house.start_all()
+    await house.quiet()
+    assert client.ids == [intime.notice.message_id]
+    assert await house.mailbox(2) == []
+    found = await house.stores.records.receive_status(publication.notice.message_id)
+    assert found is not None
+    assert (found.total_users, found.received_users) == (2, 0)
+    assert await house.stores.records.unread_counts([1, 2]) == {1: 1}
+    assert await house.unsettled() == []
+
+
+# ---- a directory that does not answer
+
+
+async def test_who_must_be_looked_up_steps_aside(make_house: Build, frail: Any) -> None:
+    """However many wait for the directory, those that do not need it go on: CONTRACT section 6."""
+    house = make_house(stores=frail, delivery={"min_workers": 1, "max_workers": 2})
+    await frail.directory.learn([ANN])
+    client = house.connect(1)
+    answer = frail.directory.hold("ids_by_role")
+    house.start_all()
+    waiting = [await house.publish("role", target="role", roles=[1]) for _ in range(20)]
+    overtaking = [await house.publish("custom", target="custom", user_ids=[1]) for _ in range(3)]
+    await until(lambda: len(client.notices) == 3)
+    assert client.ids == [one.notice.message_id for one in overtaking]
+    assert not house.dispatcher.is_idle
+    assert house.dispatcher.worker_count <= 2
+    answer.set()
+    await house.quiet()
+    assert client.ids[3:] == [one.notice.message_id for one in waiting]
+    assert frail.directory.calls.count("ids_by_role") == 1
+    await until(lambda: house.dispatcher.worker_count <= 2)
+    assert await house.unsettled() == []
+
+
+async def test_only_so_many_step_aside(make_house: Build, frail: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits aside is in memory: beyond that, notices wait in their lanes, which are bounded."""
+    monkeypatch.setattr(dispatch, "ASIDE_MOST", 3)
+    house = make_house(stores=frail, delivery={"min_workers": 1, "max_workers": 1})
+    answer = frail.directory.hold("ids_by_role")
+    house.start_all()
+    for _ in range(6):
+        await house.publish(target="role", roles=[1])
+    await until(lambda: len(house.lanes) == 2)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(house.lanes) == 2
+    answer.set()
+    await house.quiet()
+    assert len(house.settled) == 6
+
+
+@pytest.mark.parametrize("error", [None, StoreError("directory", "odd")])
+async def test_a_directory_that_fails_is_asked_again(frail_house: House, frail: Any, error: Exception | None) -> None:
+    await frail.directory.learn([ANN])
+    frail.directory.fail("ids_by_role", 5, error)
+    frail.directory.fail("all_ids", 5, error)
+    client = frail_house.connect(2)
+    by_role = await frail_house.publish(target="role", roles=[1])
+    to_all = await frail_house.publish(target="all")
+    await until(lambda: to_all.notice.message_id in client.ids)  # without waiting for the directory
+    await frail_house.quiet()
+    assert set(await frail_house.mailbox(1)) == {by_role.notice.message_id, to_all.notice.message_id}
+    assert total(frail_house.metrics.errors) == 10
+    assert len(frail_house.settled) == 2
+
+
+# ---- after a crash
+
+
+def receipt(message_id: str, user_id: int, **outcome: Any) -> Receipt:
+    return Receipt(message_id, user_id, "", 0, "", "", "", Outcome(created_ms=START_MS, **outcome))
+
+
+async def restored(house: House, *notices: Any) -> None:
+    await house.stores.journal.append(notices)
+    house.intake.restore(list(notices), queue=True)
+    await house.quiet()
+
+
+async def test_restored_notices_go_to_those_who_have_not_received_them(house: House) -> None:
+    await house.stores.records.write(
+        [],
+        [
+            receipt("m1", 1, received_ms=START_MS, status=DeliveryStatus.DELIVERED),
+            receipt("m1", 2, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE),
+            receipt("m1", 3, is_online=True),
+        ],
+    )
+    here = {user_id: house.connect(user_id) for user_id in (1, 4)}
+    await restored(house, notice(1, user_ids=(1, 2, 3, 4)))
+    assert here[1].ids == []
+    assert here[4].ids == ["m1"]
+    assert [await house.mailbox(user_id) for user_id in (1, 2, 3, 4)] == [[], ["m1"], ["m1"], []]
+    assert house.settled == ["m1"]
+    assert await house.unsettled() == []
+
+
+async def test_restored_again_nothing_is_doubled(house: House) -> None:
+    await restored(house, notice(1, user_ids=(1, 2)))
+    house.intake.restore([notice(1, user_ids=(1, 2))], queue=True)
+    await house.quiet()
+    assert await house.mailbox(1) == ["m1"]
+
+
+async def test_restored_broadcasts(make_house: Build, stores: Stores) -> None:
+    await stores.directory.learn([ANN, BEN, User(3)])
+    house = make_house(were_online=[2, 5])
+    house.start_all()
+    guest, ann = house.connect(-1), house.connect(1)
+    await restored(
+        house,
+        notice(1, target=Target(TargetKind.ALL, exclude_ids=(3,))),
+        notice(2, target=Target(TargetKind.ONLINE, exclude_ids=(5,))),
+    )
+    assert ann.ids == ["m1"]
+    assert guest.ids == []  # whatever it was, it was for those who were there then
+    assert sorted(await house.mailbox(2)) == ["m1", "m2"]
+    assert await house.mailbox(3) == await house.mailbox(5) == []
+    assert sorted(house.settled) == ["m1", "m2"]
+
+
+async def test_restored_notices_wait_for_the_stores(frail_house: House, frail: Any) -> None:
+    frail.records.fail("received_by", 3)
+    await restored(frail_house, notice(1, user_ids=(1,)))
+    assert await frail_house.mailbox(1) == ["m1"]
+    assert total(frail_house.metrics.errors) == 3
+
+
+async def test_restored_and_expired(house: House, clock: Clock) -> None:
+    clock.move(10)
+    await restored(house, notice(1, expires_ms=START_MS + 1000))
+    assert await house.mailbox(1) == []
+    assert house.settled == ["m1"]
+
+
+# ---- the worker pool
+
+
+async def test_workers_come_with_waiting_notices_and_go_when_idle(
+    make_house: Build, frail: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "ASIDE_MOST", 0)  # so that workers are what is waited with
+    house = make_house(stores=frail, delivery={"min_workers": 1, "max_workers": 3})
+    answer = frail.directory.hold("ids_by_role")
+    house.start_all()
+    await until(lambda: house.dispatcher.worker_count == 1)
+    for _ in range(6):
+        await house.publish(target="role", roles=[1])
+    await until(lambda: len(house.lanes) == 5)
+    assert house.dispatcher.worker_count == 1  # nothing is old yet
+    clock.move(1)
+    await until(lambda: house.dispatcher.worker_count == 3)
+    clock.move(10)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert house.dispatcher.worker_count == 3
+    answer.set()
+    await house.quiet()
+    clock.move(0.1)
+    assert len(house.settled) == 6
+    await asyncio.sleep(0.005)  # several looks of the pool: idle, but not yet for long
+    clock.move(dispatch.SHRINK_AFTER_S + 1)
+    await until(lambda: house.dispatcher.worker_count == 1)
+    await house.publish(target="custom", user_ids=[1])
+    await house.quiet()
+    assert len(house.settled) == 7
+
+
+async def test_utilisation_is_busy_time_over_wall_time(
+    make_house: Build, frail: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "ASIDE_MOST", 0)
+    house = make_house(stores=frail, delivery={"min_workers": 2, "max_workers": 2})
+    answer = frail.directory.hold("ids_by_role")
+    house.start_all()
+    await until(lambda: house.dispatcher.worker_count == 2)
+    assert house.dispatcher.utilization == 0.0
+    await house.publish(target="role", roles=[1])
+    await until(lambda: "ids_by_role" in frail.directory.calls)
+    clock.move(10)
+    # One of two workers has been busy all the time, and is still.
+    await until(lambda: house.dispatcher.utilization == 0.5)
+    answer.set()
+    await house.quiet()
+    clock.move(10)
+    await until(lambda: house.dispatcher.utilization == 0.0)

@@ -1,0 +1,88 @@
+"""What health says for each combination of stores, failures and drain."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from pushd import health
+from pushd.health import Health
+from pushd.metrics import Metrics
+from tests.daemon import until
+from tests.unit.parts import Clock
+
+
+@pytest.fixture
+def node_health(clock: Clock) -> Health:
+    return Health(Metrics(), clock)
+
+
+def observe(node_health: Health, store: str, *, ok: bool) -> None:
+    node_health.observe_store(store, "write", 0.001, ok)
+
+
+def test_a_fresh_node_is_healthy(node_health: Health, clock: Clock) -> None:
+    clock.move(12.5)
+    assert node_health.status == "healthy"
+    assert node_health.can_publish
+    assert node_health.error == ""
+    assert node_health.uptime_s == 12.5
+    assert node_health.store_states() == {"mailbox": "up", "records": "up", "directory": "up"}
+
+
+@pytest.mark.parametrize("store", ["mailbox", "records", "directory", "presence"])
+def test_degraded_while_a_store_is_down(node_health: Health, store: str) -> None:
+    observe(node_health, store, ok=False)
+    assert node_health.status == "degraded"
+    assert node_health.can_publish
+    if store in node_health.store_states():
+        assert [name for name, state in node_health.store_states().items() if state == "down"] == [store]
+    assert node_health.error == f"{store}: write failed"
+    observe(node_health, store, ok=True)
+    assert node_health.status == "healthy"
+    assert node_health.error == f"{store}: write failed"  # the last one is remembered
+
+
+def test_unhealthy_while_the_journal_refuses(node_health: Health) -> None:
+    observe(node_health, "journal", ok=False)
+    assert node_health.status == "unhealthy"
+    assert not node_health.can_publish
+    observe(node_health, "journal", ok=True)
+    assert node_health.status == "healthy"
+
+
+def test_unhealthy_while_draining(node_health: Health) -> None:
+    node_health.is_draining = True
+    assert node_health.status == "unhealthy"
+    assert not node_health.can_publish
+
+
+def test_degraded_while_something_fails(node_health: Health) -> None:
+    failures = {"mailbox": "", "replay": ""}
+    node_health.watch_failures([lambda: failures["mailbox"]])
+    node_health.watch_failures([lambda: failures["replay"]])
+    assert node_health.status == "healthy"
+    failures["replay"] = "no answer"
+    assert node_health.status == "degraded"
+    assert node_health.error == "no answer"
+    observe(node_health, "records", ok=False)
+    assert node_health.error == "no answer"  # what fails at present comes first
+    failures["replay"] = ""
+    assert node_health.error == "records: write failed"
+
+
+def test_every_observation_is_counted(node_health: Health) -> None:
+    observe(node_health, "mailbox", ok=False)
+    text = node_health._metrics.text().decode()
+    assert 'pushd_store_up{store="mailbox"} 0.0' in text
+    assert 'pushd_store_errors_total{store="mailbox"} 1.0' in text
+
+
+async def test_loop_lag_is_measured(node_health: Health, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "LAG_EVERY_S", 0.0)
+    running = asyncio.create_task(node_health.watch_loop())
+    await until(lambda: "pushd_loop_lag_seconds_count 0.0" not in node_health._metrics.text().decode())
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running

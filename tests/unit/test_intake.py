@@ -1,0 +1,406 @@
+"""The way in: what is refused and how, what makes a repeat, and that nothing is answered before it is on disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from pushd.errors import ErrorCode, RequestError, StoreError
+from pushd.intake import Accepted, Sender, Submission, dedup_keys, new_message_id
+from pushd.metrics import total
+from pushd.model import Notice, Priority, Target, TargetKind
+from pushd.ports import Stores
+from tests.daemon import until
+from tests.unit.parts import START_MS, Clock, House, notice
+
+Build = Callable[..., House]
+decode = msgspec.json.Decoder(Submission).decode
+SENDER = Sender(7, "ada")
+
+
+@pytest.fixture
+def intake_house(make_house: Build, frail: Any) -> House:
+    """Frail stores and nobody who takes notices out of their lanes."""
+    return make_house(stores=frail)
+
+
+async def accept(house: House, submission: Submission | None = None, key: str = "") -> Accepted:
+    return await house.intake.accept(submission or Submission(content="x"), SENDER, key)
+
+
+async def refused(house: House, submission: Submission, key: str = "") -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        await accept(house, submission, key)
+    assert house.lanes.reserve()  # its place was given back
+    house.lanes.cancel()
+    return caught.value
+
+
+# ---- what a notice becomes
+
+
+async def test_the_defaults(intake_house: House) -> None:
+    accepted = await accept(intake_house)
+    assert not accepted.is_duplicate
+    made = accepted.publication.notice
+    assert made == Notice(
+        seq=1,
+        message_id=made.message_id,
+        content="x",
+        target=Target(TargetKind.ALL),
+        accepted_ms=START_MS,
+        sender_id=7,
+        sender_name="ada",
+    )
+    assert await intake_house.stores.journal.unsettled() == [made]
+    assert intake_house.lanes.depths()[Priority.NORMAL] == 1
+    assert intake_house.intake.unsettled_total == 1
+
+
+async def test_everything_a_publisher_can_say(intake_house: House) -> None:
+    submission = decode(
+        b'{"content":" \xe4\xbd\xa0 ","type":"order_paid","target":"custom","user_ids":[2,1,2],"exclude_ids":[5,5],'
+        b'"roles":[9],"data":{"a":[1,null]},"priority":"urgent","need_confirm":true,"expires_in_s":1.5,'
+        b'"message_id":"order/1","unknown":1}'
+    )
+    made = (await accept(intake_house, submission, "key-1")).publication.notice
+    assert made == Notice(
+        seq=1,
+        message_id="order/1",
+        content=" 你 ",
+        target=Target(TargetKind.CUSTOM, user_ids=(2, 1), exclude_ids=(5,)),
+        accepted_ms=START_MS,
+        type="order_paid",
+        data={"a": [1, None]},
+        priority=Priority.URGENT,
+        need_confirm=True,
+        expires_ms=START_MS + 1500,
+        idempotency_key="key-1",
+        sender_id=7,
+        sender_name="ada",
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [(0, "LOW"), (1, "NORMAL"), (2, "HIGH"), (3, "URGENT"), ("low", "LOW"), ("high", "HIGH")]
+)
+async def test_priorities(intake_house: House, given: int | str, expected: str) -> None:
+    submission = decode(msgspec.json.encode({"content": "x", "priority": given}))
+    assert (await accept(intake_house, submission)).publication.notice.priority is Priority[expected]
+
+
+def test_own_ids_are_unique_and_sorted_by_time() -> None:
+    ids = [new_message_id(START_MS + index // 100) for index in range(1000)]
+    assert len(set(ids)) == 1000
+    assert sorted(ids, key=lambda message_id: message_id[:12]) == ids
+    msgspec.convert({"content": "x", "message_id": ids[0]}, Submission)  # a publisher may name it
+
+
+# ---- what is refused
+
+REFUSED = [
+    ({"content": None}, ErrorCode.CONTENT_EMPTY, "content"),
+    ({"content": ""}, ErrorCode.CONTENT_EMPTY, "content"),
+    ({"content": " \n\u3000"}, ErrorCode.CONTENT_EMPTY, "content"),
+    ({"content": "x" * 501}, ErrorCode.CONTENT_TOO_LONG, "content"),
+    ({"type": "hello"}, ErrorCode.INVALID_REQUEST, "type"),
+    ({"type": "receipt"}, ErrorCode.INVALID_REQUEST, "type"),
+    ({"target": "everybody"}, ErrorCode.INVALID_TARGET, "target"),
+    ({"target": ""}, ErrorCode.INVALID_TARGET, "target"),
+    ({"target": "custom"}, ErrorCode.MISSING_USER_IDS, "user_ids"),
+    ({"target": "role"}, ErrorCode.INVALID_REQUEST, "roles"),
+    ({"target": "custom", "user_ids": [1, 2, 3, 4]}, ErrorCode.TOO_MANY_USER_IDS, "user_ids"),
+    ({"exclude_ids": [1, 2, 3, 4]}, ErrorCode.TOO_MANY_USER_IDS, "exclude_ids"),
+    ({"data": "x" * 100}, ErrorCode.BODY_TOO_LARGE, "data"),
+    ({"data": 2**64}, ErrorCode.INVALID_REQUEST, "data"),
+]
+
+
+@pytest.mark.parametrize(("fields", "code", "field"), REFUSED, ids=range(len(REFUSED)))
+async def test_every_refusal_has_its_code_and_names_the_field(
+    make_house: Build, fields: dict[str, Any], code: ErrorCode, field: str
+) -> None:
+    house = make_house(limits={"max_user_ids": 3, "max_data_bytes": 100})
+    error = await refused(house, Submission(**({"content": "x"} | fields)))
+    assert error.code is code
+    assert error.text.startswith(f"{field}: ")
+    assert error.retry_after_s is None
+    assert await house.stores.journal.last_seq() == 0
+    assert len(house.lanes) == 0
+
+
+async def test_data_that_is_nested_too_deeply(intake_house: House) -> None:
+    deep: Any = None
+    for _ in range(5000):
+        deep = [deep]
+    error = await refused(intake_house, Submission(content="x", data=deep))
+    assert (error.code, (error.details or {})["field"]) == (ErrorCode.INVALID_REQUEST, "data")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("content", 5),
+        ("type", "has space"),
+        ("type", ""),
+        ("type", "x" * 65),
+        ("target", 1),
+        ("user_ids", [0]),
+        ("user_ids", [2**63]),
+        ("user_ids", ["1"]),
+        ("user_ids", 1),
+        ("roles", [2**31]),
+        ("exclude_ids", [-1]),
+        ("priority", 4),
+        ("priority", "HIGH"),
+        ("priority", True),
+        ("need_confirm", "yes"),
+        ("expires_in_s", 0),
+        ("expires_in_s", 1e12),
+        ("message_id", ""),
+        ("message_id", "a b"),
+        ("message_id", "x" * 129),
+    ],
+)
+def test_wrong_types_and_ranges_name_the_field(field: str, value: Any) -> None:
+    with pytest.raises(msgspec.ValidationError, match=rf"\$\.{field}"):
+        decode(msgspec.json.encode({"content": "x", field: value}))
+
+
+async def test_limits_count_characters_and_bytes_inclusively(make_house: Build) -> None:
+    house = make_house(limits={"max_content_chars": 3, "max_data_bytes": 5, "max_user_ids": 2})
+    submission = Submission(content="你好吗", data="abc", target="custom", user_ids=[1, 2])
+    assert (await accept(house, submission)).publication.notice.content == "你好吗"
+
+
+async def test_limits_that_change_hold_from_the_next_publish(intake_house: House) -> None:
+    config = intake_house.live.config
+    limits = msgspec.structs.replace(config.limits, max_content_chars=2, publishes_per_s=1)
+    intake_house.live.config = msgspec.structs.replace(config, limits=limits)
+    intake_house.clock.move(1)
+    assert (await refused(intake_house, Submission(content="abc"))).code is ErrorCode.CONTENT_TOO_LONG
+
+
+async def test_rate_limit(make_house: Build, clock: Clock) -> None:
+    house = make_house(limits={"publishes_per_s": 2})
+    await accept(house)
+    await accept(house)
+    error = await refused(house, Submission(content="x"))
+    assert (error.code, error.retry_after_s) == (ErrorCode.RATE_LIMITED, 1)
+    clock.move(0.5)
+    await accept(house)
+    assert len(house.lanes) == 3
+
+
+async def test_draining(intake_house: House) -> None:
+    intake_house.intake.is_draining = True
+    error = await refused(intake_house, Submission(content="x"))
+    assert (error.code, error.retry_after_s) == (ErrorCode.DRAINING, 5)
+
+
+async def test_a_full_queue_keeps_nothing(make_house: Build) -> None:
+    house = make_house(delivery={"queue_size": 2})
+    results = await asyncio.gather(*(accept(house) for _ in range(5)), return_exceptions=True)
+    errors = [result for result in results if isinstance(result, RequestError)]
+    assert [(error.code, error.retry_after_s) for error in errors] == [(ErrorCode.QUEUE_FULL, 1)] * 3
+    assert len(await house.unsettled()) == len(house.lanes) == 2
+    # Refused ones are not recognised as repeats later.
+    house.lanes.take()
+    assert not (await accept(house, Submission(content="x", message_id="m"))).is_duplicate
+
+
+# ---- durability
+
+
+async def test_nothing_is_answered_or_queued_before_the_journals_commit(intake_house: House, frail: Any) -> None:
+    gate = frail.journal.hold("append")
+    publishing = asyncio.create_task(accept(intake_house))
+    await until(lambda: "append" in frail.journal.calls)
+    assert not publishing.done()
+    assert len(intake_house.lanes) == 0
+    assert intake_house.intake.unsettled_total == 0
+    gate.set()
+    made = (await publishing).publication.notice
+    assert await intake_house.unsettled() == [made.message_id]
+    assert len(intake_house.lanes) == 1
+
+
+async def test_notices_enter_their_lane_in_the_order_of_publishing(intake_house: House) -> None:
+    accepted = await asyncio.gather(*(accept(intake_house) for _ in range(50)))
+    seqs = [one.publication.notice.seq for one in accepted]
+    assert seqs == list(range(1, 51))
+    taken = [intake_house.lanes.take() for _ in range(50)]
+    assert [one.notice.seq for one in taken if one is not None] == seqs
+
+
+@pytest.mark.parametrize("error", [None, StoreError("journal", "never")])
+async def test_a_refused_append_gives_everything_back(make_house: Build, frail: Any, error: Exception | None) -> None:
+    house = make_house(stores=frail, delivery={"queue_size": 1})
+    submission = Submission(content="x", message_id="m")
+    frail.journal.fail("append", 2, error)
+    for _ in range(2):
+        failure = await refused(house, submission, "key")
+        assert (failure.code, failure.retry_after_s) == (ErrorCode.STORE_UNAVAILABLE, 5)
+        assert "never" not in failure.text
+    assert house.intake.unsettled_total == 0
+    assert not (await accept(house, submission, "key")).is_duplicate
+    assert (await accept(house, submission, "key")).is_duplicate
+
+
+async def test_a_publisher_who_goes_away_does_not_stop_the_notice(intake_house: House, frail: Any) -> None:
+    gate = frail.journal.hold("append")
+    publishing = asyncio.create_task(accept(intake_house, Submission(content="x", message_id="m")))
+    await until(lambda: "append" in frail.journal.calls)
+    publishing.cancel()
+    finishing = asyncio.create_task(intake_house.intake.finished())
+    await asyncio.sleep(0)
+    assert not finishing.done()
+    gate.set()
+    await finishing
+    assert publishing.cancelled()
+    assert len(intake_house.lanes) == 1
+    assert (await accept(intake_house, Submission(content="x", message_id="m"))).is_duplicate
+
+
+async def test_a_publisher_who_goes_away_before_a_failure_leaves_nothing(intake_house: House, frail: Any) -> None:
+    gate = frail.journal.hold("append")
+    frail.journal.fail("append")
+    publishing = asyncio.create_task(accept(intake_house, Submission(content="x", message_id="m")))
+    await until(lambda: "append" in frail.journal.calls)
+    publishing.cancel()
+    gate.set()
+    await intake_house.intake.finished()
+    assert len(intake_house.lanes) == 0
+    assert not (await accept(intake_house, Submission(content="x", message_id="m"))).is_duplicate
+
+
+# ---- repeats
+
+
+@pytest.mark.parametrize(("message_id", "key"), [("m", ""), (None, "k"), ("m", "k")])
+async def test_a_repeat_gets_the_first_result(
+    intake_house: House, clock: Clock, message_id: str | None, key: str
+) -> None:
+    submission = Submission(content="first", message_id=message_id)
+    first = await accept(intake_house, submission, key)
+    clock.move(299)
+    again = await accept(intake_house, Submission(content="second", message_id=message_id), key)
+    assert again.is_duplicate
+    assert again.publication is first.publication
+    assert len(intake_house.lanes) == 1
+    assert total(intake_house.metrics.dedup_hits) == 1
+    clock.move(2)
+    assert not (await accept(intake_house, Submission(content="x", message_id=f"{message_id}2"), key)).is_duplicate
+
+
+async def test_one_of_two_names_is_enough(intake_house: House) -> None:
+    first = await accept(intake_house, Submission(content="x", message_id="m"), "k")
+    for message_id, key in (("m", ""), ("other", "k"), (None, "k"), ("m", "other")):
+        again = await accept(intake_house, Submission(content="x", message_id=message_id), key)
+        assert again.publication is first.publication
+
+
+async def test_without_a_name_nothing_is_a_repeat(intake_house: House) -> None:
+    assert not (await accept(intake_house)).is_duplicate
+    assert not (await accept(intake_house)).is_duplicate
+
+
+async def test_concurrent_repeats_are_one_notice(intake_house: House, frail: Any) -> None:
+    gate = frail.journal.hold("append")
+    submission = Submission(content="x", message_id="m")
+    publishing = [asyncio.create_task(accept(intake_house, submission)) for _ in range(10)]
+    await until(lambda: "append" in frail.journal.calls)
+    assert not any(task.done() for task in publishing)
+    gate.set()
+    accepted = await asyncio.gather(*publishing)
+    assert [one.is_duplicate for one in accepted] == [False] + [True] * 9
+    assert frail.journal.calls == ["append"]
+    assert len(intake_house.lanes) == 1
+
+
+async def test_when_the_first_of_concurrent_repeats_fails_the_next_is_a_new_attempt(
+    intake_house: House, frail: Any
+) -> None:
+    gate = frail.journal.hold("append")
+    frail.journal.fail("append", 2)
+    submission = Submission(content="x", message_id="m")
+    publishing = [asyncio.create_task(accept(intake_house, submission)) for _ in range(5)]
+    await until(lambda: "append" in frail.journal.calls)
+    gate.set()
+    results = await asyncio.gather(*publishing, return_exceptions=True)
+    assert sum(isinstance(result, RequestError) for result in results) == 2
+    accepted = [result for result in results if isinstance(result, Accepted)]
+    assert [one.is_duplicate for one in accepted].count(False) == 1
+    assert len(intake_house.lanes) == 1
+    assert len(await intake_house.unsettled()) == 1
+
+
+def test_own_ids_are_no_dedup_keys() -> None:
+    assert dedup_keys(notice(), is_named=False) == []
+    assert dedup_keys(notice(idempotency_key="k"), is_named=False) == ["key:k"]
+    assert dedup_keys(notice(idempotency_key="k"), is_named=True) == ["id:m1", "key:k"]
+
+
+# ---- after a crash
+
+
+async def test_restored_notices_are_queued_and_recognised(make_house: Build, stores: Stores) -> None:
+    entries = [notice(1, idempotency_key="k"), notice(2, priority=Priority.URGENT), notice(3)]
+    await stores.journal.append(entries)
+    house = make_house(last_seq=3, delivery={"queue_size": 1})
+    house.intake.restore(entries[2:], queue=False)
+    house.intake.restore(entries[:2], queue=True)
+    assert house.intake.unsettled_total == 2
+    taken = [house.lanes.take(), house.lanes.take(), house.lanes.take()]
+    assert [one and one.notice.message_id for one in taken] == ["m2", "m1", None]
+    assert all(one.is_restored for one in taken if one)
+    for message_id in ("m1", "m2", "m3"):
+        assert (await accept(house, Submission(content="x", message_id=message_id))).is_duplicate
+    assert (await accept(house, Submission(content="x"), "k")).publication is taken[1]
+    new = await accept(house, Submission(content="x"))
+    assert new.publication.notice.seq > 3
+    assert not new.publication.is_restored
+
+
+async def test_restored_notices_are_recognised_for_the_rest_of_their_window(make_house: Build, clock: Clock) -> None:
+    entry = notice(1)
+    clock.move(200)
+    house = make_house(last_seq=1)
+    house.intake.restore([entry], queue=False)
+    clock.move(99)
+    assert (await accept(house, Submission(content="x", message_id="m1"))).is_duplicate
+    clock.move(2)
+    assert not (await accept(house, Submission(content="x", message_id="m1"))).is_duplicate
+
+
+async def test_a_settled_notice_is_no_longer_counted(house: House) -> None:
+    publication = await house.publish(target="custom", user_ids=[1])
+    await house.quiet()
+    assert house.intake.unsettled_total == 0
+    assert house.settled == [publication.notice.message_id]
+    assert await house.unsettled() == []
+
+
+async def test_what_becomes_of_publishes_is_counted(make_house: Build, frail: Any) -> None:
+    house = make_house(stores=frail, delivery={"queue_size": 2})
+    submission = Submission(content="x", target="role", roles=[1], priority="high", message_id="m")
+    frail.journal.fail("append")
+    await refused(house, submission)
+    await accept(house, submission)
+    await accept(house, submission)
+    await accept(house, Submission(content="x"))
+    with pytest.raises(RequestError):
+        await accept(house, Submission(content="x"))
+    text = house.metrics.text().decode()
+    for target, priority, result in (
+        ("role", "high", "store_unavailable"),
+        ("role", "high", "accepted"),
+        ("role", "high", "duplicate"),
+        ("all", "normal", "accepted"),
+        ("all", "normal", "queue_full"),
+    ):
+        assert f'pushd_notices_total{{priority="{priority}",result="{result}",target="{target}"}} 1.0' in text

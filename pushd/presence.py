@@ -87,13 +87,14 @@ class Presence:
         limit = self._live.config.limits.max_connections_per_user
         for oldest in present[: max(0, len(present) + 1 - limit)]:
             self._hub.close(oldest, CloseCode.REPLACED, "another connection of this user took its place")
+        is_first = not self._hub.has_user(user_id)
         self._hub.add(connection)
         self._metrics.connects.inc()
         if connection.is_guest:
             self._greet(connection, 0)
             self._hub.release(connection)
             return
-        if not present:
+        if is_first:
             self._changes.append(self._arrival(connection))
             self.status_writer.wake()
         self._arrivals.append(connection)
@@ -130,7 +131,7 @@ class Presence:
         user_ids = {connection.user_id for connection in connections}
         try:
             await self._learn(connections)
-            unread, waiting = await self._ask_stores(user_ids)
+            waiting = await self._read_mailboxes(user_ids)
         except StoreError as error:
             self._store_failed(error)
             for connection in connections:
@@ -139,6 +140,7 @@ class Presence:
                 self._start(self._replay_later(connection))
             return
         self.failure = ""
+        unread = await self._count_unread(user_ids)
         for connection in connections:
             self._greet(connection, unread.get(connection.user_id, 0))
             self._replay(connection, waiting.get(connection.user_id, ()))
@@ -151,16 +153,23 @@ class Presence:
             ]
         )
 
-    async def _ask_stores(self, user_ids: set[int]) -> tuple[dict[int, int], dict[int, list[MailboxItem]]]:
-        """Unread counts and mailboxes, with everything in them that was on its way when this was called."""
+    async def _read_mailboxes(self, user_ids: set[int]) -> dict[int, list[MailboxItem]]:
+        """With everything in them that was on its way when this was called."""
         try:
             async with asyncio.timeout(STORES_WITHIN_S):
                 await self._outbox.mailbox.writer.flushed()
-                waiting = await self._mailbox.read(user_ids)
-                await self._outbox.records.writer.flushed()
-                return await self._records.unread_counts(user_ids), waiting
+                return await self._mailbox.read(user_ids)
         except TimeoutError:
             raise StoreUnavailable("mailbox", f"no answer within {STORES_WITHIN_S} s") from None
+
+    async def _count_unread(self, user_ids: set[int]) -> dict[int, int]:
+        """For hello, which does not wait for records that cannot be had."""
+        try:
+            async with asyncio.timeout(STORES_WITHIN_S):
+                await self._outbox.records.writer.flushed()
+                return await self._records.unread_counts(user_ids)
+        except (StoreError, TimeoutError):
+            return {}
 
     def _store_failed(self, error: StoreError) -> None:
         if not self.failure:
@@ -187,7 +196,7 @@ class Presence:
             return
         self._receipts.replaying(connection.user_id, items)
         self._metrics.mailbox_delivered.inc(len(items))
-        chunks = list(_chunks(items, connection.dialect))
+        chunks = list(_chunks(items, connection.dialect, min(REPLAY_CHUNK_BYTES, self._hub.max_pending_bytes // 4)))
         if sum(len(frames) for frames, _ in chunks) <= self._hub.max_pending_bytes // 2:
             for frames, ids in chunks:
                 self._hub.send(connection, frames, ids)
@@ -210,7 +219,7 @@ class Presence:
             await asyncio.sleep(backoff.next_s())
             try:
                 await self._learn([connection])
-                _, waiting = await self._ask_stores({connection.user_id})
+                waiting = await self._read_mailboxes({connection.user_id})
             except StoreError as error:
                 self._store_failed(error)
                 continue
@@ -225,6 +234,8 @@ class Presence:
 
     def _replay_ended(self, task: asyncio.Task[None]) -> None:
         self._replays.discard(task)
+        if not self._replays:
+            self.failure = ""  # nobody waits for the store any more
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("replay failed", exc_info=error)
             self._metrics.errors.labels("replay").inc()
@@ -285,8 +296,8 @@ class Presence:
                 await asyncio.sleep(within_s / ticks)
 
 
-def _chunks(items: Sequence[MailboxItem], dialect: int) -> Iterator[tuple[bytes, tuple[str, ...]]]:
-    """Frames joined to writes of about REPLAY_CHUNK_BYTES, each with the ids it carries."""
+def _chunks(items: Sequence[MailboxItem], dialect: int, most_bytes: int) -> Iterator[tuple[bytes, tuple[str, ...]]]:
+    """Frames joined to writes of about `most_bytes`, each with the ids it carries."""
     frames: list[bytes] = []
     ids: list[str] = []
     size = 0
@@ -295,7 +306,7 @@ def _chunks(items: Sequence[MailboxItem], dialect: int) -> Iterator[tuple[bytes,
         frames.append(frame)
         ids.append(item.message_id)
         size += len(frame)
-        if size >= REPLAY_CHUNK_BYTES:
+        if size >= most_bytes:
             yield b"".join(frames), tuple(ids)
             frames, ids, size = [], [], 0
     if frames:

@@ -6,6 +6,7 @@ without, when the kernel took the frame (CONTRACT section 4).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Sequence
 
 from pushd import wire
@@ -45,6 +46,7 @@ class Receipts:
         self._wall_ms = wall_ms
         self._item_of = item_of
         self._under_way: dict[str, Publication] = {}
+        self._watchers: dict[str, list[asyncio.Event]] = {}  # who waits for the end of a fan-out
         # user -> message_id -> sent live and neither acknowledged nor in the mailbox
         self._waiting: dict[int, dict[str, Publication]] = {}
         # user -> message_id -> when it was published (ms): sent, and in the mailbox until acknowledged
@@ -72,6 +74,8 @@ class Receipts:
         self._note_sent(publication, gone)
         self.to_mailbox(publication, gone)
         publication.early_received = publication.early_gone = NOBODY
+        for watcher in self._watchers.pop(publication.notice.message_id, ()):
+            watcher.set()
 
     def absent(self, publication: Publication, user_ids: Collection[int]) -> None:
         """These recipients have no connection: the notice waits for them."""
@@ -124,6 +128,8 @@ class Receipts:
             mine = self._waiting.get(user_id)
             if mine is None:
                 mine = self._waiting[user_id] = {}
+            elif (former := mine.get(message_id)) is not None:
+                self._answered(former, 1)  # the id was used again: one answer is for both
             mine[message_id] = publication
         earlier = self._deadlines.get(publication)
         if earlier is None:
@@ -144,12 +150,12 @@ class Receipts:
             if mine is not None and (publication := mine.pop(message_id, None)) is not None:
                 self._note_received(publication, (user_id,))
                 self._answered(publication, 1)
-            elif stored is not None and (created_ms := stored.pop(message_id, None)) is not None:
+            elif (running := self._under_way.get(message_id)) is not None:
+                running.early_received.add(user_id)
+            if stored is not None and (created_ms := stored.pop(message_id, None)) is not None:
                 removable.append(message_id)
                 outcome = self._received(created_ms, is_online=False, channel=Channel.OFFLINE)
                 self._outbox.records.note(None, message_id, (user_id,), outcome)
-            elif (running := self._under_way.get(message_id)) is not None:
-                running.early_received.add(user_id)
         if mine is not None and not mine:
             del self._waiting[user_id]
         if removable:
@@ -235,12 +241,21 @@ class Receipts:
         The user's other connections than `but` are told, with the new unread count.
         """
         self.acknowledge(user_id, message_ids)
+        await self._fanned_out(message_ids)
         await self._outbox.records.writer.flushed()
         found = await self._records.mark(user_id, message_ids, mark, self._wall_ms())
         if found:
             self._outbox.mailbox.remove(user_id, found)
             await self._tell_others(user_id, found, mark, but)
         return found
+
+    async def _fanned_out(self, message_ids: Sequence[str]) -> None:
+        """Receive records are noted when a fan-out ends; who is quick may read before."""
+        for message_id in message_ids:
+            if message_id in self._under_way:
+                ended = asyncio.Event()
+                self._watchers.setdefault(message_id, []).append(ended)
+                await ended.wait()
 
     async def _tell_others(self, user_id: int, message_ids: Sequence[str], mark: Mark, but: Connection | None) -> None:
         others = [other for other in self._hub.connections_of(user_id) if other is not but]

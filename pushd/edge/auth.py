@@ -67,11 +67,11 @@ class Authenticator:
                 leeway=auth.leeway_s,
                 options={"require": ["exp"], "verify_aud": bool(auth.jwt_audience)},
             )
+            return _identity(claims, auth)
         except jwt.ExpiredSignatureError:
             raise RequestError(ErrorCode.TOKEN_EXPIRED, "the token has expired") from None
         except (jwt.PyJWTError, ValueError, OverflowError, RecursionError):  # PyJWT lets its JSON parser's through
             raise RequestError(ErrorCode.UNAUTHORIZED, "the token is not valid") from None
-        return _identity(claims, auth)
 
     def check_source(self, request: Request) -> None:
         """Refuse what a web page of somebody else's makes a browser send. Raises RequestError FORBIDDEN."""
@@ -122,7 +122,8 @@ def issue_token(auth: AuthConfig, *, user_id: int, role: int, ttl_s: int) -> str
     if not auth.jwt_secret:
         raise ConfigError("auth.jwt_secret: found nothing, expected the secret to sign tokens with")
     now = int(time.time())
-    claims: dict[str, Any] = {auth.user_claim: user_id, auth.role_claim: role, "iat": now, "exp": now + ttl_s}
+    subject = str(user_id) if auth.user_claim == "sub" else user_id  # RFC 7519 section 4.1.2: a text
+    claims: dict[str, Any] = {auth.user_claim: subject, auth.role_claim: role, "iat": now, "exp": now + ttl_s}
     if auth.jwt_issuer:
         claims["iss"] = auth.jwt_issuer
     if auth.jwt_audience:
@@ -176,6 +177,7 @@ def _identity(claims: dict[str, Any], auth: AuthConfig) -> Identity:
     )
 
 
+@lru_cache(maxsize=64)
 def _is_loopback_name(host: str) -> bool:
     try:
         name = urlsplit(f"//{host}").hostname or ""

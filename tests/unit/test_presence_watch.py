@@ -85,9 +85,6 @@ async def test_arrivals_in_a_row_are_one_write(frail_house: House, frail: Any) -
     assert frail.presence.calls == ["connected", "disconnected"]
 
 
-@pytest.mark.xfail(
-    reason="`present` is looked up before the old connection is closed: no arrival is noted", strict=True
-)
 async def test_a_replaced_connection_does_not_leave_its_user_offline(make_house: Build, config: Config) -> None:
     house = make_house(limits={"max_connections_per_user": 1})
     house.start_all()

@@ -277,7 +277,6 @@ async def test_handed_to_one_connection_and_waiting_on_another(begun: tuple[Hous
     assert not is_settled(house, publication)
 
 
-@pytest.mark.xfail(reason="the receive record is written only after the fan-out: NOT_FOUND until then", strict=True)
 async def test_reading_before_the_fan_out_ends(begun: tuple[House, Publication]) -> None:
     house, publication = begun
     house.connect(1)
@@ -288,7 +287,6 @@ async def test_reading_before_the_fan_out_ends(begun: tuple[House, Publication])
     assert await marking == [publication.notice.message_id]
 
 
-@pytest.mark.xfail(reason="`_waiting` is overwritten, the first publication is held for ever", strict=True)
 async def test_an_id_that_is_used_again_while_the_first_waits(make_house: Build, clock: Clock) -> None:
     house = make_house(delivery={"dedup_window_s": 1})
     house.start_all()
@@ -337,7 +335,6 @@ async def test_replayed_items_outlive_their_connection(replayed: House) -> None:
     assert await replayed.mailbox(1) == ["a", "b"]
 
 
-@pytest.mark.xfail(reason="`acknowledge` looks into the mailbox only when nothing was sent live", strict=True)
 async def test_one_acknowledgement_for_a_live_frame_and_its_replay(replayed: House) -> None:
     """After a crash a notice can be both: restored and sent live, and in the mailbox from before."""
     live = await to(replayed, 1, message_id="a")

@@ -128,7 +128,12 @@ class Node:
         self.maintenance = Maintenance(stores, live, metrics, wall_ms)
         hub.on_handed = receipts.handed
         hub.on_gone = self._gone
-        health.watch_failures([lambda: presence.failure, *(_failure_of(writer) for writer in outbox.writers())])
+        health.watch_failures(
+            [
+                lambda: "mailbox: replays wait for the store" if presence.failure else "",
+                *(_failure_of(writer) for writer in outbox.writers()),
+            ]
+        )
         metrics.read_at_scrape(self._at_scrape)
 
     @property
@@ -206,25 +211,32 @@ class Node:
         """Refuse what is new, empty the queue, close every connection with 1012 and see the stores written."""
         self.health.is_draining = self.gateway.is_draining = self.intake.is_draining = True
         drain_s = self.live.config.server.drain_s
+        ends = time.monotonic() + drain_s
+        await self._at_most(max(1.0, drain_s / 2), self._queue_emptied())
+        left_s = max(0.0, ends - time.monotonic())
+        await self.presence.drain(min(left_s, self.hub.connections_total / CLOSES_PER_S))
+        await self._at_most(STOP_WITHIN_S, self._finished())
+
+    async def _at_most(self, seconds: float, work: Coroutine[Any, Any, None]) -> None:
         try:
-            async with asyncio.timeout(drain_s + STOP_WITHIN_S):
-                await self.intake.finished()
-                await self._queue_emptied()
-                await self.presence.drain(min(drain_s, self.hub.connections_total / CLOSES_PER_S))
-                await self._sockets_closed()
-                await self.gateway.close()
-                await self.outbox.flushed()
-                await self.presence.status_writer.flushed()
+            async with asyncio.timeout(seconds):
+                await work
         except TimeoutError:
             log.warning("drain took too long; the journal keeps the rest", unsettled=self.intake.unsettled_total)
+        except StoreError as error:
+            log.warning("not all is written; the journal keeps the rest", error=str(error))
 
     async def _queue_emptied(self) -> None:
+        await self.intake.finished()
         while not self.dispatcher.is_idle:
             await asyncio.sleep(0.01)
 
-    async def _sockets_closed(self) -> None:
+    async def _finished(self) -> None:
         while self.gateway.open_sockets:
             await asyncio.sleep(0.01)
+        await self.gateway.finished()
+        await self.outbox.flushed()
+        await self.presence.status_writer.flushed()
 
 
 class Past(msgspec.Struct):
@@ -237,7 +249,7 @@ class Past(msgspec.Struct):
 
 
 def _failure_of(writer: Any) -> Callable[[], str]:
-    return lambda: str(writer.failure)
+    return lambda: f"{writer.name}: writes wait for the store" if writer.failure else ""
 
 
 def node_id(config: Config) -> str:

@@ -125,27 +125,25 @@ class Intake:
             raise RequestError(ErrorCode.QUEUE_FULL, "the queue is full", retry_after_s=1)
         publication = self._publication(notice)
         journaled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._window.keep(keys, _Attempt(publication, journaled), self._now())
+        attempt = _Attempt(publication, journaled)
+        self._window.keep(keys, attempt, self._now())
         # A task of its own: a publisher who goes away must not leave a durable notice outside its lane.
-        task = asyncio.create_task(self._make_durable(publication, journaled, keys))
+        task = asyncio.create_task(self._make_durable(attempt, keys))
         self._commits.add(task)
         task.add_done_callback(self._commits.discard)
         try:
             await asyncio.shield(journaled)
         except StoreError:
-            raise RequestError(
-                ErrorCode.STORE_UNAVAILABLE, "the notice could not be stored", retry_after_s=5
-            ) from None
+            raise RequestError(ErrorCode.STORE_UNAVAILABLE, "the notice could not be stored", retry_after_s=5) from None
         return publication
 
-    async def _make_durable(
-        self, publication: Publication, journaled: asyncio.Future[None], keys: list[str]
-    ) -> None:
+    async def _make_durable(self, attempt: _Attempt, keys: list[str]) -> None:
+        publication, journaled = attempt.publication, attempt.journaled
         notice = publication.notice
         try:
             await self._journal.append([notice])
         except BaseException as error:
-            self._window.drop(keys)
+            self._window.drop(keys, attempt)
             self._lanes.cancel()
             self._count(notice, "store_unavailable")
             journaled.set_exception(error)

@@ -87,10 +87,11 @@ class DedupWindow(Generic[T]):
             self._values[key] = value
             self._ends.append((now + self.window_s, key, value))
 
-    def drop(self, keys: Iterable[str]) -> None:
-        """Forget at once: the publish failed, a repeat is a new attempt."""
+    def drop(self, keys: Iterable[str], value: T) -> None:
+        """Forget `value` at once: the publish failed, a repeat is a new attempt."""
         for key in keys:
-            self._values.pop(key, None)
+            if self._values.get(key) is value:
+                del self._values[key]
 
     def _forget(self, now: float) -> None:
         while self._ends and self._ends[0][0] <= now:

@@ -27,6 +27,7 @@ ARRIVALS_PER_BATCH = 256
 REPLAY_CHUNK_BYTES = 32 * 1024
 STATUS_DELAY_S = 0.1
 STORES_WITHIN_S = 2.0  # after that a user is greeted without them
+STORES_WITHIN_S_AGAIN = 0.2  # while they have not answered before
 SWEEP_EVERY_S = 0.25
 SWEEPS_PER_ROUND = 4  # every connection is looked at once a second
 
@@ -128,10 +129,8 @@ class Presence:
                 task.cancel()
 
     async def _welcome(self, connections: list[Connection]) -> None:
-        user_ids = {connection.user_id for connection in connections}
         try:
-            await self._learn(connections)
-            waiting = await self._read_mailboxes(user_ids)
+            waiting = await self._read_mailboxes(connections)
         except StoreError as error:
             self._store_failed(error)
             for connection in connections:
@@ -140,7 +139,7 @@ class Presence:
                 self._start(self._replay_later(connection))
             return
         self.failure = ""
-        unread = await self._count_unread(user_ids)
+        unread = await self._count_unread({connection.user_id for connection in connections})
         for connection in connections:
             self._greet(connection, unread.get(connection.user_id, 0))
             self._replay(connection, waiting.get(connection.user_id, ()))
@@ -153,14 +152,16 @@ class Presence:
             ]
         )
 
-    async def _read_mailboxes(self, user_ids: set[int]) -> dict[int, list[MailboxItem]]:
-        """With everything in them that was on its way when this was called."""
+    async def _read_mailboxes(self, connections: list[Connection]) -> dict[int, list[MailboxItem]]:
+        """With everything in them that was on its way when this was called; the users are known from then on."""
+        within_s = STORES_WITHIN_S_AGAIN if self.failure else STORES_WITHIN_S
         try:
-            async with asyncio.timeout(STORES_WITHIN_S):
+            async with asyncio.timeout(within_s):
+                await self._learn(connections)
                 await self._outbox.mailbox.writer.flushed()
-                return await self._mailbox.read(user_ids)
+                return await self._mailbox.read({connection.user_id for connection in connections})
         except TimeoutError:
-            raise StoreUnavailable("mailbox", f"no answer within {STORES_WITHIN_S} s") from None
+            raise StoreUnavailable("mailbox", f"no answer within {within_s} s") from None
 
     async def _count_unread(self, user_ids: set[int]) -> dict[int, int]:
         """For hello, which does not wait for records that cannot be had."""
@@ -218,8 +219,7 @@ class Presence:
         while connection.is_registered:
             await asyncio.sleep(backoff.next_s())
             try:
-                await self._learn([connection])
-                waiting = await self._read_mailboxes({connection.user_id})
+                waiting = await self._read_mailboxes([connection])
             except StoreError as error:
                 self._store_failed(error)
                 continue

@@ -94,9 +94,7 @@ class Receipts:
         if not user_ids:
             return
         notice = publication.notice
-        outcome = Outcome(
-            created_ms=notice.accepted_ms, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE
-        )
+        outcome = Outcome(created_ms=notice.accepted_ms, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE)
         self._outbox.mailbox.save(publication, self._item_of(notice), user_ids)
         self._outbox.records.note(publication, notice.message_id, user_ids, outcome)
 

@@ -271,9 +271,7 @@ class Api:
             "total_connections": int(total(metrics.connects)),
             "total_messages": self._hub.frames_sent,
             "message_latency_ms": {"p50": metrics.latency_ms(0.5), "p99": metrics.latency_ms(0.99)},
-            "queue_size": {
-                priority.name.lower(): depth for priority, depth in reversed(sorted_depths(self._lanes))
-            },
+            "queue_size": {priority.name.lower(): depth for priority, depth in reversed(sorted_depths(self._lanes))},
             "worker_count": self._dispatcher.worker_count,
             "worker_utilization": round(self._dispatcher.utilization, 4),
             "error_rate": round(errors / max(1.0, published), 4),

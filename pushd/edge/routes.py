@@ -169,9 +169,7 @@ class Router:
             return self._failed(error)
         except (StoreError, TimeoutError) as error:
             log.warning("request failed for want of a store", error=str(error), cause=repr(error.__cause__))
-            return self._failed(
-                RequestError(ErrorCode.STORE_UNAVAILABLE, "a store does not answer", retry_after_s=5)
-            )
+            return self._failed(RequestError(ErrorCode.STORE_UNAVAILABLE, "a store does not answer", retry_after_s=5))
 
     def _failed(self, error: RequestError) -> Response:
         response = answers.failure(
@@ -191,9 +189,7 @@ class Router:
         )
         return Response(204, headers=headers)
 
-    def _with_cors(
-        self, request: Request, response: Response | Awaitable[Response]
-    ) -> Response | Awaitable[Response]:
+    def _with_cors(self, request: Request, response: Response | Awaitable[Response]) -> Response | Awaitable[Response]:
         origin = request.headers.get("origin")
         if origin is None or not self._authenticator.is_allowed_origin(origin, request.headers.get("host", "")):
             return response

@@ -231,10 +231,16 @@ class Gateway:
             log.error("a client's request failed", exc_info=error)
             self.metrics.errors.labels("session").inc()
 
-    async def close(self) -> None:
-        """Wait for what clients asked for last."""
+    async def finished(self) -> None:
+        """Return when everything clients asked for is done."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+    async def close(self) -> None:
+        """Give up what clients asked for and is not done."""
+        for task in self._tasks:
+            task.cancel()
+        await self.finished()
 
 
 class Listener(WSListener):
@@ -365,9 +371,7 @@ class Listener(WSListener):
 
     async def _store_mark(self, message_ids: list[str], mark: Mark) -> None:
         try:
-            found = await self.gateway.receipts.mark(
-                self.connection.user_id, message_ids, mark, but=self.connection
-            )
+            found = await self.gateway.receipts.mark(self.connection.user_id, message_ids, mark, but=self.connection)
         except StoreError:
             self._refuse(ErrorCode.STORE_UNAVAILABLE, "the receipt could not be stored; try again")
             return

@@ -191,10 +191,14 @@ class Presence:
     # ---- replaying the mailbox
 
     def _replay(self, connection: Connection, items: Sequence[MailboxItem]) -> None:
-        """Everything at once if it fits into half the pending bytes, else at the client's pace."""
+        """Everything at once if it fits into half the pending bytes, else at the client's pace.
+
+        In publish order: copies of notices whose recipients had to be looked up were saved late.
+        """
         if not items or not connection.is_registered:
             self._hub.release(connection)
             return
+        items = sorted(items, key=lambda item: item.ts)
         self._receipts.replaying(connection.user_id, items)
         self._metrics.mailbox_delivered.inc(len(items))
         chunks = list(_chunks(items, connection.dialect, min(REPLAY_CHUNK_BYTES, self._hub.max_pending_bytes // 4)))

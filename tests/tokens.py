@@ -78,7 +78,7 @@ def forged() -> dict[str, str]:
         "user null": token(None, 1),
         "user 0": token(0, 1),
         "user negative": token(-1, 1),
-        "user a boolean": token(True, 1),  # noqa: FBT003
+        "user a boolean": token(True, 1),
         "user a fraction": token(1.5, 1),
         "user too big": token(2**63, 1),
         "user a long text": token("9" * 25, 1),
@@ -86,7 +86,7 @@ def forged() -> dict[str, str]:
         "user a word": token("admin", 1),
         "user a list": token([1], 1),
         "role a word": token(1, "1"),
-        "role a boolean": token(1, True),  # noqa: FBT003
+        "role a boolean": token(1, True),
         "role a list": token(1, [1]),
         "nested header": unsigned(b"[" * 2000),
         "nested payload": unsigned({"alg": "HS256"}, b"[" * 2000, b"x"),

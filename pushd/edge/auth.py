@@ -85,10 +85,9 @@ class Authenticator:
     def is_allowed_origin(self, origin: str, host: str) -> bool:
         """The same host, or one of `auth.allowed_origins`."""
         allowed = self._live.config.auth.allowed_origins
-        if "*" in allowed or origin.lower() in allowed:
-            return True
         _, _, authority = origin.partition("://")
-        return not allowed and bool(authority) and authority.lower() == host.lower()
+        is_same_host = bool(authority) and authority.lower() == host.lower()
+        return is_same_host or "*" in allowed or origin.lower() in allowed
 
     def client_ip(self, request: Request) -> str:
         """The address of the client: the last of X-Forwarded-For that is no trusted proxy, else the peer."""

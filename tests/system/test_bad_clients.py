@@ -78,7 +78,7 @@ class TestSlowReader:
             await probe.publish("last", target="custom", user_ids=[8])
             received, slowest_ms = await reading
         assert received == ids
-        assert slowest_ms < 1000
+        assert slowest_ms < 2000
         assert hub.has_user(8)
 
     async def test_a_mailbox_bigger_than_the_limit_comes_at_the_clients_pace(self, start: Any) -> None:

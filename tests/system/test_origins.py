@@ -58,8 +58,9 @@ class TestHosts:
 
 class TestOrigins:
     @pytest.mark.parametrize(
-        "origin", ["https://evil.example", "null", "http://localhost:9", "http://localhost", "file://", "localhost:8801",
-                   "http://localhost:8801.evil.example", "", "http://localhost:8801/"],
+        "origin",
+        ["https://evil.example", "null", "http://localhost:9", "http://localhost", "file://", "localhost:8801", "",
+         "http://localhost:8801.evil.example", "http://localhost:8801/"],
     )  # fmt: skip
     async def test_foreign_ones_are_refused(self, probe: Probe, origin: str) -> None:
         headers = (f"Origin: {origin}", "Content-Type: application/json")

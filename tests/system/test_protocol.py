@@ -179,6 +179,8 @@ class TestMessages:
             b"\x91" * 4000,
             b"\x82\xa4type\xa3ack\xabmessage_ids\x91\x01",
             b"\x81\xa4type\xdb\xff\xff\xff\xff",
+            b"\x81\xa4type\xa1\xff",
+            b"\x82\xa4type\xa3ack\xabmessage_ids\x91\xa1\xff",
         ],
     )
     async def test_garbage_in_messagepack(self, probe: Probe, garbage: bytes) -> None:

@@ -172,13 +172,11 @@ class TestRepeats:
         other = await probe.publish("last", wait_ms=5000)
         assert await client.receive_ids(2) == [answers[0]["message_id"], other["message_id"]]
 
-    @pytest.mark.parametrize("key", ["x" * 256, "a\tb", "\xe4\x00"])
-    async def test_bad_keys(self, probe: Probe, key: str) -> None:
-        try:
-            response = await probe.post("/system/notice", {"content": "x"}, headers={b"Idempotency-Key": key.encode()})
-        except httpx.LocalProtocolError:
-            return  # the client itself knows better
-        assert response.status_code == 400
+    async def test_bad_keys(self, probe: Probe) -> None:
+        for key in ("x" * 256, "a\tb", "a\xa0b"):
+            headers = [(b"Idempotency-Key", key.encode("latin-1"))]
+            response = await probe.post("/system/notice", {"content": "x"}, headers=headers)
+            assert _error(response) == (400, "INVALID_REQUEST", "Idempotency-Key")
 
     @pytest.mark.parametrize("way", ["message_id", "key", "batch"])
     async def test_concurrently(self, probe: Probe, way: str) -> None:

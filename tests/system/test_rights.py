@@ -91,15 +91,12 @@ class TestCalls:
         if call in PER_USER or not call[3]:
             assert _refusal(response) == (403, "FORBIDDEN")
 
-    @pytest.mark.parametrize(
-        "headers",
-        [{"X-API-Key": API_KEY}, _bearer(API_KEY), {"authorization": f"bearer {API_KEY}"}, _bearer(token(1, 1))],
-        ids=["X-API-Key", "key as Bearer", "key as bearer", "admin token"],
-    )
-    async def test_administrators(self, probe: Probe, message_id: str, call: Any, headers: dict[str, str]) -> None:
+    async def test_administrators(self, probe: Probe, message_id: str, call: Any) -> None:
         user_id = 8 if call in PER_USER else None
-        response = await _call(probe, call, message_id, headers, user_id)
-        assert response.status_code == 200, response.text
+        lower_case = {"authorization": f"bearer {API_KEY}"}
+        for headers in ({"X-API-Key": API_KEY}, _bearer(API_KEY), lower_case, _bearer(token(1, 1))):
+            response = await _call(probe, call, message_id, headers, user_id)
+            assert response.status_code == 200, response.text
 
     async def test_expired(self, probe: Probe, message_id: str, call: Any) -> None:
         response = await _call(probe, call, message_id, _bearer(token(1, 1, ttl_s=-1)))
@@ -216,15 +213,15 @@ async def test_probes_need_no_credentials(probe: Probe) -> None:
 
 class TestWhileConnected:
     async def test_expiry(self, probe: Probe) -> None:
-        client = await probe.client(query=f"token={token(7, ttl_s=1.2)}")
+        client = await probe.client(query=f"token={token(7, ttl_s=2)}")
         other = await probe.client(query=f"token={token(8)}")
         assert await client.closed() == 4401
         await other.send({"type": "ping"})
         assert (await other.receive())["type"] == "pong"
 
     async def test_renewal(self, probe: Probe) -> None:
-        renewed = await probe.client(query=f"token={token(7, ttl_s=1.2)}")
-        forgetful = await probe.client(query=f"token={token(8, ttl_s=1.4)}")
+        renewed = await probe.client(query=f"token={token(7, ttl_s=2)}")
+        forgetful = await probe.client(query=f"token={token(8, ttl_s=2.2)}")
         await renewed.send({"type": "auth", "token": token(7)})
         assert await forgetful.closed() == 4401  # later than the renewed one's first token
         await renewed.send({"type": "ping"})
@@ -232,7 +229,7 @@ class TestWhileConnected:
 
     async def test_a_shorter_token_counts_as_well(self, probe: Probe) -> None:
         client = await probe.client(query=f"token={token(7)}")
-        await client.send({"type": "auth", "token": token(7, ttl_s=0.8)})
+        await client.send({"type": "auth", "token": token(7, ttl_s=1.6)})
         assert await client.closed() == 4401
 
     async def test_a_bad_token_ends_it(self, probe: Probe) -> None:

@@ -325,7 +325,7 @@ def test_listed_origins(make_config: MakeConfig) -> None:
     listed = Authenticator(Live(jwt_config(make_config, allowed_origins=["https://admin.example.com"])))
     assert not is_forbidden(listed, host="h", origin="https://admin.example.com")
     assert not is_forbidden(listed, host="h", origin="https://ADMIN.example.com")
-    for origin in ("http://admin.example.com", "https://admin.example.com.evil.example", "https://h", "null"):
+    for origin in ("http://admin.example.com", "https://admin.example.com.evil.example", "null"):
         assert is_forbidden(listed, host="h", origin=origin)
     anybody = Authenticator(Live(jwt_config(make_config, allowed_origins=["*"])))
     assert not is_forbidden(anybody, host="h", origin="null")

@@ -1,4 +1,4 @@
-"""The hub piece by piece: registry, writing, ending, sweeping, fan-out, and callbacks that act on the hub themselves."""
+"""The hub piece by piece: registry, writing, ending, sweeping, fan-out, and callbacks that act on the hub."""
 
 from __future__ import annotations
 
@@ -149,9 +149,7 @@ def test_the_array_grows_and_shrinks(hub: Hub, shop: Workshop, told: Told) -> No
     """More connections than there are descriptors for: they share one transport."""
     first = shop.connect(1)
     many = [
-        Connection(
-            hub, first.transport, user_id=number // 2, conn_id=str(number), dialect=0, is_acking=False, now=0.0
-        )
+        Connection(hub, first.transport, user_id=number // 2, conn_id=str(number), dialect=0, is_acking=False, now=0.0)
         for number in range(5000)
     ]
     for connection in many:
@@ -309,7 +307,7 @@ def test_what_is_in_the_kernel_at_the_close_is_not_lost(hub: Hub, shop: Workshop
     peer = shop.peers[connection]
     peer.read()
     shop.turn()
-    assert 0 < connection.pending_bytes
+    assert connection.pending_bytes > 0
     assert len(told.handed_ids()) == at_once
     in_kernel = peer.arrived_total // len(frames[0])
     assert at_once < in_kernel < 60
@@ -687,9 +685,7 @@ def test_an_encoder_may_close_whom_it_is_for(hub: Hub, shop: Workshop, told: Tol
 def test_on_gone_may_close_the_users_other_connections(hub: Hub, shop: Workshop) -> None:
     users = [shop.join(1 + number // 3, is_released=False) for number in range(30)]
     run(hub, fan_out(size=1000))
-    hub.on_gone = lambda connection, ids: [
-        hub.close(other, 4409) for other in hub.connections_of(connection.user_id)
-    ]
+    hub.on_gone = lambda connection, ids: [hub.close(other, 4409) for other in hub.connections_of(connection.user_id)]
     hub.set_max_pending_bytes(1500)
     for job in (fan_out("walk", size=1000), fan_out("list", list(range(1, 11)), size=1000)):
         run(hub, job)
@@ -739,67 +735,93 @@ def test_on_handed_may_send_and_close(hub: Hub, shop: Workshop) -> None:
     ) + close_frame(1000)
 
 
+class Mischief:
+    """Random acts on the hub, nested: callbacks act as well."""
+
+    MOST_DEEP = 3
+
+    def __init__(self, hub: Hub, shop: Workshop, seed: int) -> None:
+        self.hub = hub
+        self.rng = random.Random(seed)
+        self.told: Counter[tuple[Connection, str]] = Counter()
+        self.depth = 0
+        self.made = 0
+        self.jobs = [fan_out("job", size=500)]
+        self.everybody = [
+            shop.connect(number % 9, dialect=number % 2, send_buffer=SMALL_BUFFER) for number in range(120)
+        ]
+        self.spare = list(self.everybody)
+        hub.on_handed = hub.on_gone = self.tell
+        self.acts: dict[Callable[[], object], int] = {
+            self.add: 5,
+            self.send: 7,
+            self.close: 2,
+            self.release: 2,
+            self.sweep: 2,
+            self.advance: 2,
+        }
+
+    def tell(self, connection: Connection, ids: list[str]) -> None:
+        self.told.update((connection, message_id) for message_id in ids)
+        for _ in range(self.rng.randrange(3)):
+            self.act()
+
+    def act(self) -> None:
+        if self.depth <= self.MOST_DEEP:
+            self.depth += 1
+            (act,) = self.rng.choices(list(self.acts), list(self.acts.values()))
+            act()
+            self.depth -= 1
+
+    def someone(self) -> Connection:
+        return self.rng.choice(self.hub.snapshot() or self.everybody)
+
+    def add(self) -> None:
+        if self.spare:
+            self.hub.add(self.spare.pop())
+
+    def send(self) -> None:
+        self.made += 1
+        frame = text(self.made, self.rng.choice((10, 900, 4000)))
+        self.hub.send(self.someone(), frame, (f"s{self.made}",))
+
+    def close(self) -> None:
+        connection = self.someone()
+        if connection not in self.spare:
+            self.hub.close(connection, 1012)
+
+    def release(self) -> None:
+        self.hub.release(self.someone())
+
+    def sweep(self) -> None:
+        self.hub.sweep(1e6 + self.made, 0.0, 1e6, self.rng.randrange(20))
+
+    def advance(self) -> None:
+        self.hub.advance(self.rng.choice(self.jobs), 0.0)
+
+    def begin(self, message_id: str) -> None:
+        users = self.rng.choice((None, list(range(12))))
+        self.jobs = [*self.jobs[-2:], fan_out(message_id, users, size=1500)]
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_callbacks_may_do_anything(hub: Hub, shop: Workshop, seed: int) -> None:
     """Whatever callbacks do in the middle of whatever else: no crash, streams stay whole, ids are told once."""
-    rng = random.Random(seed)
-    told: Counter[tuple[Connection, str]] = Counter()
-    depth = 0
-    made = 0
-    jobs = [fan_out("job", size=500)]
-
-    def some(kind: Callable[[], list[Connection]]) -> Connection | None:
-        found = kind()
-        return rng.choice(found) if found else None
-
-    def act() -> None:
-        nonlocal depth, made
-        if depth > 3:
-            return
-        depth += 1
-        try:
-            connection = some(hub.snapshot)
-            what = rng.random()
-            if what < 0.25 and spare:
-                hub.add(spare.pop())
-            elif connection is None:
-                pass
-            elif what < 0.6:
-                made += 1
-                hub.send(connection, text(made, rng.choice((10, 900, 4000))), (f"s{made}",))
-            elif what < 0.7:
-                hub.close(connection, 1012)
-            elif what < 0.8:
-                hub.release(connection)
-            elif what < 0.9:
-                hub.sweep(1e6 + made, 0.0, 1e6, rng.randrange(20))
-            else:
-                hub.advance(rng.choice(jobs), 0.0)
-        finally:
-            depth -= 1
-
-    def tell(connection: Connection, ids: list[str]) -> None:
-        told.update((connection, message_id) for message_id in ids)
-        for _ in range(rng.randrange(3)):
-            act()
-
-    spare = [shop.connect(number % 9, dialect=number % 2, send_buffer=SMALL_BUFFER) for number in range(120)]
-    everybody = list(spare)
-    hub.on_handed = hub.on_gone = tell
+    mischief = Mischief(hub, shop, seed)
     for _ in range(30):
-        hub.add(spare.pop())
+        mischief.add()
     for step in range(400):
-        act()
+        mischief.act()
         if step % 20 == 0:
-            jobs[:] = [*jobs[-2:], fan_out(f"job{step}", rng.choice((None, list(range(12)))), size=1500)]
+            mischief.begin(f"job{step}")
         if step % 7 == 0:
             shop.turn(1)
-            for connection in rng.sample(everybody, 20):
-                shop.peers[connection].read(rng.choice((100, 5000)))
+            for connection in mischief.rng.sample(mischief.everybody, 20):
+                shop.peers[connection].read(mischief.rng.choice((100, 5000)))
     assert hub.connections_total == len(hub.snapshot())
-    assert max(told.values()) == 1
-    for connection in everybody:
+    assert max(mischief.told.values()) == 1
+    for connection in mischief.everybody:
         frames = parse(shop.drain(connection))
-        assert [frame.opcode for frame in frames[:-1]].count(Opcode.CLOSE) == 0
+        assert all(frame.opcode != Opcode.CLOSE for frame in frames[:-1])
         jobs_seen = Counter(bytes(frame.data) for frame in frames if frame.data.startswith(b"job"))
         assert max(jobs_seen.values(), default=1) == 1

@@ -145,7 +145,7 @@ class DedupMachine(RuleBasedStateMachine):
         if found is None:
             value = Value()
             self.window.keep(keys, value, self.now)
-            self.kept |= {key: (value, self.now + self.WINDOW_S) for key in keys}
+            self.kept |= dict.fromkeys(keys, (value, self.now + self.WINDOW_S))
             self.attempts.append((keys, value))
 
     @precondition(lambda self: self.attempts)

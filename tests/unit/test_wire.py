@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -47,7 +48,7 @@ def parse(data: bytes) -> list[Frame]:
 def payload_of(frame: bytes, opcode: int) -> bytes:
     (parsed,) = parse(frame)
     assert parsed.fin
-    assert not (parsed.rsv1 or parsed.rsv2 or parsed.rsv3)
+    assert (parsed.rsv1, parsed.rsv2, parsed.rsv3) == (False, False, False)
     assert parsed.opcode == opcode
     return bytes(parsed.data)
 
@@ -190,7 +191,7 @@ def test_any_notice(dialect: Dialect, content: str, data: Any, priority: Priorit
     }
     found = decoded(wire.notice_frame(notice, UTC), dialect)
     assert found == live
-    assert list(found)[0] == "type"
+    assert next(iter(found)) == "type"
     waited = wire.replayed_frame(wire.mailbox_item(notice, UTC, saved_ms=1_700_000_009_000))
     assert decoded(waited, dialect) == live | {"offline": True}
 
@@ -292,10 +293,8 @@ def test_msgpack_with_bad_utf8_is_no_message(payload: bytes) -> None:
 @pytest.mark.parametrize("dialect", list(Dialect))
 @given(payload=st.binary(max_size=200))
 def test_any_bytes_are_a_message_or_a_decode_error(dialect: Dialect, payload: bytes) -> None:
-    try:
+    with contextlib.suppress(msgspec.DecodeError):
         assert isinstance(wire.decode(payload, dialect), wire.ClientMessage)
-    except msgspec.DecodeError:
-        pass
 
 
 def test_subprotocols_name_the_dialects() -> None:

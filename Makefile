@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 EXTENSION := $(VENV)/.built
 EXTENSION_SOURCES := setup.py pushd/_fastpath.pyx pushd/_fastpath.pxd
 
-.PHONY: setup run check test reference bench soak clean
+.PHONY: setup run check test reference bench clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP) $(EXTENSION)
@@ -33,6 +33,10 @@ check: setup
 
 test: setup
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+# Against a daemon that `make run` started in another terminal.
+bench: setup
+	$(BIN)/python bench/load.py -c 1000 -n 10000 ws://localhost:8801/ws
 
 # configs/reference.toml is made from the schema in pushd/config.py.
 reference: setup

@@ -127,6 +127,24 @@ class WriteBehind(Generic[B]):
         self.failure = str(error)
 
 
+class _Unwritten:
+    """Users about whom something is not in the store yet; remembers them until the batch after theirs is taken."""
+
+    def __init__(self) -> None:
+        self._collected: set[int] = set()
+        self._taken: set[int] = set()
+
+    def add(self, user_ids: Collection[int]) -> None:
+        self._collected.update(user_ids)
+
+    def take(self) -> None:
+        """What was collected is being written; what was being written is."""
+        self._taken, self._collected = self._collected, set()
+
+    def has_any(self, user_ids: set[int]) -> bool:
+        return not (self._collected.isdisjoint(user_ids) and self._taken.isdisjoint(user_ids))
+
+
 class _Save:
     __slots__ = ("item", "publication", "user_ids")
 
@@ -150,6 +168,7 @@ class MailboxWriter:
         self._mailbox = stores.mailbox
         self._metrics = metrics
         self._queue: list[_Save | _Remove] = []
+        self._unwritten = _Unwritten()
         self.writer: WriteBehind[list[_Save] | _Remove] = WriteBehind(
             "mailbox", self._take, self._write, metrics, lambda: 0.0
         )
@@ -158,6 +177,7 @@ class MailboxWriter:
         """Put `item` into the mailboxes of these users; `publication` is held until it is there."""
         publication.begin_save()
         self._queue.append(_Save(item, user_ids, publication))
+        self._unwritten.add(user_ids)
         self.writer.wake()
 
     def remove(self, user_id: int, message_ids: Collection[str]) -> None:
@@ -167,10 +187,17 @@ class MailboxWriter:
             last = _Remove()
             self._queue.append(last)
         last.removals.setdefault(user_id, []).extend(message_ids)
+        self._unwritten.add((user_id,))
         self.writer.wake()
+
+    async def written_for(self, user_ids: set[int]) -> None:
+        """What was asked for these users is done; does not wait for what concerns others alone."""
+        if self._unwritten.has_any(user_ids):
+            await self.writer.flushed()
 
     def _take(self) -> list[list[_Save] | _Remove]:
         queue, self._queue = self._queue, []
+        self._unwritten.take()
         batches: list[list[_Save] | _Remove] = []
         for operation in queue:
             if isinstance(operation, _Remove):
@@ -253,6 +280,7 @@ class RecordWriter:
         self._push_records: dict[str, PushRecord] = {}
         self._recorded: list[Publication] = []  # whose push records these are
         self._pending: dict[str, _Rows] = {}
+        self._unwritten = _Unwritten()
         self.writer: WriteBehind[RecordBatch] = WriteBehind("records", self._take, self._write, metrics, delay_s)
 
     def push_record(self, publication: Publication, record: PushRecord) -> None:
@@ -275,12 +303,19 @@ class RecordWriter:
             rows.publications.append(publication)
             publication.hold()
         rows.add(user_ids, outcome)
+        self._unwritten.add(user_ids)
         self.writer.wake()
+
+    async def written_for(self, user_ids: set[int]) -> None:
+        """What was noted for these users is in the store; does not wait for others' receipts alone."""
+        if self._unwritten.has_any(user_ids):
+            await self.writer.flushed()
 
     def _take(self) -> list[RecordBatch]:
         push_records, self._push_records = self._push_records, {}
         recorded, self._recorded = self._recorded, []
         pending, self._pending = self._pending, {}
+        self._unwritten.take()
         size = self._batch_size()
         batches = [RecordBatch(list(push_records.values()), [], recorded)]
         for message_id, rows in pending.items():

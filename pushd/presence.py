@@ -158,8 +158,9 @@ class Presence:
         try:
             async with asyncio.timeout(within_s):
                 await self._learn(connections)
-                await self._outbox.mailbox.writer.flushed()
-                return await self._mailbox.read({connection.user_id for connection in connections})
+                user_ids = {connection.user_id for connection in connections}
+                await self._outbox.mailbox.written_for(user_ids)
+                return await self._mailbox.read(user_ids)
         except TimeoutError:
             raise StoreUnavailable("mailbox", f"no answer within {within_s} s") from None
 
@@ -167,7 +168,7 @@ class Presence:
         """For hello, which does not wait for records that cannot be had."""
         try:
             async with asyncio.timeout(STORES_WITHIN_S):
-                await self._outbox.records.writer.flushed()
+                await self._outbox.records.written_for(user_ids)
                 return await self._records.unread_counts(user_ids)
         except (StoreError, TimeoutError):
             return {}

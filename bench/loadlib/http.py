@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from bench.loadlib.options import LoadError, Options
 
 MAX_RETRY_AFTER_S = 30.0
+UPGRADE = "upgrade refused"
 _CONTENT_LENGTH = b"\r\ncontent-length:"
 _RETRY_AFTER = b"\r\nretry-after:"
 
@@ -80,8 +81,8 @@ def advice(answer: Answer, what: str) -> LoadError:
     code, text = answer.error
     hint = {
         401: "; give --secret or --api-key",
-        403: "; the credentials need an admin role (--admin-role, --token-template)",
-        404: "; is --api-prefix right?",
+        403: "" if what == UPGRADE else "; the credentials need an admin role (--admin-role, --token-template)",
+        404: "; is the URL's path right?" if what == UPGRADE else "; is --api-prefix right?",
         429: "; lower --rate or raise the daemon's limits",
     }.get(answer.status, "")
     return LoadError(f"{what}: {answer.status} {code}: {text}{hint}")

@@ -143,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rate", type=_number(0, 1e6), metavar="N", help="publishes/s; 0: no pause (10000 deliveries/s worth)")
     add("--ack", dest="is_acking", action="store_true", help="acknowledge, in batches, at most 20 frames/s each")
     add("--publishers", type=_count(1, 1024), default=32, metavar="N", help="HTTP connections to publish on (32)")
-    add("--pipeline", type=_count(1, 64), default=8, metavar="N", help="unanswered publishes on each (8)")
+    add("--pipeline", type=_count(1, 64), default=2, metavar="N", help="unanswered requests on each (2)")
     add("--batch", type=_count(1, 1000), default=1, metavar="N", help="notices in one POST, to /system/notices (1)")
     add("--concurrency", type=_count(1, 10_000), default=64, metavar="N", help="connects under way at once (64)")
     add("--size", type=_count(MIN_CONTENT, 1_000_000), default=100, metavar="N", help="characters of content (100)")

@@ -18,7 +18,7 @@ from picows import (
     ws_connect,
 )
 
-from bench.loadlib.http import Answer, advice
+from bench.loadlib.http import UPGRADE, Answer, advice
 from bench.loadlib.ledger import Ledger, message_id
 from bench.loadlib.options import LoadError, Options
 
@@ -252,4 +252,4 @@ class Receivers:
 def _refusal(error: WSHandshakeError) -> LoadError:
     if error.response is None:
         return LoadError(f"upgrade failed: {error}")
-    return advice(Answer(int(error.response.status), b"", bytes(error.raw_body or b"")), "upgrade refused")
+    return advice(Answer(int(error.response.status), b"", bytes(error.raw_body or b"")), UPGRADE)

@@ -414,3 +414,16 @@ async def test_records_do_not_wait_for_the_directory(make_house: Build, frail: A
     async with asyncio.timeout(5):
         await checks[operation]()
     assert await frail.records.received_by("m1") == {1}
+
+
+async def test_who_asks_for_some_users_does_not_wait_for_others(make_house: Build) -> None:
+    house = make_house(records={"flush_ms": 60_000})
+    house.start_all()
+    publication = await house.publish(target="custom", user_ids=[1])
+    records = house.outbox.records
+    async with asyncio.timeout(1):
+        await records.written_for({2})
+    assert await house.stores.records.receive_status(publication.notice.message_id) is None
+    async with asyncio.timeout(5):
+        await records.written_for({1, 2})
+    assert await house.stores.records.receive_status(publication.notice.message_id) is not None

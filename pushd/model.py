@@ -39,6 +39,13 @@ class Target(msgspec.Struct, frozen=True, omit_defaults=True):
     exclude_ids: tuple[int, ...] = ()
 
 
+def recipients_text(target: Target) -> str:
+    """Whom a notice was for, in the words of CONTRACT section 3: "all_users", "all_admins", "3_users"."""
+    if target.kind is TargetKind.CUSTOM:
+        return f"{len(set(target.user_ids).difference(target.exclude_ids))}_users"
+    return "all_admins" if target.kind is TargetKind.ADMIN else f"{target.kind}_users"
+
+
 class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
     """An accepted notice, as the journal keeps it.
 
@@ -59,6 +66,7 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
     idempotency_key: str = ""
     sender_id: int = 0
     sender_name: str = ""
+    is_resent: bool = False  # only for those of its recipients who have not received it
 
     def is_expired(self, now_ms: int) -> bool:
         """True when the notice must no longer be delivered."""
@@ -132,6 +140,9 @@ class Receipt(msgspec.Struct, frozen=True):
     client_ip: str
     user_agent: str
     outcome: Outcome
+    device_type: str = ""
+    platform: str = ""
+    browser: str = ""
 
 
 class PushRecord(msgspec.Struct, frozen=True):

@@ -12,6 +12,20 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pushd.model import Arrival, MailboxItem, Mark, Notice, PushRecord, Receipt, ReceiveStatus, User
+from pushd.queries import (
+    OnlineStatus,
+    PushFilter,
+    PushRow,
+    PushSort,
+    PushStats,
+    ReceiptFilter,
+    ReceiptRow,
+    ReceiptSort,
+    ReceiptStats,
+    Slice,
+    UserReceipts,
+    UserSummary,
+)
 
 
 class Journal(Protocol):
@@ -79,8 +93,42 @@ class RecordStore(Protocol):
     async def received_by(self, message_id: str) -> set[int]:
         """The users whose receive record says received."""
 
+    async def not_received_by(self, message_id: str) -> list[int]:
+        """The users whose receive record says not received."""
+
     async def unread_counts(self, user_ids: Collection[int]) -> dict[int, int]:
         """Unread, unexpired receive records per user; users with none may be absent."""
+
+    async def push_records(self, where: PushFilter, sort: PushSort, part: Slice) -> list[PushRow]:
+        """A part of the matching push records; ties by push time and message_id, so that pages do not overlap."""
+
+    async def push_record(self, message_id: str) -> PushRow | None:
+        """One push record."""
+
+    async def push_stats(self, where: PushFilter) -> PushStats:
+        """Sums over the matching push records."""
+
+    async def delete(self, message_id: str) -> bool:
+        """Drop a push record and its receive records; False when there was none. Not what waits in mailboxes."""
+
+    async def receive_records(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
+        """A part of the matching receive records, sorted without ties."""
+
+    async def receive_stats(self, where: ReceiptFilter) -> ReceiptStats:
+        """Counts over the matching receive records."""
+
+    async def newest_receive_records(self, user_ids: Collection[int], limit: int) -> dict[int, list[ReceiptRow]]:
+        """For each of these users the newest `limit` receive records, newest first, in one round trip; none: absent."""
+
+    async def user_receipts(self, since_ms: int, before_ms: int, limit: int) -> list[UserReceipts]:
+        """Receive records created in that time, counted by user; the users with the most first, at most `limit`."""
+
+    async def user_summary(self, user_id: int) -> UserSummary:
+        """One user's receive records, counted."""
+
+    async def expire(self, since_ms: int, now_ms: int, limit: int) -> int:
+        """Mark at most `limit` receive records as expired: not received, of notices that expired after `since_ms`
+        and up to `now_ms`; how many were marked."""
 
     async def purge(self, before_ms: int, limit: int) -> int:
         """Drop at most `limit` records created before that time; how many were dropped. 0 where the store does it."""
@@ -111,8 +159,18 @@ class PresenceStore(Protocol):
     async def disconnected(self, departures: Sequence[tuple[int, int]]) -> None:
         """These users' last connection went: (`user_id`, `at_ms`)."""
 
+    async def statuses(self, user_ids: Collection[int]) -> dict[int, OnlineStatus]:
+        """What is stored of these users; the unknown are absent."""
+
     async def reset(self, at_ms: int) -> list[int]:
         """Whoever a former process left marked as online is offline since then; who that was."""
+
+
+class Revocations(Protocol):
+    """Which tokens were revoked before they expired."""
+
+    async def revoked(self, token_ids: Collection[str]) -> set[str]:
+        """The revoked ones of these (claim `jti`)."""
 
 
 @dataclass(frozen=True, slots=True)

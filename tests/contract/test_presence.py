@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pushd.model import Arrival
+from pushd.queries import OnlineStatus
 
 from .conftest import Node
 
@@ -89,3 +90,29 @@ async def test_reset_closes_ghosts_only(node: Node) -> None:
     ghost = status(node, 2)
     assert (ghost["is_online"], ghost["offline_time"], ghost["last_seen"]) == (0, 3000, 3000)
     assert (ghost["total_online_time"], ghost["total_online_count"]) == (2000, 1)
+
+
+async def test_statuses_of_the_known(node: Node) -> None:
+    presence = node.stores.presence
+    await presence.connected([arrival(user_id, 1000) for user_id in range(1, 1202)])
+    await presence.disconnected([(2, 1500)])
+    await presence.connected([arrival(2, 2000, "c2")])
+    await presence.disconnected([(2, 2030)])
+    found = await presence.statuses([*range(1, 1202), 5000])
+    assert set(found) == set(range(1, 1202))
+    assert found[2] == OnlineStatus(
+        user_id=2,
+        username="user2",
+        is_online=False,
+        last_seen_ms=2030,
+        online_ms=2000,
+        offline_ms=2030,
+        online_duration_ms=30,
+        connection_id="c2",
+        client_ip="10.0.0.1",
+        user_agent="Firefox",
+        total_online_count=2,
+        total_online_ms=530,
+    )
+    assert (found[1].is_online, found[1].offline_ms, found[1].online_ms) == (True, 0, 1000)
+    assert await presence.statuses([]) == {}

@@ -253,3 +253,21 @@ async def test_purge_drops_old_records_up_to_the_limit(node: Node) -> None:
     assert await node.stores.records.purge(1001, 10) == 2
     assert await node.stores.records.receive_status("m1") is None
     assert await node.stores.records.receive_status("m2") == ReceiveStatus(1, 0, 0, 0, 0)
+
+
+async def test_expire(node: Node) -> None:
+    """Records of notices that expired in the given time and were not received; no others, and at most so many."""
+    records = [push_record(name, expires_ms=at) for name, at in (("early", 1000), ("due", 2000), ("later", 3000))]
+    receipts = [receipt(name, user, OFFLINE) for name in ("early", "due", "later") for user in (1, 2, 3)]
+    await node.stores.records.write([*records, push_record("never")], [*receipts, receipt("never", 1, OFFLINE)])
+    await node.stores.records.write([], [receipt("due", 1, DELIVERED)])
+    assert await node.stores.records.expire(1000, 2000, 1) == 1
+    assert await node.stores.records.expire(1000, 2000, 10) == 1
+    assert await node.stores.records.expire(1000, 2000, 10) == 0
+    expired = {
+        (row["message_id"], row["user_id"]) for row in node.rows(RECEIPTS) if row["delivery_status"] == "expired"
+    }
+    assert expired == {("due", 2), ("due", 3)}
+    assert await node.stores.records.unread_counts([2]) == {2: 2}
+    await node.stores.records.write([], [receipt("due", 2, DELIVERED)])
+    assert row_of(node, "due", 2)["delivery_status"] == "delivered"

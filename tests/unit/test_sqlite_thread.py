@@ -239,3 +239,24 @@ async def test_a_read_only_file_is_unavailable(bench: Bench) -> None:
     bench.durable.execute("PRAGMA query_only = ON")
     with pytest.raises(StoreUnavailable, match="readonly"):
         await SqliteJournal(bench.thread).append([notice(1)])
+
+
+# Counts until an append has been committed.
+UNTIL_APPENDED = """
+WITH RECURSIVE step(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM step WHERE i < 300000 AND NOT is_appended())
+SELECT max(i) FROM step
+"""
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+async def test_an_append_passes_a_long_read_but_no_write(bench: Bench, is_read: bool) -> None:
+    bench.relaxed.create_function("is_appended", 0, lambda: bool(bench.commits))
+    go = bench.hold()
+    long = bench.thread.submit("test", "long", lambda db: db.execute(UNTIL_APPENDED).fetchone()[0], is_read=is_read)
+    running = threading.Event()
+    bench.relaxed.set_trace_callback(lambda _: running.set())
+    go()
+    assert running.wait(WAIT_S)
+    await bench.thread.append("test", "append", b"x")
+    assert (await long < 300000) is is_read
+    assert bench.commits == [[b"x"]]

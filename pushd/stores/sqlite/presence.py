@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 import orjson
 
 from pushd.model import Arrival
+from pushd.queries import OnlineStatus
 from pushd.stores.sqlite.statements import CHUNK_ROWS, Statements, chunks
 from pushd.stores.sqlite.thread import SqliteThread
 
@@ -58,6 +59,19 @@ RESET = f"""
  WHERE user_id IN (SELECT value FROM json_each(CAST(:user_ids AS TEXT)))
 """  # noqa: S608 - constants only
 
+STATUSES = """
+SELECT CAST(json_group_array(json_object(
+         'user_id', user_id, 'username', username, 'is_online', iif(is_online, json('true'), json('false')),
+         'last_seen_ms', last_seen, 'online_ms', ifnull(online_time, 0), 'offline_ms', ifnull(offline_time, 0),
+         'online_duration_ms', online_duration, 'connection_id', connection_id, 'client_ip', client_ip,
+         'user_agent', user_agent, 'total_online_count', total_online_count, 'total_online_ms', total_online_time
+       )) AS BLOB)
+  FROM json_each(CAST(:user_ids AS TEXT)) AS wanted
+ CROSS JOIN admin_user_online_status ON user_id = wanted.value
+"""
+
+_statuses = msgspec.json.Decoder(list[OnlineStatus])
+
 
 class SqlitePresence:
     """ports.PresenceStore on table `admin_user_online_status`."""
@@ -75,6 +89,14 @@ class SqlitePresence:
         """See ports.PresenceStore."""
         for chunk in chunks(departures):
             await self._statements.change("disconnected", DISCONNECTED, rows=orjson.dumps(chunk))
+
+    async def statuses(self, user_ids: Collection[int]) -> dict[int, OnlineStatus]:
+        """See ports.PresenceStore."""
+        found: dict[int, OnlineStatus] = {}
+        for chunk in chunks(user_ids):
+            document = await self._statements.document("statuses", STATUSES, user_ids=orjson.dumps(chunk))
+            found.update((status.user_id, status) for status in _statuses.decode(document or b"[]"))
+        return found
 
     async def reset(self, at_ms: int) -> list[int]:
         """See ports.PresenceStore."""

@@ -1,12 +1,32 @@
-"""Push records and receive records: marks, counts and retention. Writing is in records_write."""
+"""Push records and receive records: marks, counts, lists and retention.
+
+Writing is in records_write, the statements of lists in push_queries and receipt_queries.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Sequence
 
+import msgspec
 import orjson
 
 from pushd.model import Mark, PushRecord, Receipt, ReceiveStatus
+from pushd.queries import (
+    PushFilter,
+    PushRow,
+    PushSort,
+    PushStats,
+    ReceiptFilter,
+    ReceiptRow,
+    ReceiptSort,
+    ReceiptStats,
+    Slice,
+    UserReceipts,
+    UserSummary,
+)
+from pushd.stores.sqlite import push_queries, receipt_queries
+from pushd.stores.sqlite.receipt_queries import Query
 from pushd.stores.sqlite.records_write import WRITE_PUSH_RECORDS, WRITE_RECEIPTS, push_rows, receipt_rows
 from pushd.stores.sqlite.statements import Statements, chunks, drop_chunks
 from pushd.stores.sqlite.thread import SqliteThread
@@ -41,10 +61,16 @@ SELECT CAST(json_group_array(user_id) AS BLOB)
  WHERE message_id = :message_id AND is_received = 1
 """
 
+NOT_RECEIVED_BY = """
+SELECT CAST(json_group_array(user_id) AS BLOB)
+  FROM admin_user_receive_records
+ WHERE message_id = :message_id AND is_received = 0
+"""
+
 UNREAD_COUNTS = """
 SELECT CAST(json_group_array(json_array(user_id, unread)) AS BLOB)
   FROM (SELECT user_id, count(*) AS unread
-          FROM admin_user_receive_records
+          FROM admin_user_receive_records INDEXED BY receive_records_unread
          WHERE is_read = 0 AND delivery_status <> 'expired'
            AND user_id IN (SELECT value FROM json_each(CAST(:user_ids AS TEXT)))
          GROUP BY user_id)
@@ -57,12 +83,32 @@ DELETE FROM admin_user_receive_records
  )
 """
 
+EXPIRE = """
+UPDATE admin_user_receive_records
+   SET delivery_status = 'expired', updated_at = max(updated_at, :now_ms)
+ WHERE rowid IN (
+   SELECT receipt.rowid
+     FROM push_records AS notice
+    CROSS JOIN admin_user_receive_records AS receipt USING (message_id)
+    WHERE notice.expires_at > :since_ms AND notice.expires_at <= :now_ms
+      AND receipt.is_received = 0 AND receipt.delivery_status <> 'expired'
+    LIMIT :limit
+ )
+"""
+
 PURGE_PUSH_RECORDS = """
 DELETE FROM push_records
  WHERE rowid IN (
    SELECT rowid FROM push_records WHERE created_at < :before_ms ORDER BY created_at LIMIT :limit
  )
 """
+
+# Decoding so many receive records takes the loop a millisecond or two.
+DECODED_RECEIPTS = 250
+
+_push_rows = msgspec.json.Decoder(list[PushRow])
+_receipt_rows = msgspec.json.Decoder(list[ReceiptRow])
+_user_receipts = msgspec.json.Decoder(list[tuple[int, str, int, int, int, int]])
 
 
 class SqliteRecords:
@@ -102,6 +148,11 @@ class SqliteRecords:
         document = await self._statements.document("received_by", RECEIVED_BY, message_id=message_id)
         return set(orjson.loads(document or b"[]"))
 
+    async def not_received_by(self, message_id: str) -> list[int]:
+        """See ports.RecordStore."""
+        document = await self._statements.document("not_received_by", NOT_RECEIVED_BY, message_id=message_id)
+        return list(orjson.loads(document or b"[]"))
+
     async def unread_counts(self, user_ids: Collection[int]) -> dict[int, int]:
         """See ports.RecordStore. Users with none are absent."""
         counts: dict[int, int] = {}
@@ -111,6 +162,151 @@ class SqliteRecords:
             counts.update(orjson.loads(document or b"[]"))
         return counts
 
+    async def push_records(self, where: PushFilter, sort: PushSort, part: Slice) -> list[PushRow]:
+        """See ports.RecordStore."""
+        found = await self._read("push_records", push_queries.page(where, sort, part))
+        return await self._push_rows("push_records", orjson.loads(found))
+
+    async def push_record(self, message_id: str) -> PushRow | None:
+        """See ports.RecordStore."""
+        rows = await self._push_rows("push_record", [message_id])
+        return rows[0] if rows else None
+
+    async def push_stats(self, where: PushFilter) -> PushStats:
+        """See ports.RecordStore."""
+        return PushStats(*await self._numbers("push_stats", push_queries.stats(where)))
+
+    async def delete(self, message_id: str) -> bool:
+        """See ports.RecordStore. The push record goes last: what a failed call left behind, the next one drops."""
+        dropped = await drop_chunks(
+            sys.maxsize,
+            lambda wanted: self._statements.change(
+                "delete", receipt_queries.DROP_RECEIPTS, message_id=message_id, limit=wanted
+            ),
+        )
+        dropped += await self._statements.change("delete", push_queries.DROP_PUSH_RECORD, message_id=message_id)
+        return dropped > 0
+
+    async def receive_records(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
+        """See ports.RecordStore."""
+        where = await self._selective(where)
+        if sort is ReceiptSort.CREATED_AT and await self._is_common(where, part):
+            return await self._receipts(receipt_queries.walked(where, part))
+        if sort in receipt_queries.TIMES and part.is_descending and await self._is_common(where, part):
+            rows = await self._receipts(receipt_queries.by_time(where, sort, part))
+            if len(rows) == part.limit:  # else the page needs some that have no such time
+                return rows
+        if receipt_queries.is_narrow(where) or (where.message_id is not None and sort is not ReceiptSort.CREATED_AT):
+            return await self._receipts(receipt_queries.sorted_all(where, sort, part))
+        if sort is ReceiptSort.CREATED_AT:
+            return await self._by_creation(where, part)
+        if sort in receipt_queries.TIMES:
+            return await self._by_time(where, sort, part)
+        return await self._by_user(where, sort, part)
+
+    async def receive_stats(self, where: ReceiptFilter) -> ReceiptStats:
+        """See ports.RecordStore."""
+        where = await self._selective(where)
+        return ReceiptStats(*await self._numbers("receive_stats", receipt_queries.stats(where)))
+
+    async def newest_receive_records(self, user_ids: Collection[int], limit: int) -> dict[int, list[ReceiptRow]]:
+        """See ports.RecordStore."""
+        found: dict[int, list[ReceiptRow]] = {}
+        for chunk in chunks(user_ids, max(1, DECODED_RECEIPTS // max(1, limit))):
+            query = Query(receipt_queries.NEWEST, {"user_ids": orjson.dumps(chunk), "limit": limit})
+            for row in await self._receipts(query, "newest_receive_records"):
+                found.setdefault(row.user_id, []).append(row)
+        for rows in found.values():
+            rows.sort(key=lambda row: (row.created_ms, row.message_id), reverse=True)
+        return found
+
+    async def user_receipts(self, since_ms: int, before_ms: int, limit: int) -> list[UserReceipts]:
+        """See ports.RecordStore. Costs the records of the time range, or about half a second per million of all."""
+        between = {"since_ms": since_ms, "before_ms": before_ms}
+        wanted, total = await self._statements.numbers("user_receipts", receipt_queries.IN_RANGE, **between)
+        # The index of users need not look at the records; that of times does, but only at those of the range.
+        is_part = wanted * 10 < total
+        statement = receipt_queries.SOME_USER_RECEIPTS if is_part else receipt_queries.ALL_USER_RECEIPTS
+        document = await self._read("user_receipts", Query(statement, {**between, "limit": limit}))
+        return [UserReceipts(*row) for row in _user_receipts.decode(document)]
+
+    async def user_summary(self, user_id: int) -> UserSummary:
+        """See ports.RecordStore."""
+        numbers = await self._statements.numbers("user_summary", receipt_queries.USER_SUMMARY, user_id=user_id)
+        return UserSummary(*numbers)
+
+    async def _push_rows(self, name: str, message_ids: list[str]) -> list[PushRow]:
+        """The records with these ids, in order; those dropped since are absent."""
+        rows: list[PushRow] = []
+        for chunk in chunks(message_ids, push_queries.DECODED_ROWS):
+            query = Query(push_queries.ROWS, {"message_ids": orjson.dumps(chunk)})
+            rows += _push_rows.decode(await self._read(name, query))
+        return rows
+
+    async def _selective(self, where: ReceiptFilter) -> ReceiptFilter:
+        """`where` without a part of a name that all names have."""
+        if not _is_by_name(where):
+            return where
+        name = where.username or ""
+        (is_selective,) = await self._statements.numbers("names", receipt_queries.IS_SELECTIVE, username=name)
+        return where if is_selective else msgspec.structs.replace(where, username=None)
+
+    async def _is_common(self, where: ReceiptFilter, part: Slice) -> bool:
+        """True when so many names have the part that `where` asks for that a walk soon comes to the page's end."""
+        if not _is_by_name(where):
+            return False
+        name = where.username or ""
+        having, names = await self._statements.numbers("names", receipt_queries.NAMES, username=name)
+        if having >= names * receipt_queries.COMMON_PART:
+            return True
+        is_walk_short = (part.offset + part.limit) * names <= having * receipt_queries.WALKED_ROWS
+        return is_walk_short and not receipt_queries.has_state(where)
+
+    async def _by_creation(self, where: ReceiptFilter, part: Slice) -> list[ReceiptRow]:
+        """A page by created_at: sought where adding up what comes before it is cheap, else walked to."""
+        is_sought = False
+        if receipt_queries.has_state(where):
+            (runs,) = await self._numbers("receive_records", receipt_queries.runs(where))
+            is_sought = runs <= receipt_queries.SOUGHT_RUNS
+        query = receipt_queries.sought if is_sought else receipt_queries.walked
+        return await self._receipts(query(where, part))
+
+    async def _by_time(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
+        """A page by a time that records need not have: those that have it, and before or after them, those without."""
+        flag = receipt_queries.TIMES[sort]
+        wanted = getattr(where, flag)
+        rows: list[ReceiptRow] = []
+        for has_time in (True, False) if part.is_descending else (False, True):
+            if wanted in (None, has_time):
+                side = msgspec.structs.replace(where, **{flag: has_time})
+                total = (await self.receive_stats(side)).total_users
+                rest = msgspec.structs.replace(part, limit=part.limit - len(rows))
+                if part.offset < total and rest.limit > 0:
+                    rows += await self._side(side, sort, rest, total)
+                part = msgspec.structs.replace(part, offset=max(0, part.offset - total), limit=part.limit)
+        return rows
+
+    async def _by_user(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
+        total = (await self.receive_stats(where)).total_users
+        query = receipt_queries.sorted_all if total <= receipt_queries.SORTED_ROWS else receipt_queries.by_user
+        return await self._receipts(query(where, sort, part))
+
+    async def _side(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int) -> list[ReceiptRow]:
+        if not getattr(where, receipt_queries.TIMES[sort]):
+            return await self._by_creation(where, part)
+        query = receipt_queries.sorted_all if total <= receipt_queries.SORTED_ROWS else receipt_queries.by_time
+        return await self._receipts(query(where, sort, part))
+
+    async def _receipts(self, query: Query, name: str = "receive_records") -> list[ReceiptRow]:
+        rows: list[ReceiptRow] = _receipt_rows.decode(await self._read(name, query))
+        return rows
+
+    async def _read(self, name: str, query: Query) -> bytes:
+        return await self._statements.document(name, query.statement, **query.parameters) or b"[]"
+
+    async def _numbers(self, name: str, query: Query) -> tuple[int, ...]:
+        return await self._statements.numbers(name, query.statement, **query.parameters)
+
     async def purge(self, before_ms: int, limit: int) -> int:
         """See ports.RecordStore. Receive records go first, push records with what is left of `limit`."""
         dropped = 0
@@ -118,7 +314,19 @@ class SqliteRecords:
             dropped += await self._purge(statement, before_ms, limit - dropped)
         return dropped
 
+    async def expire(self, since_ms: int, now_ms: int, limit: int) -> int:
+        """See ports.RecordStore."""
+        return await drop_chunks(
+            limit,
+            lambda wanted: self._statements.change("expire", EXPIRE, since_ms=since_ms, now_ms=now_ms, limit=wanted),
+        )
+
     async def _purge(self, statement: str, before_ms: int, limit: int) -> int:
         return await drop_chunks(
             limit, lambda wanted: self._statements.change("purge", statement, before_ms=before_ms, limit=wanted)
         )
+
+
+def _is_by_name(where: ReceiptFilter) -> bool:
+    """True when only a name says whose records of which notices are wanted."""
+    return where.username is not None and where.user_id is None and where.message_id is None

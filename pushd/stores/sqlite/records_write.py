@@ -13,13 +13,14 @@ from collections.abc import Sequence
 import msgspec
 import orjson
 
-from pushd.model import PushRecord, Receipt
+from pushd.model import PushRecord, Receipt, recipients_text
 
 # The last write says how far the notice is.
 WRITE_PUSH_RECORDS = """
 INSERT INTO push_records (
   message_id, content, message_type, target, target_user_ids, target_roles, status, success, push_time, expires_at,
-  sender_id, sender_name, priority, need_confirm, extra_data, total_count, online_count, created_at, updated_at
+  sender_id, sender_name, priority, need_confirm, extra_data, total_count, online_count, created_at, updated_at,
+  recipients_count
 )
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
        json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
@@ -27,7 +28,7 @@ SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(va
        nullif(json_extract(value, '$[8]'), 0), json_extract(value, '$[9]'), json_extract(value, '$[10]'),
        json_extract(value, '$[11]'), json_extract(value, '$[12]'), json_extract(value, '$[13]'),
        json_extract(value, '$[14]'), json_extract(value, '$[15]'), json_extract(value, '$[7]'),
-       json_extract(value, '$[16]')
+       json_extract(value, '$[16]'), json_extract(value, '$[17]')
   FROM json_each(CAST(:rows AS TEXT))
  WHERE true
     ON CONFLICT (message_id) DO UPDATE
@@ -48,7 +49,7 @@ _IS_CONNECTION_GREATER = """
 WRITE_RECEIPTS = f"""
 INSERT INTO admin_user_receive_records (
   message_id, user_id, username, user_role, connection_id, client_ip, user_agent, is_online, is_received,
-  received_at, delivery_status, push_channel, created_at, updated_at
+  received_at, delivery_status, push_channel, created_at, updated_at, device_type, platform, browser
 )
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
        json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
@@ -56,7 +57,8 @@ SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(va
        json_extract(value, '$[7].received_ms') > 0, nullif(json_extract(value, '$[7].received_ms'), 0),
        json_extract(value, '$[7].status'), json_extract(value, '$[7].channel'),
        json_extract(value, '$[7].created_ms'),
-       max(json_extract(value, '$[7].created_ms'), json_extract(value, '$[7].received_ms'))
+       max(json_extract(value, '$[7].created_ms'), json_extract(value, '$[7].received_ms')),
+       json_extract(value, '$[8]'), json_extract(value, '$[9]'), json_extract(value, '$[10]')
   FROM json_each(CAST(:rows AS TEXT))
  WHERE true
     ON CONFLICT (message_id, user_id) DO UPDATE
@@ -65,6 +67,9 @@ SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(va
        connection_id = CASE WHEN {_IS_CONNECTION_GREATER} THEN excluded.connection_id ELSE connection_id END,
        client_ip = CASE WHEN {_IS_CONNECTION_GREATER} THEN excluded.client_ip ELSE client_ip END,
        user_agent = CASE WHEN {_IS_CONNECTION_GREATER} THEN excluded.user_agent ELSE user_agent END,
+       device_type = CASE WHEN {_IS_CONNECTION_GREATER} THEN excluded.device_type ELSE device_type END,
+       platform = CASE WHEN {_IS_CONNECTION_GREATER} THEN excluded.platform ELSE platform END,
+       browser = CASE WHEN {_IS_CONNECTION_GREATER} THEN excluded.browser ELSE browser END,
        is_online = max(is_online, excluded.is_online),
        is_received = max(is_received, excluded.is_received),
        received_at = min(ifnull(received_at, excluded.received_at), ifnull(excluded.received_at, received_at)),
@@ -107,6 +112,7 @@ def _push_row(record: PushRecord, now_ms: int) -> tuple[object, ...]:
         record.total_count,
         record.online_count,
         now_ms,
+        recipients_text(notice.target),
     )
 
 

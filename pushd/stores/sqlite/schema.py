@@ -163,8 +163,139 @@ _USERS = (
     "CREATE INDEX online_status_seen ON admin_user_online_status (is_online, last_seen DESC)",
 )
 
+# Version 2: what the list pages need (CONTRACT section 3).
+_STATE = ("is_online", "is_received", "is_read", "is_confirmed", "delivery_status", "push_channel")
+_STATES = ", ".join(_STATE)
+_ASKED = f"created_at, {_STATES}"
+_COUNTED = ("created_at", "message_id", *_STATE)
+
+
+def _count(row: str, step: str) -> str:
+    """The statement of a trigger that counts the receive record `row` (NEW or OLD) in, `step` +1, or out, -1."""
+    columns, values = ", ".join(_COUNTED), ", ".join(f"{row}.{column}" for column in _COUNTED)
+    return f"""
+    INSERT INTO receive_counts ({columns}, total) VALUES ({values}, {step})
+        ON CONFLICT DO UPDATE SET total = total + {step};
+    """  # noqa: S608 - constants only
+
+
+def _of(row: str, columns: tuple[str, ...]) -> str:
+    return "(" + ", ".join(f"{row}.{column}" for column in columns) + ")"
+
+
+_NAME_COMES = """
+  INSERT INTO receive_names (username, user_id) VALUES (NEW.username, NEW.user_id) ON CONFLICT DO NOTHING;
+"""
+_NAME_GOES = """
+  DELETE FROM receive_names
+   WHERE username = OLD.username AND user_id = OLD.user_id
+     AND NOT EXISTS (SELECT 1 FROM admin_user_receive_records
+                      WHERE user_id = OLD.user_id AND username = OLD.username);
+"""
+
+_COUNTS = (
+    # How many receive records each notice has in each state: a page over many notices need not count them again.
+    # Triggers keep it, in the transaction of the change, so that no writer can forget to.
+    """
+    CREATE TABLE receive_counts (
+      created_at      INTEGER NOT NULL,
+      message_id      TEXT NOT NULL,
+      is_online       INTEGER NOT NULL,
+      is_received     INTEGER NOT NULL,
+      is_read         INTEGER NOT NULL,
+      is_confirmed    INTEGER NOT NULL,
+      delivery_status TEXT NOT NULL,
+      push_channel    TEXT NOT NULL,
+      total           INTEGER NOT NULL,
+      PRIMARY KEY (created_at, message_id, is_online, is_received, is_read, is_confirmed, delivery_status, push_channel)
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX receive_counts_message ON receive_counts (message_id)",
+    # Under which names users have receive records, few enough to look for a part of a name in all of them.
+    """
+    CREATE TABLE receive_names (
+      username TEXT NOT NULL,
+      user_id  INTEGER NOT NULL,
+      PRIMARY KEY (username, user_id)
+    ) WITHOUT ROWID
+    """,
+    f"""
+    INSERT INTO receive_counts ({", ".join(_COUNTED)}, total)
+    SELECT {", ".join(_COUNTED)}, count(*) FROM admin_user_receive_records GROUP BY {", ".join(_COUNTED)}
+    """,  # noqa: S608 - constants only
+    "INSERT INTO receive_names (username, user_id) SELECT DISTINCT username, user_id FROM admin_user_receive_records",
+    f"""
+    CREATE TRIGGER receive_records_added AFTER INSERT ON admin_user_receive_records BEGIN
+      {_count("NEW", "+1")} {_NAME_COMES}
+    END
+    """,
+    f"""
+    CREATE TRIGGER receive_records_changed AFTER UPDATE OF {", ".join(_COUNTED)} ON admin_user_receive_records
+      WHEN {_of("OLD", _COUNTED)} IS NOT {_of("NEW", _COUNTED)}
+    BEGIN
+      {_count("OLD", "-1")} {_count("NEW", "+1")}
+    END
+    """,
+    f"""
+    CREATE TRIGGER receive_records_renamed AFTER UPDATE OF username ON admin_user_receive_records
+      WHEN OLD.username <> NEW.username
+    BEGIN
+      {_NAME_COMES} {_NAME_GOES}
+    END
+    """,
+    f"""
+    CREATE TRIGGER receive_records_dropped AFTER DELETE ON admin_user_receive_records BEGIN
+      {_count("OLD", "-1")} {_NAME_GOES}
+    END
+    """,
+    f"""
+    CREATE TRIGGER receive_counts_empty AFTER UPDATE OF total ON receive_counts WHEN NEW.total = 0 BEGIN
+      DELETE FROM receive_counts WHERE {_of("receive_counts", _COUNTED)} = {_of("NEW", _COUNTED)};
+    END
+    """,  # noqa: S608 - constants only
+)
+
+_LISTS = (
+    # Every filter but message_id is answered from the index alone.
+    "DROP INDEX receive_records_user",
+    f"CREATE INDEX receive_records_user ON admin_user_receive_records (user_id, created_at DESC, username, {_STATES})",
+    # The order of the list while receipts come in.
+    "DROP INDEX receive_records_created",
+    "CREATE INDEX receive_records_created ON admin_user_receive_records (created_at, message_id, user_id)",
+    # A row of receive_counts is a stretch of this index: the pages of filtered lists are sought, not walked to.
+    f"CREATE INDEX receive_records_state ON admin_user_receive_records (created_at, message_id, {_STATES})",
+    *(
+        f"""
+        CREATE INDEX receive_records_{name} ON admin_user_receive_records ({name}_at, user_id, {_ASKED})
+         WHERE {name}_at IS NOT NULL
+        """
+        for name in ("received", "read", "confirmed")
+    ),
+    # Nothing asks for it any more.
+    "DROP INDEX receive_records_status",
+    "ALTER TABLE push_records ADD COLUMN recipients_count TEXT NOT NULL DEFAULT ''",
+    """
+    UPDATE push_records
+       SET recipients_count = CASE target
+             WHEN 'custom' THEN json_array_length(ifnull(target_user_ids, '[]')) || '_users'
+             WHEN 'admin' THEN 'all_admins'
+             ELSE target || '_users' END
+    """,
+    "DROP INDEX push_records_time",
+    "DROP INDEX push_records_created",
+    # The sums over a time range come from this index alone.
+    "CREATE INDEX push_records_time ON push_records (push_time, message_id, success, total_count)",
+    "CREATE INDEX push_records_created ON push_records (created_at, push_time, message_id)",
+    "CREATE INDEX push_records_priority ON push_records (priority, push_time, message_id)",
+    "CREATE INDEX push_records_type ON push_records (message_type, push_time, message_id)",
+    "CREATE INDEX push_records_status ON push_records (status, push_time, message_id)",
+    "CREATE INDEX push_records_total ON push_records (total_count, push_time, message_id)",
+    "CREATE INDEX push_records_sender ON push_records (sender_id, push_time, message_id)",
+    "CREATE INDEX push_records_expires ON push_records (expires_at, message_id) WHERE expires_at IS NOT NULL",
+)
+
 # One entry per schema version: the statements that lead to it from the version before.
-LADDER: tuple[tuple[str, ...], ...] = ((*_JOURNAL, *_MAILBOX, *_RECORDS, *_USERS),)
+LADDER: tuple[tuple[str, ...], ...] = ((*_JOURNAL, *_MAILBOX, *_RECORDS, *_USERS), (*_COUNTS, *_LISTS))
 
 
 def database_path(data_dir: str) -> Path:

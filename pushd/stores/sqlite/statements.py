@@ -68,7 +68,7 @@ class Statements:
 
     async def row(self, name: str, statement: str, **parameters: Parameter) -> tuple[bytes | None, ...]:
         """The one row of documents that `statement` selects; a document is None where there was nothing."""
-        return await self._thread.submit(self._store, name, lambda db: _one(db, statement, parameters))
+        return await self._thread.submit(self._store, name, lambda db: _one(db, statement, parameters), is_read=True)
 
     async def document(self, name: str, statement: str, **parameters: Parameter) -> bytes | None:
         """The one document that `statement` selects, None where there was nothing."""
@@ -76,7 +76,7 @@ class Statements:
 
     async def numbers(self, name: str, statement: str, **parameters: Parameter) -> tuple[int, ...]:
         """The one row of numbers that `statement` selects, 0 for NULL."""
-        row = await self._thread.submit(self._store, name, lambda db: _one(db, statement, parameters))
+        row = await self._thread.submit(self._store, name, lambda db: _one(db, statement, parameters), is_read=True)
         return tuple(number or 0 for number in row)
 
 

@@ -1,0 +1,114 @@
+"""The statements that list and count push records.
+
+How many received a notice comes from `receive_counts`, a few rows per notice. A keyword is compared as SQLite's
+lower() has it: ASCII letters match in either case, other letters only as they are written. Folding them would take
+a function in Python, which would hold the GIL for every row.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pushd.queries import PushFilter, PushSort, Slice
+from pushd.stores.sqlite.receipt_queries import Query
+from pushd.stores.sqlite.statements import Parameter
+
+# A record may name 10,000 users and carry 64 KB of data: decoding so many takes the loop a millisecond or two.
+DECODED_ROWS = 10
+
+_INDEXES = {
+    PushSort.PUSH_TIME: "time",
+    PushSort.CREATED_AT: "created",
+    PushSort.PRIORITY: "priority",
+    PushSort.MESSAGE_TYPE: "type",
+    PushSort.STATUS: "status",
+    PushSort.TOTAL_COUNT: "total",
+}
+_EQUAL = ("message_type", "target", "status", "success", "sender_id")
+_PLAIN = (
+    "message_id",
+    "content",
+    "message_type",
+    "target",
+    "recipients_count",
+    "status",
+    "error",
+    "sender_id",
+    "sender_name",
+    "priority",
+    "total_count",
+    "online_count",
+)
+_FIELDS = (
+    *(f"'{name}', {name}" for name in _PLAIN),
+    *(f"'{name}', iif({name}, json('true'), json('false'))" for name in ("success", "need_confirm")),
+    *(f"'{name}', json({name})" for name in ("target_user_ids", "target_roles", "extra_data")),
+    "'push_ms', push_time, 'created_ms', created_at, 'updated_ms', updated_at, 'expires_ms', ifnull(expires_at, 0)",
+    "'delivered_count', {delivered}, 'failed_count', {failed}",
+)
+_RECEIVED = "is_received = 1"
+_FAILED = "is_received = 0 AND delivery_status = 'expired'"
+_COUNT = "(SELECT ifnull(sum(total), 0) FROM receive_counts AS counted WHERE counted.message_id = {} AND {})"
+_OBJECT = ", ".join(_FIELDS).format(
+    delivered=_COUNT.format("push_records.message_id", _RECEIVED),
+    failed=_COUNT.format("push_records.message_id", _FAILED),
+)
+
+# :message_ids in the order of the page.
+ROWS = f"""
+SELECT CAST(json_group_array(json_object({_OBJECT})) AS BLOB)
+  FROM json_each(CAST(:message_ids AS TEXT)) AS wanted
+ CROSS JOIN push_records ON push_records.message_id = wanted.value
+"""  # noqa: S608 - constants only
+
+DROP_PUSH_RECORD = "DELETE FROM push_records WHERE message_id = :message_id"
+
+
+def page(where: PushFilter, sort: PushSort, part: Slice) -> Query:
+    """Selects the message_ids of a page as a JSON array."""
+    direction = "DESC" if part.is_descending else "ASC"
+    keys = dict.fromkeys((sort.value, "push_time", "message_id"))
+    inner = f"""
+    SELECT message_id FROM push_records {_index(where, sort)} {_conditions(where)}
+     ORDER BY {", ".join(f"{key} {direction}" for key in keys)} LIMIT :limit OFFSET :offset
+    """  # noqa: S608 - constants only
+    statement = f"SELECT CAST(json_group_array(message_id) AS BLOB) FROM ({inner})"  # noqa: S608
+    return Query(statement, _parameters(where) | {"limit": part.limit, "offset": part.offset})
+
+
+def stats(where: PushFilter) -> Query:
+    """Selects the numbers of a PushStats."""
+    matching = f"""
+    SELECT message_id, success, total_count FROM push_records {_index(where, PushSort.PUSH_TIME)} {_conditions(where)}
+    """  # noqa: S608 - constants only
+    statement = f"""
+    SELECT count(*), sum(success), sum(1 - success), sum(total_count),
+           sum({_COUNT.format("matching.message_id", _RECEIVED)}), sum({_COUNT.format("matching.message_id", _FAILED)})
+      FROM ({matching}) AS matching
+    """  # noqa: S608 - constants only
+    return Query(statement, _parameters(where))
+
+
+def _index(where: PushFilter, sort: PushSort) -> str:
+    """The index in the order of the list, which may also be one that a filter's equality leads to."""
+    if sort is PushSort.PUSH_TIME:
+        for name, index in (("sender_id", "sender"), ("status", "status"), ("message_type", "type")):
+            if getattr(where, name) is not None:
+                return f"INDEXED BY push_records_{index}"
+    return f"INDEXED BY push_records_{_INDEXES[sort]}"
+
+
+def _conditions(where: PushFilter) -> str:
+    conditions = [f"{name} = :{name}" for name in _EQUAL if getattr(where, name) is not None]
+    if where.since_ms is not None:
+        conditions.append("push_time >= :since_ms")
+    if where.before_ms is not None:
+        conditions.append("push_time < :before_ms")
+    if where.keyword is not None:
+        conditions.append("instr(lower(content), lower(:keyword)) > 0")
+    return " AND ".join(["WHERE true", *conditions])
+
+
+def _parameters(where: PushFilter) -> dict[str, Parameter]:
+    given: dict[str, Parameter] = msgspec.structs.asdict(where)
+    return {name: value for name, value in given.items() if value is not None}

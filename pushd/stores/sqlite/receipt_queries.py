@@ -1,0 +1,283 @@
+"""The statements that list and count receive records.
+
+Three things make a page cheap, however many records there are: the index `receive_records_user` answers every filter of
+one user or of the users with a certain name by itself; `receive_counts` says how many records a notice has in each
+state, so that counts add up a few rows per notice; and its rows are, in their order, stretches of the index
+`receive_records_state`, so that a page of a filtered list is sought, not walked to.
+
+A name is compared as SQLite's lower() has it: ASCII letters match in either case, other letters only as they are
+written. Folding them would take a function in Python, which would hold the GIL for every row.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from pushd.queries import ReceiptFilter, ReceiptSort, Slice
+from pushd.stores.sqlite.statements import Parameter
+
+# Most rows that are sorted to answer one page where an index in the order of the page exists.
+SORTED_ROWS = 5_000
+
+# A name that this part of all users has is looked for in the records themselves: the page will be full soon.
+COMMON_PART = 1 / 3
+
+# Where so many records are about what a walk to the end of the page passes, they are walked for a rarer name too.
+WALKED_ROWS = 10_000
+
+# Up to so many rows of receive_counts are added up to seek a page; where more match, notices are small and the
+# records themselves are walked: the page will be full soon.
+SOUGHT_RUNS = 5_000
+
+STATE = ("is_online", "is_received", "is_read", "is_confirmed", "delivery_status", "push_channel")
+_RUN = ("created_at", "message_id", *STATE)
+_EQUAL = ("message_id", "user_id", *STATE)
+_TRUTH = "iif({}, json('true'), json('false'))"
+_FLAGS = ("is_online", "is_received", "is_read", "is_confirmed")
+
+# ReceiptSort by a time that a record need not have, and the flag that says whether it has.
+TIMES = {
+    ReceiptSort.RECEIVED_AT: "is_received",
+    ReceiptSort.READ_AT: "is_read",
+    ReceiptSort.CONFIRMED_AT: "is_confirmed",
+}
+
+_PLAIN = (
+    "message_id",
+    "user_id",
+    "username",
+    "user_role",
+    "device_type",
+    "platform",
+    "browser",
+    "client_ip",
+    "user_agent",
+    "connection_id",
+    "push_channel",
+    "delivery_status",
+    "retry_count",
+    "error_message",
+)
+_FIELDS = (
+    *(f"'{name}', receipt.{name}" for name in _PLAIN),
+    *(f"'{name}', {_TRUTH.format('receipt.' + name)}" for name in _FLAGS),
+    *(f"'{name}_ms', ifnull(receipt.{name}_at, 0)" for name in ("received", "read", "confirmed", "created", "updated")),
+)
+_ROWS = f"SELECT CAST(json_group_array(json_object({', '.join(_FIELDS)})) AS BLOB)"
+_PAGE = _ROWS + " FROM ({}) AS page CROSS JOIN admin_user_receive_records AS receipt ON receipt.rowid = page.id"
+
+# Nearly always one moment.
+_TIMES_OF_NOTICE = """
+receipt.created_at BETWEEN (SELECT min(created_at) FROM receive_counts WHERE message_id = :message_id)
+                       AND (SELECT max(created_at) FROM receive_counts WHERE message_id = :message_id)
+"""
+
+_TABLE = "admin_user_receive_records AS receipt"
+_BY_USER = f"{_TABLE} INDEXED BY receive_records_user"
+_ALIKE = " AND ".join(f"receipt.{name} = run.{name}" for name in _RUN)
+_IN_RUN = f"{_TABLE} INDEXED BY receive_records_state ON {_ALIKE}"
+_NAMED = "receipt.user_id = name.user_id AND receipt.username = name.username"
+_BY_NAME = f"receive_names AS name CROSS JOIN {_BY_USER} ON {_NAMED}"
+_BY_NAME_IN_NOTICE = f"receive_names AS name CROSS JOIN {_TABLE} ON {_NAMED}"
+
+# Correlated: each user's own index entries, and of them only so many.
+NEWEST = f"""
+{_ROWS}
+  FROM json_each(CAST(:user_ids AS TEXT)) AS wanted
+ CROSS JOIN {_TABLE} ON receipt.rowid IN (
+   SELECT mine.rowid FROM admin_user_receive_records AS mine INDEXED BY receive_records_user
+    WHERE mine.user_id = wanted.value
+    ORDER BY mine.created_at DESC, mine.message_id DESC
+    LIMIT :limit
+ )
+"""  # noqa: S608 - constants only
+
+# With max(), SQLite takes the username from the row that has it: https://sqlite.org/lang_select.html#bareagg
+USER_RECEIPTS = """
+SELECT CAST(json_group_array(json_array(user_id, username, total, received, read, confirmed)) AS BLOB)
+  FROM (SELECT user_id, username, max(created_at), count(*) AS total, sum(is_received) AS received,
+               sum(is_read) AS read, sum(is_confirmed) AS confirmed
+          FROM admin_user_receive_records {}
+         WHERE created_at >= :since_ms AND created_at < :before_ms
+         GROUP BY user_id
+         ORDER BY total DESC, user_id
+         LIMIT :limit)
+"""
+ALL_USER_RECEIPTS = USER_RECEIPTS.format("INDEXED BY receive_records_user")
+SOME_USER_RECEIPTS = USER_RECEIPTS.format("INDEXED BY receive_records_created")
+
+# Records in a time range, and altogether.
+IN_RANGE = """
+SELECT (SELECT sum(total) FROM receive_counts WHERE created_at >= :since_ms AND created_at < :before_ms),
+       (SELECT sum(total) FROM receive_counts)
+"""
+
+USER_SUMMARY = """
+SELECT (SELECT count(*) FROM admin_user_receive_records INDEXED BY receive_records_unread
+         WHERE user_id = :user_id AND is_read = 0 AND delivery_status <> 'expired'),
+       count(*), max(created_at)
+  FROM admin_user_receive_records INDEXED BY receive_records_user
+ WHERE user_id = :user_id
+"""
+
+DROP_RECEIPTS = """
+DELETE FROM admin_user_receive_records
+ WHERE rowid IN (SELECT rowid FROM admin_user_receive_records WHERE message_id = :message_id LIMIT :limit)
+"""
+
+
+# Whether some name has not this part: mostly the first one that is looked at.
+IS_SELECTIVE = "SELECT EXISTS (SELECT 1 FROM receive_names WHERE instr(lower(username), lower(:username)) = 0)"
+
+# How many names have a part, and how many names there are.
+NAMES = "SELECT sum(instr(lower(username), lower(:username)) > 0), count(*) FROM receive_names"
+
+
+class Query(NamedTuple):
+    """A statement with its parameters."""
+
+    statement: str
+    parameters: dict[str, Parameter]
+
+
+def is_narrow(where: ReceiptFilter) -> bool:
+    """True when what matches belongs to one user, or to the users with a certain name."""
+    return where.user_id is not None or where.username is not None
+
+
+def has_state(where: ReceiptFilter) -> bool:
+    """True when the filter asks for more than whose records of which notices and times."""
+    return any(getattr(where, name) is not None for name in STATE)
+
+
+def stats(where: ReceiptFilter) -> Query:
+    """Selects the numbers of a ReceiptStats."""
+    if is_narrow(where):
+        source = _source(where)
+        conditions = _conditions(where, users=_users(source))
+        sums = ", ".join(f"sum(receipt.{flag})" for flag in _FLAGS)
+        return Query(f"SELECT count(*), {sums} FROM {source} {conditions}", _parameters(where))  # noqa: S608 - constants only
+    sums = ", ".join(f"sum(total * {flag})" for flag in _FLAGS)
+    return Query(f"SELECT sum(total), {sums} FROM {_counts(where)}", _parameters(where))  # noqa: S608 - constants only
+
+
+def runs(where: ReceiptFilter) -> Query:
+    """Selects how many rows of receive_counts match, SOUGHT_RUNS + 1 at most."""
+    counted = f"SELECT 1 FROM {_counts(where)} LIMIT {SOUGHT_RUNS + 1}"  # noqa: S608 - constants only
+    return Query(f"SELECT count(*) FROM ({counted})", _parameters(where))  # noqa: S608 - constants only
+
+
+def walked(where: ReceiptFilter, part: Slice) -> Query:
+    """A page by created_at. Costs the entries of the time range up to the end of the page."""
+    index, keys = (
+        ("state", (*_RUN, "rowid")) if has_state(where) else ("created", ("created_at", "message_id", "user_id"))
+    )
+    more = () if where.message_id is None else (_TIMES_OF_NOTICE,)
+    return _page(where, part, f"{_TABLE} INDEXED BY receive_records_{index}", _order(keys, part), *more)
+
+
+def sought(where: ReceiptFilter, part: Slice) -> Query:
+    """The same page as `walked` gives with a filter by state. Costs the rows of receive_counts that match."""
+    inner = f"""
+    WITH placed AS (
+      SELECT *, sum(total) OVER (ORDER BY {_order(_RUN, part, "counts")} ROWS UNBOUNDED PRECEDING) - total AS skipped
+        FROM {_counts(where)}
+    ),
+    run AS MATERIALIZED (
+      SELECT * FROM placed WHERE skipped < :offset + :limit AND skipped + total > :offset
+    )
+    SELECT receipt.rowid AS id
+      FROM run
+     CROSS JOIN {_IN_RUN}
+     ORDER BY {_order((*_RUN, "rowid"), part)}
+     LIMIT :limit OFFSET :offset - ifnull((SELECT min(skipped) FROM run), 0)
+    """  # noqa: S608 - constants only
+    return Query(_PAGE.format(inner), _parameters(where) | _limits(part))
+
+
+def by_user(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> Query:
+    """A page of all users' records by user_id or username. Costs the entries of the users up to the page's end."""
+    source = _BY_NAME if sort is ReceiptSort.USERNAME else _BY_USER
+    return _page(where, part, source, _keys(sort, part, source))
+
+
+def by_time(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> Query:
+    """A page of the records that have the time `sort` names. Costs the entries of its index up to the page's end."""
+    index = f"{_TABLE} INDEXED BY receive_records_{sort.value.removesuffix('_at')}"
+    return _page(where, part, index, _keys(sort, part, index), f"receipt.{sort.value} IS NOT NULL")
+
+
+def sorted_all(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> Query:
+    """A page found by sorting all that match, in the order of `by_user` and `by_time`."""
+    source = _source(where)
+    if where.message_id is None and not is_narrow(where):
+        source = f"(SELECT * FROM {_counts(where)}) AS run CROSS JOIN {_IN_RUN}"  # noqa: S608 - constants only
+    return _page(where, part, source, _keys(sort, part, source))
+
+
+def _keys(sort: ReceiptSort, part: Slice, source: str) -> str:
+    """The terms of an order without ties; where it is that of users, each one's newest come first when ascending."""
+    if sort is ReceiptSort.CREATED_AT:
+        return _order((sort.value, "rowid"), part)
+    if sort in TIMES:
+        return _order((sort.value, "user_id", "rowid"), part)
+    by = ("username", "user_id") if sort is ReceiptSort.USERNAME else ("user_id",)
+    # SQLite uses the order of an index only when it is asked for by the name of its table.
+    users = _order(by, part, _users(source))
+    newest = f"receipt.created_at {_direction(part, is_reversed=True)}"
+    return f"{users}, {newest}, {_order(('rowid',), part)}"
+
+
+def _page(where: ReceiptFilter, part: Slice, source: str, order: str, *more: str) -> Query:
+    conditions = _conditions(where, *more, users=_users(source))
+    inner = f"""
+    SELECT receipt.rowid AS id FROM {source} {conditions} ORDER BY {order} LIMIT :limit OFFSET :offset
+    """  # noqa: S608 - constants only
+    return Query(_PAGE.format(inner), _parameters(where) | _limits(part))
+
+
+def _source(where: ReceiptFilter) -> str:
+    """Where to look for the records of a filter that names a notice, a user or a part of a name."""
+    if where.username is not None and where.user_id is None:
+        return _BY_NAME if where.message_id is None else _BY_NAME_IN_NOTICE
+    return _TABLE if where.message_id is not None else _BY_USER
+
+
+def _counts(where: ReceiptFilter) -> str:
+    """The rows of receive_counts that match, as a FROM with its WHERE."""
+    return f"receive_counts AS counts {_conditions(where, table='counts')}"
+
+
+def _users(source: str) -> str:
+    """The table that names the users in `source`."""
+    return "name" if source.startswith("receive_names") else "receipt"
+
+
+def _conditions(where: ReceiptFilter, *more: str, table: str = "receipt", users: str = "receipt") -> str:
+    conditions = [f"{table}.{name} = :{name}" for name in _EQUAL if getattr(where, name) is not None]
+    if where.username is not None:
+        conditions.append(f"instr(lower({users}.username), lower(:username)) > 0")
+    if where.since_ms is not None:
+        conditions.append(f"{table}.created_at >= :since_ms")
+    if where.before_ms is not None:
+        conditions.append(f"{table}.created_at < :before_ms")
+    return " AND ".join(["WHERE true", *conditions, *more])
+
+
+def _parameters(where: ReceiptFilter) -> dict[str, Parameter]:
+    given: dict[str, Parameter] = msgspec.structs.asdict(where)
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _limits(part: Slice) -> dict[str, Parameter]:
+    return {"limit": part.limit, "offset": part.offset}
+
+
+def _order(keys: tuple[str, ...], part: Slice, table: str = "receipt") -> str:
+    return ", ".join(f"{table}.{key} {_direction(part)}" for key in keys)
+
+
+def _direction(part: Slice, *, is_reversed: bool = False) -> str:
+    return "DESC" if part.is_descending is not is_reversed else "ASC"

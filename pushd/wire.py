@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from datetime import datetime
 from enum import IntEnum
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
@@ -16,6 +15,7 @@ import msgspec
 
 from pushd.errors import ErrorCode
 from pushd.model import MailboxItem, Mark, Notice
+from pushd.moments import local_time
 
 
 class Dialect(IntEnum):
@@ -134,11 +134,6 @@ def frame(message: ServerMessage, dialect: int) -> bytes:
     if dialect == Dialect.JSON:
         return ws_frame(Opcode.TEXT, _encode_json(message))
     return ws_frame(Opcode.BINARY, _encode_msgpack(message))
-
-
-def local_time(at_ms: int, timezone: ZoneInfo) -> str:
-    """ "YYYY-MM-DD HH:MM:SS" in `timezone`."""
-    return datetime.fromtimestamp(at_ms / 1000, timezone).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def notice_frame(notice: Notice, timezone: ZoneInfo) -> NoticeFrame:

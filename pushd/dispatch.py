@@ -214,7 +214,7 @@ class Dispatcher:
             self._receipts.expired(publication, await self._recipients(publication))
             self._conclude(publication, "expired")
             return
-        if notice.target.kind in (TargetKind.ALL, TargetKind.ONLINE) and not publication.is_restored:
+        if notice.target.kind in (TargetKind.ALL, TargetKind.ONLINE) and not self._is_partly_delivered(publication):
             await self._broadcast(publication)
         else:
             await self._deliver(publication, await self._recipients(publication))
@@ -223,11 +223,14 @@ class Dispatcher:
     async def _recipients(self, publication: Publication) -> list[int]:
         """User ids from the cache at once, else from the stores, however long they are down: others overtake then."""
         recipients = self._directory.cached_ids(publication.notice.target)
-        if recipients is None or publication.is_restored:
+        if recipients is None or self._is_partly_delivered(publication):
             with self._standing_aside():
                 recipients = await self._ask_stores(publication)
         excluded = publication.notice.target.exclude_ids
         return list(set(recipients).difference(excluded)) if excluded else recipients
+
+    def _is_partly_delivered(self, publication: Publication) -> bool:
+        return publication.is_restored or publication.notice.is_resent
 
     @contextmanager
     def _standing_aside(self) -> Iterator[None]:
@@ -266,13 +269,18 @@ class Dispatcher:
         self._metrics.errors.labels("recipients").inc()
 
     async def _missing(self, publication: Publication) -> list[int]:
-        """The recipients, but for those to whom a former process delivered."""
+        """The recipients, but for those to whom a former process or an earlier publish delivered."""
         target = publication.notice.target
+        if publication.notice.is_resent:
+            await self._outbox.records.writer.flushed()
+            return await self._records.not_received_by(publication.notice.message_id)
         if not publication.is_restored:
             return await self._directory.ids(target)
         everybody = self._were_online if target.kind is TargetKind.ONLINE else await self._directory.ids(target)
         received = await self._records.received_by(publication.notice.message_id)
-        return [user_id for user_id in everybody if user_id not in received]
+        missing = [user_id for user_id in everybody if user_id not in received]
+        publication.received_before(len(everybody) - len(missing))
+        return missing
 
     async def _broadcast(self, publication: Publication) -> None:
         """To every connection first, whoever that is; who else should have it is asked afterwards."""
@@ -329,5 +337,6 @@ class Dispatcher:
             total_count=publication.total_count,
             online_count=publication.online_count,
         )
-        self._outbox.records.push_record(publication, record)
+        if not publication.notice.is_resent:
+            self._outbox.records.push_record(publication, record)
         publication.end_fan_out()

@@ -18,6 +18,7 @@ from pushd.metrics import Metrics
 from pushd.model import Notice, Priority, Target, TargetKind
 from pushd.ports import Journal
 from pushd.publication import Publication
+from pushd.queries import PushRow
 
 MAX_USER_ID = 2**63 - 1
 MAX_DATA_DEPTH = 100  # decoders of clients, and ours with what is put around `data`, give up somewhere beyond
@@ -31,9 +32,9 @@ PriorityWord = Literal["low", "normal", "high", "urgent"]
 class Submission(msgspec.Struct, forbid_unknown_fields=False):
     """The body of a publish, as CONTRACT section 3 has it. `expires_in_s`: seconds from now, at most 10 years."""
 
-    content: str | None = None
+    content: Annotated[str, msgspec.Meta(pattern=r"\S")]
     type: NoticeType = "system_notice"
-    target: str = "all"
+    target: TargetKind = TargetKind.ALL
     user_ids: list[UserId] = []
     roles: list[Role] = []
     exclude_ids: list[UserId] = []
@@ -157,6 +158,15 @@ class Intake:
         self._count(notice, "accepted")
         journaled.set_result(None)
 
+    async def resend(self, row: PushRow, sender: Sender) -> Accepted:
+        """Publish a stored notice again, for those who have not received it. Raises RequestError."""
+        self._admit()
+        notice = _stored_notice(row, next(self._seqs), self._wall_ms(), sender)
+        if notice.is_expired(self._wall_ms()):
+            text = "message_id: the notice has expired"
+            raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": "message_id"})
+        return Accepted(await self._commit(notice, []), is_duplicate=False)
+
     def restore(self, notices: list[Notice], *, queue: bool) -> None:
         """Notices of a former process: recognised when repeated and, with `queue`, delivered."""
         now, wall_ms = self._now(), self._wall_ms()
@@ -208,10 +218,7 @@ class Intake:
             sender_name=sender.name,
         )
 
-    def _content(self, content: str | None) -> str:
-        if content is None or not content.strip():
-            text = "content: a text that is not blank is required"
-            raise RequestError(ErrorCode.CONTENT_EMPTY, text, details={"field": "content"})
+    def _content(self, content: str) -> str:
         limit = self._live.config.limits.max_content_chars
         if len(content) > limit:
             raise RequestError(
@@ -243,13 +250,7 @@ class Intake:
         return data
 
     def _target(self, submission: Submission) -> Target:
-        try:
-            kind = TargetKind(submission.target)
-        except ValueError:
-            known = ", ".join(TargetKind)
-            raise RequestError(
-                ErrorCode.INVALID_TARGET, f"target: expected one of {known}", details={"field": "target"}
-            ) from None
+        kind = TargetKind(submission.target)
         self._check_ids(kind, submission)
         return Target(
             kind=kind,
@@ -297,6 +298,26 @@ def dedup_keys(notice: Notice, *, is_named: bool) -> list[str]:
     if notice.idempotency_key:
         keys.append(f"key:{notice.idempotency_key}")
     return keys
+
+
+def _stored_notice(row: PushRow, seq: int, now_ms: int, sender: Sender) -> Notice:
+    return Notice(
+        seq=seq,
+        message_id=row.message_id,
+        content=row.content,
+        target=Target(
+            kind=TargetKind(row.target), user_ids=tuple(row.target_user_ids or ()), roles=tuple(row.target_roles or ())
+        ),
+        accepted_ms=now_ms,
+        type=row.message_type,
+        data=row.extra_data,
+        priority=Priority(row.priority),
+        need_confirm=row.need_confirm,
+        expires_ms=row.expires_ms,
+        sender_id=sender.user_id,
+        sender_name=sender.name,
+        is_resent=True,
+    )
 
 
 def _notice_type(name: str) -> str:

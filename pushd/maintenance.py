@@ -28,6 +28,7 @@ class Maintenance:
         self._live = live
         self._metrics = metrics
         self._wall_ms = wall_ms
+        self._expired_until_ms = 0
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -41,14 +42,24 @@ class Maintenance:
         config = self._live.config
         dedup_ms = int(config.delivery.dedup_window_s * 1000)
         records_ms = int(config.records.retention_days * DAY_MS)
+        await self._expire(now_ms)
         await self._in_steps(lambda: self._stores.journal.purge(now_ms - dedup_ms, ROWS_AT_ONCE))
         await self._in_steps(lambda: self._stores.mailbox.purge(now_ms, ROWS_AT_ONCE))
         await self._in_steps(lambda: self._stores.records.purge(now_ms - records_ms, ROWS_AT_ONCE))
 
-    async def _in_steps(self, step: Callable[[], Awaitable[int]]) -> None:
+    async def _expire(self, now_ms: int) -> None:
+        """Notices that nobody will get any more say so in their receive records."""
+        since_ms = self._expired_until_ms
+        if await self._in_steps(lambda: self._stores.records.expire(since_ms, now_ms, ROWS_AT_ONCE)):
+            self._expired_until_ms = now_ms
+
+    async def _in_steps(self, step: Callable[[], Awaitable[int]]) -> bool:
+        """Repeat `step` until nothing is left to do; False when the store failed before."""
         try:
             while await step() >= ROWS_AT_ONCE:
                 await asyncio.sleep(PAUSE_S)
         except StoreError as error:
             log.warning("purge failed", error=str(error))
             self._metrics.errors.labels("purge").inc()
+            return False
+        return True

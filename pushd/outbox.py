@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 import msgspec
 import structlog
 
+from pushd.devices import device_of
 from pushd.errors import StoreError, StoreUnavailable
 from pushd.lanes import Backoff
 from pushd.metrics import Metrics
@@ -339,6 +340,7 @@ class RecordWriter:
     def _receipt(self, row: tuple[str, int, Outcome], user: User | None) -> Receipt:
         message_id, user_id, outcome = row
         connection_id, client_ip, user_agent = self._client_of(user_id)
+        device = device_of(user_agent)
         return Receipt(
             message_id=message_id,
             user_id=user_id,
@@ -348,6 +350,9 @@ class RecordWriter:
             client_ip=client_ip,
             user_agent=user_agent,
             outcome=outcome,
+            device_type=device.device_type,
+            platform=device.platform,
+            browser=device.browser,
         )
 
 

@@ -39,6 +39,8 @@ class Client(msgspec.Struct):
     role: int
     client_ip: str
     user_agent: str
+    connected_ms: int = 0
+    token_id: str = ""
 
 
 class Presence:
@@ -264,9 +266,20 @@ class Presence:
 
     async def _write_changes(self, batch: list[Arrival] | list[tuple[int, int]]) -> None:
         if isinstance(batch[0], Arrival):
-            await self._statuses.connected(batch)
+            await self._statuses.connected(await self._named(batch))
         else:
             await self._statuses.disconnected(batch)
+
+    async def _named(self, arrivals: list[Arrival]) -> list[Arrival]:
+        """Tokens need not carry a name: then it is the directory's."""
+        nameless = [arrival.user_id for arrival in arrivals if not arrival.username]
+        known = await self._directory.users(nameless) if nameless else {}
+        return [
+            msgspec.structs.replace(arrival, username=known[arrival.user_id].username)
+            if not arrival.username and arrival.user_id in known
+            else arrival
+            for arrival in arrivals
+        ]
 
     # ---- watching
 

@@ -58,6 +58,11 @@ class Publication:
         """Every recipient was sent to or is in the mailbox."""
         return self.saves == 0
 
+    def received_before(self, count: int) -> None:
+        """A former process brought the notice to so many of its recipients."""
+        self.online_count += count
+        self.delivered_count += count
+
     def hold(self, count: int = 1) -> None:
         """Something more has to be done before the notice is settled."""
         self.holds += count

@@ -14,6 +14,7 @@ from pushd.maintenance import Maintenance
 from pushd.metrics import Metrics, total
 from pushd.model import Outcome, PushRecord, Receipt
 from pushd.ports import Stores
+from pushd.queries import PushFilter
 from tests.conftest import MakeConfig
 from tests.daemon import until
 from tests.unit.parts import START_MS, Clock, notice, with_store
@@ -76,6 +77,9 @@ class Steps:
         self.left -= dropped
         return dropped
 
+    async def expire(self, since_ms: int, now_ms: int, limit: int) -> int:
+        return 0
+
 
 async def test_one_step_after_the_other_until_nothing_is_left(
     build: Any, stores: Stores, monkeypatch: pytest.MonkeyPatch
@@ -109,3 +113,18 @@ async def test_it_goes_on_by_itself(build: Any, frail: Any, monkeypatch: pytest.
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+async def test_what_expired_unreceived_says_so_once(build: Any, stores: Stores, clock: Clock) -> None:
+    entry = notice(1, expires_ms=START_MS + 5000)
+    await stores.records.write(
+        [PushRecord(entry, status="success", total_count=1, online_count=0)],
+        [Receipt("m1", 1, "ann", 1, "", "", "", Outcome(created_ms=START_MS))],
+    )
+    keeper = build(stores)
+    await keeper.purge()
+    assert await stores.records.unread_counts([1]) == {1: 1}
+    clock.move(5)
+    await keeper.purge()
+    assert await stores.records.unread_counts([1]) == {}
+    assert (await stores.records.push_stats(PushFilter())).failed_count == 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 import orjson
@@ -11,6 +12,8 @@ import orjson
 from pushd.edge.http1 import Response
 from pushd.errors import ErrorCode, RequestError
 
+Input = TypeVar("Input")
+Output = TypeVar("Output")
 STATUS_IN_BODY_ERROR = 20001
 STATUS_IN_BODY_CREDENTIALS = 20002
 _CREDENTIALS = frozenset({ErrorCode.UNAUTHORIZED, ErrorCode.TOKEN_EXPIRED})
@@ -30,9 +33,28 @@ _CODE_OF_STATUS = {
 }
 
 
+class Envelope(msgspec.Struct):
+    """What a 200 looks like."""
+
+    data: Any
+    code: int = 200
+    message: str = "OK"
+
+
+_encode = msgspec.json.Encoder().encode
+
+
 def success(data: Any) -> Response:
     """`data` in the envelope of a 200."""
-    return Response(200, orjson.dumps({"code": 200, "message": "OK", "data": data}, option=orjson.OPT_NON_STR_KEYS))
+    return Response(200, _encode(Envelope(data)))
+
+
+def decoded(decode: Callable[[Input], Output], data: Input) -> Output:
+    """`data` as its decoder understands it. Raises RequestError."""
+    try:
+        return decode(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise invalid(error) from None
 
 
 def failure(error: RequestError, *, status_in_body: bool = False, status: int | None = None) -> Response:
@@ -62,8 +84,8 @@ def _headers(error: RequestError) -> tuple[tuple[str, str], ...]:
     return tuple(headers)
 
 
-def invalid_json(error: Exception) -> RequestError:
-    """The body is not JSON, or JSON of the wrong form: the text names the field."""
+def invalid(error: Exception) -> RequestError:
+    """The input is not JSON, or of the wrong form: the text names the field."""
     if isinstance(error, msgspec.ValidationError):
         reason, _, path = str(error).partition(" - at ")
         field = path.strip("`").removeprefix("$").removeprefix(".")
@@ -72,7 +94,22 @@ def invalid_json(error: Exception) -> RequestError:
         if missing is not None:
             field = f"{field}.{missing[1]}".removeprefix(".")
             text = f"{field}: required"
-        return RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": field} if field else None)
+        code = _code_of_field(field, reason)
+        return RequestError(code, text, details={"field": field} if field else None)
     if isinstance(error, RecursionError):
         return RequestError(ErrorCode.INVALID_JSON, "the body is nested too deeply")
     return RequestError(ErrorCode.INVALID_JSON, f"the body is not valid JSON: {error}")
+
+
+def _code_of_field(field: str, reason: str) -> ErrorCode:
+    """Two fields of a publish have codes of their own."""
+    if field == "content" and any(sign in reason for sign in ("matching regex", "missing required", "got `null`")):
+        return ErrorCode.CONTENT_EMPTY
+    if field == "target" and "enum value" in reason:
+        return ErrorCode.INVALID_TARGET
+    return ErrorCode.INVALID_REQUEST
+
+
+def unknown_notice() -> RequestError:
+    """No record of that id."""
+    return RequestError(ErrorCode.NOT_FOUND, "message_id: no such notice", details={"field": "message_id"})

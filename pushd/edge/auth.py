@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import secrets
 import time
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -18,6 +19,7 @@ from pushd.edge.http1 import Request
 from pushd.errors import ConfigError, ErrorCode, RequestError, StartError
 from pushd.intake import MAX_USER_ID
 from pushd.live import Live
+from pushd.ports import Revocations
 
 FORBIDDEN_ORIGIN = "requests from this origin are not allowed (auth.allowed_origins)"
 FORBIDDEN_HOST = "without credentials only loopback host names are served"
@@ -31,6 +33,7 @@ class Identity(msgspec.Struct, frozen=True):
     role: int = 0
     is_admin: bool = False
     expires_s: float = 0.0
+    token_id: str = ""  # the claim `jti`, by which a token can be revoked
 
 
 ADMIN = Identity(is_admin=True)
@@ -39,8 +42,9 @@ ADMIN = Identity(is_admin=True)
 class Authenticator:
     """Checks credentials against the configuration in force."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, revocations: Revocations | None = None) -> None:
         self._live = live
+        self.revocations = revocations
 
     def identify(self, request: Request, *, query_token: bool = False) -> Identity:
         """Whoever the credentials name. Raises RequestError UNAUTHORIZED or TOKEN_EXPIRED."""
@@ -72,6 +76,11 @@ class Authenticator:
             raise RequestError(ErrorCode.TOKEN_EXPIRED, "the token has expired") from None
         except (jwt.PyJWTError, ValueError, OverflowError, RecursionError):  # PyJWT lets its JSON parser's through
             raise RequestError(ErrorCode.UNAUTHORIZED, "the token is not valid") from None
+
+    async def check_revoked(self, identity: Identity) -> None:
+        """Raises RequestError UNAUTHORIZED for a revoked token, StoreError when that cannot be known."""
+        if self.revocations is not None and identity.token_id and await self.revocations.revoked([identity.token_id]):
+            raise RequestError(ErrorCode.UNAUTHORIZED, "the token was revoked")
 
     def check_source(self, request: Request) -> None:
         """Refuse what a web page of somebody else's makes a browser send. Raises RequestError FORBIDDEN."""
@@ -123,6 +132,7 @@ def issue_token(auth: AuthConfig, *, user_id: int, role: int, ttl_s: int) -> str
     now = int(time.time())
     subject = str(user_id) if auth.user_claim == "sub" else user_id  # RFC 7519 section 4.1.2: a text
     claims: dict[str, Any] = {auth.user_claim: subject, auth.role_claim: role, "iat": now, "exp": now + ttl_s}
+    claims["jti"] = secrets.token_hex(8)
     if auth.jwt_issuer:
         claims["iss"] = auth.jwt_issuer
     if auth.jwt_audience:
@@ -167,12 +177,14 @@ def _identity(claims: dict[str, Any], auth: AuthConfig) -> Identity:
     if not isinstance(role, int) or isinstance(role, bool):
         raise RequestError(ErrorCode.UNAUTHORIZED, "the token's role is not a number")
     name = claims.get("username", "")
+    token_id = claims.get("jti", "")
     return Identity(
         user_id=user_id,
         username=name if isinstance(name, str) else "",
         role=role,
         is_admin=role in auth.admin_roles,
         expires_s=float(claims["exp"]) + auth.leeway_s,
+        token_id=token_id if isinstance(token_id, str) else "",
     )
 
 

@@ -1,67 +1,45 @@
-"""The API as one table: method, path, who may, and the handler. What the front asks comes through here."""
+"""From a request to a handler and back: source, route, rights, the decoded query and body, the encoded answer."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from enum import IntEnum
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+import msgspec
 import structlog
 
 from pushd import metrics
-from pushd.edge import answers
-from pushd.edge.api import Api, Call
+from pushd.edge import answers, openapi
+from pushd.edge.api import Api
 from pushd.edge.auth import Identity
+from pushd.edge.endpoint import Call, Endpoint, Rights
+from pushd.edge.endpoints import ENDPOINTS
+from pushd.edge.gateway import Admission, Gateway
 from pushd.edge.http1 import Request, Response
-from pushd.edge.websocket import Admission, Gateway
 from pushd.errors import ErrorCode, RequestError, StoreError
 
 log = structlog.get_logger("pushd.routes")
-STORES_WITHIN_S = 10.0
+ANSWER_WITHIN_S = 20.0
 NOBODY = Identity()
 PREFLIGHT_MAX_AGE_S = "600"
 _READING = ("GET", "HEAD")
 _STATUSES_OF_THE_API = frozenset({413, 500})  # the front's that are about a call, not about HTTP or the upgrade
 
 
-class Rights(IntEnum):
-    """Who may call."""
-
-    PUBLIC = 0
-    USER = 1
-    ADMIN = 2
-
-
-Handler = Callable[[Api, Call], dict[str, Any] | Awaitable[dict[str, Any]]]
-
-
 class Route(NamedTuple):
-    """One endpoint. `{name}` in the path matches one segment."""
+    """An endpoint with its decoders made."""
 
-    method: str
-    path: str
-    rights: Rights
-    handler: Handler
+    endpoint: Endpoint
+    empty_query: Any
+    decode_body: Callable[[bytes], Any] | None
 
 
-# Below `server.api_prefix`. The query endpoints of CONTRACT section 3 that are missing take their place here.
-API: tuple[Route, ...] = (
-    Route("POST", "/system/notice", Rights.ADMIN, Api.publish),
-    Route("POST", "/system/notices", Rights.ADMIN, Api.publish_batch),
-    Route("POST", "/notification/mark-read", Rights.USER, Api.mark_read),
-    Route("POST", "/notification/mark-confirmed", Rights.USER, Api.mark_confirmed),
-    Route("POST", "/notification/batch-mark-read", Rights.USER, Api.batch_mark_read),
-    Route("GET", "/notification/messages/{message_id}/receive-status", Rights.ADMIN, Api.receive_status),
-    Route("GET", "/notification/offline-messages", Rights.USER, Api.offline_messages),
-    Route("DELETE", "/notification/offline-messages", Rights.ADMIN, Api.clear_offline_messages),
-    Route("GET", "/websocket/stats", Rights.ADMIN, Api.stats),
-    Route("GET", "/ws/stats", Rights.ADMIN, Api.stats),
-    Route("GET", "/websocket/health", Rights.ADMIN, Api.node_health),
-    Route("GET", "/ws/health", Rights.ADMIN, Api.node_health),
-)
+def _route(endpoint: Endpoint) -> Route:
+    decoder: Any = None if endpoint.body is None else msgspec.json.Decoder(endpoint.body)
+    return Route(endpoint, endpoint.query(), None if decoder is None else decoder.decode)
 
 
 class Router:
@@ -75,9 +53,15 @@ class Router:
         prefix = api.live.config.server.api_prefix
         self._exact: dict[str, dict[str, Route]] = {}
         self._patterns: list[tuple[re.Pattern[str], dict[str, Route]]] = []
-        for route in API:
-            self._methods(prefix + route.path)[route.method] = route
-        self._probes = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
+        for endpoint in ENDPOINTS:
+            self._methods(prefix + endpoint.path)[endpoint.method] = _route(endpoint)
+        self._openapi = msgspec.json.encode(openapi.document(ENDPOINTS, api.live.config))
+        self._probes = {
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+            "/metrics": self._metrics,
+            "/openapi.json": self._describe,
+        }
 
     def _methods(self, path: str) -> dict[str, Route]:
         if "{" not in path:
@@ -110,7 +94,7 @@ class Router:
     async def admit(self, request: Request) -> Response | Admission:
         """Decide about an upgrade."""
         try:
-            return self._gateway.admit(request)
+            return await self._gateway.admit(request)
         except RequestError as error:
             return answers.failure(error)
 
@@ -127,9 +111,25 @@ class Router:
                 raise _MethodNotAllowed(_READING)
             return probe(request)
         route, params = self._find(request)
-        call = Call(request, self._identify(request, route.rights), params)
-        result = route.handler(self._api, call)
-        return answers.success(result) if isinstance(result, dict) else self._finish(result)
+        rights = route.endpoint.rights
+        identity = self._identify(request, rights)
+        if identity.token_id and self._authenticator.revocations is not None:
+            return self._finish(self._call_unrevoked(route, request, identity, params))
+        result = self._handle(route, request, identity, params)
+        return self._finish(result) if isinstance(result, Awaitable) else answers.success(result)
+
+    async def _call_unrevoked(
+        self, route: Route, request: Request, identity: Identity, params: dict[str, str]
+    ) -> msgspec.Struct:
+        await self._authenticator.check_revoked(identity)
+        result = self._handle(route, request, identity, params)
+        data: msgspec.Struct = await result if isinstance(result, Awaitable) else result
+        return data
+
+    def _handle(self, route: Route, request: Request, identity: Identity, params: dict[str, str]) -> Any:
+        query = _decoded_query(route, request)
+        body = _decoded_body(route, request)
+        return route.endpoint.handler(self._api, Call(request, identity, params, query, body))
 
     def _find(self, request: Request) -> tuple[Route, dict[str, str]]:
         methods, params = self._match(request)
@@ -161,9 +161,9 @@ class Router:
             raise RequestError(ErrorCode.FORBIDDEN, "admin rights are required")
         return identity
 
-    async def _finish(self, result: Awaitable[dict[str, Any]]) -> Response:
+    async def _finish(self, result: Awaitable[Any]) -> Response:
         try:
-            async with asyncio.timeout(STORES_WITHIN_S + 10):
+            async with asyncio.timeout(ANSWER_WITHIN_S):
                 return answers.success(await result)
         except RequestError as error:
             return self._failed(error)
@@ -211,6 +211,31 @@ class Router:
 
     def _metrics(self, request: Request) -> Response:
         return Response(200, self._api.metrics.text(), metrics.CONTENT_TYPE)
+
+    def _describe(self, request: Request) -> Response:
+        return Response(200, self._openapi)
+
+
+def _decoded_query(route: Route, request: Request) -> Any:
+    """The query's fields; empty ones count as left out, unknown ones are ignored."""
+    if not request.query_string:
+        return route.empty_query
+    fields = {name: value for name, value in request.query.items() if value}
+    query: Any = answers.decoded(lambda fields: msgspec.convert(fields, route.endpoint.query, strict=False), fields)
+    for name in fields:
+        if getattr(query, name, name) is None:  # msgspec takes the text "null" for one
+            raise RequestError(ErrorCode.INVALID_REQUEST, f"{name}: null is no value", details={"field": name})
+    return query
+
+
+def _decoded_body(route: Route, request: Request) -> Any:
+    """The body. Raises RequestError UNSUPPORTED_MEDIA_TYPE, INVALID_JSON or INVALID_REQUEST."""
+    if route.decode_body is None:
+        return None
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise RequestError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "Content-Type: application/json is required")
+    return answers.decoded(route.decode_body, request.body)
 
 
 class _WithHeaders(RequestError):

@@ -1,22 +1,17 @@
-"""WebSocket connections: who may have one, the hand-over from HTTP to picows, and what clients say on it.
+"""What picows calls for a connection, and how it takes a transport over from HTTP.
 
-`Gateway.admit` decides about an upgrade; `Gateway.attach` lets picows take the transport over. picows
-parses and unmasks frames and calls `Listener`; a `Session` says what they mean; every write goes through the hub.
+picows parses and unmasks frames and calls `Listener`; a `Session` says what they mean; the hub does every write.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import secrets
-from collections import Counter
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
-from cachetools import LRUCache
 from picows import (
     WSAutoPingStrategy,
     WSFrame,
@@ -28,219 +23,21 @@ from picows import (
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # private: pinned, and a contract test
 
 from pushd import wire
-from pushd._fastpath import Connection, Hub, trim
-from pushd.edge.auth import Authenticator, Identity
+from pushd._fastpath import Connection, trim
 from pushd.edge.http1 import Request
 from pushd.errors import CloseCode, ErrorCode, ProtocolError, RequestError, StoreError
-from pushd.intake import MAX_USER_ID
-from pushd.lanes import TokenBucket
-from pushd.live import Live
-from pushd.metrics import Metrics
 from pushd.model import Mark
-from pushd.presence import Client, Presence
-from pushd.receipts import Receipts
 from pushd.session import CloseReceived, Echo, Event, PingReceived, Session
-from pushd.wire import Dialect
+
+if TYPE_CHECKING:
+    from pushd.edge.gateway import Gateway
 
 log = structlog.get_logger("pushd.websocket")
 # An adapter, so that picows makes no Logger per connection; its errors are clients' faults, which we count.
 _picows_log = logging.LoggerAdapter(logging.getLogger("picows"), {})
 _picows_log.setLevel(logging.CRITICAL)
 
-ADDRESSES_REMEMBERED = 10_000
 READ_BUFFER_BYTES = 2048  # picows' least
-ABNORMAL_CLOSURE = 1006
-
-
-class Admission(msgspec.Struct, frozen=True):
-    """An upgrade that was allowed."""
-
-    identity: Identity
-    client_ip: str
-    subprotocol: str
-    dialect: Dialect
-    is_acking: bool
-    is_echo: bool
-
-
-class Gateway:
-    """Lets WebSocket clients in and holds what their connections share. `now` is the loop's clock, s."""
-
-    def __init__(
-        self,
-        hub: Hub,
-        presence: Presence,
-        receipts: Receipts,
-        authenticator: Authenticator,
-        live: Live,
-        metrics: Metrics,
-        *,
-        now: Callable[[], float],
-        wall_s: Callable[[], float],
-    ) -> None:
-        self.hub = hub
-        self.presence = presence
-        self.receipts = receipts
-        self.authenticator = authenticator
-        self.live = live
-        self.metrics = metrics
-        self.now = now
-        self.wall_s = wall_s
-        self.is_draining = False
-        self._guests = itertools.count(-1, -1)
-        self._conn_ids = itertools.count(1)
-        self._conn_prefix = secrets.token_hex(4)
-        self._per_ip: Counter[str] = Counter()
-        self._connects_per_ip: LRUCache[str, TokenBucket] = LRUCache(ADDRESSES_REMEMBERED)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._open = 0
-
-    # ---- before the upgrade
-
-    @property
-    def open_sockets(self) -> int:
-        """WebSocket connections whose socket is still there, closing ones included."""
-        return self._open
-
-    def paths(self) -> tuple[str, ...]:
-        """Where WebSocket clients connect."""
-        return ("/ws", f"{self.live.config.server.api_prefix}/ws")
-
-    def admit(self, request: Request) -> Admission:
-        """Decide about an upgrade. Raises RequestError; asks no store."""
-        try:
-            return self._admit(request)
-        except RequestError as error:
-            self.metrics.rejected.labels(error.code.value.lower()).inc()
-            raise
-
-    def _admit(self, request: Request) -> Admission:
-        if self.is_draining:
-            raise RequestError(ErrorCode.DRAINING, "the server is shutting down", retry_after_s=5)
-        is_echo = request.path == "/ws/echo" and self.live.config.debug.echo
-        if not is_echo and request.path not in self.paths():
-            raise RequestError(ErrorCode.NOT_FOUND, "no WebSocket endpoint here")
-        self.authenticator.check_source(request)
-        client_ip = self.authenticator.client_ip(request)
-        self._check_limits(client_ip)
-        subprotocol, dialect = _negotiate(request.headers.get("sec-websocket-protocol", ""))
-        return Admission(
-            identity=self._identity(request),
-            client_ip=client_ip,
-            subprotocol=subprotocol,
-            dialect=dialect,
-            is_acking=request.query.get("ack") == "1",
-            is_echo=is_echo,
-        )
-
-    def _identity(self, request: Request) -> Identity:
-        if self.live.config.auth.mode == "none":
-            return _named_user(request.query.get("user_id"))
-        identity = self.authenticator.identify(request, query_token=True)
-        if identity.user_id == 0:
-            raise RequestError(ErrorCode.UNAUTHORIZED, "a WebSocket connection needs a user's token, not an API key")
-        return identity
-
-    def _check_limits(self, client_ip: str) -> None:
-        limits = self.live.config.limits
-        if self._open >= limits.max_connections:
-            raise RequestError(ErrorCode.QUEUE_FULL, "the server has no room for more connections", retry_after_s=5)
-        if 0 < limits.max_connections_per_ip <= self._per_ip[client_ip]:
-            raise RequestError(ErrorCode.RATE_LIMITED, "too many connections from this address", retry_after_s=60)
-        if limits.connects_per_ip_per_min and not self._has_connect_left(client_ip, limits.connects_per_ip_per_min):
-            raise RequestError(ErrorCode.RATE_LIMITED, "too many connects from this address", retry_after_s=60)
-
-    def _has_connect_left(self, client_ip: str, per_min: int) -> bool:
-        now = self.now()
-        bucket = self._connects_per_ip.get(client_ip)
-        if bucket is None:
-            bucket = self._connects_per_ip[client_ip] = TokenBucket(per_min / 60, per_min, now)
-        bucket.rate, bucket.burst = per_min / 60, per_min
-        return bucket.take(now)
-
-    # ---- the hand-over
-
-    def attach(self, transport: asyncio.Transport, request: Request, admission: Admission, tail: bytes) -> None:
-        """Let picows take over a transport whose reading is paused; `tail` is what came behind the request."""
-        connection = self._connection(transport, request, admission)
-        listener = Listener(self, connection, Session(admission.dialect, is_echo=admission.is_echo))
-        headers = {"Sec-WebSocket-Protocol": admission.subprotocol} if admission.subprotocol else None
-        answer = WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(headers), listener)
-        protocol = _picows_protocol(answer, self.live.config.limits.max_frame_bytes)
-        listener.protocol = protocol
-        transport.set_protocol(protocol)
-        protocol.connection_made(connection)
-        _replay(protocol, _canonical_head(request) + tail)
-        if not transport.is_closing():
-            transport.resume_reading()
-
-    def _connection(self, transport: asyncio.Transport, request: Request, admission: Admission) -> Connection:
-        identity = admission.identity
-        connection = Connection(
-            self.hub,
-            transport,
-            user_id=identity.user_id or next(self._guests),
-            conn_id=f"{self._conn_prefix}{next(self._conn_ids):x}",
-            dialect=admission.dialect,
-            is_acking=admission.is_acking,
-            now=self.now(),
-            details=Client(
-                username=identity.username,
-                role=identity.role,
-                client_ip=admission.client_ip,
-                user_agent=request.headers.get("user-agent", "")[:512],
-            ),
-        )
-        self.set_expiry(connection, identity)
-        return connection
-
-    def set_expiry(self, connection: Connection, identity: Identity) -> None:
-        """The connection ends when the token does."""
-        connection.expires_at = self.now() + identity.expires_s - self.wall_s() if identity.expires_s else 0.0
-
-    # ---- what connections report
-
-    def opened(self, connection: Connection, *, is_echo: bool) -> None:
-        """The 101 is sent."""
-        self._open += 1
-        self._per_ip[connection.details.client_ip] += 1
-        if is_echo:
-            self.hub.add(connection)
-            self.hub.release(connection)
-        else:
-            self.presence.arrive(connection)
-
-    def lost(self, connection: Connection) -> None:
-        """The socket is gone."""
-        self._open -= 1
-        client_ip = connection.details.client_ip
-        self._per_ip[client_ip] -= 1
-        if not self._per_ip[client_ip]:
-            del self._per_ip[client_ip]
-        self.metrics.disconnects.labels(str(connection.close_code or ABNORMAL_CLOSURE)).inc()
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run what a client asked for and a store must answer; awaited at the end."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a client's request failed", exc_info=error)
-            self.metrics.errors.labels("session").inc()
-
-    async def finished(self) -> None:
-        """Return when everything clients asked for is done."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-
-    async def close(self) -> None:
-        """Give up what clients asked for and is not done."""
-        for task in self._tasks:
-            task.cancel()
-        await self.finished()
 
 
 class Listener(WSListener):
@@ -392,6 +189,7 @@ class Listener(WSListener):
             gateway.hub.close(self.connection, CloseCode.TOKEN_INVALID, "the token names another user")
             return
         gateway.set_expiry(self.connection, identity)
+        self.connection.details.token_id = identity.token_id
 
 
 _ACTIONS: dict[type, Callable[[Listener, Any], None]] = {
@@ -437,22 +235,20 @@ class _Discard(asyncio.Protocol):
         self._protocol.connection_lost(exc)
 
 
-def _named_user(user_id: str | None) -> Identity:
-    """The user a query names where no credentials are asked for; nobody is a guest."""
-    if user_id is None:
-        return Identity()
-    if not (user_id.isascii() and user_id.isdigit() and len(user_id) < 20 and 1 <= int(user_id) <= MAX_USER_ID):
-        text = "user_id: expected a whole number from 1"
-        raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": "user_id"})
-    return Identity(user_id=int(user_id))
-
-
-def _negotiate(offered: str) -> tuple[str, Dialect]:
-    """The first subprotocol we speak (RFC 6455 section 4.2.2), or none and JSON."""
-    for name in (name.strip() for name in offered.split(",")):
-        if name in wire.SUBPROTOCOLS:
-            return name, wire.SUBPROTOCOLS[name]
-    return "", Dialect.JSON
+def hand_over(listener: Listener, request: Request, subprotocol: str, tail: bytes) -> None:
+    """Let picows take over the transport of the listener's connection; `tail` is what came behind the request."""
+    connection = listener.connection
+    transport = connection.transport
+    assert transport is not None  # noqa: S101 - for the type checker
+    headers = {"Sec-WebSocket-Protocol": subprotocol} if subprotocol else None
+    answer = WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(headers), listener)
+    protocol = _picows_protocol(answer, listener.gateway.live.config.limits.max_frame_bytes)
+    listener.protocol = protocol
+    transport.set_protocol(protocol)
+    protocol.connection_made(connection)
+    _replay(protocol, _canonical_head(request) + tail)
+    if not transport.is_closing():
+        transport.resume_reading()
 
 
 def _picows_protocol(answer: WSUpgradeResponseWithListener, max_frame_bytes: int) -> WSProtocol:

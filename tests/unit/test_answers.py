@@ -105,7 +105,7 @@ def test_refusals_before_any_handler(status: int, error: str) -> None:
 def decoding(text: bytes) -> RequestError:
     with pytest.raises((msgspec.DecodeError, RecursionError, UnicodeDecodeError)) as caught:
         msgspec.json.decode(text, type=Submission)
-    return answers.invalid_json(caught.value)
+    return answers.invalid(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -127,10 +127,38 @@ def test_wrong_types_name_the_field(text: bytes, field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{", b'{"content":"\xff"}', b'{"content":"\\ud800"}', b"{}x", b"nul", b'{"data":' + b"[" * 10**5]
+    "text",
+    [
+        b"",
+        b"{",
+        b'{"content":"\xff"}',
+        b'{"content":"\\ud800"}',
+        b'{"content":"x"}x',
+        b"nul",
+        b'{"data":' + b"[" * 10**5,
+    ],
 )
 def test_what_is_no_json(text: bytes) -> None:
     error = decoding(text)
     assert error.code is ErrorCode.INVALID_JSON
     assert "\n" not in error.text
     assert "Traceback" not in error.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({}, ErrorCode.CONTENT_EMPTY),
+        ({"content": None}, ErrorCode.CONTENT_EMPTY),
+        ({"content": ""}, ErrorCode.CONTENT_EMPTY),
+        ({"content": " \n\u3000"}, ErrorCode.CONTENT_EMPTY),
+        ({"content": 5}, ErrorCode.INVALID_REQUEST),
+        ({"content": "x", "target": "everybody"}, ErrorCode.INVALID_TARGET),
+        ({"content": "x", "target": ""}, ErrorCode.INVALID_TARGET),
+        ({"content": "x", "target": 5}, ErrorCode.INVALID_REQUEST),
+    ],
+)
+def test_fields_of_a_publish_that_have_codes_of_their_own(fields: dict[str, Any], code: ErrorCode) -> None:
+    error = decoding(msgspec.json.encode(fields))
+    assert error.code is code
+    assert error.details == {"field": list(fields)[-1] if fields else "content"}

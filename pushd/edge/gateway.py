@@ -1,0 +1,274 @@
+"""Who may have a WebSocket connection, and what all of them share.
+
+`Gateway.admit` decides about an upgrade, `Gateway.attach` hands the transport over, and connections report back here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+import structlog
+from cachetools import LRUCache
+
+from pushd import wire
+from pushd._fastpath import Connection, Hub
+from pushd.edge.auth import Authenticator, Identity
+from pushd.edge.http1 import Request
+from pushd.edge.websocket import Listener, hand_over
+from pushd.errors import CloseCode, ErrorCode, RequestError, StoreError
+from pushd.intake import MAX_USER_ID
+from pushd.lanes import TokenBucket
+from pushd.live import Live
+from pushd.metrics import Metrics
+from pushd.ports import Revocations
+from pushd.presence import Client, Presence
+from pushd.receipts import Receipts
+from pushd.session import Session
+from pushd.wire import Dialect
+
+log = structlog.get_logger("pushd.gateway")
+
+ADDRESSES_REMEMBERED = 10_000
+REVOKED_WITHIN_S = 4.0
+NO_TOKEN = ""
+ABNORMAL_CLOSURE = 1006
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """An upgrade that was allowed."""
+
+    identity: Identity
+    client_ip: str
+    subprotocol: str
+    dialect: Dialect
+    is_acking: bool
+    is_echo: bool
+
+
+class Gateway:
+    """Lets WebSocket clients in and holds what their connections share. `now` is the loop's clock, s."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        presence: Presence,
+        receipts: Receipts,
+        authenticator: Authenticator,
+        live: Live,
+        metrics: Metrics,
+        *,
+        now: Callable[[], float],
+        wall_s: Callable[[], float],
+    ) -> None:
+        self.hub = hub
+        self.presence = presence
+        self.receipts = receipts
+        self.authenticator = authenticator
+        self.live = live
+        self.metrics = metrics
+        self.now = now
+        self.wall_s = wall_s
+        self.is_draining = False
+        self._guests = itertools.count(-1, -1)
+        self._conn_ids = itertools.count(1)
+        self._conn_prefix = secrets.token_hex(4)
+        self._per_ip: Counter[str] = Counter()
+        self._connects_per_ip: LRUCache[str, TokenBucket] = LRUCache(ADDRESSES_REMEMBERED)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._open = 0
+
+    # ---- before the upgrade
+
+    @property
+    def open_sockets(self) -> int:
+        """WebSocket connections whose socket is still there, closing ones included."""
+        return self._open
+
+    def paths(self) -> tuple[str, ...]:
+        """Where WebSocket clients connect."""
+        return ("/ws", f"{self.live.config.server.api_prefix}/ws")
+
+    async def admit(self, request: Request) -> Admission:
+        """Decide about an upgrade. Raises RequestError; asks no store but that of revoked tokens, if there is one."""
+        try:
+            admission = self._admit(request)
+            await self._check_revoked(admission.identity)
+        except RequestError as error:
+            self.metrics.rejected.labels(error.code.value.lower()).inc()
+            raise
+        return admission
+
+    async def _check_revoked(self, identity: Identity) -> None:
+        try:
+            await self.authenticator.check_revoked(identity)
+        except StoreError as error:
+            log.warning("revoked tokens cannot be asked for", error=str(error))
+            text = "it cannot be checked whether the token was revoked"
+            raise RequestError(ErrorCode.STORE_UNAVAILABLE, text, retry_after_s=5) from None
+
+    def _admit(self, request: Request) -> Admission:
+        if self.is_draining:
+            raise RequestError(ErrorCode.DRAINING, "the server is shutting down", retry_after_s=5)
+        is_echo = request.path == "/ws/echo" and self.live.config.debug.echo
+        if not is_echo and request.path not in self.paths():
+            raise RequestError(ErrorCode.NOT_FOUND, "no WebSocket endpoint here")
+        self.authenticator.check_source(request)
+        client_ip = self.authenticator.client_ip(request)
+        self._check_limits(client_ip)
+        subprotocol, dialect = _negotiate(request.headers.get("sec-websocket-protocol", ""))
+        return Admission(
+            identity=self._identity(request),
+            client_ip=client_ip,
+            subprotocol=subprotocol,
+            dialect=dialect,
+            is_acking=request.query.get("ack") == "1",
+            is_echo=is_echo,
+        )
+
+    def _identity(self, request: Request) -> Identity:
+        if self.live.config.auth.mode == "none":
+            return _named_user(request.query.get("user_id"))
+        identity = self.authenticator.identify(request, query_token=True)
+        if identity.user_id == 0:
+            raise RequestError(ErrorCode.UNAUTHORIZED, "a WebSocket connection needs a user's token, not an API key")
+        return identity
+
+    def _check_limits(self, client_ip: str) -> None:
+        limits = self.live.config.limits
+        if self._open >= limits.max_connections:
+            raise RequestError(ErrorCode.QUEUE_FULL, "the server has no room for more connections", retry_after_s=5)
+        if 0 < limits.max_connections_per_ip <= self._per_ip[client_ip]:
+            raise RequestError(ErrorCode.RATE_LIMITED, "too many connections from this address", retry_after_s=60)
+        if limits.connects_per_ip_per_min and not self._has_connect_left(client_ip, limits.connects_per_ip_per_min):
+            raise RequestError(ErrorCode.RATE_LIMITED, "too many connects from this address", retry_after_s=60)
+
+    def _has_connect_left(self, client_ip: str, per_min: int) -> bool:
+        now = self.now()
+        bucket = self._connects_per_ip.get(client_ip)
+        if bucket is None:
+            bucket = self._connects_per_ip[client_ip] = TokenBucket(per_min / 60, per_min, now)
+        bucket.rate, bucket.burst = per_min / 60, per_min
+        return bucket.take(now)
+
+    # ---- the hand-over
+
+    def attach(self, transport: asyncio.Transport, request: Request, admission: Admission, tail: bytes) -> None:
+        """Let picows take over a transport whose reading is paused; `tail` is what came behind the request."""
+        connection = self._connection(transport, request, admission)
+        session = Session(admission.dialect, is_echo=admission.is_echo)
+        hand_over(Listener(self, connection, session), request, admission.subprotocol, tail)
+
+    def _connection(self, transport: asyncio.Transport, request: Request, admission: Admission) -> Connection:
+        identity = admission.identity
+        connection = Connection(
+            self.hub,
+            transport,
+            user_id=identity.user_id or next(self._guests),
+            conn_id=f"{self._conn_prefix}{next(self._conn_ids):x}",
+            dialect=admission.dialect,
+            is_acking=admission.is_acking,
+            now=self.now(),
+            details=Client(
+                username=identity.username,
+                role=identity.role,
+                client_ip=admission.client_ip,
+                user_agent=request.headers.get("user-agent", "")[:512],
+                connected_ms=int(self.wall_s() * 1000),
+                token_id=identity.token_id,
+            ),
+        )
+        self.set_expiry(connection, identity)
+        return connection
+
+    def set_expiry(self, connection: Connection, identity: Identity) -> None:
+        """The connection ends when the token does."""
+        connection.expires_at = self.now() + identity.expires_s - self.wall_s() if identity.expires_s else 0.0
+
+    # ---- what connections report
+
+    def opened(self, connection: Connection, *, is_echo: bool) -> None:
+        """The 101 is sent."""
+        self._open += 1
+        self._per_ip[connection.details.client_ip] += 1
+        if is_echo:
+            self.hub.add(connection)
+            self.hub.release(connection)
+        else:
+            self.presence.arrive(connection)
+
+    def lost(self, connection: Connection) -> None:
+        """The socket is gone."""
+        self._open -= 1
+        client_ip = connection.details.client_ip
+        self._per_ip[client_ip] -= 1
+        if not self._per_ip[client_ip]:
+            del self._per_ip[client_ip]
+        self.metrics.disconnects.labels(str(connection.close_code or ABNORMAL_CLOSURE)).inc()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run what a client asked for and a store must answer; awaited at the end."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a client's request failed", exc_info=error)
+            self.metrics.errors.labels("session").inc()
+
+    async def watch_revocations(self) -> None:
+        """Until cancelled: close live connections whose token was revoked, within REVOKED_WITHIN_S."""
+        revocations = self.authenticator.revocations
+        while revocations is not None:
+            await asyncio.sleep(REVOKED_WITHIN_S / 2)
+            try:
+                async with asyncio.timeout(REVOKED_WITHIN_S / 2):
+                    await self._close_revoked(revocations)
+            except (StoreError, TimeoutError) as error:
+                log.warning("revoked tokens cannot be asked for", error=str(error))
+
+    async def _close_revoked(self, revocations: Revocations) -> None:
+        by_token: dict[str, list[Connection]] = {}
+        for connection in self.hub.snapshot():
+            if connection.details.token_id:
+                by_token.setdefault(connection.details.token_id, []).append(connection)
+        # Asked also when there is nothing to ask for: so health knows whether new tokens could be checked.
+        for token_id in await revocations.revoked(by_token or [NO_TOKEN]):
+            for connection in by_token.get(token_id, ()):
+                self.hub.close(connection, CloseCode.REVOKED, "the token was revoked")
+
+    async def finished(self) -> None:
+        """Return when everything clients asked for is done."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def close(self) -> None:
+        """Give up what clients asked for and is not done."""
+        for task in self._tasks:
+            task.cancel()
+        await self.finished()
+
+
+def _named_user(user_id: str | None) -> Identity:
+    """The user a query names where no credentials are asked for; nobody is a guest."""
+    if user_id is None:
+        return Identity()
+    if not (user_id.isascii() and user_id.isdigit() and len(user_id) < 20 and 1 <= int(user_id) <= MAX_USER_ID):
+        text = "user_id: expected a whole number from 1"
+        raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": "user_id"})
+    return Identity(user_id=int(user_id))
+
+
+def _negotiate(offered: str) -> tuple[str, Dialect]:
+    """The first subprotocol we speak (RFC 6455 section 4.2.2), or none and JSON."""
+    for name in (name.strip() for name in offered.split(",")):
+        if name in wire.SUBPROTOCOLS:
+            return name, wire.SUBPROTOCOLS[name]
+    return "", Dialect.JSON

@@ -32,6 +32,7 @@ check: setup
 	$(BIN)/mypy
 
 test: setup
+	tests/install-servers.sh
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
 
 # Against a daemon that `make run` started in another terminal.

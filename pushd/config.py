@@ -28,7 +28,6 @@ Algorithm = Literal[
 ANY = "*"
 NOT_YET: dict[str, tuple[str, ...]] = {
     "server.compression": ("on",),
-    "auth.revocation_url": ("redis://",),
     "mailbox.url": ("redis://",),
     "mailbox.key_prefix": (ANY,),
     "records.url": ("mongodb://",),

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from pushd.config import Config
-from pushd.ports import Stores
+from pushd.ports import Revocations, Stores
 
 Observe = Callable[[str, str, float, bool], None]
 
@@ -21,3 +21,15 @@ async def open_stores(config: Config, observe: Observe) -> AsyncIterator[Stores]
 
     async with sqlite.open_stores(config, observe) as stores:
         yield stores
+
+
+@asynccontextmanager
+async def open_revocations(config: Config, observe: Observe) -> AsyncIterator[Revocations | None]:
+    """Where revoked tokens are listed, None if the configuration names nothing. Raises StartError."""
+    if not config.auth.revocation_url:
+        yield None
+        return
+    from pushd.stores import redis
+
+    async with redis.open_revocations(config.auth.revocation_url, observe) as revocations:
+        yield revocations

@@ -257,7 +257,6 @@ class TestNotYet:
         ("key", "value"),
         [
             ("server.compression", "on"),
-            ("auth.revocation_url", "redis://h"),
             ("mailbox.url", "redis://h:6379/0"),
             ("mailbox.key_prefix", "x:"),
             ("records.url", "mongodb://h"),

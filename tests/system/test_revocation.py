@@ -1,0 +1,236 @@
+"""`auth.revocation_url` against a real Redis: revoked tokens at connect, over HTTP, on live connections; Redis gone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pushd.edge import gateway
+from tests import raw
+from tests.daemon import PREFIX, Client, Probe, Process, until
+from tests.raw import Raw
+from tests.servers import RedisServer
+from tests.tokens import API_KEY, JWT, token
+
+PROMISED_S = 5.0  # CONTRACT: how long a live connection may outlast its token
+SHORT_S = 0.2
+MINE = f"{PREFIX}/notification/user-summary"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Live connections are looked at often."""
+    monkeypatch.setattr(gateway, "REVOKED_WITHIN_S", SHORT_S)
+
+
+@pytest.fixture
+async def probe(quick: None, start: Any, redis_server: RedisServer) -> Probe:
+    return await start(auth={**JWT, "revocation_url": redis_server.url})
+
+
+def _bearer(credential: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {credential}"}
+
+
+async def _revoke(server: RedisServer, token_id: str) -> None:
+    await server.set(f"jwt_blacklist:{token_id}")
+
+
+async def _call(probe: Probe, credential: str) -> tuple[int, str]:
+    response = await probe.http.get(MINE, headers=_bearer(credential), params={"user_id": 7})
+    return response.status_code, response.json().get("error", "")
+
+
+async def _upgrade(probe: Probe, credential: str) -> tuple[int, str]:
+    """How an upgrade is answered; a connection is closed again."""
+    async with await Raw.connect(probe.port) as client:
+        client.send(raw.upgrade(f"/ws?token={credential}"))
+        if await client.head() == 101:
+            return 101, ""
+        body = await client.reader.readexactly(int(client.headers["content-length"]))
+        if client.status == 503:
+            assert client.headers["retry-after"] == "5"
+        return client.status, json.loads(body)["error"]
+
+
+async def _connect(probe: Probe, credential: str) -> Client:
+    return await probe.client(query=f"token={credential}")
+
+
+async def _is_alive(client: Client) -> bool:
+    await client.send({"type": "ping"})
+    return (await client.receive())["type"] == "pong"
+
+
+async def _health(probe: Probe) -> dict[str, Any]:
+    return await probe.get("/websocket/health", headers={"X-API-Key": API_KEY})
+
+
+async def _has_status(probe: Probe, status: str) -> bool:
+    return (await _health(probe))["status"] == status
+
+
+class TestRevoked:
+    async def test_at_connect_and_over_http(self, probe: Probe, redis_server: RedisServer) -> None:
+        await _revoke(redis_server, "bad")
+        revoked, good, other = token(7, jti="bad"), token(7, jti="good"), token(7)
+        assert await _call(probe, revoked) == (401, "UNAUTHORIZED")
+        assert await _upgrade(probe, revoked) == (401, "UNAUTHORIZED")
+        assert await _call(probe, token(1, 1, jti="bad")) == (401, "UNAUTHORIZED")
+        for credential in (good, other, API_KEY):
+            assert await _call(probe, credential) == (200, "")
+        for credential in (good, other):
+            assert await _upgrade(probe, credential) == (101, "")
+        scrape = (await probe.http.get("/metrics")).text
+        assert 'pushd_handshakes_rejected_total{reason="unauthorized"} 1.0' in scrape
+
+    async def test_nothing_is_published_with_one(self, probe: Probe, redis_server: RedisServer) -> None:
+        await _revoke(redis_server, "bad")
+        response = await probe.post("/system/notice", {"content": "x"}, headers=_bearer(token(1, 1, jti="bad")))
+        assert response.status_code == 401
+        stats = await probe.get("/notification/stats", headers={"X-API-Key": API_KEY})
+        assert stats["total_records"] == 0
+
+    async def test_live_connections(self, probe: Probe, redis_server: RedisServer) -> None:
+        first = await _connect(probe, token(7, jti="bad"))
+        second = await _connect(probe, token(7, jti="bad"))
+        others = [await _connect(probe, token(7, jti="good")), await _connect(probe, token(8))]
+        await _revoke(redis_server, "bad")
+        assert (await first.closed(), await second.closed()) == (4403, 4403)
+        for other in others:
+            assert await _is_alive(other)
+        assert await _has_status(probe, "healthy")
+
+    async def test_after_renewal_the_new_token_counts(self, probe: Probe, redis_server: RedisServer) -> None:
+        renewed = await _connect(probe, token(7, jti="old"))
+        await renewed.send({"type": "auth", "token": token(7, jti="new")})
+        without = await _connect(probe, token(8, jti="old"))
+        await without.send({"type": "auth", "token": token(8)})
+        forgetful = await _connect(probe, token(9, jti="old"))
+        assert await _is_alive(renewed)
+        assert await _is_alive(without)
+        await _revoke(redis_server, "old")
+        assert await forgetful.closed() == 4403
+        assert await _is_alive(renewed)
+        await _revoke(redis_server, "new")
+        assert await renewed.closed() == 4403
+        assert await _is_alive(without)
+
+    async def test_renewal_with_a_revoked_token(self, probe: Probe, redis_server: RedisServer) -> None:
+        await _revoke(redis_server, "bad")
+        client = await _connect(probe, token(7, jti="good"))
+        await client.send({"type": "auth", "token": token(7, jti="bad")})
+        assert await client.closed() == 4403
+
+    async def test_many_tokens(self, probe: Probe, redis_server: RedisServer) -> None:
+        count = 1201  # several questions' worth
+        revocations = probe.node.gateway.authenticator.revocations
+        await _revoke(redis_server, "t0")
+        await _revoke(redis_server, f"t{count - 1}")
+        assert await revocations.revoked([f"t{index}" for index in range(count)]) == {"t0", f"t{count - 1}"}
+        assert await revocations.revoked([]) == set()
+
+
+class TestWithoutRedis:
+    async def test_stopped_and_back(self, probe: Probe, redis_server: RedisServer) -> None:
+        client = await _connect(probe, token(7, jti="good"))
+        user, admin, without = token(7, jti="good"), token(1, 1, jti="admin"), token(7)
+        await redis_server.stop()
+        for credential in (user, admin):
+            assert await _call(probe, credential) == (503, "STORE_UNAVAILABLE")
+            assert await _upgrade(probe, credential) == (503, "STORE_UNAVAILABLE")
+        response = await probe.http.get(MINE, headers=_bearer(user))
+        assert response.headers["retry-after"] == "5"
+        for credential in (without, API_KEY):
+            assert await _call(probe, credential) == (200, "")
+        assert await _upgrade(probe, without) == (101, "")
+        health = await _health(probe)
+        assert health["status"] == "degraded"
+        assert "revocations" in health["last_error"]
+        assert 'pushd_store_up{store="revocations"} 0.0' in (await probe.http.get("/metrics")).text
+        assert (await probe.http.get("/readyz")).status_code == 200
+        await asyncio.sleep(3 * SHORT_S)  # for what must not happen: the watch closes nobody
+        assert await _is_alive(client)
+
+        await redis_server.start()
+        assert await _call(probe, user) == (200, "")
+        assert await _upgrade(probe, admin) == (101, "")
+        await until(lambda: _has_status(probe, "healthy"))
+        await _revoke(redis_server, "good")
+        assert await client.closed() == 4403
+
+    async def test_health_notices_without_being_asked(self, probe: Probe, redis_server: RedisServer) -> None:
+        await redis_server.stop()
+        await until(lambda: _has_status(probe, "degraded"))
+        await redis_server.start()
+        await until(lambda: _has_status(probe, "healthy"))
+
+    async def test_frozen(self, probe: Probe, redis_server: RedisServer) -> None:
+        client = await _connect(probe, token(7, jti="good"))
+        redis_server.freeze()
+        try:
+            began = time.monotonic()
+            answers = await asyncio.gather(*(_call(probe, token(7, jti=f"t{index}")) for index in range(12)))
+            assert set(answers) == {(503, "STORE_UNAVAILABLE")}
+            assert await _upgrade(probe, token(7, jti="good")) == (503, "STORE_UNAVAILABLE")
+            assert time.monotonic() - began < 5.0
+            assert await _call(probe, API_KEY) == (200, "")
+            assert await _is_alive(client)
+        finally:
+            redis_server.thaw()
+        await until(lambda: _has_status(probe, "healthy"))
+        assert await _call(probe, token(7, jti="good")) == (200, "")
+
+    async def test_absent_at_the_start(self, start: Any, redis_server: RedisServer) -> None:
+        await redis_server.stop()
+        probe = await start(auth={**JWT, "revocation_url": redis_server.url})
+        assert await _call(probe, token(7, jti="good")) == (503, "STORE_UNAVAILABLE")
+        await redis_server.start()
+        assert await _call(probe, token(7, jti="good")) == (200, "")
+
+
+class TestPromise:
+    async def test_the_watch_keeps_it(self, start: Any, redis_server: RedisServer) -> None:
+        """A round begins every half of REVOKED_WITHIN_S and takes at most the other half."""
+        assert gateway.REVOKED_WITHIN_S <= PROMISED_S - 0.5
+        probe = await start(auth={**JWT, "revocation_url": redis_server.url})
+        client = await _connect(probe, token(7, jti="bad"))
+        sleeps: list[float] = []
+
+        async def sleep(seconds: float) -> None:
+            sleeps.append(seconds)
+            if len(sleeps) > 1:
+                raise asyncio.CancelledError
+
+        await _revoke(redis_server, "bad")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(gateway.asyncio, "sleep", sleep)
+            with pytest.raises(asyncio.CancelledError):
+                await probe.node.gateway.watch_revocations()
+        assert sleeps == [gateway.REVOKED_WITHIN_S / 2] * 2
+        assert await client.closed() == 4403
+
+
+class TestConfiguration:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://127.0.0.1",
+            "127.0.0.1",
+            "redis://:very-secret-word@127.0.0.1:port/0",
+            "redis://:very-secret-word@127.0.0.1:99999999/0",
+        ],
+    )
+    async def test_a_bad_url(self, tmp_path: Path, url: str) -> None:
+        async with Process(tmp_path, auth={**JWT, "revocation_url": url}) as daemon:
+            with pytest.raises(AssertionError):
+                await daemon.start()
+            assert await daemon.ended() in (1, 2)
+        (line,) = [line for line in daemon.log_file.read_text().splitlines() if not line.startswith("{")]
+        assert "revocation_url" in line
+        assert "very-secret-word" not in daemon.log_file.read_text()

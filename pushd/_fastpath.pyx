@@ -300,6 +300,11 @@ cdef class FanOut:
         return 0
 
 
+cdef inline Py_ssize_t frames_in(tuple ids):
+    """How many frames one write carries: replayed notices are joined, one id each."""
+    return 1 if ids is None or len(ids) == 0 else len(ids)
+
+
 cdef class Hub:
     """The registry of connections. `on_handed` and `on_gone` are called synchronously; set them before use."""
 
@@ -501,7 +506,7 @@ cdef class Hub:
             self._depart(connection)
             return GONE
         if sent == PyBytes_GET_SIZE(frame):
-            self.frames_sent += 1
+            self.frames_sent += frames_in(ids)
             self.bytes_sent += sent
             return HANDED
         self.slots[connection.index].state = BUFFERED
@@ -516,7 +521,7 @@ cdef class Hub:
             self._linger(connection)
             self._depart(connection)
             return GONE
-        self.frames_sent += 1
+        self.frames_sent += frames_in(ids)
         self.bytes_sent += PyBytes_GET_SIZE(frame)
         if outcome == QUEUED:
             if connection.unflushed is not None and len(connection.unflushed) % UNFLUSHED_BEFORE_LOOKING == 0:

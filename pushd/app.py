@@ -24,8 +24,8 @@ from pushd.directory import CachedDirectory
 from pushd.dispatch import Dispatcher
 from pushd.edge import auth, front, systemd
 from pushd.edge.api import Api
+from pushd.edge.gateway import Gateway
 from pushd.edge.routes import Router
-from pushd.edge.websocket import Gateway
 from pushd.errors import ConfigError, PushdError, StartError, StoreError
 from pushd.health import Health
 from pushd.intake import Intake
@@ -35,11 +35,12 @@ from pushd.maintenance import Maintenance
 from pushd.metrics import Metrics, counter, gauge, labelled_gauge
 from pushd.model import MailboxItem, Notice
 from pushd.outbox import MailboxWriter, Outbox, RecordWriter, SettledWriter
-from pushd.ports import Stores
+from pushd.ports import Revocations, Stores
 from pushd.presence import Client, Presence
+from pushd.process import ProcessMetrics
 from pushd.publication import Publication
 from pushd.receipts import Receipts
-from pushd.stores import open_stores
+from pushd.stores import open_revocations, open_stores
 
 log = structlog.get_logger("pushd")
 
@@ -55,7 +56,15 @@ def wall_ms() -> int:
 class Node:
     """The parts of a running daemon, wired together."""
 
-    def __init__(self, config: Config, stores: Stores, health: Health, metrics: Metrics, past: Past) -> None:
+    def __init__(
+        self,
+        config: Config,
+        stores: Stores,
+        revocations: Revocations | None,
+        health: Health,
+        metrics: Metrics,
+        past: Past,
+    ) -> None:
         now = time.monotonic  # the loop's own clock, but for its resolution of 1 ms
         self.live = live = Live(config)
         self.health = health
@@ -106,7 +115,8 @@ class Node:
         self.presence = presence = Presence(
             hub, stores, directory, receipts, outbox, live, metrics, now=now, wall_ms=wall_ms, node_id=node_id(config)
         )
-        authenticator = auth.Authenticator(live)
+        authenticator = auth.Authenticator(live, revocations)
+        self.has_revocations = revocations is not None
         self.gateway = Gateway(
             hub, presence, receipts, authenticator, live, metrics, now=now, wall_s=lambda: wall_ms() / 1000
         )
@@ -118,6 +128,7 @@ class Node:
             receipts=receipts,
             outbox=outbox,
             stores=stores,
+            directory=directory,
             health=health,
             metrics=metrics,
             live=live,
@@ -153,7 +164,7 @@ class Node:
             "dispatch": self.dispatcher.run(),
             "arrivals": self.presence.serve_arrivals(),
             "heartbeat": self.presence.watch(),
-        }
+        } | ({"revocations": self.gateway.watch_revocations()} if self.has_revocations else {})
 
     def _gone(self, connection: Connection, lost: list[str]) -> None:
         self.receipts.gone(connection, lost)
@@ -281,10 +292,14 @@ async def running(config: Config) -> AsyncIterator[Node]:
     """
     auth.check_keys(config.auth)
     metrics = Metrics()
+    metrics.registry.register(ProcessMetrics())
     health = Health(metrics, time.monotonic)
-    async with open_stores(config, health.observe_store) as stores:
+    async with (
+        open_stores(config, health.observe_store) as stores,
+        open_revocations(config, health.observe_store) as revocations,
+    ):
         past = await _read_past(stores, config)
-        node = Node(config, stores, health, metrics, past)
+        node = Node(config, stores, revocations, health, metrics, past)
         async with _supervised(node.background(), health):
             node.intake.restore(past.recent, queue=False)
             node.intake.restore(past.unsettled, queue=True)

@@ -15,6 +15,7 @@ import uvloop
 from pushd import app, configfile
 from pushd.config import Config
 from tests.daemon import Probe
+from tests.servers import redis_server as redis_server  # a fixture
 
 MakeConfig = Callable[..., Config]
 

@@ -16,8 +16,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = {
     # words everybody uses
-    1.0: "errors model metrics",
-    1.1: "wire config",
+    1.0: "errors model metrics moments devices",
+    1.1: "wire config queries",
     1.2: "configfile userfile live logs",
     # pure state machines, and the hub
     2.0: "_fastpath session lanes publication",
@@ -28,7 +28,7 @@ LAYERS = {
     4.2: "presence",
     4.3: "dispatch",
     # the outside
-    5.0: "edge stores",
+    5.0: "edge stores process",
     6.0: "app",
     7.0: "cli",
     8.0: "__main__",

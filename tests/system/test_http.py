@@ -122,7 +122,7 @@ class TestBodies:
             b"", b" ", b"{", b"x", b"{'content':'x'}", b'{"content":"x"', b'{"content":"x"}}', b"\0", b"content=x",
             b'{"content":NaN}', b'{"content":Infinity}', b'{"content":"\xff"}', b'{"content":"\\ud800"}',
             b'{"content":"a\nb"}', b'\xef\xbb\xbf{"content":"x"}', '{"content":"x"}'.encode("utf-16"), b"[" * 100_000,
-            b'{"content":' * 10_000, b'{"data":' + b"[" * 5000 + b"]" * 5000 + b"}",
+            b'{"content":' * 10_000, b'{"content":"x","data":' + b"[" * 5000 + b"]" * 5000 + b"}",
         ):  # fmt: skip
             response = await probe.http.post(path, content=body, headers=JSON)
             answer = response.json()

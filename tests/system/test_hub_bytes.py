@@ -29,8 +29,8 @@ from websockets.frames import Opcode as TheirOpcode
 from pushd._fastpath import Connection, FanOut, Hub
 from pushd.config import Config, LimitsConfig
 from pushd.edge.auth import Identity
+from pushd.edge.gateway import Admission, Gateway
 from pushd.edge.http1 import Request
-from pushd.edge.websocket import Admission, Gateway
 from pushd.live import Live
 from pushd.metrics import Metrics
 from pushd.wire import Dialect, Opcode, close_frame, ws_frame

@@ -104,7 +104,7 @@ async def test_data_that_is_nested_deeper_is_refused(probe: Probe, depth: int) -
     assert _error(response) == (400, "INVALID_REQUEST", "data")
 
 
-@pytest.mark.parametrize("wait_ms", ["-1", "10001", "1.5", "", "soon", "1e3", "٣", "1" * 400])
+@pytest.mark.parametrize("wait_ms", ["-1", "10001", "1.5", "soon", "٣", "1" * 400])
 async def test_wait_ms_out_of_range(probe: Probe, wait_ms: str) -> None:
     response = await probe.post("/system/notice", {"content": "x"}, params={"wait_ms": wait_ms})
     assert _error(response) == (400, "INVALID_REQUEST", "wait_ms")

@@ -24,6 +24,17 @@ CALLS: list[tuple[str, str, dict[str, Any] | None, bool]] = [
     ("GET", "/notification/messages/{id}/receive-status", None, False),
     ("GET", "/notification/offline-messages", None, True),
     ("DELETE", "/notification/offline-messages", None, False),
+    ("GET", "/notification/records", None, False),
+    ("GET", "/notification/records/{id}", None, False),
+    ("POST", "/notification/records/{id}/resend", None, False),
+    ("DELETE", "/notification/records/{id}", None, False),
+    ("GET", "/notification/stats", None, False),
+    ("GET", "/notification/admin-receive-records", None, False),
+    ("POST", "/notification/receive-records/batch", {"user_ids": [7]}, False),
+    ("GET", "/notification/online-users", None, False),
+    ("GET", "/notification/admin-receive-stats", None, False),
+    ("GET", "/notification/user-summary", None, True),
+    ("POST", "/websocket/disconnect", {"conn_id": "nope"}, False),
     ("GET", "/websocket/stats", None, False),
     ("GET", "/ws/stats", None, False),
     ("GET", "/websocket/health", None, False),
@@ -41,6 +52,10 @@ async def probe(start: Any) -> Probe:
 @pytest.fixture
 async def message_id(probe: Probe) -> str:
     """A notice that waits for users 7 and 8."""
+    return await _waiting_notice(probe)
+
+
+async def _waiting_notice(probe: Probe) -> str:
     body = {"content": "x", "target": "custom", "user_ids": [7, 8]}
     response = await probe.post("/system/notice?wait_ms=5000", body, headers={"X-API-Key": API_KEY})
     assert response.status_code == 200, response.text
@@ -91,11 +106,11 @@ class TestCalls:
         if call in PER_USER or not call[3]:
             assert _refusal(response) == (403, "FORBIDDEN")
 
-    async def test_administrators(self, probe: Probe, message_id: str, call: Any) -> None:
+    async def test_administrators(self, probe: Probe, call: Any) -> None:
         user_id = 8 if call in PER_USER else None
         lower_case = {"authorization": f"bearer {API_KEY}"}
         for headers in ({"X-API-Key": API_KEY}, _bearer(API_KEY), lower_case, _bearer(token(1, 1))):
-            response = await _call(probe, call, message_id, headers, user_id)
+            response = await _call(probe, call, await _waiting_notice(probe), headers, user_id)
             assert response.status_code == 200, response.text
 
     async def test_expired(self, probe: Probe, message_id: str, call: Any) -> None:

@@ -1,0 +1,180 @@
+"""Lists of records over HTTP: 10,000 users × 30 notices stored, every kind of page timed, the loop's lag watched.
+
+    python bench/records.py [--users 10000] [--notices 30] [--repeat 15] [--json FILE]
+
+Runs the daemon in a process of its own, with a data directory of its own, on this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from pushd import configfile  # noqa: E402
+from pushd.model import (  # noqa: E402
+    Channel,
+    DeliveryStatus,
+    Mark,
+    Notice,
+    Outcome,
+    Priority,
+    PushRecord,
+    Receipt,
+    Target,
+    TargetKind,
+)
+from pushd.stores import open_stores  # noqa: E402
+
+API = "/api/admin/notification"
+PAGES = (
+    "/records",
+    "/records?page=3",
+    "/records?keyword=notice%201&sort_by=priority",
+    "/stats",
+    "/admin-receive-records",
+    "/admin-receive-records?page=100",
+    "/admin-receive-records?page=100&page_size=100",
+    "/admin-receive-records?message_id=m7",
+    "/admin-receive-records?message_id=m7&page=100",
+    "/admin-receive-records?user_id=4711",
+    "/admin-receive-records?is_read=true",
+    "/admin-receive-records?is_received=false&page=100",
+    "/admin-receive-records?delivery_status=offline&push_channel=offline",
+    "/admin-receive-records?start_date={day}&end_date={day}",
+    "/admin-receive-records?sort_by=received_at",
+    "/admin-receive-records?sort_by=username&sort_order=asc",
+    "/admin-receive-records?username=user4711",
+    "/admin-receive-records?username=user47",
+    "/admin-receive-records?username=user4",
+    "/admin-receive-records?username=user4&page=100",
+    "/admin-receive-records?username=user4&page=100&sort_by=received_at",
+    "/admin-receive-records?sort_by=read_at&page=100&message_id=m7",
+    "/messages/m7/receive-status",
+    "/user-summary?user_id=4711",
+)
+
+
+async def fill(data_dir: str, users: int, notices: int) -> None:
+    """Stored records as a month of use leaves them: a tenth absent, a twentieth of the users have read theirs."""
+    config = configfile.parse(f'[server]\ndata_dir = "{data_dir}"\n', source="bench", environ={})
+    now_ms = time.time_ns() // 1_000_000
+    async with open_stores(config, lambda *_: None) as stores:
+        for number in range(notices):
+            at_ms = now_ms - (notices - number) * 3_600_000
+            notice = Notice(
+                seq=number + 1,
+                message_id=f"m{number}",
+                content=f"notice {number} of a month",
+                target=Target(TargetKind.ALL),
+                accepted_ms=at_ms,
+                priority=Priority(number % 4),
+            )
+            receipts = [receipt(notice.message_id, user_id, at_ms) for user_id in range(1, users + 1)]
+            await stores.records.write([PushRecord(notice, "success", users, users * 9 // 10)], receipts)
+        message_ids = [f"m{number}" for number in range(notices)]
+        for user_id in range(1, users + 1, 20):
+            await stores.records.mark(user_id, message_ids, Mark.READ, now_ms)
+
+
+def receipt(message_id: str, user_id: int, at_ms: int) -> Receipt:
+    is_online = user_id % 10 != 0
+    outcome = Outcome(
+        created_ms=at_ms,
+        is_online=is_online,
+        received_ms=at_ms + user_id % 1000 if is_online else 0,
+        status=DeliveryStatus.DELIVERED if is_online else DeliveryStatus.OFFLINE,
+        channel=Channel.WEBSOCKET if is_online else Channel.OFFLINE,
+    )
+    return Receipt(message_id, user_id, f"user{user_id}", 2, f"c{user_id}", "10.0.0.1", "bench", outcome)
+
+
+def start(directory: str) -> tuple[subprocess.Popen[bytes], str]:
+    """The daemon, and its address."""
+    config = Path(directory) / "pushd.toml"
+    config.write_text(f'[server]\nport = 0\ndata_dir = "{directory}/data"\n[log]\nformat = "json"\n')
+    log = Path(directory) / "log"
+    with log.open("wb") as out:
+        command = [sys.executable, "-m", "pushd", "--config", str(config)]
+        process = subprocess.Popen(command, stdout=out, stderr=out, cwd=ROOT)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and process.poll() is None:
+        for line in log.read_text().splitlines():
+            event = json.loads(line) if line.startswith("{") else {}
+            if event.get("event") == "serving":
+                return process, f"http://127.0.0.1:{event['port']}"
+        time.sleep(0.05)
+    process.kill()
+    raise SystemExit(log.read_text())
+
+
+def get(url: str) -> bytes:
+    """The body of a 200."""
+    with urllib.request.urlopen(url, timeout=30) as response:
+        return bytes(response.read())
+
+
+def lag_over_5_ms(base: str) -> float:
+    """How many of the loop's lag readings so far were over 5 ms."""
+    counts = {}
+    for line in get(f"{base}/metrics").decode().splitlines():
+        if line.startswith("pushd_loop_lag_seconds_bucket"):
+            counts[line.split('"')[1]] = float(line.rsplit(" ", 1)[1])
+    return counts["+Inf"] - counts["0.005"]
+
+
+def measure(base: str, page: str, repeat: int) -> dict[str, float]:
+    """Milliseconds from request to answer, after one to warm up."""
+    url = base + API + page.format(day=time.strftime("%Y-%m-%d"))
+    answer = json.loads(get(url))["data"]
+    if "items" in answer and "page=" not in page and not answer["items"]:
+        raise SystemExit(f"{page}: an empty page")
+    times = []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        get(url)
+        times.append((time.perf_counter() - began) * 1000)
+    return {"median_ms": statistics.median(times), "min_ms": min(times), "max_ms": max(times)}
+
+
+def main() -> None:
+    """Fill, serve, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--users", type=int, default=10_000)
+    parser.add_argument("--notices", type=int, default=30)
+    parser.add_argument("--repeat", type=int, default=15)
+    parser.add_argument("--json", metavar="FILE")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="pushd-") as directory:
+        began = time.perf_counter()
+        asyncio.run(fill(f"{directory}/data", options.users, options.notices))
+        print(f"{options.users * options.notices:,} receive records written in {time.perf_counter() - began:.1f} s")
+        process, base = start(directory)
+        try:
+            figures = {page: measure(base, page, options.repeat) for page in PAGES}
+            late = lag_over_5_ms(base)
+        finally:
+            process.terminate()
+            process.wait(20)
+    print(f"{'median':>8} {'min':>8} {'max':>8}  ms")
+    for page, figure in figures.items():
+        print(f"{figure['median_ms']:8.1f} {figure['min_ms']:8.1f} {figure['max_ms']:8.1f}  {page}")
+    print(f"loop lag readings over 5 ms: {late:.0f}")
+    if options.json:
+        Path(options.json).write_text(json.dumps({"pages": figures, "late": late, "cpus": os.cpu_count()}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -164,6 +164,7 @@ class Node:
             "dispatch": self.dispatcher.run(),
             "arrivals": self.presence.serve_arrivals(),
             "heartbeat": self.presence.watch(),
+            "alive": self.presence.stay_alive(),
         } | ({"revocations": self.gateway.watch_revocations()} if self.has_revocations else {})
 
     def _gone(self, connection: Connection, lost: list[str]) -> None:

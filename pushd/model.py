@@ -143,6 +143,7 @@ class Receipt(msgspec.Struct, frozen=True):
     device_type: str = ""
     platform: str = ""
     browser: str = ""
+    is_late: bool = False  # an answer to a copy from the mailbox: writes nothing when the push record is gone
 
 
 class PushRecord(msgspec.Struct, frozen=True):

@@ -253,7 +253,7 @@ class RecordBatch(msgspec.Struct):
     """At most `records.batch_size` receipts, the push records they belong to, and whom to tell when written."""
 
     push_records: list[PushRecord]
-    rows: list[tuple[str, int, Outcome]]
+    rows: list[tuple[str, int, Outcome, bool]]
     publications: list[Publication]
 
 
@@ -323,7 +323,8 @@ class RecordWriter:
             for index, chunk in enumerate(_chunks(list(rows.outcomes.items()), size)):
                 if len(batches[-1].rows) + len(chunk) > size:
                     batches.append(RecordBatch([], [], []))
-                batches[-1].rows.extend((message_id, user_id, outcome) for user_id, outcome in chunk)
+                is_late = not rows.publications
+                batches[-1].rows.extend((message_id, user_id, outcome, is_late) for user_id, outcome in chunk)
                 for publication in rows.publications:
                     if index:
                         publication.hold()  # each batch is written, or given up, by itself
@@ -331,14 +332,14 @@ class RecordWriter:
         return batches
 
     async def _write(self, batch: RecordBatch) -> None:
-        users = await self._users({user_id for _, user_id, _ in batch.rows})
+        users = await self._users({row[1] for row in batch.rows})
         receipts = [self._receipt(row, users.get(row[1])) for row in batch.rows]
         await self._records.write(batch.push_records, receipts)
         for publication in batch.publications:
             publication.release()
 
-    def _receipt(self, row: tuple[str, int, Outcome], user: User | None) -> Receipt:
-        message_id, user_id, outcome = row
+    def _receipt(self, row: tuple[str, int, Outcome, bool], user: User | None) -> Receipt:
+        message_id, user_id, outcome, is_late = row
         connection_id, client_ip, user_agent = self._client_of(user_id)
         device = device_of(user_agent)
         return Receipt(
@@ -353,6 +354,7 @@ class RecordWriter:
             device_type=device.device_type,
             platform=device.platform,
             browser=device.browser,
+            is_late=is_late,
         )
 
 

@@ -162,8 +162,12 @@ class PresenceStore(Protocol):
     async def statuses(self, user_ids: Collection[int]) -> dict[int, OnlineStatus]:
         """What is stored of these users; the unknown are absent."""
 
+    async def alive(self, at_ms: int) -> None:
+        """This node lives: whom it leaves marked as online when it crashes was online at least until then."""
+
     async def reset(self, at_ms: int) -> list[int]:
-        """Whoever a former process left marked as online is offline since then; who that was."""
+        """Whoever a former process left marked as online is offline, since it was last `alive` or, where it never
+        said so, since `at_ms`; who that was."""
 
 
 class Revocations(Protocol):

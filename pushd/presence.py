@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ STATUS_DELAY_S = 0.1
 STORES_WITHIN_S = 2.0  # after that a user is greeted without them
 STORES_WITHIN_S_AGAIN = 0.2  # while they have not answered before
 SWEEP_EVERY_S = 0.25
+ALIVE_EVERY_S = 2.0
 SWEEPS_PER_ROUND = 4  # every connection is looked at once a second
 
 
@@ -288,6 +290,13 @@ class Presence:
         while True:
             await asyncio.sleep(SWEEP_EVERY_S)
             self._sweep(self._now())
+
+    async def stay_alive(self) -> None:
+        """Until cancelled: leave a trace of being alive, by which durations are right after a crash."""
+        while True:
+            with contextlib.suppress(StoreError):  # health has seen it
+                await self._statuses.alive(self._wall_ms())
+            await asyncio.sleep(ALIVE_EVERY_S)
 
     def _sweep(self, now: float) -> None:
         delivery = self._live.config.delivery

@@ -92,6 +92,18 @@ async def test_reset_closes_ghosts_only(node: Node) -> None:
     assert (ghost["total_online_time"], ghost["total_online_count"]) == (2000, 1)
 
 
+async def test_ghosts_were_online_until_the_node_was_last_alive(node: Node) -> None:
+    """The time a node was down is nobody's time online."""
+    presence = node.stores.presence
+    await presence.connected([arrival(1, 1000), arrival(2, 2600)])
+    await presence.alive(500)
+    await presence.alive(2500)
+    await node.restart()
+    assert sorted(await node.stores.presence.reset(90_000)) == [1, 2]
+    assert (status(node, 1)["offline_time"], status(node, 1)["total_online_time"]) == (2500, 1500)
+    assert (status(node, 2)["offline_time"], status(node, 2)["total_online_time"]) == (2600, 0)
+
+
 async def test_statuses_of_the_known(node: Node) -> None:
     presence = node.stores.presence
     await presence.connected([arrival(user_id, 1000) for user_id in range(1, 1202)])

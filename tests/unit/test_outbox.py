@@ -406,7 +406,7 @@ async def test_records_do_not_wait_for_the_directory(make_house: Build, frail: A
     house = make_house(stores=frail)
     house.start_writers()
     frail.directory.fail("users", 1000)
-    house.outbox.records.note(None, "m1", [1], RECEIVED)
+    house.outbox.records.note(Counted(1).publication, "m1", [1], RECEIVED)
     checks: dict[str, Callable[[], Awaitable[Any]]] = {
         "mark": lambda: house.receipts.mark(1, ["m1"], Mark.READ),
         "received": house.outbox.flushed,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pushd.model import MailboxItem, Mark
+from pushd.model import MailboxItem, Mark, PushRecord
 from pushd.publication import Publication
-from tests.unit.parts import Clock, House
+from tests.unit.parts import Clock, House, notice
 
 Build = Callable[..., House]
 ACK_TIMEOUT_S = 30
@@ -314,6 +314,8 @@ def item(message_id: str) -> MailboxItem:
 async def replayed(house: House) -> House:
     """User 1 is connected and is being sent "a" and "b" from the mailbox."""
     items = [item("a"), item("b")]
+    records = [PushRecord(notice(seq, message_id=one.message_id), "success", 1, 0) for seq, one in enumerate(items)]
+    await house.stores.records.write(records, [])
     await house.stores.mailbox.save([(one, [1]) for one in items])
     house.connect(1, is_acking=True)
     house.receipts.replaying(1, items)
@@ -326,6 +328,15 @@ async def test_replayed_items_stay_until_they_are_acknowledged(replayed: House) 
     assert await replayed.mailbox(1) == ["b"]
     assert await replayed.stores.records.received_by("a") == {1}
     assert await replayed.stores.records.received_by("b") == set()
+
+
+async def test_a_late_answer_does_not_bring_a_deleted_record_back(replayed: House) -> None:
+    await replayed.stores.records.delete("a")
+    replayed.receipts.acknowledge(1, ["a", "b"])
+    await replayed.quiet()
+    assert await replayed.mailbox(1) == []
+    assert await replayed.stores.records.receive_status("a") is None
+    assert await replayed.stores.records.received_by("b") == {1}
 
 
 async def test_replayed_items_outlive_their_connection(replayed: House) -> None:

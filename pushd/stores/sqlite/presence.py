@@ -34,7 +34,7 @@ SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(va
 # Goes on with a FROM that gives `at_ms`, and a WHERE.
 _GO_OFFLINE = """
 UPDATE admin_user_online_status
-   SET is_online = 0, offline_time = at_ms, last_seen = at_ms, updated_at = at_ms,
+   SET is_online = 0, offline_time = max(at_ms, online_time), last_seen = max(at_ms, online_time), updated_at = at_ms,
        online_duration = max(0, at_ms - online_time),
        total_online_time = total_online_time + max(0, at_ms - online_time)
 """
@@ -55,9 +55,11 @@ SELECT CAST(json_group_array(user_id) AS BLOB)
 
 RESET = f"""
 {_GO_OFFLINE}
-  FROM (SELECT :at_ms AS at_ms)
+  FROM (SELECT min(:at_ms, ifnull((SELECT at_ms FROM alive), :at_ms)) AS at_ms)
  WHERE user_id IN (SELECT value FROM json_each(CAST(:user_ids AS TEXT)))
 """  # noqa: S608 - constants only
+
+ALIVE = "INSERT INTO alive (id, at_ms) VALUES (1, :at_ms) ON CONFLICT (id) DO UPDATE SET at_ms = excluded.at_ms"
 
 STATUSES = """
 SELECT CAST(json_group_array(json_object(
@@ -97,6 +99,10 @@ class SqlitePresence:
             document = await self._statements.document("statuses", STATUSES, user_ids=orjson.dumps(chunk))
             found.update((status.user_id, status) for status in _statuses.decode(document or b"[]"))
         return found
+
+    async def alive(self, at_ms: int) -> None:
+        """See ports.PresenceStore."""
+        await self._statements.change("alive", ALIVE, at_ms=at_ms)
 
     async def reset(self, at_ms: int) -> list[int]:
         """See ports.PresenceStore."""

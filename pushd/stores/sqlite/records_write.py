@@ -60,7 +60,8 @@ SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(va
        max(json_extract(value, '$[7].created_ms'), json_extract(value, '$[7].received_ms')),
        json_extract(value, '$[8]'), json_extract(value, '$[9]'), json_extract(value, '$[10]')
   FROM json_each(CAST(:rows AS TEXT))
- WHERE true
+ WHERE NOT json_extract(value, '$[11]')
+    OR EXISTS (SELECT 1 FROM push_records WHERE message_id = json_extract(value, '$[0]'))
     ON CONFLICT (message_id, user_id) DO UPDATE
    SET username = CASE WHEN {_IS_USER_GREATER} THEN excluded.username ELSE username END,
        user_role = CASE WHEN {_IS_USER_GREATER} THEN excluded.user_role ELSE user_role END,

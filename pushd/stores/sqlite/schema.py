@@ -294,8 +294,11 @@ _LISTS = (
     "CREATE INDEX push_records_expires ON push_records (expires_at, message_id) WHERE expires_at IS NOT NULL",
 )
 
+# When this node was last known to live: what it left as online was online until then.
+_ALIVE = ("CREATE TABLE alive (id INTEGER PRIMARY KEY CHECK (id = 1), at_ms INTEGER NOT NULL)",)
+
 # One entry per schema version: the statements that lead to it from the version before.
-LADDER: tuple[tuple[str, ...], ...] = ((*_JOURNAL, *_MAILBOX, *_RECORDS, *_USERS), (*_COUNTS, *_LISTS))
+LADDER: tuple[tuple[str, ...], ...] = ((*_JOURNAL, *_MAILBOX, *_RECORDS, *_USERS), (*_COUNTS, *_LISTS, *_ALIVE))
 
 
 def database_path(data_dir: str) -> Path:

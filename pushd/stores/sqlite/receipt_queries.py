@@ -209,6 +209,11 @@ def by_time(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> Query:
     return _page(where, part, index, _keys(sort, part, index), f"receipt.{sort.value} IS NOT NULL")
 
 
+def untimed(where: ReceiptFilter, part: Slice) -> Query:
+    """A page of the records without a time, which `where` says by its flag, in the order of `sorted_all`."""
+    return _page(where, part, _source(where), _order(("user_id", "rowid"), part))
+
+
 def sorted_all(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> Query:
     """A page found by sorting all that match, in the order of `by_user` and `by_time`."""
     source = _source(where)

@@ -28,7 +28,7 @@ from pushd.queries import (
 from pushd.stores.sqlite import push_queries, receipt_queries
 from pushd.stores.sqlite.receipt_queries import Query
 from pushd.stores.sqlite.records_write import WRITE_PUSH_RECORDS, WRITE_RECEIPTS, push_rows, receipt_rows
-from pushd.stores.sqlite.statements import Statements, chunks, drop_chunks
+from pushd.stores.sqlite.statements import Parameter, Statements, chunks, drop_chunks
 from pushd.stores.sqlite.thread import SqliteThread
 
 MARKABLE = """
@@ -117,14 +117,15 @@ class SqliteRecords:
     def __init__(self, thread: SqliteThread, *, clock: Callable[[], int]) -> None:
         self._statements = Statements(thread, "records")
         self._clock = clock
+        self._counted: tuple[ReceiptFilter, ReceiptStats] | None = None  # the last answer, until something is written
 
     async def write(self, records: Sequence[PushRecord], receipts: Sequence[Receipt]) -> None:
         """See ports.RecordStore. Chunks are transactions of their own: repeat the whole call when it raises."""
         for record_chunk in chunks(records):
             rows = push_rows(record_chunk, self._clock())
-            await self._statements.change("write_records", WRITE_PUSH_RECORDS, rows=rows)
+            await self._change("write_records", WRITE_PUSH_RECORDS, rows=rows)
         for receipt_chunk in chunks(receipts):
-            await self._statements.change("write_receipts", WRITE_RECEIPTS, rows=receipt_rows(receipt_chunk))
+            await self._change("write_receipts", WRITE_RECEIPTS, rows=receipt_rows(receipt_chunk))
 
     async def mark(self, user_id: int, message_ids: Sequence[str], mark: Mark, at_ms: int) -> list[str]:
         """See ports.RecordStore."""
@@ -133,7 +134,7 @@ class SqliteRecords:
             ids = orjson.dumps(chunk)
             found = await self._statements.document("mark", MARKABLE, user_id=user_id, message_ids=ids)
             known.update(orjson.loads(found or b"[]"))
-            await self._statements.change(
+            await self._change(
                 "mark", MARK, user_id=user_id, message_ids=ids, at_ms=at_ms, is_confirmed=mark is Mark.CONFIRMED
             )
         return [message_id for message_id in message_ids if message_id in known]
@@ -180,11 +181,9 @@ class SqliteRecords:
         """See ports.RecordStore. The push record goes last: what a failed call left behind, the next one drops."""
         dropped = await drop_chunks(
             sys.maxsize,
-            lambda wanted: self._statements.change(
-                "delete", receipt_queries.DROP_RECEIPTS, message_id=message_id, limit=wanted
-            ),
+            lambda wanted: self._change("delete", receipt_queries.DROP_RECEIPTS, message_id=message_id, limit=wanted),
         )
-        dropped += await self._statements.change("delete", push_queries.DROP_PUSH_RECORD, message_id=message_id)
+        dropped += await self._change("delete", push_queries.DROP_PUSH_RECORD, message_id=message_id)
         return dropped > 0
 
     async def receive_records(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
@@ -192,10 +191,8 @@ class SqliteRecords:
         where = await self._selective(where)
         if sort is ReceiptSort.CREATED_AT and await self._is_common(where, part):
             return await self._receipts(receipt_queries.walked(where, part))
-        if sort in receipt_queries.TIMES and part.is_descending and await self._is_common(where, part):
-            rows = await self._receipts(receipt_queries.by_time(where, sort, part))
-            if len(rows) == part.limit:  # else the page needs some that have no such time
-                return rows
+        if sort in receipt_queries.TIMES and _is_by_name(where):
+            return await self._by_name_and_time(where, sort, part)
         if receipt_queries.is_narrow(where) or (where.message_id is not None and sort is not ReceiptSort.CREATED_AT):
             return await self._receipts(receipt_queries.sorted_all(where, sort, part))
         if sort is ReceiptSort.CREATED_AT:
@@ -207,7 +204,10 @@ class SqliteRecords:
     async def receive_stats(self, where: ReceiptFilter) -> ReceiptStats:
         """See ports.RecordStore."""
         where = await self._selective(where)
-        return ReceiptStats(*await self._numbers("receive_stats", receipt_queries.stats(where)))
+        if self._counted is None or self._counted[0] != where:
+            stats = ReceiptStats(*await self._numbers("receive_stats", receipt_queries.stats(where)))
+            self._counted = (where, stats)
+        return self._counted[1]
 
     async def newest_receive_records(self, user_ids: Collection[int], limit: int) -> dict[int, list[ReceiptRow]]:
         """See ports.RecordStore."""
@@ -286,6 +286,31 @@ class SqliteRecords:
                 part = msgspec.structs.replace(part, offset=max(0, part.offset - total), limit=part.limit)
         return rows
 
+    async def _by_name_and_time(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
+        """The same for the records of the users with a certain name: which have no time, their index says."""
+        flag = receipt_queries.TIMES[sort]
+        if getattr(where, flag) is not None:
+            return await self._receipts(receipt_queries.sorted_all(where, sort, part))
+        counted = await self.receive_stats(where)
+        timed = getattr(counted, flag.replace("is_", "") + "_users")
+        rows: list[ReceiptRow] = []
+        for has_time in (True, False) if part.is_descending else (False, True):
+            total = timed if has_time else counted.total_users - timed
+            rest = msgspec.structs.replace(part, limit=part.limit - len(rows))
+            if part.offset < total and rest.limit > 0:
+                side = msgspec.structs.replace(where, **{flag: has_time})
+                rows += await self._receipts(await self._named_side(side, where, sort, rest, total))
+            part = msgspec.structs.replace(part, offset=max(0, part.offset - total))
+        return rows
+
+    async def _named_side(
+        self, side: ReceiptFilter, where: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int
+    ) -> Query:
+        if not getattr(side, receipt_queries.TIMES[sort]):
+            return receipt_queries.untimed(side, part)
+        is_walked = total > receipt_queries.SORTED_ROWS and await self._is_common(where, part)
+        return (receipt_queries.by_time if is_walked else receipt_queries.sorted_all)(side, sort, part)
+
     async def _by_user(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
         total = (await self.receive_stats(where)).total_users
         query = receipt_queries.sorted_all if total <= receipt_queries.SORTED_ROWS else receipt_queries.by_user
@@ -300,6 +325,13 @@ class SqliteRecords:
     async def _receipts(self, query: Query, name: str = "receive_records") -> list[ReceiptRow]:
         rows: list[ReceiptRow] = _receipt_rows.decode(await self._read(name, query))
         return rows
+
+    async def _change(self, name: str, statement: str, **parameters: Parameter) -> int:
+        self._counted = None
+        try:
+            return await self._statements.change(name, statement, **parameters)
+        finally:
+            self._counted = None  # what was counted meanwhile is from before
 
     async def _read(self, name: str, query: Query) -> bytes:
         return await self._statements.document(name, query.statement, **query.parameters) or b"[]"
@@ -318,12 +350,12 @@ class SqliteRecords:
         """See ports.RecordStore."""
         return await drop_chunks(
             limit,
-            lambda wanted: self._statements.change("expire", EXPIRE, since_ms=since_ms, now_ms=now_ms, limit=wanted),
+            lambda wanted: self._change("expire", EXPIRE, since_ms=since_ms, now_ms=now_ms, limit=wanted),
         )
 
     async def _purge(self, statement: str, before_ms: int, limit: int) -> int:
         return await drop_chunks(
-            limit, lambda wanted: self._statements.change("purge", statement, before_ms=before_ms, limit=wanted)
+            limit, lambda wanted: self._change("purge", statement, before_ms=before_ms, limit=wanted)
         )
 
 

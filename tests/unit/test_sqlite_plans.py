@@ -19,6 +19,7 @@ from pushd.stores.sqlite.schema import APPLICATION_ID, LADDER, open_connection, 
 PAGE = Slice(20, 10)
 ANY = ReceiptFilter()
 NEWEST = ReceiptSort.CREATED_AT
+BY_NAME = ReceiptFilter(username="a")
 STATES = {
     "is_online": True,
     "is_received": False,
@@ -71,6 +72,19 @@ def sorts(plan: list[str]) -> list[str]:
             lambda part: receipt_queries.by_user(FILTERS["is_read"], ReceiptSort.USERNAME, part),
             "COVERING INDEX receive_records_user (user_id=?)",
         ),
+        (
+            lambda part: receipt_queries.by_user(BY_NAME, ReceiptSort.USER_ID, part),
+            "COVERING INDEX receive_records_user (user_id=?)",
+        ),
+        (
+            lambda part: receipt_queries.by_user(BY_NAME, ReceiptSort.USERNAME, part),
+            "COVERING INDEX receive_names_username",
+        ),
+        (
+            lambda part: receipt_queries.untimed(BY_NAME, part),
+            "COVERING INDEX receive_records_user (user_id=?)",
+        ),
+        (lambda part: receipt_queries.walked_by_name(BY_NAME, part), "receive_records_created"),
         *(
             (
                 lambda part, sort=sort: receipt_queries.by_time(FILTERS["is_confirmed"], sort, part),
@@ -188,9 +202,9 @@ def test_records_of_version_1_are_counted(tmp_path: Path) -> None:
         assert new.execute("PRAGMA user_version").fetchone()[0] == len(LADDER)
         counted = new.execute("SELECT delivery_status, total FROM receive_counts ORDER BY 1").fetchall()
         assert counted == [("delivered", 2), ("offline", 1)]
-        assert new.execute("SELECT * FROM receive_names").fetchall() == [("ann", 1), ("ann", 2), ("ann", 3)]
+        assert new.execute("SELECT * FROM receive_names").fetchall() == [("ann", user, "ann") for user in (1, 2, 3)]
         texts = dict(new.execute("SELECT target, recipients_count FROM push_records"))
         assert texts == {"custom": "3_users", "all": "all_users", "admin": "all_admins", "role": "role_users"}
         new.execute("DELETE FROM admin_user_receive_records WHERE user_id > 1")
         assert new.execute("SELECT delivery_status, total FROM receive_counts").fetchall() == [("delivered", 1)]
-        assert new.execute("SELECT * FROM receive_names").fetchall() == [("ann", 1)]
+        assert new.execute("SELECT * FROM receive_names").fetchall() == [("ann", 1, "ann")]

@@ -13,7 +13,7 @@ import pytest
 from pushd.config import Config, ServerConfig
 from pushd.errors import StartError
 from pushd.model import MailboxItem, User
-from pushd.stores.sqlite import import_users, journal, mailbox, open_stores, presence, records, wall_ms
+from pushd.stores.sqlite import import_users, journal, mailbox, open_stores, presence, records, schema, wall_ms
 from pushd.stores.sqlite.schema import APPLICATION_ID, LADDER, open_connection, prepare
 
 
@@ -117,6 +117,30 @@ def test_importing_counts_and_names_the_path(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StartError, match="file"):
         import_users(str(tmp_path / "file"), [])
+
+
+def test_names_of_version_3_are_found_in_either_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "pushd.db"
+    insert = (
+        "INSERT INTO admin_user_receive_records (message_id, user_id, username, created_at, updated_at)"
+        " VALUES (?, ?, ?, 5, 5)"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "LADDER", LADDER[:3])
+        prepare(path)
+    with closing(sqlite3.connect(path)) as old:
+        old.executemany(insert, [("m1", 2, "Ann"), ("m2", 2, "Ann"), ("m1", 1, "Öl")])
+        old.commit()
+    prepare(path)
+    with closing(sqlite3.connect(path)) as new:
+        new.executemany(insert, [("m3", 2, "Ann"), ("m3", 3, "BOB")])
+        names = "SELECT user_id, username, folded FROM receive_names ORDER BY user_id"
+        assert new.execute(names).fetchall() == [(1, "Öl", "Öl"), (2, "Ann", "ann"), (3, "BOB", "bob")]
+        new.execute("UPDATE admin_user_receive_records SET username = 'Carl' WHERE user_id = 3")
+        new.execute("DELETE FROM admin_user_receive_records WHERE message_id = 'm1'")
+        assert new.execute(names).fetchall() == [(2, "Ann", "ann"), (3, "Carl", "carl")]
+        counted = "SELECT message_id, total FROM receive_counts ORDER BY 1"
+        assert new.execute(counted).fetchall() == [("m2", 1), ("m3", 2)]
 
 
 def test_wall_clock_is_in_milliseconds() -> None:

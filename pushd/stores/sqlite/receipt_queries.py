@@ -16,23 +16,22 @@ from typing import NamedTuple
 import msgspec
 
 from pushd.queries import ReceiptFilter, ReceiptSort, Slice
+from pushd.stores.sqlite.schema import COUNTED, STATE
 from pushd.stores.sqlite.statements import Parameter
 
 # Most rows that are sorted to answer one page where an index in the order of the page exists.
 SORTED_ROWS = 5_000
 
-# A name that this part of all users has is looked for in the records themselves: the page will be full soon.
-COMMON_PART = 1 / 3
+# An index is walked to a page's end, rather than what matches sorted, if it passes no more than so many for each match.
+WALKED_PER_SORTED = 2
 
-# Where so many records are about what a walk to the end of the page passes, they are walked for a rarer name too.
-WALKED_ROWS = 10_000
+# Pages further back are looked for from the other end of the list if that is nearer.
+FAR_ROWS = 1_000
 
 # Up to so many rows of receive_counts are added up to seek a page; where more match, notices are small and the
 # records themselves are walked: the page will be full soon.
 SOUGHT_RUNS = 5_000
 
-STATE = ("is_online", "is_received", "is_read", "is_confirmed", "delivery_status", "push_channel")
-_RUN = ("created_at", "message_id", *STATE)
 _EQUAL = ("message_id", "user_id", *STATE)
 _TRUTH = "iif({}, json('true'), json('false'))"
 _FLAGS = ("is_online", "is_received", "is_read", "is_confirmed")
@@ -76,10 +75,11 @@ receipt.created_at BETWEEN (SELECT min(created_at) FROM receive_counts WHERE mes
 
 _TABLE = "admin_user_receive_records AS receipt"
 _BY_USER = f"{_TABLE} INDEXED BY receive_records_user"
-_ALIKE = " AND ".join(f"receipt.{name} = run.{name}" for name in _RUN)
+_ALIKE = " AND ".join(f"receipt.{name} = run.{name}" for name in COUNTED)
 _IN_RUN = f"{_TABLE} INDEXED BY receive_records_state ON {_ALIKE}"
 _NAMED = "receipt.user_id = name.user_id AND receipt.username = name.username"
 _BY_NAME = f"receive_names AS name CROSS JOIN {_BY_USER} ON {_NAMED}"
+_IN_ORDER_OF_NAMES = f"receive_names AS name INDEXED BY receive_names_username CROSS JOIN {_BY_USER} ON {_NAMED}"
 _BY_NAME_IN_NOTICE = f"receive_names AS name CROSS JOIN {_TABLE} ON {_NAMED}"
 
 # Correlated: each user's own index entries, and of them only so many.
@@ -129,10 +129,14 @@ DELETE FROM admin_user_receive_records
 
 
 # Whether some name has not this part: mostly the first one that is looked at.
-IS_SELECTIVE = "SELECT EXISTS (SELECT 1 FROM receive_names WHERE instr(lower(username), lower(:username)) = 0)"
+IS_SELECTIVE = "SELECT EXISTS (SELECT 1 FROM receive_names WHERE instr(folded, lower(:username)) = 0)"
 
-# How many names have a part, and how many names there are.
-NAMES = "SELECT sum(instr(lower(username), lower(:username)) > 0), count(*) FROM receive_names"
+# How many names have a part, how many names there are, and how many records about.
+NAMES = """
+SELECT count(*) FILTER (WHERE instr(folded, lower(:username))), count(*),
+       (SELECT max(rowid) FROM admin_user_receive_records) - (SELECT min(rowid) FROM admin_user_receive_records) + 1
+  FROM receive_names
+"""
 
 
 class Query(NamedTuple):
@@ -157,7 +161,8 @@ def stats(where: ReceiptFilter) -> Query:
     if is_narrow(where):
         source = _source(where)
         conditions = _conditions(where, users=_users(source))
-        sums = ", ".join(f"sum(receipt.{flag})" for flag in _FLAGS)
+        # Half of what sum() costs.
+        sums = ", ".join(f"count(*) FILTER (WHERE receipt.{flag})" for flag in _FLAGS)
         return Query(f"SELECT count(*), {sums} FROM {source} {conditions}", _parameters(where))  # noqa: S608 - constants only
     sums = ", ".join(f"sum(total * {flag})" for flag in _FLAGS)
     return Query(f"SELECT sum(total), {sums} FROM {_counts(where)}", _parameters(where))  # noqa: S608 - constants only
@@ -172,7 +177,7 @@ def runs(where: ReceiptFilter) -> Query:
 def walked(where: ReceiptFilter, part: Slice) -> Query:
     """A page by created_at. Costs the entries of the time range up to the end of the page."""
     index, keys = (
-        ("state", (*_RUN, "rowid")) if has_state(where) else ("created", ("created_at", "message_id", "user_id"))
+        ("state", (*COUNTED, "rowid")) if has_state(where) else ("created", ("created_at", "message_id", "user_id"))
     )
     more = () if where.message_id is None else (_TIMES_OF_NOTICE,)
     return _page(where, part, f"{_TABLE} INDEXED BY receive_records_{index}", _order(keys, part), *more)
@@ -182,7 +187,7 @@ def sought(where: ReceiptFilter, part: Slice) -> Query:
     """The same page as `walked` gives with a filter by state. Costs the rows of receive_counts that match."""
     inner = f"""
     WITH placed AS (
-      SELECT *, sum(total) OVER (ORDER BY {_order(_RUN, part, "counts")} ROWS UNBOUNDED PRECEDING) - total AS skipped
+      SELECT *, sum(total) OVER (ORDER BY {_order(COUNTED, part, "counts")} ROWS UNBOUNDED PRECEDING) - total AS skipped
         FROM {_counts(where)}
     ),
     run AS MATERIALIZED (
@@ -191,15 +196,20 @@ def sought(where: ReceiptFilter, part: Slice) -> Query:
     SELECT receipt.rowid AS id
       FROM run
      CROSS JOIN {_IN_RUN}
-     ORDER BY {_order((*_RUN, "rowid"), part)}
+     ORDER BY {_order((*COUNTED, "rowid"), part)}
      LIMIT :limit OFFSET :offset - ifnull((SELECT min(skipped) FROM run), 0)
     """  # noqa: S608 - constants only
     return Query(_PAGE.format(inner), _parameters(where) | _limits(part))
 
 
+def walked_by_name(where: ReceiptFilter, part: Slice) -> Query:
+    """A page by created_at in the order of `sorted_all`. Costs the entries of the time range up to the page's end."""
+    return _page(where, part, f"{_TABLE} INDEXED BY receive_records_created", _order(("created_at", "rowid"), part))
+
+
 def by_user(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> Query:
     """A page of all users' records by user_id or username. Costs the entries of the users up to the page's end."""
-    source = _BY_NAME if sort is ReceiptSort.USERNAME else _BY_USER
+    source = _in_order_of_users(where, sort)
     return _page(where, part, source, _keys(sort, part, source))
 
 
@@ -211,7 +221,8 @@ def by_time(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> Query:
 
 def untimed(where: ReceiptFilter, part: Slice) -> Query:
     """A page of the records without a time, which `where` says by its flag, in the order of `sorted_all`."""
-    return _page(where, part, _source(where), _order(("user_id", "rowid"), part))
+    source = _source(where)
+    return _page(where, part, source, f"{_order(('user_id',), part, _users(source))}, {_order(('rowid',), part)}")
 
 
 def sorted_all(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> Query:
@@ -250,6 +261,12 @@ def _source(where: ReceiptFilter) -> str:
     return _TABLE if where.message_id is not None else _BY_USER
 
 
+def _in_order_of_users(where: ReceiptFilter, sort: ReceiptSort) -> str:
+    if sort is ReceiptSort.USERNAME:
+        return _IN_ORDER_OF_NAMES
+    return _BY_USER if where.username is None else _BY_NAME
+
+
 def _counts(where: ReceiptFilter) -> str:
     """The rows of receive_counts that match, as a FROM with its WHERE."""
     return f"receive_counts AS counts {_conditions(where, table='counts')}"
@@ -263,12 +280,22 @@ def _users(source: str) -> str:
 def _conditions(where: ReceiptFilter, *more: str, table: str = "receipt", users: str = "receipt") -> str:
     conditions = [f"{table}.{name} = :{name}" for name in _EQUAL if getattr(where, name) is not None]
     if where.username is not None:
-        conditions.append(f"instr(lower({users}.username), lower(:username)) > 0")
+        conditions += _name_conditions(where, users)
     if where.since_ms is not None:
         conditions.append(f"{table}.created_at >= :since_ms")
     if where.before_ms is not None:
         conditions.append(f"{table}.created_at < :before_ms")
     return " AND ".join(["WHERE true", *conditions, *more])
+
+
+def _name_conditions(where: ReceiptFilter, users: str) -> list[str]:
+    if users == "name":
+        return ["instr(name.folded, lower(:username)) > 0"]
+    same = "instr(lower(receipt.username), lower(:username)) > 0"
+    if where.user_id is not None:
+        return [same]
+    # Most records are passed without a look at them: their index says whose they are.
+    return ["receipt.user_id IN (SELECT user_id FROM receive_names WHERE instr(folded, lower(:username)))", same]
 
 
 def _parameters(where: ReceiptFilter) -> dict[str, Parameter]:

@@ -122,10 +122,9 @@ class SqliteRecords:
     async def write(self, records: Sequence[PushRecord], receipts: Sequence[Receipt]) -> None:
         """See ports.RecordStore. Chunks are transactions of their own: repeat the whole call when it raises."""
         for record_chunk in chunks(records):
-            rows = push_rows(record_chunk, self._clock())
-            await self._change("write_records", WRITE_PUSH_RECORDS, rows=rows)
+            await self._change("write_records", WRITE_PUSH_RECORDS, **push_rows(record_chunk, self._clock()))
         for receipt_chunk in chunks(receipts):
-            await self._change("write_receipts", WRITE_RECEIPTS, rows=receipt_rows(receipt_chunk))
+            await self._change("write_receipts", WRITE_RECEIPTS, **receipt_rows(receipt_chunk))
 
     async def mark(self, user_id: int, message_ids: Sequence[str], mark: Mark, at_ms: int) -> list[str]:
         """See ports.RecordStore."""
@@ -189,10 +188,18 @@ class SqliteRecords:
     async def receive_records(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
         """See ports.RecordStore."""
         where = await self._selective(where)
-        if sort is ReceiptSort.CREATED_AT and await self._is_common(where, part):
-            return await self._receipts(receipt_queries.walked(where, part))
-        if sort in receipt_queries.TIMES and _is_by_name(where):
-            return await self._by_name_and_time(where, sort, part)
+        if part.offset < receipt_queries.FAR_ROWS:
+            return await self._page(where, sort, part)
+        total = (await self.receive_stats(where)).total_users
+        if part.offset * 2 < total:
+            return await self._page(where, sort, part)
+        limit = max(0, min(part.limit, total - part.offset))
+        mirrored = Slice(total - part.offset - limit, limit, not part.is_descending)
+        return (await self._page(where, sort, mirrored))[::-1] if limit else []
+
+    async def _page(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
+        if _is_by_name(where):
+            return await self._by_name(where, sort, part)
         if receipt_queries.is_narrow(where) or (where.message_id is not None and sort is not ReceiptSort.CREATED_AT):
             return await self._receipts(receipt_queries.sorted_all(where, sort, part))
         if sort is ReceiptSort.CREATED_AT:
@@ -251,16 +258,26 @@ class SqliteRecords:
         (is_selective,) = await self._statements.numbers("names", receipt_queries.IS_SELECTIVE, username=name)
         return where if is_selective else msgspec.structs.replace(where, username=None)
 
-    async def _is_common(self, where: ReceiptFilter, part: Slice) -> bool:
-        """True when so many names have the part that `where` asks for that a walk soon comes to the page's end."""
-        if not _is_by_name(where):
-            return False
+    async def _by_name(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
+        if sort in receipt_queries.TIMES:
+            return await self._by_name_and_time(where, sort, part)
+        if sort is not ReceiptSort.CREATED_AT:
+            return await self._receipts(receipt_queries.by_user(where, sort, part))
+        total = (await self.receive_stats(where)).total_users
+        if await self._is_walk_short(where, part, total):
+            return await self._receipts(receipt_queries.walked_by_name(where, part))
+        return await self._receipts(receipt_queries.sorted_all(where, sort, part))
+
+    async def _is_walk_short(self, where: ReceiptFilter, part: Slice, total: int) -> bool:
+        """True when a walk to the page's end costs less than sorting the `total` records that match.
+
+        Only where most records of the users with the name match: they are spread evenly then.
+        """
         name = where.username or ""
-        having, names = await self._statements.numbers("names", receipt_queries.NAMES, username=name)
-        if having >= names * receipt_queries.COMMON_PART:
-            return True
-        is_walk_short = (part.offset + part.limit) * names <= having * receipt_queries.WALKED_ROWS
-        return is_walk_short and not receipt_queries.has_state(where)
+        having, names, records = await self._statements.numbers("names", receipt_queries.NAMES, username=name)
+        if total * names * 2 < records * having:
+            return False
+        return (part.offset + part.limit) * records <= total * total * receipt_queries.WALKED_PER_SORTED
 
     async def _by_creation(self, where: ReceiptFilter, part: Slice) -> list[ReceiptRow]:
         """A page by created_at: sought where adding up what comes before it is cheap, else walked to."""
@@ -289,8 +306,6 @@ class SqliteRecords:
     async def _by_name_and_time(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
         """The same for the records of the users with a certain name: which have no time, their index says."""
         flag = receipt_queries.TIMES[sort]
-        if getattr(where, flag) is not None:
-            return await self._receipts(receipt_queries.sorted_all(where, sort, part))
         counted = await self.receive_stats(where)
         timed = getattr(counted, flag.replace("is_", "") + "_users")
         rows: list[ReceiptRow] = []
@@ -299,16 +314,14 @@ class SqliteRecords:
             rest = msgspec.structs.replace(part, limit=part.limit - len(rows))
             if part.offset < total and rest.limit > 0:
                 side = msgspec.structs.replace(where, **{flag: has_time})
-                rows += await self._receipts(await self._named_side(side, where, sort, rest, total))
+                rows += await self._receipts(await self._named_side(side, sort, rest, total))
             part = msgspec.structs.replace(part, offset=max(0, part.offset - total))
         return rows
 
-    async def _named_side(
-        self, side: ReceiptFilter, where: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int
-    ) -> Query:
+    async def _named_side(self, side: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int) -> Query:
         if not getattr(side, receipt_queries.TIMES[sort]):
             return receipt_queries.untimed(side, part)
-        is_walked = total > receipt_queries.SORTED_ROWS and await self._is_common(where, part)
+        is_walked = total > receipt_queries.SORTED_ROWS and await self._is_walk_short(side, part, total)
         return (receipt_queries.by_time if is_walked else receipt_queries.sorted_all)(side, sort, part)
 
     async def _by_user(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:

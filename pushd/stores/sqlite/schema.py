@@ -164,15 +164,15 @@ _USERS = (
 )
 
 # Version 2: what the list pages need (CONTRACT section 3).
-_STATE = ("is_online", "is_received", "is_read", "is_confirmed", "delivery_status", "push_channel")
-_STATES = ", ".join(_STATE)
+STATE = ("is_online", "is_received", "is_read", "is_confirmed", "delivery_status", "push_channel")
+_STATES = ", ".join(STATE)
 _ASKED = f"created_at, {_STATES}"
-_COUNTED = ("created_at", "message_id", *_STATE)
+COUNTED = ("created_at", "message_id", *STATE)
 
 
 def _count(row: str, step: str) -> str:
     """The statement of a trigger that counts the receive record `row` (NEW or OLD) in, `step` +1, or out, -1."""
-    columns, values = ", ".join(_COUNTED), ", ".join(f"{row}.{column}" for column in _COUNTED)
+    columns, values = ", ".join(COUNTED), ", ".join(f"{row}.{column}" for column in COUNTED)
     return f"""
     INSERT INTO receive_counts ({columns}, total) VALUES ({values}, {step})
         ON CONFLICT DO UPDATE SET total = total + {step};
@@ -220,8 +220,8 @@ _COUNTS = (
     ) WITHOUT ROWID
     """,
     f"""
-    INSERT INTO receive_counts ({", ".join(_COUNTED)}, total)
-    SELECT {", ".join(_COUNTED)}, count(*) FROM admin_user_receive_records GROUP BY {", ".join(_COUNTED)}
+    INSERT INTO receive_counts ({", ".join(COUNTED)}, total)
+    SELECT {", ".join(COUNTED)}, count(*) FROM admin_user_receive_records GROUP BY {", ".join(COUNTED)}
     """,  # noqa: S608 - constants only
     "INSERT INTO receive_names (username, user_id) SELECT DISTINCT username, user_id FROM admin_user_receive_records",
     f"""
@@ -230,8 +230,8 @@ _COUNTS = (
     END
     """,
     f"""
-    CREATE TRIGGER receive_records_changed AFTER UPDATE OF {", ".join(_COUNTED)} ON admin_user_receive_records
-      WHEN {_of("OLD", _COUNTED)} IS NOT {_of("NEW", _COUNTED)}
+    CREATE TRIGGER receive_records_changed AFTER UPDATE OF {", ".join(COUNTED)} ON admin_user_receive_records
+      WHEN {_of("OLD", COUNTED)} IS NOT {_of("NEW", COUNTED)}
     BEGIN
       {_count("OLD", "-1")} {_count("NEW", "+1")}
     END
@@ -250,7 +250,7 @@ _COUNTS = (
     """,
     f"""
     CREATE TRIGGER receive_counts_empty AFTER UPDATE OF total ON receive_counts WHEN NEW.total = 0 BEGIN
-      DELETE FROM receive_counts WHERE {_of("receive_counts", _COUNTED)} = {_of("NEW", _COUNTED)};
+      DELETE FROM receive_counts WHERE {_of("receive_counts", COUNTED)} = {_of("NEW", COUNTED)};
     END
     """,  # noqa: S608 - constants only
 )
@@ -297,8 +297,41 @@ _LISTS = (
 # When this node was last known to live: what it left as online was online until then.
 _ALIVE = ("CREATE TABLE alive (id INTEGER PRIMARY KEY CHECK (id = 1), at_ms INTEGER NOT NULL)",)
 
+# Writes waiting for a store outside, by writer; a position is never given out twice.
+_OUTBOX = (
+    """
+    CREATE TABLE outbox (
+      position INTEGER PRIMARY KEY AUTOINCREMENT,
+      writer TEXT NOT NULL,
+      body BLOB NOT NULL
+    )
+    """,
+    "CREATE INDEX outbox_writer ON outbox (writer, position)",
+)
+
+# Version 4. Parts of names are looked for in either case: lower() of every name would be most of that work. Who is
+# found comes in the order of one of the two lists that are sorted by users.
+_NAMES = (
+    "DROP TABLE receive_names",
+    """
+    CREATE TABLE receive_names (
+      username TEXT NOT NULL,
+      user_id  INTEGER NOT NULL,
+      folded   TEXT NOT NULL GENERATED ALWAYS AS (lower(username)) STORED,
+      PRIMARY KEY (user_id, username)
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX receive_names_username ON receive_names (username, user_id, folded)",
+    "INSERT INTO receive_names (username, user_id) SELECT DISTINCT username, user_id FROM admin_user_receive_records",
+)
+
 # One entry per schema version: the statements that lead to it from the version before.
-LADDER: tuple[tuple[str, ...], ...] = ((*_JOURNAL, *_MAILBOX, *_RECORDS, *_USERS), (*_COUNTS, *_LISTS, *_ALIVE))
+LADDER: tuple[tuple[str, ...], ...] = (
+    (*_JOURNAL, *_MAILBOX, *_RECORDS, *_USERS),
+    (*_COUNTS, *_LISTS, *_ALIVE),
+    _OUTBOX,
+    _NAMES,
+)
 
 
 def database_path(data_dir: str) -> Path:

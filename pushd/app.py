@@ -34,12 +34,13 @@ from pushd.live import Live
 from pushd.maintenance import Maintenance
 from pushd.metrics import Metrics, counter, gauge, labelled_gauge
 from pushd.model import MailboxItem, Notice
-from pushd.outbox import MailboxWriter, Outbox, RecordWriter, SettledWriter
+from pushd.outbox import MailboxWriter, Outbox, SettledWriter, StatusWriter
 from pushd.ports import Revocations, Stores
 from pushd.presence import Client, Presence
 from pushd.process import ProcessMetrics
 from pushd.publication import Publication
 from pushd.receipts import Receipts
+from pushd.recording import RecordWriter
 from pushd.stores import open_revocations, open_stores
 
 log = structlog.get_logger("pushd")
@@ -69,19 +70,29 @@ class Node:
         self.live = live = Live(config)
         self.health = health
         self.metrics = metrics
+        self.mailbox = stores.mailbox
+        self.remotes = stores.remotes
         self.front: front.Front | None = None
         self.hub = hub = Hub(config.limits.max_pending_bytes)
         self.lanes: Lanes[Publication] = Lanes(config.delivery.queue_size)
         directory = CachedDirectory(stores.directory, live, now)
         self.outbox = outbox = Outbox(
-            MailboxWriter(stores, metrics),
+            MailboxWriter(stores, metrics, on_disk=past.outbox.get(MailboxWriter.name, 0)),
             RecordWriter(
                 stores,
                 metrics,
+                on_disk=past.outbox.get(RecordWriter.name, 0),
                 users=directory.users,
                 client_of=self._client_of,
                 batch_size=lambda: live.config.records.batch_size,
                 delay_s=lambda: live.config.records.flush_ms / 1000,
+            ),
+            StatusWriter(
+                stores,
+                metrics,
+                on_disk=past.outbox.get(StatusWriter.name, 0),
+                users=directory.users,
+                started_ms=wall_ms(),
             ),
             SettledWriter(stores, metrics),
         )
@@ -97,7 +108,7 @@ class Node:
             live,
             metrics,
             records=stores.records,
-            were_online=past.were_online,
+            were_online=outbox.statuses.were_online,
             now=now,
             wall_ms=wall_ms,
         )
@@ -158,14 +169,16 @@ class Node:
             "mailbox writer": self.outbox.mailbox.writer.run(),
             "record writer": self.outbox.records.writer.run(),
             "settled writer": self.outbox.settled.writer.run(),
-            "status writer": self.presence.status_writer.run(),
+            "status writer": self.outbox.statuses.writer.run(),
             "maintenance": self.maintenance.run(),
             "loop lag": self.health.watch_loop(),
             "dispatch": self.dispatcher.run(),
             "arrivals": self.presence.serve_arrivals(),
             "heartbeat": self.presence.watch(),
             "alive": self.presence.stay_alive(),
-        } | ({"revocations": self.gateway.watch_revocations()} if self.has_revocations else {})
+            **{f"{remote.store} store": self.health.watch_store(remote) for remote in self.remotes},
+            **({"revocations": self.gateway.watch_revocations()} if self.has_revocations else {}),
+        }
 
     def _gone(self, connection: Connection, lost: list[str]) -> None:
         self.receipts.gone(connection, lost)
@@ -194,6 +207,18 @@ class Node:
             "Notices waiting for a worker.",
             "priority",
             {priority.name.lower(): float(depth) for priority, depth in depths.items()},
+        )
+        yield labelled_gauge(
+            "pushd_outbox_pending",
+            "Batches of writes on disk, waiting for their store.",
+            "writer",
+            {writer.name: float(writer.on_disk) for writer in self.outbox.writers()},
+        )
+        yield labelled_gauge(
+            "pushd_store_writers",
+            "Calls that may write to a store at the same time.",
+            "store",
+            {"mailbox": float(self.mailbox.writers)},
         )
         yield gauge("pushd_workers", "Dispatch workers.", self.dispatcher.worker_count)
         yield gauge("pushd_worker_utilization", "Busy time over wall time.", self.dispatcher.utilization)
@@ -247,8 +272,7 @@ class Node:
         while self.gateway.open_sockets:
             await asyncio.sleep(0.01)
         await self.gateway.finished()
-        await self.outbox.flushed()
-        await self.presence.status_writer.flushed()
+        await self.outbox.secured()
 
 
 class Past(msgspec.Struct):
@@ -257,7 +281,7 @@ class Past(msgspec.Struct):
     last_seq: int
     unsettled: list[Notice]
     recent: list[Notice]
-    were_online: list[int]
+    outbox: dict[str, int]  # batches by writer
 
 
 def _failure_of(writer: Any) -> Callable[[], str]:
@@ -279,7 +303,7 @@ async def _read_past(stores: Stores, config: Config) -> Past:
             last_seq=await stores.journal.last_seq(),
             unsettled=unsettled,
             recent=recent,
-            were_online=await stores.presence.reset(wall_ms()),
+            outbox=await stores.outbox.counts(),
         )
     except StoreError as error:
         raise StartError(str(error)) from error

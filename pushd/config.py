@@ -28,26 +28,16 @@ Algorithm = Literal[
 ANY = "*"
 NOT_YET: dict[str, tuple[str, ...]] = {
     "server.compression": ("on",),
-    "mailbox.url": ("redis://",),
-    "mailbox.key_prefix": (ANY,),
-    "records.url": ("mongodb://",),
-    "records.database": (ANY,),
-    "directory.url": ("mysql://", "none"),
-    "directory.table": (ANY,),
-    "directory.id_column": (ANY,),
-    "directory.name_column": (ANY,),
-    "directory.role_column": (ANY,),
-    "presence.url": ("redis://",),
     "cluster.url": ("redis://",),
 }
 
 # What a URL can be, by key; one that ends in "://" goes on with an address.
 URL_FORMS: dict[str, tuple[str, ...]] = {
-    "auth.revocation_url": ("", "redis://"),
-    "mailbox.url": ("sqlite:", "redis://"),
-    "records.url": ("sqlite:", "mongodb://"),
+    "auth.revocation_url": ("", "redis://", "rediss://"),
+    "mailbox.url": ("sqlite:", "redis://", "rediss://"),
+    "records.url": ("sqlite:", "mongodb://", "mongodb+srv://"),
     "directory.url": ("sqlite:", "mysql://", "none"),
-    "presence.url": ("", "redis://"),
+    "presence.url": ("", "sqlite:", "mongodb://", "mongodb+srv://"),
     "cluster.url": ("", "redis://"),
 }
 

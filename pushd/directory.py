@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Collection
-
-from cachetools import LRUCache
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from itertools import islice
+from typing import Any
 
 from pushd.errors import StoreError
 from pushd.live import Live
@@ -14,24 +15,31 @@ from pushd.model import Target, TargetKind, User
 from pushd.ports import Directory
 
 ALL = "all"
-_NOBODY: tuple[float, None] = (0.0, None)
+UNKNOWN_TTL_S = 10.0
+
+# From when it is stale, and who the user is; None: nobody whom the directory knows.
+Entry = tuple[float, User | None]
+
+_NOT_REMEMBERED: Entry = (0.0, None)
 
 
 class CachedDirectory:
     """Users (LRU with TTL) and id lists per role, each asked for once at a time, stale while the store is down.
 
     A user learned from a connection is known at once; one added to the store by others within
-    `directory.cache_ttl_s`.
+    `directory.cache_ttl_s`, or UNKNOWN_TTL_S when asked for before.
     """
 
     def __init__(self, directory: Directory, live: Live, now: Callable[[], float]) -> None:
         self._directory = directory
         self._live = live
         self._now = now
-        # each with the time from which it is stale
-        self._users: LRUCache[int, tuple[float, User]] = LRUCache(live.config.directory.cache_size)
+        self._users: OrderedDict[int, Entry] = OrderedDict()  # the least recently used first
+        self._asked: dict[int, asyncio.Task[dict[int, User]]] = {}  # whom the store is being asked for
         self._ids: dict[str, tuple[float, list[int]]] = {}
         self._known: set[int] = set()  # at least everybody in the list of all
+        # Who was learned as what, for a directory that is nothing but that.
+        self._learned: dict[int, User] | None = {} if getattr(directory, "follows_tokens", False) else None
         self._loading: dict[str, asyncio.Task[list[int]]] = {}
 
     def cached_ids(self, target: Target) -> list[int] | None:
@@ -56,40 +64,107 @@ class CachedDirectory:
             entry = self._ids.get(key)
             if entry is None:
                 raise
-            return sorted(self._known) if key == ALL else entry[1]
+            has_learned = key == ALL and len(self._known) > len(entry[1])
+            return sorted(self._known) if has_learned else entry[1]
 
     async def users(self, user_ids: Collection[int]) -> dict[int, User]:
-        """The known ones of these users; while the store is down those that are remembered, however old."""
+        """The known ones of these users; while the store is down those that are remembered, however old.
+
+        Remembered ones cost a fraction of a microsecond each. Of more than `directory.cache_size` the store is asked
+        for the excess every time.
+        """
         now = self._now()
         found: dict[int, User] = {}
         stale: dict[int, User] = {}
+        missing: list[int] = []
+        entries = self._users
         for user_id in user_ids:
-            ends, user = self._users.get(user_id, _NOBODY)
+            entry = entries.get(user_id)
+            if entry is None:
+                missing.append(user_id)
+                continue
+            entries.move_to_end(user_id)
+            ends, user = entry
+            if ends <= now:
+                missing.append(user_id)
             if user is not None:
                 (found if ends > now else stale)[user_id] = user
-        missing = [user_id for user_id in user_ids if user_id not in found]
-        return found | (await self._load_users(missing, stale) if missing else {})
+        if not missing:
+            return found
+        return found | await self._ask_for(missing, stale, len(user_ids) - len(missing))
 
-    async def _load_users(self, user_ids: list[int], stale: dict[int, User]) -> dict[int, User]:
+    async def _ask_for(self, user_ids: list[int], stale: dict[int, User], remembered: int) -> dict[int, User]:
+        """The known ones of these; those whom somebody else is asking for come with that answer.
+
+        `stale` is for those about whom the store says nothing; `remembered`: how many entries the caller has just
+        used, which are not to make room for these.
+        """
+        new = [user_id for user_id in dict.fromkeys(user_ids) if user_id not in self._asked]
+        if new:
+            task = asyncio.ensure_future(self._fetch_users(new, remembered))
+            task.add_done_callback(_retrieve)
+            self._asked.update(dict.fromkeys(new, task))
+        asked = [(user_id, self._asked[user_id]) for user_id in user_ids]
+        tasks = list({task: None for _, task in asked})
+        results = await asyncio.gather(*map(asyncio.shield, tasks), return_exceptions=True)
+        answers = {task: _answer(result) for task, result in zip(tasks, results, strict=True)}
+        known: dict[int, User] = {}
+        for user_id, task in asked:
+            answer = answers[task]
+            user = (stale if answer is None else answer).get(user_id)
+            if user is not None:
+                known[user_id] = user
+        return known
+
+    async def _fetch_users(self, user_ids: list[int], remembered: int) -> dict[int, User]:
+        task = asyncio.current_task()
         try:
-            loaded = await self._directory.users(user_ids)
-        except StoreError:
-            return stale
-        ends = self._now() + self._live.config.directory.cache_ttl_s
-        for user in loaded.values():
-            self._users[user.user_id] = (ends, user)
-        return loaded
+            known = await self._directory.users(user_ids)
+        finally:
+            current = [user_id for user_id in user_ids if self._asked.get(user_id) is task]
+            for user_id in current:
+                del self._asked[user_id]
+        # Whoever was learned meanwhile is not among the current ones: the answer may be from before.
+        self._remember(known, islice(current, max(0, self._live.config.directory.cache_size - remembered)))
+        return known
+
+    def _remember(self, known: dict[int, User], user_ids: Iterable[int]) -> None:
+        config = self._live.config.directory
+        now = self._now()
+        ends = now + config.cache_ttl_s
+        ends_unknown = now + min(config.cache_ttl_s, UNKNOWN_TTL_S)
+        for user_id in user_ids:
+            user = known.get(user_id)
+            self._users[user_id] = (ends_unknown if user is None else ends, user)
+            self._users.move_to_end(user_id)
+        while len(self._users) > config.cache_size:
+            self._users.popitem(last=False)
 
     async def learn(self, users: list[User]) -> None:
         """These users are connected, so they exist."""
-        unknown = [user for user in users if user.user_id not in self._known]
-        if not unknown:
-            return
-        await self._directory.learn(unknown)
-        self._known.update(user.user_id for user in unknown)
-        # The lists lack them, those on their way perhaps too: they are asked for again at the next notice.
-        self._ids = {key: (-math.inf, ids) for key, (_, ids) in self._ids.items()}
-        self._loading.clear()
+        news = [user for user in users if self._is_news(user)]
+        if news:
+            await self._directory.learn(news)
+            self._known.update(user.user_id for user in news)
+            # The lists lack them, those on their way perhaps too: they are asked for again at the next notice.
+            self._ids = {key: (-math.inf, ids) for key, (_, ids) in self._ids.items()}
+            self._loading.clear()
+        self._forget_unknown(users)
+
+    def _is_news(self, user: User) -> bool:
+        return user.user_id not in self._known or (
+            self._learned is not None and self._learned.get(user.user_id) != user
+        )
+
+    def _forget_unknown(self, users: Iterable[User]) -> None:
+        """Nor may they become unknown by an answer that is on its way."""
+        for user in users:
+            self._asked.pop(user.user_id, None)
+            _, remembered = self._users.get(user.user_id, _NOT_REMEMBERED)
+            if remembered is None or self._learned is not None:
+                self._users.pop(user.user_id, None)
+        if self._learned is not None:
+            self._learned.update((user.user_id, user) for user in users)
 
     def _query(self, target: Target) -> tuple[str, Callable[[], Awaitable[list[int]]]]:
         if target.kind is TargetKind.ALL:
@@ -109,6 +184,7 @@ class CachedDirectory:
         return await asyncio.shield(task)
 
     def _loaded(self, key: str, task: asyncio.Task[list[int]]) -> None:
+        _retrieve(task)
         if self._loading.get(key) is task:
             del self._loading[key]
 
@@ -119,3 +195,18 @@ class CachedDirectory:
         if key == ALL:
             self._known.update(ids)
         return ids
+
+
+def _answer(result: dict[int, User] | BaseException) -> dict[int, User] | None:
+    """None when the store was down."""
+    if isinstance(result, StoreError):
+        return None
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Whoever waited for it may have given up: its failure is then nobody's."""
+    if not task.cancelled():
+        task.exception()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -85,7 +85,7 @@ class Stage:
 class Dispatcher:
     """Between `min_workers` and `max_workers` workers: they wait for stores, they do not compute in parallel.
 
-    `were_online`: who was connected when a former process ended; to them its unsettled `online` notices go.
+    `were_online` says who was connected when a former process ended; to them its unsettled `online` notices go.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Dispatcher:
         metrics: Metrics,
         *,
         records: RecordStore,
-        were_online: list[int],
+        were_online: Callable[[], Awaitable[list[int]]],
         now: Callable[[], float],
         wall_ms: Callable[[], int],
     ) -> None:
@@ -276,11 +276,21 @@ class Dispatcher:
             return await self._records.not_received_by(publication.notice.message_id)
         if not publication.is_restored:
             return await self._directory.ids(target)
-        everybody = self._were_online if target.kind is TargetKind.ONLINE else await self._directory.ids(target)
-        received = await self._records.received_by(publication.notice.message_id)
+        is_online = target.kind is TargetKind.ONLINE
+        everybody = await self._were_online() if is_online else await self._directory.ids(target)
+        received = await self._received_by(publication)
         missing = [user_id for user_id in everybody if user_id not in received]
         publication.received_before(len(everybody) - len(missing))
         return missing
+
+    async def _received_by(self, publication: Publication) -> set[int]:
+        """Nobody, while the records cannot be asked: better twice than late."""
+        try:
+            await self._outbox.records.writer.flushed()
+            return await self._records.received_by(publication.notice.message_id)
+        except StoreError as error:
+            log.warning("may be delivered twice", message_id=publication.notice.message_id, error=str(error))
+            return set()
 
     async def _broadcast(self, publication: Publication) -> None:
         """To every connection first, whoever that is; who else should have it is asked afterwards."""

@@ -7,6 +7,7 @@
     ├── ProtocolError      a connection must be closed: close code and reason
     └── StoreError         a store refused or did not answer
         └── StoreUnavailable   ... and may again later
+            └── StoreLost          ... because nobody answered
 
 The text of an exception is for the operator's log; a client gets codes and the texts written for it.
 """
@@ -152,3 +153,7 @@ class StoreError(PushdError):
 
 class StoreUnavailable(StoreError):
     """A store cannot be used now and may be usable later: full disk, lost connection, timeout."""
+
+
+class StoreLost(StoreUnavailable):
+    """A store did not answer in time or cannot be reached: what else is asked of it now will fail as well."""

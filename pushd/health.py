@@ -5,9 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
+import structlog
+
+from pushd.errors import PushdError, StoreError
+from pushd.lanes import Backoff
 from pushd.metrics import Metrics
+from pushd.ports import Remote
+
+log = structlog.get_logger("pushd.health")
 
 LAG_EVERY_S = 0.1
+CHECK_EVERY_S = 5.0  # a store that answers
+CHECK_AWAY_MOST_S = 1.0  # one that does not
 
 
 class Health:
@@ -18,6 +27,7 @@ class Health:
         self._now = now
         self._is_up: dict[str, bool] = {}
         self._failures: list[Callable[[], str]] = []
+        self._away: dict[str, str] = {}  # why a store cannot be used, by store
         self.last_error = ""
         self.is_draining = False
         self.started_at = now()
@@ -54,12 +64,37 @@ class Health:
     @property
     def error(self) -> str:
         """What is failing now, else the last thing that did, else ""."""
-        return next((text for failure in self._failures if (text := failure())), self.last_error)
+        away = next(iter(self._away.values()), "")
+        return away or next((text for failure in self._failures if (text := failure())), self.last_error)
 
     @property
     def uptime_s(self) -> float:
         """Since the start."""
         return self._now() - self.started_at
+
+    async def watch_store(self, remote: Remote) -> None:
+        """Until cancelled: ask a remote store whether it can be used, often while it cannot."""
+        backoff = Backoff(most_s=CHECK_AWAY_MOST_S)
+        while True:
+            try:
+                await remote.check()
+            except PushdError as error:
+                self._is_away(remote.store, error)
+                await asyncio.sleep(backoff.next_s())
+            else:
+                self._is_up[remote.store] = True
+                if self._away.pop(remote.store, ""):
+                    log.info("store is back", store=remote.store)
+                backoff.reset()
+                await asyncio.sleep(CHECK_EVERY_S)
+
+    def _is_away(self, store: str, error: PushdError) -> None:
+        if store not in self._away:
+            log.warning("store is away", store=store, error=str(error), cause=repr(error.__cause__))
+        # What is wrong with a configuration is for the log: health is read from outside.
+        reason = str(error) if isinstance(error, StoreError) else f"{store}: cannot be used as configured, see the log"
+        self._is_up[store] = False
+        self._away[store] = reason
 
     async def watch_loop(self) -> None:
         """Until cancelled: measure how late the loop runs a timer."""

@@ -141,3 +141,24 @@ class Backoff:
     def reset(self) -> None:
         """It worked: start small again."""
         self._attempt = 0
+
+
+class Circuit:
+    """Open, so that nobody waits for a store, from `most` lost calls in a row until one is answered."""
+
+    def __init__(self, most: int = 3) -> None:
+        self._most = most
+        self._lost = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls need not be tried."""
+        return self._lost >= self._most
+
+    def lost(self) -> None:
+        """A call was not answered."""
+        self._lost += 1
+
+    def answered(self) -> None:
+        """A call was answered, be it with an error."""
+        self._lost = 0

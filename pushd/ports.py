@@ -7,7 +7,7 @@ idempotent in (`message_id`, `user_id`): doing one twice leaves the store as doi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +26,9 @@ from pushd.queries import (
     UserReceipts,
     UserSummary,
 )
+
+# Called on the loop for every operation: store, operation, seconds it took, whether it succeeded.
+Observe = Callable[[str, str, float, bool], None]
 
 
 class Journal(Protocol):
@@ -55,6 +58,10 @@ class Journal(Protocol):
 
 class Mailbox(Protocol):
     """Notices waiting for absent users: per user the newest `mailbox.max_per_user`, for `mailbox.ttl_days`."""
+
+    @property
+    def writers(self) -> int:
+        """How many calls write at the same time, at present."""
 
     async def save(self, saves: Sequence[tuple[MailboxItem, Collection[int]]]) -> None:
         """Put each item into the mailboxes of its users; order within one user is the order of the call.
@@ -177,12 +184,45 @@ class Revocations(Protocol):
         """The revoked ones of these (claim `jti`)."""
 
 
+class OutboxLog(Protocol):
+    """Writes that a store could not take, on disk, in order, by the name of the writer they are waiting in."""
+
+    async def append(self, writer: str, bodies: Sequence[bytes]) -> None:
+        """Keep these behind what is there. On return they survive what a journal entry survives. All or nothing."""
+
+    async def oldest(self, writer: str, limit: int) -> list[tuple[int, bytes]]:
+        """The oldest `limit` that wait, in order, each with its position."""
+
+    async def drop(self, writer: str, position: int) -> None:
+        """They are written: forget them up to and including `position`."""
+
+    async def counts(self) -> dict[str, int]:
+        """How many wait, by writer; writers with none are absent."""
+
+
+class Remote(Protocol):
+    """A store outside this process, which may be away."""
+
+    @property
+    def store(self) -> str:
+        """Its name in health and metrics: mailbox, records, directory, presence."""
+
+    async def check(self) -> None:
+        """Return when it answers and can be used, after creating what it lacks (indexes).
+
+        Asked at the start, often while it is away and now and then otherwise. Raises StoreUnavailable, and StartError
+        when it can never be used as configured: wrong credentials, a missing table, an index that conflicts.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """The opened stores of a node."""
+    """The opened stores of a node; `remotes` are those that may be away."""
 
     journal: Journal
+    outbox: OutboxLog
     mailbox: Mailbox
     records: RecordStore
     directory: Directory
     presence: PresenceStore
+    remotes: tuple[Remote, ...] = ()

@@ -18,7 +18,7 @@ from pushd.lanes import Backoff
 from pushd.live import Live
 from pushd.metrics import Metrics
 from pushd.model import Arrival, MailboxItem, User
-from pushd.outbox import Outbox, WriteBehind
+from pushd.outbox import Outbox
 from pushd.ports import Stores
 from pushd.receipts import Receipts
 
@@ -26,7 +26,6 @@ log = structlog.get_logger("pushd.presence")
 
 ARRIVALS_PER_BATCH = 256
 REPLAY_CHUNK_BYTES = 32 * 1024
-STATUS_DELAY_S = 0.1
 STORES_WITHIN_S = 2.0  # after that a user is greeted without them
 STORES_WITHIN_S_AGAIN = 0.2  # while they have not answered before
 SWEEP_EVERY_S = 0.25
@@ -77,10 +76,6 @@ class Presence:
         self._arrivals: list[Connection] = []
         self._arrived = asyncio.Event()
         self._replays: set[asyncio.Task[None]] = set()
-        self._changes: list[Arrival | tuple[int, int]] = []
-        self.status_writer: WriteBehind[list[Arrival] | list[tuple[int, int]]] = WriteBehind(
-            "presence", self._take_changes, self._write_changes, metrics, lambda: STATUS_DELAY_S
-        )
         self.failure = ""  # why the last replay failed; "" while it works
 
     # ---- arriving
@@ -100,8 +95,7 @@ class Presence:
             self._hub.release(connection)
             return
         if is_first:
-            self._changes.append(self._arrival(connection))
-            self.status_writer.wake()
+            self._outbox.statuses.arrived(self._arrival(connection))
         self._arrivals.append(connection)
         self._arrived.set()
 
@@ -163,7 +157,7 @@ class Presence:
             async with asyncio.timeout(within_s):
                 await self._learn(connections)
                 user_ids = {connection.user_id for connection in connections}
-                await self._outbox.mailbox.written_for(user_ids)
+                await self._outbox.mailbox.writer.written_for(user_ids)
                 return await self._mailbox.read(user_ids)
         except TimeoutError:
             raise StoreUnavailable("mailbox", f"no answer within {within_s} s") from None
@@ -172,7 +166,7 @@ class Presence:
         """For hello, which does not wait for records that cannot be had."""
         try:
             async with asyncio.timeout(STORES_WITHIN_S):
-                await self._outbox.records.written_for(user_ids)
+                await self._outbox.records.writer.written_for(user_ids)
                 return await self._records.unread_counts(user_ids)
         except (StoreError, TimeoutError):
             return {}
@@ -254,34 +248,7 @@ class Presence:
     def gone(self, connection: Connection) -> None:
         """The hub stopped delivering to a connection."""
         if not connection.is_guest and not self._hub.has_user(connection.user_id):
-            self._changes.append((connection.user_id, self._wall_ms()))
-            self.status_writer.wake()
-
-    def _take_changes(self) -> list[list[Arrival] | list[tuple[int, int]]]:
-        changes, self._changes = self._changes, []
-        batches: list[list[Arrival] | list[tuple[int, int]]] = []
-        for change in changes:
-            if not batches or type(batches[-1][0]) is not type(change):
-                batches.append([])
-            batches[-1].append(change)  # type: ignore[arg-type]
-        return batches
-
-    async def _write_changes(self, batch: list[Arrival] | list[tuple[int, int]]) -> None:
-        if isinstance(batch[0], Arrival):
-            await self._statuses.connected(await self._named(batch))
-        else:
-            await self._statuses.disconnected(batch)
-
-    async def _named(self, arrivals: list[Arrival]) -> list[Arrival]:
-        """Tokens need not carry a name: then it is the directory's."""
-        nameless = [arrival.user_id for arrival in arrivals if not arrival.username]
-        known = await self._directory.users(nameless) if nameless else {}
-        return [
-            msgspec.structs.replace(arrival, username=known[arrival.user_id].username)
-            if not arrival.username and arrival.user_id in known
-            else arrival
-            for arrival in arrivals
-        ]
+            self._outbox.statuses.left(connection.user_id, self._wall_ms())
 
     # ---- watching
 
@@ -295,6 +262,7 @@ class Presence:
         """Until cancelled: leave a trace of being alive, by which durations are right after a crash."""
         while True:
             with contextlib.suppress(StoreError):  # health has seen it
+                await self._outbox.statuses.writer.flushed()  # whom a former process left is looked at before
                 await self._statuses.alive(self._wall_ms())
             await asyncio.sleep(ALIVE_EVERY_S)
 

@@ -240,6 +240,8 @@ class Api:
             dedup_hits=int(total(metrics.dedup_hits)),
             offline_saved=int(total(metrics.mailbox_saved)),
             offline_delivered=int(total(metrics.mailbox_delivered)),
+            store_writers={"mailbox": self._mailbox.writers},
+            outbox_pending={writer.name: writer.on_disk for writer in self._outbox.writers()},
             uptime_s=round(self.health.uptime_s, 3),
         )
 

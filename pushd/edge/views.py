@@ -308,7 +308,11 @@ class QueueSize(msgspec.Struct):
 
 
 class Stats(msgspec.Struct):
-    """What the node does. `error_rate`: errors per notice."""
+    """What the node does. `error_rate`: errors per notice.
+
+    `store_writers`: calls that may write to a store at the same time; `outbox_pending`: batches of writes on disk
+    that wait for their store.
+    """
 
     active_connections: int
     unique_users: int
@@ -322,6 +326,8 @@ class Stats(msgspec.Struct):
     dedup_hits: int
     offline_saved: int
     offline_delivered: int
+    store_writers: dict[str, int]
+    outbox_pending: dict[str, int]
     uptime_s: float
 
 

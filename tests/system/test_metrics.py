@@ -47,6 +47,8 @@ GAUGES = {
     "pushd_worker_utilization": (),
     "pushd_store_up": ("store",),
     "pushd_journal_pending": (),
+    "pushd_outbox_pending": ("writer",),
+    "pushd_store_writers": ("store",),
 }
 HISTOGRAMS = {
     "pushd_delivery_latency_seconds": (),
@@ -188,6 +190,8 @@ class TestScript:
             "dedup_hits": seen.value("pushd_dedup_hits_total"),
             "offline_saved": seen.value("pushd_mailbox_saved_total"),
             "offline_delivered": seen.value("pushd_mailbox_delivered_total"),
+            "store_writers": seen.by("pushd_store_writers", "store"),
+            "outbox_pending": seen.by("pushd_outbox_pending", "writer"),
         }
         assert stats["queue_size"] == seen.by("pushd_queue_depth", "priority")
         latency = stats["message_latency_ms"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pushd import dispatch, lanes, outbox, presence
+from pushd import dispatch, lanes, outbox, presence, writebehind
 from pushd.ports import Stores
 from pushd.stores.sqlite import open_stores
 from tests.conftest import MakeConfig
@@ -34,11 +34,11 @@ async def frail(stores: Stores) -> Any:
 @pytest.fixture
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between attempts and between looks are as short as can be."""
-    for module in (dispatch, outbox, presence):
-        monkeypatch.setattr(module, "Backoff", lambda: lanes.Backoff(first_s=0.0))
+    for module in (dispatch, writebehind, presence):
+        monkeypatch.setattr(module, "Backoff", lambda **_: lanes.Backoff(first_s=0.0))
     monkeypatch.setattr(dispatch, "GROW_AFTER_S", 0.001)
     monkeypatch.setattr(outbox, "SETTLE_DELAY_S", 0.0)
-    monkeypatch.setattr(presence, "STATUS_DELAY_S", 0.0)
+    monkeypatch.setattr(outbox, "STATUS_DELAY_S", 0.0)
 
 
 @pytest.fixture
@@ -48,9 +48,9 @@ async def make_house(
     """Builds a node's parts: `make_house(stores=frail, delivery={...})`; whatever was started is stopped at the end."""
     houses: list[House] = []
 
-    def make(*, stores: Stores = stores, last_seq: int = 0, were_online: Any = (), **sections: Any) -> House:
+    def make(*, stores: Stores = stores, last_seq: int = 0, **sections: Any) -> House:
         sections = {"records": {"flush_ms": 1}} | sections
-        houses.append(House(make_config(**sections), stores, clock, last_seq=last_seq, were_online=were_online))
+        houses.append(House(make_config(**sections), stores, clock, last_seq=last_seq))
         return houses[-1]
 
     yield make

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -24,12 +24,13 @@ from pushd.lanes import Lanes
 from pushd.live import Live
 from pushd.metrics import Metrics
 from pushd.model import MailboxItem, Notice, Target, TargetKind
-from pushd.outbox import MailboxWriter, Outbox, RecordWriter, SettledWriter
+from pushd.outbox import MailboxWriter, Outbox, SettledWriter, StatusWriter
 from pushd.ports import Stores
 from pushd.presence import Client as ClientDetails
 from pushd.presence import Presence
 from pushd.publication import Publication
 from pushd.receipts import Receipts
+from pushd.recording import RecordWriter
 from tests.daemon import until
 
 START_MS = 1_700_000_000_000
@@ -91,7 +92,8 @@ class Faulty:
 
 def faulty(stores: Stores) -> Stores:
     """The same stores, each behind a `Faulty`."""
-    return Stores(**{name: Faulty(getattr(stores, name)) for name in Stores.__dataclass_fields__})  # type: ignore[arg-type]
+    names = [name for name in Stores.__dataclass_fields__ if name != "remotes"]
+    return Stores(**{name: Faulty(getattr(stores, name)) for name in names})  # type: ignore[arg-type]
 
 
 class Transport:
@@ -239,9 +241,7 @@ class Client:
 class House:
     """A node's parts, wired as `app.Node` wires them; nothing runs before `start`."""
 
-    def __init__(
-        self, config: Config, stores: Stores, clock: Clock, *, last_seq: int = 0, were_online: Iterable[int] = ()
-    ) -> None:
+    def __init__(self, config: Config, stores: Stores, clock: Clock, *, last_seq: int = 0) -> None:
         self.stores = stores
         self.clock = clock
         self.live = live = Live(config)
@@ -259,6 +259,7 @@ class House:
                 batch_size=lambda: live.config.records.batch_size,
                 delay_s=lambda: live.config.records.flush_ms / 1000,
             ),
+            StatusWriter(stores, metrics, users=directory.users, started_ms=clock.wall_ms()),
             SettledWriter(stores, metrics),
         )
         times: dict[str, Any] = {"now": clock, "wall_ms": clock.wall_ms}
@@ -272,7 +273,7 @@ class House:
             live,
             metrics,
             records=stores.records,
-            were_online=list(were_online),
+            were_online=outbox.statuses.were_online,
             **times,
         )
         self.settled: list[str] = []
@@ -309,7 +310,7 @@ class House:
         self._tasks += [asyncio.create_task(coroutine) for coroutine in coroutines]
 
     def start_writers(self) -> None:
-        self.start(*(writer.run() for writer in self.outbox.writers()), self.presence.status_writer.run())
+        self.start(*(writer.run() for writer in self.outbox.writers()))
 
     def start_all(self) -> None:
         self.start_writers()
@@ -389,3 +390,15 @@ def notice(seq: int = 1, *, user_ids: tuple[int, ...] = (1,), **fields: Any) -> 
     fields.setdefault("message_id", f"m{seq}")
     fields.setdefault("content", f"content {seq}")
     return Notice(seq=seq, accepted_ms=START_MS, **fields)
+
+
+class Counted:
+    """A publication, and how often it was settled."""
+
+    def __init__(self, seq: int = 1) -> None:
+        self.publication = Publication(notice(seq), accepted_at=0.0)
+        self.settled = 0
+        self.publication.on_settled = self._count
+
+    def _count(self, publication: Publication) -> None:
+        self.settled += 1

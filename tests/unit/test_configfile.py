@@ -229,11 +229,11 @@ class TestSecrets:
             ("auth.jwt_secret", '"hunter2\\n"'),
             ("auth.api_keys", '["hunter2"]'),
             ("auth.api_keys", '"hunter2"'),
-            ("mailbox.url", '"redis://u:hunter2@h"'),
-            ("mailbox.url", '"redis://hunter2@h"'),
+            ("mailbox.url", '"reddis://u:hunter2@h"'),
+            ("mailbox.url", '"reddis://hunter2@h"'),
             ("mailbox.url", '"redis//:hunter2@h"'),
             ("mailbox.url", '"foo://h?password=hunter2"'),
-            ("mailbox.url", '"redis://u:a@b/hunter2@h"'),
+            ("mailbox.url", '"reddis://u:a@b/hunter2@h"'),
             ("directory.url", '["mysql"]'),
         ],
     )
@@ -304,6 +304,15 @@ def test_the_development_configuration_is_valid() -> None:
     config = read((CONFIGS / "dev.toml").read_text())
     assert is_loopback(config.server.host)
     assert config.mailbox.url == config.records.url == config.directory.url == "sqlite:"
+
+
+def test_the_production_configuration_lacks_nothing_but_its_secrets() -> None:
+    text = (CONFIGS / "production.toml").read_text()
+    assert "auth.jwt_secret" in refusal(text)
+    config = read(text, PUSHD_AUTH_JWT_SECRET=SECRET, PUSHD_DIRECTORY_URL="mysql://u:p@h/db")
+    urls = (config.mailbox.url, config.records.url, config.directory.url)
+    assert [url.partition("://")[0] for url in urls] == ["rediss", "mongodb", "mysql"]
+    assert not any("@" in url for url in tomllib.loads(text).values() if isinstance(url, str))
 
 
 def tables() -> st.SearchStrategy[str]:

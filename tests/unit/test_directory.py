@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import pytest
 
-from pushd.directory import CachedDirectory
+from pushd.directory import UNKNOWN_TTL_S, CachedDirectory
 from pushd.errors import StoreUnavailable
 from pushd.live import Live
 from pushd.model import Target, TargetKind, User
+from pushd.stores.nobody import NoDirectory
 from tests.conftest import MakeConfig
+from tests.daemon import until
 from tests.unit.parts import Clock, Faulty
 
 ALL = Target(TargetKind.ALL)
@@ -153,7 +156,7 @@ async def test_who_asks_after_a_user_was_learned_does_not_get_an_answer_from_bef
 
 
 class _Late:
-    """A directory whose list of all is the one from when it was asked for."""
+    """A directory whose answers are those from when it was asked for."""
 
     def __init__(self, store: Any) -> None:
         self._store = store
@@ -165,6 +168,12 @@ class _Late:
         self.read.set()
         await self.gate.wait()
         return ids
+
+    async def users(self, user_ids: list[int]) -> dict[int, User]:
+        users: dict[int, User] = await self._store.users(user_ids)
+        self.read.set()
+        await self.gate.wait()
+        return users
 
     async def learn(self, users: list[User]) -> None:
         await self._store.learn(users)
@@ -220,3 +229,210 @@ async def test_no_more_users_are_remembered_than_allowed(build: Callable[..., Ca
     assert await directory.users([1, 2]) == {1: ANN, 2: BEN}
     assert await directory.users([1, 2]) == {1: ANN, 2: BEN}
     assert store.calls == ["users", "users"]
+
+
+async def test_those_who_miss_the_same_users_ask_once(directory: CachedDirectory, store: Any) -> None:
+    gate = store.hold("users")
+    asking = [asyncio.create_task(directory.users(ids)) for ids in ([1], [2, 1], {1, 2, 9})]
+    await asyncio.sleep(0)
+    gate.set()
+    assert await asyncio.gather(*asking) == [{1: ANN}, {1: ANN, 2: BEN}, {1: ANN, 2: BEN}]
+    assert store.calls == ["users"] * 3  # for 1, for 2, for 9
+
+
+async def test_the_store_is_asked_for_nobody_twice_at_a_time(make_config: MakeConfig, clock: Clock) -> None:
+    store = _Counting()
+    directory = CachedDirectory(store, Live(make_config()), clock)
+    ids = range(101, 201)
+    answers = await asyncio.gather(*(directory.users(ids[start:]) for start in range(50)))
+    assert [len(answer) for answer in answers] == [100 - start for start in range(50)]
+    assert store.asked == list(ids)
+
+
+class _Counting:
+    """Knows everybody but user 13; says for whom it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    async def users(self, user_ids: Collection[int]) -> dict[int, User]:
+        await asyncio.sleep(0)
+        self.asked += user_ids
+        return {user_id: User(user_id, f"user{user_id}") for user_id in user_ids if user_id != 13}
+
+    async def learn(self, users: Sequence[User]) -> None: ...
+
+    async def all_ids(self) -> list[int]:
+        return []
+
+    async def ids_by_role(self, roles: Collection[int]) -> list[int]:
+        return []
+
+
+async def test_who_gives_up_does_not_take_the_answer_from_others(directory: CachedDirectory, store: Any) -> None:
+    gate = store.hold("users")
+    asking = [asyncio.create_task(directory.users([1, 2])) for _ in range(2)]
+    await asyncio.sleep(0)
+    asking[0].cancel()
+    await asyncio.sleep(0)
+    gate.set()
+    assert await asking[1] == {1: ANN, 2: BEN}
+    assert await directory.users([1, 2]) == {1: ANN, 2: BEN}
+    assert store.calls == ["users"]
+
+
+@pytest.mark.parametrize("operation", ["users", "all_ids"])
+async def test_when_nobody_waits_any_more_a_failure_is_no_unhandled_one(
+    directory: CachedDirectory, store: Any, operation: str
+) -> None:
+    gate = store.hold(operation)
+    store.fail(operation)
+    asking = asyncio.create_task(directory.users([1]) if operation == "users" else directory.ids(ALL))
+    await until(lambda: store.calls)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    gate.set()
+    await asyncio.sleep(0.01)
+    gc.collect()
+    assert await directory.users([1]) == {1: ANN}
+
+
+async def test_each_gets_what_its_own_questions_brought(directory: CachedDirectory, store: Any, clock: Clock) -> None:
+    await directory.users([1])
+    clock.move(TTL_S)
+    gate = store.hold("users")
+    store.fail("users")
+    first = asyncio.create_task(directory.users([1]))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(directory.users([1, 2]))
+    await until(lambda: store.calls.count("users") == 3)
+    gate.set()
+    assert await first == {1: ANN}  # stale: its question failed
+    assert await second == {1: ANN, 2: BEN}
+
+
+async def test_a_failure_that_is_no_store_s_is_not_hidden(directory: CachedDirectory, store: Any) -> None:
+    store.fail("users", error=ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        await directory.users([1])
+    assert await directory.users([1]) == {1: ANN}
+
+
+async def test_unknown_users_are_not_asked_for_again_for_a_while(
+    directory: CachedDirectory, store: Faulty, clock: Clock
+) -> None:
+    assert await directory.users([8, 9]) == {}
+    assert await directory.users([8, 9, 1]) == {1: ANN}
+    assert store.calls == ["users", "users"]
+    clock.move(UNKNOWN_TTL_S - 1)
+    assert await directory.users([8, 9, 1]) == {1: ANN}
+    assert store.calls == ["users", "users"]
+    clock.move(1)
+    assert await directory.users([8, 1]) == {1: ANN}
+    assert store.calls == ["users"] * 3
+
+
+async def test_a_learned_user_is_no_longer_unknown(directory: CachedDirectory) -> None:
+    assert await directory.users([3]) == {}
+    await directory.learn([CID])
+    assert await directory.users([3]) == {3: CID}
+
+
+async def test_a_connected_user_is_asked_for_again_even_when_learned_before(
+    directory: CachedDirectory, stores: Any
+) -> None:
+    assert await directory.users([3]) == {}
+    await stores.directory.learn([CID])  # by others
+    assert await directory.ids(ALL) == [1, 2, 3]
+    await directory.learn([CID])
+    assert await directory.users([3]) == {3: CID}
+
+
+async def test_an_answer_from_before_a_user_was_learned_does_not_make_it_unknown(
+    store: Any, make_config: MakeConfig, clock: Clock
+) -> None:
+    late: Any = _Late(store)
+    directory = CachedDirectory(late, Live(make_config()), clock)
+    asking = asyncio.create_task(directory.users([1, 3]))
+    await late.read.wait()
+    await directory.learn([CID])
+    late.gate.set()
+    assert await directory.users([3]) == {3: CID}
+    assert await asking == {1: ANN}
+    assert await directory.users([3]) == {3: CID}
+
+
+async def test_stale_users_serve_for_as_long_as_the_store_is_down(
+    directory: CachedDirectory, store: Any, clock: Clock
+) -> None:
+    await directory.users([1, 9])
+    store.fail("users", 100)
+    for _ in range(50):
+        clock.move(TTL_S * 100)
+        assert await directory.users([1, 2, 9]) == {1: ANN}
+    store.work()
+    assert await directory.users([1, 2, 9]) == {1: ANN, 2: BEN}
+
+
+async def test_a_user_who_is_gone_is_forgotten(directory: CachedDirectory, store: Any, clock: Clock) -> None:
+    await directory.users([1])
+    clock.move(TTL_S)
+    assert await directory.users([1]) == {1: ANN}
+    clock.move(TTL_S)
+    directory._directory = _Nobody()  # type: ignore[assignment]
+    assert await directory.users([1]) == {}
+
+
+class _Nobody:
+    async def users(self, user_ids: Collection[int]) -> dict[int, User]:
+        return {}
+
+
+async def test_the_least_recently_used_make_room(build: Callable[..., CachedDirectory], store: Faulty) -> None:
+    directory = build(directory={"cache_size": 2})
+    await directory.users([1])
+    await directory.users([9])
+    await directory.users([1])
+    await directory.users([2])  # in the place of 9
+    del store.calls[:]
+    assert await directory.users([1, 2]) == {1: ANN, 2: BEN}
+    assert store.calls == []
+
+
+async def test_more_users_than_are_remembered_do_not_push_each_other_out(make_config: MakeConfig, clock: Clock) -> None:
+    store = _Counting()
+    directory = CachedDirectory(store, Live(make_config(directory={"cache_size": 100})), clock)
+    ids = range(1, 301)
+    for _ in range(3):
+        assert len(await directory.users(ids)) == 299
+    assert len(store.asked) == 300 + 200 + 200
+    assert len(directory._users) == 100
+
+
+async def test_an_id_that_is_named_twice(directory: CachedDirectory, store: Faulty) -> None:
+    assert await directory.users([1, 1, 9, 9]) == {1: ANN}
+    assert await directory.users([1, 1, 9, 9]) == {1: ANN}
+    assert store.calls == ["users"]
+
+
+async def test_stale_lists_know_whom_the_store_does_not(directory: CachedDirectory, store: Any, clock: Clock) -> None:
+    ids = await directory.ids(ALL)
+    clock.move(TTL_S)
+    store.fail("all_ids", 2)
+    assert await directory.ids(ALL) is ids
+    await directory.learn([CID])
+    assert await directory.ids(ALL) == [1, 2, 3]
+
+
+async def test_without_a_directory_the_newest_token_says_who_somebody_is(make_config: MakeConfig, clock: Clock) -> None:
+    directory = CachedDirectory(NoDirectory(), Live(make_config()), clock)
+    assert await directory.users([1]) == {}
+    await directory.learn([ANN, BEN])
+    assert await directory.users([1]) == {1: ANN}
+    assert await directory.ids(ADMIN) == [1]
+    await directory.learn([User(1, "ann", 2)])
+    assert await directory.users([1]) == {1: User(1, "ann", 2)}
+    assert await directory.ids(ADMIN) == []
+    listed = await directory.ids(role(2))
+    await directory.learn([User(1, "ann", 2), BEN])
+    assert directory.cached_ids(role(2)) is listed

@@ -13,7 +13,7 @@ from pushd._fastpath import FanOut
 from pushd.dispatch import Stage
 from pushd.errors import StoreError
 from pushd.metrics import total
-from pushd.model import Channel, DeliveryStatus, Outcome, Priority, Receipt, Target, TargetKind, User
+from pushd.model import Arrival, Channel, DeliveryStatus, Outcome, Priority, Receipt, Target, TargetKind, User
 from pushd.ports import Stores
 from tests.daemon import until
 from tests.unit.parts import START_MS, Client, Clock, House, notice
@@ -386,7 +386,8 @@ async def test_restored_again_nothing_is_doubled(house: House) -> None:
 
 async def test_restored_broadcasts(make_house: Build, stores: Stores) -> None:
     await stores.directory.learn([ANN, BEN, User(3)])
-    house = make_house(were_online=[2, 5])
+    await stores.presence.connected([Arrival(user_id, "", "c", "", "", START_MS) for user_id in (2, 5)])
+    house = make_house()
     house.start_all()
     guest, ann = house.connect(-1), house.connect(1)
     await restored(
@@ -401,11 +402,19 @@ async def test_restored_broadcasts(make_house: Build, stores: Stores) -> None:
     assert sorted(house.settled) == ["m1", "m2"]
 
 
-async def test_restored_notices_wait_for_the_stores(frail_house: House, frail: Any) -> None:
-    frail.records.fail("received_by", 3)
-    await restored(frail_house, notice(1, user_ids=(1,)))
+async def test_restored_notices_wait_for_the_directory(frail_house: House, frail: Any) -> None:
+    await frail.directory.learn([ANN])
+    frail.directory.fail("all_ids", 3)
+    await restored(frail_house, notice(1, target=Target(TargetKind.ALL)))
     assert await frail_house.mailbox(1) == ["m1"]
     assert total(frail_house.metrics.errors) == 3
+
+
+async def test_restored_notices_rather_come_twice_than_wait_for_records(frail_house: House, frail: Any) -> None:
+    await frail.records.write([], [receipt("m1", 1, received_ms=START_MS, status=DeliveryStatus.DELIVERED)])
+    frail.records.fail("received_by", 1000)
+    await restored(frail_house, notice(1, user_ids=(1,)))
+    assert await frail_house.mailbox(1) == ["m1"]
 
 
 async def test_restored_and_expired(house: House, clock: Clock) -> None:

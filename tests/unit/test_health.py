@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
 from pushd import health
+from pushd.errors import StartError, StoreLost
 from pushd.health import Health
 from pushd.metrics import Metrics
 from tests.daemon import until
@@ -86,3 +88,49 @@ async def test_loop_lag_is_measured(node_health: Health, monkeypatch: pytest.Mon
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+# ---- stores outside
+
+
+class Outside:
+    """A remote store that is away, or that can never be used, when the test says so."""
+
+    store = "records"
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.checks = 0
+
+    async def check(self) -> None:
+        self.checks += 1
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+async def watched(node_health: Health, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Outside]:
+    monkeypatch.setattr(health, "CHECK_EVERY_S", 0.001)
+    monkeypatch.setattr(health, "CHECK_AWAY_MOST_S", 0.001)
+    outside = Outside()
+    task = asyncio.create_task(node_health.watch_store(outside))
+    yield outside
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_store_that_is_away_and_comes_back(node_health: Health, watched: Outside) -> None:
+    await until(lambda: watched.checks)
+    assert node_health.status == "healthy"
+    watched.error = StoreLost("records", "no answer within 1 s")
+    await until(lambda: node_health.status == "degraded")
+    assert node_health.store_states()["records"] == "down"
+    assert node_health.error == "records: no answer within 1 s"
+    watched.error = None
+    await until(lambda: node_health.status == "healthy")
+
+
+async def test_what_is_wrong_with_a_configuration_is_for_the_log(node_health: Health, watched: Outside) -> None:
+    watched.error = StartError("records.url: user 'pushd' is refused")
+    await until(lambda: node_health.status == "degraded")
+    assert node_health.error == "records: cannot be used as configured, see the log"

@@ -44,16 +44,16 @@ def status(config: Config, user_id: int) -> dict[str, Any]:
 
 async def test_the_first_connection_and_the_last(house: House, clock: Clock, config: Config) -> None:
     first, second = house.arrive(7, ip="192.0.2.1"), house.arrive(7)
-    await house.presence.status_writer.flushed()
+    await house.outbox.statuses.writer.flushed()
     found = status(config, 7)
     assert (found["is_online"], found["connection_id"], found["client_ip"]) == (1, "c0", "192.0.2.1")
     assert (found["username"], found["user_agent"], found["online_time"]) == ("user 7", "test", START_MS)
     clock.move(5)
     first.leave()
-    await house.presence.status_writer.flushed()
+    await house.outbox.statuses.writer.flushed()
     assert status(config, 7)["is_online"] == 1
     second.leave()
-    await house.presence.status_writer.flushed()
+    await house.outbox.statuses.writer.flushed()
     found = status(config, 7)
     assert (found["is_online"], found["total_online_count"], found["total_online_time"]) == (0, 1, 5000)
 
@@ -69,20 +69,20 @@ async def test_changes_are_written_in_order_and_in_batches(frail_house: House, f
             frail_house.clock.move(1)
     for _ in range(3):
         frail_house.arrive(9).leave()
-    await frail_house.presence.status_writer.flushed()
-    in_a_row = [name for name, _ in groupby(frail.presence.calls)]
-    assert in_a_row == ["connected", "disconnected"] * (len(in_a_row) // 2)
+    await frail_house.outbox.statuses.writer.flushed()
+    written = [name for name, _ in groupby(frail.presence.calls) if name != "reset"]
+    assert written == ["connected", "disconnected"] * (len(written) // 2)
     assert [status(config, user_id)["is_online"] for user_id in (1, 2, 9)] == [0, 1, 0]
     assert status(config, 1)["total_online_count"] == 2
 
 
 async def test_arrivals_in_a_row_are_one_write(frail_house: House, frail: Any) -> None:
     clients = [frail_house.arrive(user_id) for user_id in range(1, 21)]
-    await frail_house.presence.status_writer.flushed()
+    await frail_house.outbox.statuses.writer.flushed()
     for client in clients:
         client.leave()
-    await frail_house.presence.status_writer.flushed()
-    assert frail.presence.calls == ["connected", "disconnected"]
+    await frail_house.outbox.statuses.writer.flushed()
+    assert frail.presence.calls == ["reset", "connected", "disconnected"]
 
 
 async def test_a_replaced_connection_does_not_leave_its_user_offline(make_house: Build, config: Config) -> None:
@@ -91,7 +91,7 @@ async def test_a_replaced_connection_does_not_leave_its_user_offline(make_house:
     house.arrive(7)
     house.clock.move(1)
     house.arrive(7)
-    await house.presence.status_writer.flushed()
+    await house.outbox.statuses.writer.flushed()
     assert house.hub.has_user(7)
     assert status(config, 7)["is_online"] == 1
 

@@ -12,15 +12,16 @@ from pathlib import Path
 
 from pushd.config import Config
 from pushd.errors import StartError
-from pushd.ports import Stores
+from pushd.ports import Observe, Stores
 from pushd.stores.sqlite import journal, mailbox
 from pushd.stores.sqlite.directory import SqliteDirectory, import_users
+from pushd.stores.sqlite.outbox import SqliteOutbox
 from pushd.stores.sqlite.presence import SqlitePresence
 from pushd.stores.sqlite.records import SqliteRecords
 from pushd.stores.sqlite.schema import database_path, open_connection, prepare
-from pushd.stores.sqlite.thread import Connections, Observe, SqliteThread
+from pushd.stores.sqlite.thread import Connections, SqliteThread
 
-__all__ = ["Observe", "import_users", "open_stores"]
+__all__ = ["import_users", "open_stores"]
 
 # Required: UPDATE ... FROM (3.33), MATERIALIZED (3.35).
 OLDEST_SQLITE = (3, 35, 0)
@@ -55,6 +56,7 @@ async def open_stores(
         try:
             yield Stores(
                 journal=journal.SqliteJournal(thread),
+                outbox=SqliteOutbox(thread),
                 mailbox=mailbox.SqliteMailbox(
                     thread,
                     last_position=last_position,

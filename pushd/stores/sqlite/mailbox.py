@@ -127,6 +127,11 @@ class SqliteMailbox:
         self._ttl_ms = ttl_days * DAY_MS
         self._clock = clock
 
+    @property
+    def writers(self) -> int:
+        """See ports.Mailbox: there is one thread."""
+        return 1
+
     async def save(self, saves: Sequence[tuple[MailboxItem, Collection[int]]]) -> None:
         """See ports.Mailbox. Chunks are transactions of their own: repeat the whole call when it raises."""
         rows = [self._row(item, user_ids) for item, user_ids in saves if user_ids]

@@ -19,12 +19,10 @@ from time import monotonic, sleep
 from typing import Any, Generic, TypeVar
 
 from pushd.errors import StoreError, StoreUnavailable
+from pushd.ports import Observe
 from pushd.stores.sqlite.failures import is_passing, translated
 
 Result = TypeVar("Result")
-
-# Called on the loop for every operation: store, operation, seconds from submission to end, whether it succeeded.
-Observe = Callable[[str, str, float, bool], None]
 
 # Keeps the payloads of several appends in one durable transaction; runs on the thread.
 Commit = Callable[[sqlite3.Connection, Sequence[bytes]], None]

@@ -1,0 +1,179 @@
+"""Push records and receive records on their way to the store: what becomes of a receipt meanwhile is one write."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterator
+
+import msgspec
+
+from pushd.devices import device_of
+from pushd.metrics import Metrics
+from pushd.model import Channel, DeliveryStatus, Outcome, PushRecord, Receipt, User
+from pushd.ports import Stores
+from pushd.publication import Publication
+from pushd.writebehind import WriteBehind
+
+STATUS_RANK = {status: rank for rank, status in enumerate(DeliveryStatus)}
+
+
+def merged(first: Outcome, second: Outcome) -> Outcome:
+    """What is known after both: flags stay set, first times stay, the status only moves forward, "offline" stays."""
+    received = [at for at in (first.received_ms, second.received_ms) if at]
+    return Outcome(
+        created_ms=min(first.created_ms, second.created_ms),
+        is_online=first.is_online or second.is_online,
+        received_ms=min(received, default=0),
+        status=max(first.status, second.status, key=STATUS_RANK.__getitem__),
+        channel=Channel.OFFLINE if Channel.OFFLINE in (first.channel, second.channel) else first.channel,
+    )
+
+
+class _Rows:
+    """Unwritten outcomes of one notice, by user."""
+
+    __slots__ = ("outcomes", "publications")
+
+    def __init__(self) -> None:
+        self.publications: list[Publication] = []  # one, but for a message_id that was used again
+        self.outcomes: dict[int, Outcome] = {}
+
+    def add(self, user_ids: Collection[int], outcome: Outcome) -> None:
+        if not self.outcomes:
+            self.outcomes = dict.fromkeys(user_ids, outcome)
+            return
+        for user_id in user_ids:
+            known = self.outcomes.get(user_id)
+            self.outcomes[user_id] = outcome if known is None else merged(known, outcome)
+
+
+class RecordBatch(msgspec.Struct):
+    """At most `records.batch_size` receipts, the push records they belong to, and whom to tell when written."""
+
+    push_records: list[PushRecord]
+    rows: list[tuple[str, int, Outcome, bool]]
+    publications: list[Publication]
+    receipts: list[Receipt] = []  # made of the rows
+
+
+_body = msgspec.msgpack.Decoder(tuple[list[PushRecord], list[Receipt]])
+
+
+class RecordWriter:
+    """Push records and receive records; what happens to one receipt between two flushes is one write.
+
+    `users` gives names and roles, `client_of` what is known of a connected user's client:
+    (connection_id, client_ip, user_agent).
+    """
+
+    name = "records"
+
+    def __init__(
+        self,
+        stores: Stores,
+        metrics: Metrics,
+        *,
+        on_disk: int = 0,
+        users: Callable[[Collection[int]], Awaitable[dict[int, User]]],
+        client_of: Callable[[int], tuple[str, str, str]],
+        batch_size: Callable[[], int],
+        delay_s: Callable[[], float],
+    ) -> None:
+        self._records = stores.records
+        self._users = users
+        self._client_of = client_of
+        self._batch_size = batch_size
+        self._push_records: dict[str, PushRecord] = {}
+        self._recorded: list[Publication] = []  # whose push records these are
+        self._pending: dict[str, _Rows] = {}
+        self.writer = WriteBehind(self, metrics, delay_s, stores.outbox, on_disk)
+
+    def push_record(self, publication: Publication, record: PushRecord) -> None:
+        """Create or update the record of a notice; `publication` is held until it is written."""
+        publication.hold()
+        self._recorded.append(publication)
+        self._push_records[record.notice.message_id] = record
+        self.writer.wake()
+
+    def note(
+        self, publication: Publication | None, message_id: str, user_ids: Collection[int], outcome: Outcome
+    ) -> None:
+        """Note `outcome` for these recipients; `publication`, if given, is held until it is written."""
+        if not user_ids:
+            return
+        rows = self._pending.get(message_id)
+        if rows is None:
+            rows = self._pending[message_id] = _Rows()
+        if publication is not None and publication not in rows.publications:
+            rows.publications.append(publication)
+            publication.hold()
+        rows.add(user_ids, outcome)
+        self.writer.wake(user_ids)
+
+    def collect(self) -> list[RecordBatch]:
+        """See Writes."""
+        push_records, self._push_records = self._push_records, {}
+        recorded, self._recorded = self._recorded, []
+        pending, self._pending = self._pending, {}
+        size = self._batch_size()
+        batches = [RecordBatch(list(push_records.values()), [], recorded)]
+        for message_id, rows in pending.items():
+            for index, chunk in enumerate(_chunks(list(rows.outcomes.items()), size)):
+                if len(batches[-1].rows) + len(chunk) > size:
+                    batches.append(RecordBatch([], [], []))
+                is_late = not rows.publications
+                batches[-1].rows.extend((message_id, user_id, outcome, is_late) for user_id, outcome in chunk)
+                for publication in rows.publications:
+                    if index:
+                        publication.hold()  # each batch is written, or given up, by itself
+                    batches[-1].publications.append(publication)
+        return batches
+
+    async def write(self, batch: RecordBatch) -> None:
+        """See Writes."""
+        await self._complete(batch)
+        await self._records.write(batch.push_records, batch.receipts)
+
+    def written(self, batch: RecordBatch) -> None:
+        """See Writes."""
+        for publication in batch.publications:
+            publication.release()
+
+    async def encode(self, batch: RecordBatch) -> bytes:
+        """See Writes."""
+        await self._complete(batch)
+        return msgspec.msgpack.encode((batch.push_records, batch.receipts))
+
+    def decode(self, body: bytes) -> RecordBatch:
+        """See Writes."""
+        push_records, receipts = _body.decode(body)
+        return RecordBatch(push_records, [], [], receipts)
+
+    async def _complete(self, batch: RecordBatch) -> None:
+        """Once: with names, and with the clients as they are now."""
+        if batch.rows and not batch.receipts:
+            users = await self._users({row[1] for row in batch.rows})
+            batch.receipts = [self._receipt(row, users.get(row[1])) for row in batch.rows]
+
+    def _receipt(self, row: tuple[str, int, Outcome, bool], user: User | None) -> Receipt:
+        message_id, user_id, outcome, is_late = row
+        connection_id, client_ip, user_agent = self._client_of(user_id)
+        device = device_of(user_agent)
+        return Receipt(
+            message_id=message_id,
+            user_id=user_id,
+            username=user.username if user else "",
+            role=user.role if user else 0,
+            connection_id=connection_id,
+            client_ip=client_ip,
+            user_agent=user_agent,
+            outcome=outcome,
+            device_type=device.device_type,
+            platform=device.platform,
+            browser=device.browser,
+            is_late=is_late,
+        )
+
+
+def _chunks(items: list[tuple[int, Outcome]], size: int) -> Iterator[list[tuple[int, Outcome]]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

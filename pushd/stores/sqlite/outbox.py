@@ -1,0 +1,54 @@
+"""The outbox: writes that wait for a store outside, in a table beside the journal."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from pushd.stores.sqlite.schema import transaction
+from pushd.stores.sqlite.thread import SqliteThread
+
+APPEND = "INSERT INTO outbox (writer, body) VALUES (?, ?)"
+OLDEST = "SELECT position, body FROM outbox WHERE writer = ? ORDER BY position LIMIT ?"
+DROP = "DELETE FROM outbox WHERE writer = ? AND position <= ?"
+COUNTS = "SELECT writer, count(*) FROM outbox GROUP BY writer"
+
+
+class SqliteOutbox:
+    """ports.OutboxLog. Not synced by itself: a later journal entry, or its settling, is on disk only after these."""
+
+    def __init__(self, thread: SqliteThread) -> None:
+        self._thread = thread
+
+    async def append(self, writer: str, bodies: Sequence[bytes]) -> None:
+        """See ports.OutboxLog."""
+
+        def run(connection: sqlite3.Connection) -> None:
+            with transaction(connection):
+                connection.executemany(APPEND, [(writer, body) for body in bodies])
+
+        await self._thread.submit("outbox", "append", run)
+
+    async def oldest(self, writer: str, limit: int) -> list[tuple[int, bytes]]:
+        """See ports.OutboxLog."""
+
+        def run(connection: sqlite3.Connection) -> list[tuple[int, bytes]]:
+            return connection.execute(OLDEST, (writer, limit)).fetchall()
+
+        return await self._thread.submit("outbox", "oldest", run, is_read=True)
+
+    async def drop(self, writer: str, position: int) -> None:
+        """See ports.OutboxLog."""
+
+        def run(connection: sqlite3.Connection) -> None:
+            connection.execute(DROP, (writer, position))
+
+        await self._thread.submit("outbox", "drop", run)
+
+    async def counts(self) -> dict[str, int]:
+        """See ports.OutboxLog."""
+
+        def run(connection: sqlite3.Connection) -> dict[str, int]:
+            return dict(connection.execute(COUNTS).fetchall())
+
+        return await self._thread.submit("outbox", "counts", run, is_read=True)

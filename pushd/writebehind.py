@@ -1,0 +1,311 @@
+"""Writing to a store without being waited for: in order, in batches, and over an outage on disk.
+
+One task per kind of write. What its store cannot take goes into the outbox, on disk, and everything after it behind it,
+until the store takes them from there in that order. So memory does not grow with an outage, and a notice is
+settled when its writes are in the store or safe on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+import structlog
+
+from pushd.errors import StoreError, StoreUnavailable
+from pushd.lanes import Backoff
+from pushd.metrics import Metrics
+from pushd.ports import OutboxLog
+
+log = structlog.get_logger("pushd.outbox")
+B = TypeVar("B")
+RETRY_MOST_S = 1.0
+PATIENCE_S = 2.0  # how long a flush waits for a store that fails
+ROWS_AT_ONCE = 20  # batches read back from the disk at a time
+CATCH_UP_S = 0.25  # then new writes go behind them, out of memory
+
+
+class Writes(Protocol[B]):
+    """What one kind of write is made of."""
+
+    name: str
+
+    def collect(self) -> Sequence[B]:
+        """Everything given since the last time, in batches, in order."""
+
+    async def write(self, batch: B) -> None:
+        """Into the store; doing it twice is harmless. Raises StoreError."""
+
+    def written(self, batch: B) -> None:
+        """The batch is in the store or safe on disk. Not called for one that the store refuses for good."""
+
+    async def encode(self, batch: B) -> bytes:
+        """The batch for the disk."""
+
+    def decode(self, body: bytes) -> B:
+        """What `encode` made."""
+
+
+class _Unwritten:
+    """Users about whom something is not in the store yet; remembers them until the batch after theirs is taken."""
+
+    def __init__(self) -> None:
+        self._collected: set[int] = set()
+        self._taken: set[int] = set()
+        self._on_disk: set[int] = set()
+        self._is_anybody = False  # on disk since before the start: who, was not read
+
+    def add(self, user_ids: Collection[int]) -> None:
+        self._collected.update(user_ids)
+
+    def take(self) -> None:
+        """What was collected is being written; what was being written is."""
+        self._taken, self._collected = self._collected, set()
+
+    def to_disk(self, *, is_old: bool = False) -> None:
+        """What was being written is on disk; with `is_old`, something was there at the start."""
+        self._on_disk |= self._taken
+        self._is_anybody |= is_old
+
+    def from_disk(self) -> None:
+        """Nothing is on disk any more."""
+        self._on_disk = set()
+        self._is_anybody = False
+
+    def has_any(self, user_ids: set[int]) -> bool:
+        waiting = (self._collected, self._taken, self._on_disk)
+        return self._is_anybody or not all(users.isdisjoint(user_ids) for users in waiting)
+
+
+class WriteBehind(Generic[B]):
+    """One task: waits for `wake`, lets more come for `delay_s`, then writes what `writes` collects.
+
+    Without `outbox`, what the store cannot take is repeated from memory. `on_disk`: how many batches a former
+    process left in the outbox.
+    """
+
+    def __init__(
+        self,
+        writes: Writes[B],
+        metrics: Metrics,
+        delay_s: Callable[[], float],
+        outbox: OutboxLog | None = None,
+        on_disk: int = 0,
+    ) -> None:
+        self.name = writes.name
+        self.failure = ""  # why the last attempt failed; "" while it works
+        self.on_disk = on_disk  # batches in the outbox
+        self._writes = writes
+        self._metrics = metrics
+        self._delay_s = delay_s
+        self._outbox = outbox
+        self._unwritten = _Unwritten()
+        if on_disk:
+            self._unwritten.to_disk(is_old=True)
+        self._is_dirty = asyncio.Event()
+        self._is_urgent = asyncio.Event()
+        self._is_idle = not on_disk
+        self._is_ended = False
+        self._failing_since = 0.0
+        self._retry_at = 0.0
+        self._backoff = Backoff(most_s=RETRY_MOST_S)
+        self._flushes: set[asyncio.Future[None]] = set()  # who waits until all is in the store
+        self._securings: set[asyncio.Future[None]] = set()  # who waits until all is there or on disk
+
+    def wake(self, user_ids: Collection[int] = ()) -> None:
+        """There is something to collect, about these users."""
+        self._unwritten.add(user_ids)
+        self._is_dirty.set()
+
+    async def flushed(self) -> None:
+        """Everything given before this call is in the store.
+
+        Raises StoreUnavailable when the store has failed for PATIENCE_S, or the writer ends before.
+        """
+        if self._is_idle and not self._is_dirty.is_set():
+            return
+        if self.failure and self._now() - self._failing_since >= PATIENCE_S:
+            raise StoreUnavailable(self.name, self.failure)
+        barrier = self._ask(self._flushes)
+        while not barrier.done():
+            await asyncio.wait([barrier], timeout=PATIENCE_S)
+            if not barrier.done() and self.failure:
+                self._flushes.discard(barrier)
+                raise StoreUnavailable(self.name, self.failure)
+        barrier.result()
+
+    async def secured(self) -> None:
+        """Everything given before this call is in the store or on disk. Raises StoreUnavailable as `flushed`."""
+        await self._ask(self._securings)
+
+    async def written_for(self, user_ids: set[int]) -> None:
+        """What was given about these users is in the store; does not wait for what concerns others alone."""
+        if self._unwritten.has_any(user_ids):
+            await self.flushed()
+
+    def _ask(self, askers: set[asyncio.Future[None]]) -> asyncio.Future[None]:
+        if self._is_ended:
+            raise self._ended()
+        barrier: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        askers.add(barrier)
+        self._is_dirty.set()
+        self._is_urgent.set()
+        return barrier
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            while True:
+                await self._due()
+                await self._let_more_come()
+                await self._write_all()
+        finally:
+            self._is_ended = True
+            for barrier in self._flushes | self._securings:
+                if not barrier.done():
+                    barrier.set_exception(self._ended())
+                    barrier.exception()  # who asked may have gone
+
+    async def _due(self) -> None:
+        """Something was given, or it is time to try what is on disk again."""
+        timeout_s = max(0.0, self._retry_at - self._now()) if self.on_disk else None
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._is_dirty.wait()
+        except TimeoutError:
+            pass
+
+    async def _let_more_come(self) -> None:
+        delay_s = self._delay_s()
+        if delay_s > 0 and self._is_dirty.is_set() and not self._is_urgent.is_set():
+            try:
+                async with asyncio.timeout(delay_s):
+                    await self._is_urgent.wait()
+            except TimeoutError:
+                pass
+
+    async def _write_all(self) -> None:
+        self._is_idle = False
+        self._is_dirty.clear()
+        self._is_urgent.clear()
+        flushes, securings = set(self._flushes), set(self._securings)  # later ones wait for what is given from here on
+        batches = self._writes.collect()
+        self._unwritten.take()
+        for batch in batches:
+            await self._persist(batch)
+        _resolve(securings, self._securings)
+        if self.on_disk and self._now() >= self._retry_at:
+            await self._catch_up()
+        if not self.on_disk:
+            _resolve(flushes, self._flushes)
+            self._is_idle = True
+
+    async def _persist(self, batch: B) -> None:
+        """Into the store, or to the end of what waits for it on disk; while neither works, wait."""
+        while True:
+            if self.on_disk:
+                if await self._to_disk(batch):
+                    return
+                await self._catch_up()
+            elif await self._to_store(batch):
+                return
+            elif await self._to_disk(batch):
+                self._pause()
+                return
+            await asyncio.sleep(self._backoff.next_s())
+
+    async def _to_store(self, batch: B) -> bool:
+        """False when it has to be tried again."""
+        try:
+            await self._writes.write(batch)
+        except StoreUnavailable as error:
+            self._failed(error)
+            return False
+        except StoreError as error:
+            # Repeating will not help; if the journal has the notice, it keeps it for the next start.
+            self._failed(error)
+            self._metrics.errors.labels("store_write").inc()
+            return True
+        self._works()
+        self._writes.written(batch)
+        return True
+
+    async def _to_disk(self, batch: B) -> bool:
+        if self._outbox is None:
+            return False
+        try:
+            await self._outbox.append(self.name, [await self._writes.encode(batch)])
+        except StoreError as error:
+            self._failed(error)
+            return False
+        self.on_disk += 1
+        self._unwritten.to_disk()
+        self._writes.written(batch)
+        return True
+
+    async def _catch_up(self) -> None:
+        """Bring what is on disk to the store, oldest first, until it fails or new writes have waited long enough."""
+        until = self._now() + CATCH_UP_S
+        try:
+            while self.on_disk and not (self._is_dirty.is_set() and self._now() >= until):
+                await self._write_oldest()
+                self._works()
+        except StoreError as error:
+            self._failed(error)
+            self._pause()
+            return
+        if not self.on_disk:
+            self._unwritten.from_disk()
+            log.info("the outbox is empty", writer=self.name)
+
+    async def _write_oldest(self) -> None:
+        """Raises StoreError; what was written until then is not on disk any more."""
+        assert self._outbox is not None  # noqa: S101 - for the type checker
+        rows = await self._outbox.oldest(self.name, ROWS_AT_ONCE)
+        written = 0
+        try:
+            for _, body in rows:
+                await self._from_disk(body)
+                written += 1
+        finally:
+            if written:
+                await self._outbox.drop(self.name, rows[written - 1][0])
+            self.on_disk = max(0, self.on_disk - written) if rows else 0
+
+    async def _from_disk(self, body: bytes) -> None:
+        """Raises StoreUnavailable; what can never be written is counted and given up."""
+        try:
+            await self._writes.write(self._writes.decode(body))
+        except StoreUnavailable:
+            raise
+        except (StoreError, msgspec.MsgspecError) as error:
+            log.error("write given up", writer=self.name, error=str(error), cause=repr(error.__cause__))
+            self._metrics.errors.labels("store_write").inc()
+
+    def _pause(self) -> None:
+        self._retry_at = self._now() + self._backoff.next_s()
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _ended(self) -> StoreUnavailable:
+        return StoreUnavailable(self.name, "the writer has ended")
+
+    def _works(self) -> None:
+        self.failure = ""
+        self._backoff.reset()
+
+    def _failed(self, error: StoreError) -> None:
+        if not self.failure:
+            self._failing_since = self._now()
+            log.warning("store write failed", writer=self.name, error=str(error), cause=repr(error.__cause__))
+        self.failure = str(error)
+
+
+def _resolve(done: set[asyncio.Future[None]], askers: set[asyncio.Future[None]]) -> None:
+    for barrier in done:
+        askers.discard(barrier)
+        if not barrier.done():
+            barrier.set_result(None)

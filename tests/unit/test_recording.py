@@ -1,0 +1,160 @@
+"""Records on their way: merged outcomes, batches, and what holds a notice until they are written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushd.errors import StoreError
+from pushd.model import Channel, DeliveryStatus, Mark, Outcome, PushRecord
+from pushd.publication import Publication
+from pushd.recording import RecordWriter, merged
+from tests.unit.parts import START_MS, Counted, House
+
+Build = Callable[..., House]
+OFFLINE = Outcome(created_ms=START_MS, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE)
+RECEIVED = Outcome(created_ms=START_MS, is_online=True, received_ms=START_MS + 5, status=DeliveryStatus.DELIVERED)
+OUTCOMES = st.builds(
+    Outcome,
+    created_ms=st.integers(1, 4),
+    is_online=st.booleans(),
+    received_ms=st.integers(0, 4),
+    status=st.sampled_from(DeliveryStatus),
+    channel=st.sampled_from(Channel),
+)
+
+
+@given(OUTCOMES, OUTCOMES, OUTCOMES)
+def test_merging_outcomes_does_not_depend_on_order_or_repetition(
+    first: Outcome, second: Outcome, third: Outcome
+) -> None:
+    assert merged(first, second) == merged(second, first)
+    assert merged(merged(first, second), third) == merged(first, merged(second, third))
+    assert merged(first, first) == first
+
+
+@given(st.lists(OUTCOMES, min_size=2, max_size=5), st.data())
+def test_merging_forgets_nothing_and_does_not_depend_on_grouping(outcomes: list[Outcome], data: st.DataObject) -> None:
+    """So it makes no difference whether two outcomes meet before or after they are written."""
+    half = data.draw(st.integers(1, len(outcomes) - 1))
+    whole = outcomes[0]
+    for outcome in outcomes[1:]:
+        whole = merged(whole, outcome)
+    halves = []
+    for part in (outcomes[:half], outcomes[half:]):
+        halves.append(part[0])
+        for outcome in part[1:]:
+            halves[-1] = merged(halves[-1], outcome)
+    assert merged(*halves) == whole
+    assert whole.is_online == any(outcome.is_online for outcome in outcomes)
+    assert (whole.received_ms > 0) == any(outcome.received_ms for outcome in outcomes)
+
+
+def record(publication: Publication) -> PushRecord:
+    return PushRecord(publication.notice, status="success", total_count=0, online_count=0)
+
+
+async def test_a_push_record_holds_its_notice_until_it_is_written(make_house: Build, frail: Any) -> None:
+    house = make_house(stores=frail)
+    writer: RecordWriter = house.outbox.records
+    counted = Counted()
+    writer.push_record(counted.publication, record(counted.publication))
+    counted.publication.end_fan_out()
+    assert counted.settled == 0
+    frail.records.fail("write", 2)
+    house.start_writers()
+    await writer.writer.flushed()
+    assert counted.settled == 1
+    assert await frail.records.receive_status("m1") is not None
+
+
+async def test_receipts_of_one_notice_become_one_write_and_hold_it_once(make_house: Build, frail: Any) -> None:
+    house = make_house(stores=frail)
+    writer = house.outbox.records
+    counted = Counted()
+    writer.note(counted.publication, "m1", [1, 2], OFFLINE)
+    writer.note(counted.publication, "m1", [2, 3], RECEIVED)
+    writer.note(counted.publication, "m1", [], RECEIVED)
+    writer.note(None, "m1", (1,), RECEIVED)
+    counted.publication.end_fan_out()
+    house.start_writers()
+    await writer.writer.flushed()
+    assert counted.settled == 1
+    assert frail.records.calls.count("write") == 1
+    assert await frail.records.received_by("m1") == {1, 2, 3}
+
+
+async def test_a_notice_over_several_batches_is_held_until_the_last_is_written(make_house: Build, frail: Any) -> None:
+    house = make_house(stores=frail, records={"batch_size": 3, "flush_ms": 1})
+    writer = house.outbox.records
+    first, second = Counted(1), Counted(2)
+    writer.note(first.publication, "m1", range(1, 8), RECEIVED)
+    writer.note(second.publication, "m2", range(1, 3), RECEIVED)
+    for counted in (first, second):
+        counted.publication.end_fan_out()
+    frail.records.fail("write", 4)
+    house.start_writers()
+    await writer.writer.flushed()
+    assert (first.settled, second.settled) == (1, 1)
+    assert await frail.records.received_by("m1") == set(range(1, 8))
+    assert await frail.records.received_by("m2") == {1, 2}
+
+
+async def test_a_notice_of_which_a_batch_was_given_up_stays_in_the_journal(make_house: Build, frail: Any) -> None:
+    house = make_house(stores=frail, records={"batch_size": 3, "flush_ms": 1})
+    counted = Counted()
+    house.outbox.records.note(counted.publication, "m1", range(1, 8), RECEIVED)
+    counted.publication.end_fan_out()
+    frail.records.fail("write", 1, StoreError("records", "never"))
+    house.start_writers()
+    await house.outbox.flushed()
+    assert await frail.records.received_by("m1") == set(range(4, 8))
+    assert counted.settled == 0
+
+
+async def test_two_notices_of_the_same_id_are_both_held_until_written(make_house: Build) -> None:
+    """An id may be used again after the dedup window, while records still wait for their store."""
+    house = make_house()
+    first, second = Counted(1), Counted(1)
+    for counted in (first, second):
+        house.outbox.records.note(counted.publication, "m1", [1], OFFLINE)
+        house.outbox.records.push_record(counted.publication, record(counted.publication))
+        counted.publication.end_fan_out()
+        assert counted.settled == 0
+    house.start_writers()
+    await house.outbox.flushed()
+    assert (first.settled, second.settled) == (1, 1)
+
+
+@pytest.mark.parametrize("operation", ["mark", "received"])
+async def test_records_do_not_wait_for_the_directory(make_house: Build, frail: Any, operation: str) -> None:
+    """Names are missing then; whether a user received a notice is known all the same."""
+    house = make_house(stores=frail)
+    house.start_writers()
+    frail.directory.fail("users", 1000)
+    house.outbox.records.note(Counted(1).publication, "m1", [1], RECEIVED)
+    checks: dict[str, Callable[[], Awaitable[Any]]] = {
+        "mark": lambda: house.receipts.mark(1, ["m1"], Mark.READ),
+        "received": house.outbox.flushed,
+    }
+    async with asyncio.timeout(5):
+        await checks[operation]()
+    assert await frail.records.received_by("m1") == {1}
+
+
+async def test_who_asks_for_some_users_does_not_wait_for_others(make_house: Build) -> None:
+    house = make_house(records={"flush_ms": 60_000})
+    house.start_all()
+    publication = await house.publish(target="custom", user_ids=[1])
+    records = house.outbox.records
+    async with asyncio.timeout(1):
+        await records.writer.written_for({2})
+    assert await house.stores.records.receive_status(publication.notice.message_id) is None
+    async with asyncio.timeout(5):
+        await records.writer.written_for({1, 2})
+    assert await house.stores.records.receive_status(publication.notice.message_id) is not None

@@ -6,14 +6,25 @@ import asyncio
 import shutil
 import signal
 import socket
-from collections.abc import AsyncIterator
+import subprocess
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from tests.daemon import until
+
+
+def redis_version() -> str:
+    """What the installed server calls itself."""
+    program = shutil.which("redis-server")
+    if program is None:
+        return "no Redis"
+    words = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.split()
+    return "Redis " + next(word for word in words if word.startswith("v=")).removeprefix("v=")
 
 
 def free_port() -> int:
@@ -24,17 +35,24 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """A redis-server that keeps nothing. It can be stopped, started again on the same port, and frozen."""
+    """A redis-server that keeps nothing. It can be stopped, started again on the same port, and frozen.
 
-    def __init__(self, directory: Path) -> None:
+    `options` are the server's, without the dashes: ("maxmemory", "5mb").
+    """
+
+    def __init__(self, directory: Path, *, password: str = "", options: Sequence[str] = ()) -> None:
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        secret = f":{password}@" if password else ""
+        self.url = f"redis://{secret}127.0.0.1:{self.port}/0"
         self._directory = directory
+        self._options = [*options, *(("requirepass", password) if password else ())]
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
+        pairs = zip(self._options[::2], self._options[1::2], strict=True)
         self._process = await asyncio.create_subprocess_exec(
             "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+            *(word for name, value in pairs for word in (f"--{name}", value)),
             cwd=self._directory, stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
@@ -42,7 +60,7 @@ class RedisServer:
 
     async def _answers(self) -> bool:
         try:
-            async with Redis.from_url(self.url) as client:
+            async with self.client() as client:
                 return bool(await client.ping())
         except RedisError:
             return False
@@ -62,9 +80,58 @@ class RedisServer:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    def client(self) -> Redis:
+        """A client of the test's own, for `async with`."""
+        return Redis.from_url(self.url)
+
+    async def command(self, *words: str | int) -> Any:
+        """Any command, and its answer."""
+        async with self.client() as client:
+            return await client.execute_command(*words)
+
     async def set(self, key: str, value: str = "1") -> None:
-        async with Redis.from_url(self.url) as client:
-            await client.set(key, value)
+        await self.command("SET", key, value)
+
+
+SLOTS = 16384
+
+
+class RedisClusterServers:
+    """A Redis Cluster of so many primaries, without replicas; `url` is the first one's."""
+
+    def __init__(self, directory: Path, count: int) -> None:
+        self._buses = [free_port() for _ in range(count)]
+        self.nodes = [
+            RedisServer(
+                directory,
+                options=(
+                    "cluster-enabled", "yes", "cluster-port", str(bus), "cluster-config-file", f"nodes-{bus}.conf",
+                ),
+            )
+            for bus in self._buses
+        ]  # fmt: skip
+        self.url = self.nodes[0].url
+
+    async def start(self) -> None:
+        share = SLOTS // len(self.nodes)
+        for index, node in enumerate(self.nodes):
+            await node.start()
+            last = SLOTS - 1 if node is self.nodes[-1] else (index + 1) * share - 1
+            await node.command("CLUSTER ADDSLOTSRANGE", index * share, last)
+            await node.command("CLUSTER SET-CONFIG-EPOCH", index + 1)
+        for node, bus in zip(self.nodes[1:], self._buses[1:], strict=True):
+            await self.nodes[0].command("CLUSTER MEET", "127.0.0.1", node.port, bus)
+        for node in self.nodes:
+            await until(lambda node=node: self._is_complete(node))
+
+    async def _is_complete(self, node: RedisServer) -> bool:
+        about = await node.command("CLUSTER INFO")
+        text = about.decode() if isinstance(about, bytes) else str(about)
+        return about["cluster_state"] == "ok" if isinstance(about, dict) else "cluster_state:ok" in text
+
+    async def stop(self) -> None:
+        for node in self.nodes:
+            await node.stop()
 
 
 @pytest.fixture

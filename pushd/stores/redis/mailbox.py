@@ -1,0 +1,250 @@
+"""Mailboxes: per user a list of JSON elements, newest at the head (CONTRACT section 5)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import islice
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import structlog
+
+from pushd.config import Config, MailboxConfig
+from pushd.errors import StartError, StoreError, StoreUnavailable
+from pushd.model import MailboxItem
+from pushd.ports import Observe
+from pushd.stores.guard import Guard
+from pushd.stores.redis import elements, scripts
+from pushd.stores.redis.batches import Batch, Call, Grouping, Places, Value, slotted
+from pushd.stores.redis.client import RedisClient
+from pushd.stores.redis.failures import is_refusal, translate
+from pushd.stores.redis.scripts import Script
+from pushd.stores.redis.writers import Writers
+
+log = structlog.get_logger("pushd.stores.redis")
+
+STORE = "mailbox"
+DAY_S = 86_400
+# What is grouped together: more makes fewer calls, less memory and a shorter repeat after a failure.
+PAIRS_AT_ONCE = 50_000
+ITEMS_AT_ONCE = 1000
+BYTES_AT_ONCE = 1024 * 1024
+REMOVALS_AT_ONCE = 2000
+# So much of an answer takes the event loop about 4 ms.
+READ_BYTES = 512 * 1024
+# Connections beside those of the writers.
+READERS = 8
+KEYS_REMEMBERED = 1000
+
+
+class RedisMailbox:
+    """ports.Mailbox and ports.Remote.
+
+    A key that another program gave another type is left alone and logged: that user gets nothing saved, all others do.
+    """
+
+    def __init__(self, client: RedisClient, guard: Guard, config: MailboxConfig, reader: elements.Reader,
+                 writers: Writers, clock: Callable[[], int]) -> None:  # fmt: skip
+        self._client = client
+        self._guard = guard
+        self._prefix = config.key_prefix.encode()
+        self._max_per_user = config.max_per_user
+        self._ttl_s = config.ttl_days * DAY_S
+        self._reader = reader
+        self._writers = writers
+        self._clock = clock
+        self._saving = asyncio.Lock()
+        self._complained: set[bytes] = set()
+
+    @property
+    def store(self) -> str:
+        """See ports.Remote."""
+        return STORE
+
+    @property
+    def writers(self) -> int:
+        """How many chunks may be on their way at the same time: it grows with what waits to be saved."""
+        return self._writers.count
+
+    async def check(self) -> None:
+        """See ports.Remote. Tries every command that is needed, on a key that nobody has."""
+        call = Call([self._prefix + b"check"], ())
+        try:
+            await self._guard.call("check", partial(self._run, scripts.PROBE, lambda _: [call]), is_probe=True)
+        except StoreError as error:
+            if not isinstance(error, StoreUnavailable) or is_refusal(error.__cause__):
+                raise StartError(f"mailbox.url: {str(error).removeprefix(f'{STORE}: ')}") from error
+            raise
+
+    async def save(self, saves: Sequence[tuple[MailboxItem, Collection[int]]]) -> None:
+        """See ports.Mailbox. Users are written in chunks: repeat the whole call when it raises."""
+        async with self._saving:  # in the order of the calls
+            waiting = sum(len(user_ids) for _, user_ids in saves)
+            try:
+                for values, parts in self._windows(saves):
+                    self._writers.adapt(waiting // self._client.keys_at_once)
+                    chunks = (await self._grouped(values, parts)).chunks(self._client.keys_at_once)
+                    # One window after the other, and every user in one chunk of it: this keeps each user's order.
+                    await self._writers.write_all(chunks, self._save_chunk)
+                    waiting -= sum(len(user_ids) for _, user_ids in parts)
+            finally:
+                self._writers.adapt(0)
+
+    async def read(self, user_ids: Collection[int]) -> dict[int, list[MailboxItem]]:
+        """See ports.Mailbox. One round trip for 500 users, unless they have more than READ_BYTES waiting."""
+        found: dict[int, list[MailboxItem]] = {}
+        for chunk in _pieces(dict.fromkeys(user_ids), self._client.keys_at_once):
+            users = {b"%b%d" % (self._prefix, user_id): user_id for user_id in chunk}
+            while users:
+                split = partial(self._read_calls, list(users.values()))
+                answers = await self._guard.read("read", partial(self._run, scripts.READ, split))
+                for call, answer in answers:
+                    self._take_in(call, answer, users, found)
+                if users:
+                    await asyncio.sleep(0)
+        return found
+
+    async def remove(self, removals: Mapping[int, Collection[str]]) -> None:
+        """See ports.Mailbox. An element without an id goes by the one `read` gave it."""
+        for batch in _removals(removals):
+            for chunk in batch.chunks(self._client.keys_at_once):
+                await self._change("remove", scripts.REMOVE, chunk, ())
+
+    async def clear(self, user_id: int) -> int:
+        """See ports.Mailbox. Counts what is in the list, be it past its time."""
+        call = Call([b"%b%d" % (self._prefix, user_id)], ())
+        ((_, count),) = await self._guard.call("clear", partial(self._run, scripts.CLEAR, lambda _: [call]))
+        return int(count)
+
+    async def purge(self, now_ms: int, limit: int) -> int:
+        """See ports.Mailbox. Redis drops a user's mailbox `ttl_days` after the last save."""
+        return 0
+
+    # ---- saving
+
+    def _windows(
+        self, saves: Sequence[tuple[MailboxItem, Collection[int]]]
+    ) -> Iterator[tuple[list[Value], list[tuple[int, list[int]]]]]:
+        """Portions that fit into memory: values by place, and per place users."""
+        values: list[Value] = []
+        parts: list[tuple[int, list[int]]] = []
+        pairs_left, bytes_left = PAIRS_AT_ONCE, BYTES_AT_ONCE
+        for item, all_users in saves:
+            value = (elements.encode(item, self._clock()), item.message_id)
+            users = iter(all_users)
+            while user_ids := list(islice(users, pairs_left)):
+                parts.append((len(values), user_ids))
+                values.append(value)
+                pairs_left, bytes_left = pairs_left - len(user_ids), bytes_left - len(value[0])
+                if pairs_left <= 0 or bytes_left <= 0 or len(values) >= ITEMS_AT_ONCE:
+                    yield values, parts
+                    values, parts = [], []
+                    pairs_left, bytes_left = PAIRS_AT_ONCE, BYTES_AT_ONCE
+        if parts:
+            yield values, parts
+
+    async def _grouped(self, values: list[Value], parts: list[tuple[int, list[int]]]) -> Batch:
+        grouping = Grouping(values, parts, self._max_per_user)
+        for _ in grouping.steps():
+            await asyncio.sleep(0)
+        return grouping.batch
+
+    async def _save_chunk(self, chunk: Batch) -> None:
+        await self._change("save", scripts.SAVE, chunk, (self._max_per_user, self._ttl_s))
+
+    async def _change(self, operation: str, script: Script, chunk: Batch, head: Sequence[int]) -> None:
+        left = [chunk]
+        while left:
+            sent: list[Batch] = []
+
+            def split(is_cluster: bool, left: list[Batch] = left, sent: list[Batch] = sent) -> list[Call]:
+                sent[:] = [part for batch in left for part in batch.by_slot(self._prefix)] if is_cluster else left
+                return [batch.call(self._prefix, head) for batch in sent]
+
+            answers = await self._guard.call(operation, partial(self._run, script, split))
+            left = []
+            for batch, (call, (done, *refused)) in zip(sent, answers, strict=True):
+                for index in refused:
+                    self._complain(call.keys[index - 1], "mailbox key is no list; nothing is written there")
+                if done < len(call.keys):
+                    left.append(batch.after(done))
+
+    # ---- reading
+
+    def _read_calls(self, user_ids: Sequence[int], is_cluster: bool) -> list[Call]:
+        portions = slotted(user_ids, self._prefix).values() if is_cluster else [user_ids]
+        most = READ_BYTES // len(portions)
+        return [Call([b"%b%d" % (self._prefix, user_id) for user_id in portion], (most,)) for portion in portions]
+
+    def _take_in(
+        self, call: Call, answer: list[Any], users: dict[bytes, int], found: dict[int, list[MailboxItem]]
+    ) -> None:
+        """Put what `answer` says into `found`, and take who was read out of `users`."""
+        now_ms = self._clock()
+        for index, waiting in zip(answer[1::2], answer[2::2], strict=True):
+            key = call.keys[index - 1]
+            if not isinstance(waiting, list):
+                self._complain(key, "mailbox key is no list; nothing is read there")
+                continue
+            items, unreadable = self._reader.items(waiting, now_ms)
+            if unreadable:
+                self._complain(key, "mailbox has elements that cannot be read", unreadable=unreadable)
+            if items:
+                found[users[key]] = items
+        for key in call.keys[: answer[0]]:
+            del users[key]
+
+    # ---- both
+
+    async def _run(self, script: Script, split: Callable[[bool], Sequence[Call]]) -> list[tuple[Call, Any]]:
+        return await self._client.run(script, split)
+
+    def _complain(self, key: bytes, event: str, **details: int) -> None:
+        """Once per key, as long as there are not too many to remember."""
+        if key in self._complained:
+            return
+        if len(self._complained) >= KEYS_REMEMBERED:
+            self._complained.clear()
+        self._complained.add(key)
+        log.error(event, key=key.decode(errors="replace"), **details)
+
+
+def _removals(removals: Mapping[int, Collection[str]]) -> Iterator[Batch]:
+    """Batches of about REMOVALS_AT_ONCE ids."""
+    places: dict[str, int] = {}
+    groups: dict[Places, list[int]] = {}
+    pairs = 0
+    for user_id, message_ids in removals.items():
+        wanted = [message_id for message_id in message_ids if message_id]
+        if not wanted:
+            continue
+        mine = tuple({places.setdefault(message_id, len(places)): None for message_id in wanted})
+        groups.setdefault(mine, []).append(user_id)
+        pairs += len(mine)
+        if pairs >= REMOVALS_AT_ONCE:
+            yield Batch(list(groups.items()), [(message_id,) for message_id in places])
+            places, groups, pairs = {}, {}, 0
+    if groups:
+        yield Batch(list(groups.items()), [(message_id,) for message_id in places])
+
+
+def _pieces(user_ids: Iterable[int], size: int) -> Iterator[list[int]]:
+    iterator = iter(user_ids)
+    while piece := list(islice(iterator, size)):
+        yield piece
+
+
+@asynccontextmanager
+async def open_mailbox(config: Config, observe: Observe, clock: Callable[[], int]) -> AsyncIterator[RedisMailbox]:
+    """Connects when first asked. Raises StartError for a URL that cannot be used."""
+    delivery, mailbox = config.delivery, config.mailbox
+    client = RedisClient(mailbox.url, "mailbox.url", delivery.max_workers + READERS)
+    reader = elements.Reader(mailbox.ttl_days * DAY_S * 1000, ZoneInfo(config.server.timezone))
+    writers = Writers(delivery.min_workers, delivery.max_workers)
+    try:
+        yield RedisMailbox(client, Guard(STORE, observe, translate(STORE)), mailbox, reader, writers, clock)
+    finally:
+        await client.aclose()

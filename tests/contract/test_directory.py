@@ -6,6 +6,8 @@ from pushd.model import User
 
 from .conftest import Node
 
+IMPLEMENTATIONS = ("sqlite", "mysql")
+
 ALICE, BOB, CAROL = User(3, "alice", 1), User(1, "博布", 0), User(2**40, "carol", 2)
 
 
@@ -34,11 +36,24 @@ async def test_filling_again_changes_known_users(node: Node) -> None:
     assert await node.stores.directory.ids_by_role([1]) == []
 
 
-async def test_learning_adds_only_unknown_users(node: Node) -> None:
+async def test_ids_that_nobody_can_have(node: Node) -> None:
+    node.fill_directory([ALICE])
+    assert await node.stores.directory.users([3, 0, -1, -(2**62), 2**63 - 1]) == {3: ALICE}
+
+
+async def test_learning_changes_no_known_user(node: Node) -> None:
+    node.fill_directory([ALICE])
+    await node.stores.directory.learn([User(3, "mallory", 9)])
+    await node.restart()
+    assert await node.stores.directory.users([3]) == {3: ALICE}
+
+
+async def test_learning_adds_unknown_users_where_the_table_is_ours(node: Node) -> None:
     node.fill_directory([ALICE])
     await node.stores.directory.learn([User(3, "mallory", 9), BOB, User(1, "twice", 5)])
     await node.restart()
-    assert await node.stores.directory.users([1, 3]) == {1: BOB, 3: ALICE}
+    learned = {} if node.stores.directory in node.stores.remotes else {1: BOB}
+    assert await node.stores.directory.users([1, 3]) == {3: ALICE} | learned
 
 
 async def test_many_users(node: Node) -> None:

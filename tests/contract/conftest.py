@@ -1,23 +1,36 @@
-"""Every contract test runs against every implementation of the ports, through a `Node`."""
+"""Every contract test runs against every implementation of its port, through a `Node`.
+
+A module names the implementations it is for as `IMPLEMENTATIONS`; without it there is the embedded one.
+"""
 
 from __future__ import annotations
 
+import importlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
 from pushd.config import Config, MailboxConfig, ServerConfig
 from pushd.model import User
 from pushd.ports import Stores
-from pushd.stores.sqlite import import_users, open_stores
+from pushd.stores import open_stores
+from pushd.stores.sqlite import import_users
+from tests.mariadb import found
 
 START_MS = 1_700_000_000_000
 MAX_PER_USER = 5
 TTL_DAYS = 7
+
+# Where the other nodes are, and the server each one starts.
+NODES = {
+    "redis": ("redis_node", "RedisNode", "redis-server"),
+    "mongodb": ("mongo_node", "MongoNode", ""),
+    "mysql": ("mysql_node", "MysqlNode", "mariadbd"),
+}
 
 
 class Clock:
@@ -30,62 +43,86 @@ class Clock:
         return self.now_ms
 
 
-class Node(Protocol):
-    """Opened stores, and what a test needs to see and do behind the ports' back."""
+class Node:
+    """Opened stores, and what a test needs to see and do behind the ports' back. This one has the embedded stores."""
 
     stores: Stores
-    clock: Clock
 
-    async def restart(self) -> None:
-        """Close the stores and open them again on the same data."""
-
-    def rows(self, table: str) -> list[dict[str, Any]]:
-        """What is stored, with the names of CONTRACT section 5, times in milliseconds or None, flags 0 or 1."""
-
-    def fill_directory(self, users: list[User]) -> None:
-        """Put users where the directory reads them."""
-
-
-class SqliteNode:
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, directory: Path) -> None:
         self.clock = Clock()
-        self._data_dir = data_dir
+        self.directory = directory
         self._open = AsyncExitStack()
+
+    def sections(self) -> dict[str, Any]:
+        """What the configuration says beside the directory and the mailbox's limits."""
+        return {}
+
+    def mailbox_section(self) -> dict[str, Any]:
+        """What it says of the mailbox beside its limits."""
+        return {}
+
+    async def begin(self) -> None:
+        """Start what the stores need."""
+
+    async def end(self) -> None:
+        """Stop it."""
 
     async def start(self) -> None:
         config = Config(
-            server=ServerConfig(data_dir=str(self._data_dir)),
-            mailbox=MailboxConfig(max_per_user=MAX_PER_USER, ttl_days=TTL_DAYS),
+            server=ServerConfig(data_dir=str(self.directory / "data")),
+            mailbox=MailboxConfig(max_per_user=MAX_PER_USER, ttl_days=TTL_DAYS, **self.mailbox_section()),
+            **self.sections(),
         )
-        self.stores = await self._open.enter_async_context(open_stores(config, clock=self.clock))
+        self.stores = await self._open.enter_async_context(open_stores(config, _ignored, self.clock))
 
     async def stop(self) -> None:
         await self._open.aclose()
 
     async def restart(self) -> None:
+        """Close the stores and open them again on the same data."""
         await self.stop()
         await self.start()
 
     def rows(self, table: str) -> list[dict[str, Any]]:
-        with closing(sqlite3.connect(self._data_dir / "pushd.db")) as connection:
+        """What is stored, with the names of CONTRACT section 5, times in milliseconds or None, flags 0 or 1."""
+        with closing(sqlite3.connect(self.directory / "data" / "pushd.db")) as connection:
             connection.row_factory = sqlite3.Row
             return [dict(row) for row in connection.execute(f"SELECT * FROM {table}")]
 
     def fill_directory(self, users: list[User]) -> None:
-        import_users(str(self._data_dir), users)
+        """Put users where the directory reads them."""
+        import_users(str(self.directory / "data"), users)
 
 
-IMPLEMENTATIONS: dict[str, Callable[[Path], SqliteNode]] = {"sqlite": SqliteNode}
+def _ignored(store: str, operation: str, seconds: float, is_ok: bool) -> None:
+    """Contract tests do not look at metrics."""
 
 
-@pytest.fixture(params=list(IMPLEMENTATIONS))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "node" in metafunc.fixturenames:
+        metafunc.parametrize("node", getattr(metafunc.module, "IMPLEMENTATIONS", ("sqlite",)), indirect=True)
+
+
+def _node(name: str, directory: Path) -> Node:
+    if name == "sqlite":
+        return Node(directory)
+    module, kind, server = NODES[name]
+    if server and found(server) is None:
+        pytest.skip(f"{server} is not installed")
+    made: Node = getattr(importlib.import_module(f"tests.contract.{module}"), kind)(directory)
+    return made
+
+
+@pytest.fixture
 async def node(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Node]:
-    opened = IMPLEMENTATIONS[request.param](tmp_path / "data")
-    await opened.start()
+    opened = _node(request.param, tmp_path)
     try:
+        await opened.begin()
+        await opened.start()
         yield opened
     finally:
         await opened.stop()
+        await opened.end()
 
 
 @pytest.fixture

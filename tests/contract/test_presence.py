@@ -9,6 +9,8 @@ from pushd.queries import OnlineStatus
 
 from .conftest import Node
 
+IMPLEMENTATIONS = ("sqlite", "mongodb")
+
 
 def arrival(user_id: int, at_ms: int, connection_id: str = "c1") -> Arrival:
     return Arrival(user_id, f"user{user_id}", connection_id, "10.0.0.1", "Firefox", at_ms)

@@ -23,6 +23,7 @@ from pushd.queries import (
 from .conftest import Node
 from .test_records import DELIVERED, EXPIRED, OFFLINE, PENDING, RECEIPTS, push_record, receipt
 
+IMPLEMENTATIONS = ("sqlite", "mongodb")
 ALL = Slice(offset=0, limit=10_000)
 NEWEST = ReceiptSort.CREATED_AT
 NAMES = ("Ada", "ada_b", "100%", "back\\slash", "王小明", "Öl", "")

@@ -25,6 +25,7 @@ from pushd.ports import Stores
 
 from .conftest import START_MS, Node
 
+IMPLEMENTATIONS = ("sqlite", "mongodb")
 RECEIPTS = "admin_user_receive_records"
 
 
@@ -241,18 +242,6 @@ async def test_unread_counts_leave_read_and_expired_out(stores: Stores) -> None:
     assert await stores.records.unread_counts([1]) == {1: 2}
     assert await stores.records.unread_counts([]) == {}
     assert sum((await stores.records.unread_counts(range(1, 1301))).values()) == 1301
-
-
-async def test_purge_drops_old_records_up_to_the_limit(node: Node) -> None:
-    old = [receipt("m1", user_id, Outcome(1000)) for user_id in (1, 2, 3)]
-    await node.stores.records.write(
-        [push_record("m1"), push_record("m2", accepted_ms=2000)], [*old, receipt("m2", 1, Outcome(2000))]
-    )
-    assert await node.stores.records.purge(1000, 10) == 0
-    assert await node.stores.records.purge(1001, 2) == 2
-    assert await node.stores.records.purge(1001, 10) == 2
-    assert await node.stores.records.receive_status("m1") is None
-    assert await node.stores.records.receive_status("m2") == ReceiveStatus(1, 0, 0, 0, 0)
 
 
 async def test_expire(node: Node) -> None:

@@ -1,0 +1,223 @@
+"""Online status: who is connected, since when, how often and how long in all.
+
+Durations are stored in seconds, as the former program had them, with fractions. Every write says in its filter what it
+was decided on, so that writing it again or too late changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from zoneinfo import ZoneInfo
+
+from pymongo import UpdateOne
+
+from pushd.errors import StoreError
+from pushd.model import Arrival
+from pushd.queries import OnlineStatus
+from pushd.stores.mongo import indexes
+from pushd.stores.mongo.connection import Connection, Document, Write
+from pushd.stores.mongo.counts import chunks
+from pushd.stores.mongo.documents import ONLINE_STATUS, date, flag, milliseconds, number, text
+
+ALIVE = "pushd_alive"
+NODE = {"_id": "node"}
+USERS_AT_ONCE = 500
+ATTEMPTS = 5
+
+
+class MongoPresence:
+    """ports.PresenceStore and ports.Remote. When this node was last alive is in a collection of its own."""
+
+    def __init__(self, connection: Connection, *, zone: ZoneInfo) -> None:
+        self._connection = connection
+        self._zone = zone
+        self._statuses = connection.collection(ONLINE_STATUS)
+        self._alive = connection.collection(ALIVE)
+
+    @property
+    def store(self) -> str:
+        """See ports.Remote."""
+        return self._connection.store
+
+    async def check(self) -> None:
+        """See ports.Remote."""
+        await indexes.ensure(self._connection, indexes.PRESENCE_INDEXES)
+
+    async def connected(self, arrivals: Sequence[Arrival]) -> None:
+        """See ports.PresenceStore."""
+        refused: list[StoreError] = []
+        for batch in _once_each(arrivals):
+            for chunk in chunks(batch, USERS_AT_ONCE):
+                await self._write("connected", [_first(arrival) for arrival in chunk], refused)
+                await self._write("connected", [_again(arrival) for arrival in chunk], refused)
+        _raise_first(refused)
+
+    async def disconnected(self, departures: Sequence[tuple[int, int]]) -> None:
+        """See ports.PresenceStore."""
+        earliest: dict[int, int] = {}
+        for user_id, at_ms in departures:
+            earliest[user_id] = min(at_ms, earliest.get(user_id, at_ms))
+        refused: list[StoreError] = []
+        for chunk in chunks(earliest, USERS_AT_ONCE):
+            online = await self._online("disconnected", {"user_id": {"$in": chunk}}, len(chunk))
+            gone = [
+                _gone(found, earliest[found["user_id"]], began_ms)
+                for found in online
+                if (began_ms := self._began_ms(found)) <= earliest[found["user_id"]]
+            ]
+            await self._write("disconnected", gone, refused)
+        _raise_first(refused)
+
+    async def statuses(self, user_ids: Collection[int]) -> dict[int, OnlineStatus]:
+        """See ports.PresenceStore."""
+        statuses: dict[int, OnlineStatus] = {}
+        for chunk in chunks(user_ids, USERS_AT_ONCE):
+            where = {"user_id": {"$in": chunk}}
+
+            async def work(where: Document = where) -> list[Document]:
+                return await self._statuses.find(where).batch_size(USERS_AT_ONCE).to_list(None)
+
+            for found in await self._connection.read("statuses", work):
+                statuses[int(found["user_id"])] = self._status(found)
+        return statuses
+
+    async def alive(self, at_ms: int) -> None:
+        """See ports.PresenceStore."""
+
+        async def work() -> None:
+            await self._alive.update_one(NODE, {"$set": {"at": date(at_ms)}}, upsert=True)
+
+        await self._connection.change("alive", work)
+
+    async def reset(self, at_ms: int) -> list[int]:
+        """See ports.PresenceStore."""
+
+        async def work() -> Document | None:
+            return await self._alive.find_one(NODE)
+
+        alive = await self._connection.read("reset", work)
+        if alive is not None:
+            at_ms = min(at_ms, milliseconds(alive.get("at"), self._zone) or at_ms)
+        closed: list[int] = []
+        refused: list[StoreError] = []
+        seen: set[object] = set()
+        while ghosts := await self._online("reset", {}, USERS_AT_ONCE):
+            if seen.issuperset(ghost["_id"] for ghost in ghosts):
+                raise StoreError(self.store, f"reset: {len(ghosts)} users stay online")
+            seen.update(ghost["_id"] for ghost in ghosts)
+            await self._write("reset", [_gone(ghost, at_ms, self._began_ms(ghost)) for ghost in ghosts], refused)
+            _raise_first(refused)
+            closed += [int(ghost["user_id"]) for ghost in ghosts if isinstance(ghost.get("user_id"), int)]
+        return closed
+
+    async def _online(self, operation: str, where: Document, limit: int) -> list[Document]:
+        fields = {"user_id": 1, "online_time": 1}
+
+        async def work() -> list[Document]:
+            cursor = self._statuses.find({**where, "is_online": True}, fields, limit=limit)
+            return await cursor.batch_size(USERS_AT_ONCE).to_list(None)
+
+        return await self._connection.read(operation, work)
+
+    async def _write(self, operation: str, writes: Sequence[Write], refused: list[StoreError]) -> None:
+        """A duplicate key is another node's insert at the same moment: the next attempt finds the document."""
+        errors: list[Document] = []
+        for _ in range(ATTEMPTS):
+            if not writes:
+                return
+            async with self._connection.writing():
+                done = await self._connection.bulk(operation, ONLINE_STATUS, writes, refused)
+            errors = done.duplicates
+            writes = [writes[error["index"]] for error in errors]
+        if writes:
+            refused.append(StoreError(self.store, f"{operation}: {errors[0].get('errmsg')}"))
+
+    def _began_ms(self, found: Document) -> int:
+        return milliseconds(found.get("online_time"), self._zone)
+
+    def _status(self, found: Document) -> OnlineStatus:
+        return OnlineStatus(
+            user_id=number(found.get("user_id")),
+            username=text(found.get("username")),
+            is_online=flag(found.get("is_online")),
+            last_seen_ms=milliseconds(found.get("last_seen"), self._zone),
+            online_ms=milliseconds(found.get("online_time"), self._zone),
+            offline_ms=milliseconds(found.get("offline_time"), self._zone),
+            online_duration_ms=_duration_ms(found.get("online_duration")),
+            connection_id=text(found.get("connection_id")),
+            client_ip=text(found.get("client_ip")),
+            user_agent=text(found.get("user_agent")),
+            total_online_count=number(found.get("total_online_count")),
+            total_online_ms=_duration_ms(found.get("total_online_time")),
+        )
+
+
+def _raise_first(refused: Sequence[StoreError]) -> None:
+    if refused:
+        raise refused[0]
+
+
+def _duration_ms(seconds: object) -> int:
+    return round(seconds * 1000) if isinstance(seconds, int | float) else 0
+
+
+def _once_each(arrivals: Iterable[Arrival]) -> list[list[Arrival]]:
+    """The arrivals in lists that name a user once, each user's in order: writes of a list may go in any order."""
+    batches: list[list[Arrival]] = []
+    seen: dict[int, int] = {}
+    for arrival in arrivals:
+        position = seen.get(arrival.user_id, 0)
+        seen[arrival.user_id] = position + 1
+        if position == len(batches):
+            batches.append([])
+        batches[position].append(arrival)
+    return batches
+
+
+def _now_online(arrival: Arrival) -> Document:
+    at = date(arrival.at_ms)
+    return {
+        "username": arrival.username,
+        "is_online": True,
+        "last_seen": at,
+        "online_time": at,
+        "connection_id": arrival.connection_id,
+        "client_ip": arrival.client_ip,
+        "user_agent": arrival.user_agent,
+        "updated_at": at,
+    }
+
+
+def _first(arrival: Arrival) -> UpdateOne:
+    """A user who was never here."""
+    first = {
+        **_now_online(arrival),
+        "online_duration": 0.0,
+        "total_online_count": 1,
+        "total_online_time": 0.0,
+        "created_at": date(arrival.at_ms),
+    }
+    return UpdateOne({"user_id": arrival.user_id}, {"$setOnInsert": first}, upsert=True)
+
+
+def _again(arrival: Arrival) -> UpdateOne:
+    """A user whose last arrival was another one, and earlier."""
+    at = date(arrival.at_ms)
+    other = {"online_time": at, "connection_id": {"$ne": arrival.connection_id}}
+    where = {"user_id": arrival.user_id, "$or": [{"online_time": {"$not": {"$gte": at}}}, other]}
+    return UpdateOne(where, {"$set": _now_online(arrival), "$inc": {"total_online_count": 1}})
+
+
+def _gone(found: Document, at_ms: int, began_ms: int) -> UpdateOne:
+    """Offline since `at_ms`, or since it came where that is later; only while it is the arrival that was found."""
+    last = date(max(at_ms, began_ms))
+    duration_s = max(0, at_ms - began_ms) / 1000 if began_ms else 0.0
+    gone = {
+        "is_online": False,
+        "offline_time": last,
+        "last_seen": last,
+        "online_duration": duration_s,
+        "updated_at": date(at_ms),
+    }
+    where = {"_id": found["_id"], "is_online": True, "online_time": found.get("online_time")}
+    return UpdateOne(where, {"$set": gone, "$inc": {"total_online_time": duration_s}})

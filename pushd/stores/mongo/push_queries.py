@@ -1,0 +1,110 @@
+"""The filters, orders and rows of push records.
+
+Dates that the former program left as texts are compared as texts, "YYYY-MM-DD HH:MM:SS" in the server's time zone:
+right for those in that form; for ISO texts ("…T…") only to the day, since "T" comes after " ". Sorted, all texts come
+before all dates.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+from pymongo import ASCENDING, DESCENDING
+
+from pushd.queries import PushFilter, PushRow, PushSort, Slice
+from pushd.stores.mongo.connection import Document
+from pushd.stores.mongo.documents import (
+    as_text,
+    date,
+    flag,
+    milliseconds,
+    number,
+    numbers,
+    optional_text,
+    plain,
+    text,
+)
+
+EQUAL = ("message_type", "target", "status", "sender_id")
+
+Sort = list[tuple[str, int]]
+
+
+def condition(where: PushFilter, zone: ZoneInfo) -> Document:
+    """The filter as MongoDB has it."""
+    conditions: Document = {
+        name: plain(value) for name in EQUAL if (value := getattr(where, name)) is not None
+    } | flag_condition("success", where.success)
+    if where.keyword:
+        conditions["content"] = containing(where.keyword)
+    return conditions | time_condition("push_time", where.since_ms, where.before_ms, zone)
+
+
+def order(sort: PushSort, part: Slice) -> Sort:
+    """Ties by push_time and message_id, which is unique."""
+    direction = DESCENDING if part.is_descending else ASCENDING
+    return [(name, direction) for name in dict.fromkeys((sort.value, "push_time", "message_id"))]
+
+
+def flag_condition(name: str, wanted: bool | None) -> Document:
+    """A flag that is missing is not set."""
+    if wanted is None:
+        return {}
+    return {name: True if wanted else {"$ne": True}}
+
+
+def containing(part: str) -> Document:
+    """Texts that have this part in either case; whatever it is, it is no pattern."""
+    return {"$regex": re.escape(part).replace("\0", r"\x00"), "$options": "i"}
+
+
+def time_condition(name: str, since_ms: int | None, before_ms: int | None, zone: ZoneInfo) -> Document:
+    """Dates as dates, and texts as texts: MongoDB compares only values of one type."""
+    bounds = [(operator, at) for operator, at in (("$gte", since_ms), ("$lt", before_ms)) if at is not None]
+    if not bounds:
+        return {}
+    dates = {operator: date(at) for operator, at in bounds}
+    texts = {operator: as_text(at, zone) for operator, at in bounds}
+    return {"$or": [{name: dates}, {name: texts}]}
+
+
+def push_row(found: Document, delivered: int, failed: int, zone: ZoneInfo) -> PushRow:
+    """A document, whoever wrote it, with the counts of its receive records."""
+    return PushRow(
+        message_id=text(found.get("message_id")),
+        content=text(found.get("content")),
+        message_type=text(found.get("message_type")),
+        target=text(found.get("target")),
+        target_user_ids=numbers(found.get("target_user_ids")),
+        target_roles=numbers(found.get("target_roles")),
+        recipients_count=text(found.get("recipients_count")),
+        status=text(found.get("status")),
+        success=flag(found.get("success")),
+        error=optional_text(found.get("error")),
+        push_ms=milliseconds(found.get("push_time"), zone),
+        expires_ms=milliseconds(found.get("expires_at"), zone),
+        sender_id=number(found.get("sender_id")),
+        sender_name=text(found.get("sender_name")),
+        priority=number(found.get("priority"), 1),
+        need_confirm=flag(found.get("need_confirm")),
+        extra_data=_extra_data(found),
+        total_count=number(found.get("total_count")),
+        online_count=number(found.get("online_count")),
+        delivered_count=delivered,
+        failed_count=failed,
+        created_ms=milliseconds(found.get("created_at"), zone),
+        updated_ms=milliseconds(found.get("updated_at"), zone),
+    )
+
+
+def _extra_data(found: Document) -> Any:
+    json = found.get("extra_json")
+    if isinstance(json, str):
+        try:
+            return msgspec.json.decode(json)
+        except msgspec.DecodeError:
+            return json
+    return plain(found.get("extra_data"))

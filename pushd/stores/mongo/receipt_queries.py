@@ -1,0 +1,133 @@
+"""The filters, orders, aggregations and rows of receive records. Of dates as texts, see push_queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from zoneinfo import ZoneInfo
+
+from pymongo import ASCENDING, DESCENDING
+
+from pushd.queries import ReceiptFilter, ReceiptRow, ReceiptSort, Slice
+from pushd.stores.mongo.connection import Document
+from pushd.stores.mongo.counts import sum_if
+from pushd.stores.mongo.documents import (
+    RECEIVE_RECORDS,
+    flag,
+    milliseconds,
+    number,
+    optional_text,
+    plain,
+    text,
+)
+from pushd.stores.mongo.push_queries import Sort, containing, flag_condition, time_condition
+
+EQUAL = ("message_id", "user_id", "delivery_status", "push_channel")
+FLAGS = ("is_online", "is_received", "is_read", "is_confirmed")
+UNREAD: Document = {"is_read": {"$ne": True}, "delivery_status": {"$ne": "expired"}}
+
+_TOTALS: Document = {"total": {"$sum": 1}, **{name: sum_if({"$eq": [f"${name}", True]}) for name in FLAGS}}
+
+
+def condition(where: ReceiptFilter, zone: ZoneInfo) -> Document:
+    """The filter as MongoDB has it."""
+    conditions: Document = {name: plain(value) for name in EQUAL if (value := getattr(where, name)) is not None}
+    for name in FLAGS:
+        conditions |= flag_condition(name, getattr(where, name))
+    if where.username:
+        conditions["username"] = containing(where.username)
+    return conditions | time_condition("created_at", where.since_ms, where.before_ms, zone)
+
+
+def order(sort: ReceiptSort, part: Slice) -> Sort:
+    """No ties: message_id and user_id together are unique. The order of users has each one's newest first."""
+    direction = DESCENDING if part.is_descending else ASCENDING
+    match sort:
+        case ReceiptSort.CREATED_AT:
+            keys = ["created_at", "message_id", "user_id"]
+        case ReceiptSort.USER_ID:
+            return [("user_id", direction), ("created_at", -direction), ("message_id", direction)]
+        case ReceiptSort.USERNAME:
+            users = [("username", direction), ("user_id", direction)]
+            return [*users, ("created_at", -direction), ("message_id", direction)]
+        case _:
+            keys = [sort.value, "user_id", "message_id"]
+    return [(key, direction) for key in keys]
+
+
+def totals(where: Document) -> list[Document]:
+    """Counts `total` and every flag over what matches; nothing for no match."""
+    return [{"$match": where}, {"$group": {"_id": None, **_TOTALS}}]
+
+
+def unread(user_ids: Sequence[int]) -> list[Document]:
+    """Unread, unexpired receive records by user."""
+    return [{"$match": {"user_id": {"$in": user_ids}, **UNREAD}}, {"$group": {"_id": "$user_id", "n": {"$sum": 1}}}]
+
+
+def summary(user_id: int) -> list[Document]:
+    """`total`, `unread` and `last` of one user."""
+    is_unread = {"$and": [{"$ne": ["$is_read", True]}, {"$ne": ["$delivery_status", "expired"]}]}
+    numbers = {"total": {"$sum": 1}, "unread": sum_if(is_unread), "last": {"$max": "$created_at"}}
+    return [{"$match": {"user_id": user_id}}, {"$group": {"_id": None, **numbers}}]
+
+
+def by_user(created: Document, limit: int) -> list[Document]:
+    """Counts by user, busiest first, each under the name of the newest record. Costs what was created in that time."""
+    counted = ("total", "is_received", "is_read", "is_confirmed")
+    named = {"_id": {"user": "$user_id", "name": "$username"}, "last": {"$max": "$created_at"}}
+    return [
+        {"$match": created},
+        {"$group": {**named, **{name: _TOTALS[name] for name in counted}}},
+        {"$sort": {"last": ASCENDING}},
+        {
+            "$group": {
+                "_id": "$_id.user",
+                "name": {"$last": "$_id.name"},
+                **{name: {"$sum": f"${name}"} for name in counted},
+            }
+        },
+        {"$sort": {"total": DESCENDING, "_id": ASCENDING}},
+        {"$limit": limit},
+    ]
+
+
+def newest(user_ids: Sequence[int], limit: int, *, is_exact: bool) -> list[Document]:
+    """Each user's newest `limit`, one user after the other, found by the index on user_id and created_at.
+
+    Which of several of the same moment come is right with `is_exact` only, which reads all of the user's records.
+    """
+    order = {"created_at": DESCENDING} | ({"message_id": DESCENDING} if is_exact else {})
+    parts: list[list[Document]] = [
+        [{"$match": {"user_id": user_id}}, {"$sort": order}, {"$limit": limit}] for user_id in user_ids
+    ]
+    unions: list[Document] = [{"$unionWith": {"coll": RECEIVE_RECORDS, "pipeline": part}} for part in parts[1:]]
+    return [*parts[0], *unions]
+
+
+def receipt_row(found: Document, zone: ZoneInfo) -> ReceiptRow:
+    """A document, whoever wrote it."""
+    return ReceiptRow(
+        message_id=text(found.get("message_id")),
+        user_id=number(found.get("user_id")),
+        username=text(found.get("username")),
+        user_role=number(found.get("user_role")),
+        is_online=flag(found.get("is_online")),
+        is_received=flag(found.get("is_received")),
+        received_ms=milliseconds(found.get("received_at"), zone),
+        is_read=flag(found.get("is_read")),
+        read_ms=milliseconds(found.get("read_at"), zone),
+        is_confirmed=flag(found.get("is_confirmed")),
+        confirmed_ms=milliseconds(found.get("confirmed_at"), zone),
+        device_type=text(found.get("device_type")),
+        platform=text(found.get("platform")),
+        browser=text(found.get("browser")),
+        client_ip=text(found.get("client_ip")),
+        user_agent=text(found.get("user_agent")),
+        connection_id=text(found.get("connection_id")),
+        push_channel=text(found.get("push_channel")),
+        delivery_status=text(found.get("delivery_status")),
+        retry_count=number(found.get("retry_count")),
+        error_message=optional_text(found.get("error_message")),
+        created_ms=milliseconds(found.get("created_at"), zone),
+        updated_ms=milliseconds(found.get("updated_at"), zone),
+    )

@@ -1,0 +1,323 @@
+"""How push records and receive records are written and merged.
+
+The merge of sqlite.records_write, in plain update operators: flags by $max, first times and the way forward by $min
+(the statuses' alphabetical order is the reverse of their rank, and "offline" comes before "websocket"). So writes
+may be repeated and come in any order. Receipts of one recipient in one call become one upsert.
+
+The identity of a receive record, its user and its connection as they were, is merged as a whole: the greater stays. No
+operator does that, so the identity is part of the upsert's filter. Where the stored one is another, the upsert runs
+into the unique index, and only then more writes settle which one stays: one if only the connection is another, and a
+lesser one, as for what waited in a mailbox; else four.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import bson
+import msgspec
+from bson.raw_bson import RawBSONDocument
+from pymongo import UpdateOne
+
+from pushd.errors import StoreError
+from pushd.model import Outcome, PushRecord, Receipt, recipients_text
+from pushd.stores.mongo.connection import Connection, Document, Done, Write
+from pushd.stores.mongo.counts import StoredCounts, chunks
+from pushd.stores.mongo.documents import PUSH_RECORDS, RECEIVE_RECORDS, date
+
+# Two milliseconds of the driver's thread, and as many of the loop.
+WRITES_AT_ONCE = 250
+SORTED_AT_ONCE = 1000
+# A thousand user ids, or data of unknown size, count as so many records.
+IDS_PER_WRITE, DATA_WRITES = 50, 10
+# How often a duplicate key may come of a race before it is something else.
+ATTEMPTS = 5
+
+INT64 = 1 << 63
+# BSON's limit is 100 levels, of which the record and a few operators take some.
+MOST_LEVELS = 80
+
+Key = tuple[str, int]
+KEY = ("message_id", "user_id")
+USER = ("username", "user_role")
+CONNECTION = ("connection_id", "client_ip", "user_agent")
+DEVICE = ("device_type", "platform", "browser")
+
+
+class RecordWriter:
+    """Writes both kinds of records. `clock` gives the milliseconds that become updated_at of push records."""
+
+    def __init__(self, connection: Connection, counts: StoredCounts, clock: Callable[[], int]) -> None:
+        self._connection = connection
+        self._counts = counts
+        self._clock = clock
+
+    async def write(self, records: Sequence[PushRecord], receipts: Sequence[Receipt]) -> None:
+        """See ports.RecordStore. What a server refuses keeps nothing else from being written: it is raised at the end.
+
+        Repeat the whole call when it raises StoreUnavailable.
+        """
+        refused: list[StoreError] = []
+        for record_chunk in _by_weight(records):
+            now_ms = self._clock()
+            async with self._connection.writing():
+                upserts = [push_upsert(record, now_ms) for record in record_chunk]
+                await self._merge("write_records", PUSH_RECORDS, upserts, refused)
+        for receipt_chunk in chunks((await _by_recipient(receipts)).values(), WRITES_AT_ONCE):
+            async with self._connection.writing():
+                await self._write_receipts(receipt_chunk, refused)
+        if refused:
+            raise refused[0]
+
+    async def _write_receipts(self, recipients: list[list[Receipt]], refused: list[StoreError]) -> None:
+        recipients = await self._without_gone(recipients)
+        unwritten = recipients
+        # What waited in a mailbox was written for nobody's connection, so that its upsert would only fail.
+        late = [receipts for receipts in recipients if receipts[0].is_late]
+        if await self._replace_lesser(late, refused):
+            unwritten = [receipts for receipts in recipients if not receipts[0].is_late]
+        if unwritten:
+            await self._upsert_receipts(unwritten, refused)
+        self._counts.changed({receipts[0].message_id for receipts in recipients})
+
+    async def _upsert_receipts(self, recipients: list[list[Receipt]], refused: list[StoreError]) -> None:
+        done = await self._bulk(receipt_upserts(recipients), refused)
+        others = [recipients[error["index"]] for error in done.duplicates]
+        if await self._replace_lesser(others, refused):
+            return
+        for chunk in chunks(others, WRITES_AT_ONCE // 4):
+            writes = [write for receipts in chunk for write in other_identity(receipts)]
+            await self._merge("write_receipts", RECEIVE_RECORDS, writes, refused)
+
+    async def _replace_lesser(self, recipients: list[list[Receipt]], refused: list[StoreError]) -> bool:
+        """True when all of these were records of the same users with lesser connections, and are merged now."""
+        if not recipients:
+            return True
+        return (await self._bulk(list(map(lesser_connection, recipients)), refused)).matched == len(recipients)
+
+    async def _bulk(self, writes: Sequence[Write], refused: list[StoreError]) -> Done:
+        return await self._connection.bulk("write_receipts", RECEIVE_RECORDS, writes, refused)
+
+    async def _merge(self, operation: str, collection: str, writes: Sequence[Write], refused: list[StoreError]) -> None:
+        """Writes that find their documents by key: a duplicate key is another writer's insert at the same moment."""
+        errors: list[Document] = []
+        for _ in range(ATTEMPTS):
+            if not writes:
+                return
+            errors = (await self._connection.bulk(operation, collection, writes, refused)).duplicates
+            writes = [writes[error["index"]] for error in errors]
+        if writes:
+            refused.append(StoreError(self._connection.store, f"{operation}: {errors[0].get('errmsg')}"))
+
+    async def _without_gone(self, recipients: list[list[Receipt]]) -> list[list[Receipt]]:
+        """Without late receipts of notices whose push record is gone; what is dropped at this moment waits for us."""
+        late = {receipt.message_id for receipts in recipients for receipt in receipts if receipt.is_late}
+        if not late:
+            return recipients
+
+        async def work() -> list[str]:
+            return await self._connection.collection(PUSH_RECORDS).distinct(
+                "message_id", {"message_id": {"$in": list(late)}}
+            )
+
+        gone = late.difference(await self._connection.read("write_receipts", work))
+        kept = ([it for it in receipts if not (it.is_late and it.message_id in gone)] for receipts in recipients)
+        return [receipts for receipts in kept if receipts]
+
+
+async def _by_recipient(receipts: Iterable[Receipt]) -> dict[Key, list[Receipt]]:
+    found: dict[Key, list[Receipt]] = {}
+    for chunk in chunks(receipts, SORTED_AT_ONCE):
+        for receipt in chunk:
+            found.setdefault((receipt.message_id, receipt.user_id), []).append(receipt)
+        await asyncio.sleep(0)
+    return found
+
+
+def _by_weight(records: Iterable[PushRecord]) -> Iterator[list[PushRecord]]:
+    """Push records in lists that take the driver a few milliseconds to encode."""
+    chunk: list[PushRecord] = []
+    weight = 0
+    for record in records:
+        chunk.append(record)
+        notice = record.notice
+        weight += 1 + len(notice.target.user_ids) // IDS_PER_WRITE + (DATA_WRITES if notice.data is not None else 0)
+        if weight >= WRITES_AT_ONCE:
+            yield chunk
+            chunk, weight = [], 0
+    if chunk:
+        yield chunk
+
+
+# ---- receive records
+
+
+def receipt_upserts(recipients: Iterable[Sequence[Receipt]]) -> list[UpdateOne]:
+    """One upsert per recipient. What it says beside the identity is encoded once if it is true of several."""
+    merges: dict[tuple[object, ...], Document | RawBSONDocument] = {}
+    upserts = []
+    for receipts in recipients:
+        outcomes = [receipt.outcome for receipt in receipts]
+        chosen = receipts[0] if len(receipts) == 1 else max(receipts, key=_connection)
+        device = (chosen.device_type, chosen.platform, chosen.browser)
+        key = (*outcomes, device)
+        merge = merges.get(key)
+        if merge is None:
+            merge = {"$setOnInsert": {**dict(zip(DEVICE, device, strict=True)), **FIRST}, **_merge_of(outcomes)}
+            merges[key] = merge
+        elif isinstance(merge, dict):
+            merge = merges[key] = RawBSONDocument(bson.encode(merge))
+        upserts.append(UpdateOne(_identity(receipts, chosen), merge, upsert=True))
+    return upserts
+
+
+FIRST: Document = {"is_read": False, "is_confirmed": False, "retry_count": 0}
+
+
+def _identity(receipts: Sequence[Receipt], chosen: Receipt) -> Document:
+    user = chosen if len(receipts) == 1 else max(receipts, key=_user)
+    return {
+        "message_id": chosen.message_id,
+        "user_id": chosen.user_id,
+        "username": user.username,
+        "user_role": user.role,
+        "connection_id": chosen.connection_id,
+        "client_ip": chosen.client_ip,
+        "user_agent": chosen.user_agent,
+    }
+
+
+def _user(receipt: Receipt) -> tuple[str, int]:
+    return receipt.username, receipt.role
+
+
+def _connection(receipt: Receipt) -> tuple[str, str, str]:
+    return receipt.connection_id, receipt.client_ip, receipt.user_agent
+
+
+def _merge_of(outcomes: Sequence[Outcome]) -> Document:
+    """$min and $max for what is known of one recipient."""
+    first, received_ms = outcomes[0], 0
+    created_ms, updated_ms, is_online = first.created_ms, 0, False
+    status: str = first.status
+    channel: str = first.channel
+    for outcome in outcomes:
+        created_ms = min(created_ms, outcome.created_ms)
+        received_ms = min(received_ms or outcome.received_ms, outcome.received_ms or received_ms)
+        updated_ms = max(updated_ms, outcome.created_ms, outcome.received_ms)
+        is_online = is_online or outcome.is_online
+        status, channel = min(status, outcome.status), min(channel, outcome.channel)
+    earliest: Document = {
+        "created_at": date(created_ms),
+        "delivery_status": str(status),
+        "push_channel": str(channel),
+    }
+    if received_ms:
+        earliest["received_at"] = date(received_ms)
+    latest = {"is_online": is_online, "is_received": received_ms > 0, "updated_at": date(updated_ms)}
+    return {"$min": earliest, "$max": latest}
+
+
+def lesser_connection(receipts: Sequence[Receipt]) -> UpdateOne:
+    """Merge into a receive record that says the same user and a lesser connection."""
+    key, user, connection, device = _parts(receipts)
+    where = {**key, **user, "received_at": {"$not": {"$type": "null"}}, **_is_less(connection)}
+    return UpdateOne(where, {"$set": {**connection, **device}, **_merge_of([receipt.outcome for receipt in receipts])})
+
+
+def other_identity(receipts: Sequence[Receipt]) -> list[UpdateOne]:
+    """Merge into a receive record that says another user or connection; each may be done again and in any order."""
+    key, user, connection, device = _parts(receipts)
+    merge = _merge_of([receipt.outcome for receipt in receipts])
+    # The former program wrote null for what has not happened, which is the least there is for $min.
+    return [
+        UpdateOne({**key, "received_at": {"$type": "null"}}, {"$unset": {"received_at": ""}}),
+        UpdateOne(key, {"$setOnInsert": {**user, **connection, **device, **FIRST}, **merge}, upsert=True),
+        UpdateOne({**key, **_is_less(user)}, {"$set": user}),
+        UpdateOne({**key, **_is_less(connection)}, {"$set": {**connection, **device}}),
+    ]
+
+
+def _parts(receipts: Sequence[Receipt]) -> tuple[Document, Document, Document, Document]:
+    """Key, user, connection and device."""
+    chosen = max(receipts, key=_connection)
+    identity = _identity(receipts, chosen)
+    device = dict(zip(DEVICE, (chosen.device_type, chosen.platform, chosen.browser), strict=True))
+    key, user, connection = ({name: identity[name] for name in names} for names in (KEY, USER, CONNECTION))
+    return key, user, connection, device
+
+
+def _is_less(values: Document) -> Document:
+    """Documents whose values, compared one after the other, are less than these, or missing."""
+    equal: Document = {}
+    cases: list[Document] = []
+    for name, value in values.items():
+        cases.append({**equal, name: {"$not": {"$gte": value}}})
+        equal = {**equal, name: value}
+    return {"$or": cases}
+
+
+# ---- push records
+
+
+def push_upsert(record: PushRecord, now_ms: int) -> UpdateOne:
+    """What the notice is stays; the last write says how far it is."""
+    notice = record.notice
+    once: Document = {
+        "content": notice.content,
+        "message_type": notice.type,
+        "target": notice.target.kind.value,
+        "recipients_count": recipients_text(notice.target),
+        "push_time": date(notice.accepted_ms),
+        "sender_id": notice.sender_id,
+        "sender_name": notice.sender_name,
+        "priority": int(notice.priority),
+        "need_confirm": notice.need_confirm,
+        "delivered_count": 0,
+        "failed_count": 0,
+        "created_at": date(notice.accepted_ms),
+    }
+    if notice.target.user_ids:
+        once["target_user_ids"] = list(notice.target.user_ids)
+    if notice.target.roles:
+        once["target_roles"] = list(notice.target.roles)
+    if notice.expires_ms:
+        once["expires_at"] = date(notice.expires_ms)
+    if notice.data is not None:
+        once |= extra_data(notice.data)
+    state = {
+        "status": record.status,
+        "success": record.status != "failed",
+        "total_count": record.total_count,
+        "online_count": record.online_count,
+        "updated_at": date(now_ms),
+    }
+    return UpdateOne({"message_id": notice.message_id}, {"$setOnInsert": once, "$set": state}, upsert=True)
+
+
+def extra_data(data: Any) -> Document:
+    """The field that holds a notice's data: `extra_data`, or as JSON `extra_json` where MongoDB could not have it."""
+    if _is_storable(data):
+        return {"extra_data": data}
+    return {"extra_json": msgspec.json.encode(data).decode()}
+
+
+def _is_storable(value: Any, level: int = 0) -> bool:
+    match value:
+        case bool() | None | str() | float():
+            return True
+        case int():
+            return -INT64 <= value < INT64
+        case dict():
+            return level < MOST_LEVELS and all(
+                _is_name(name) and _is_storable(item, level + 1) for name, item in value.items()
+            )
+        case list() | tuple():
+            return level < MOST_LEVELS and all(_is_storable(item, level + 1) for item in value)
+    return False
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and name != "" and not name.startswith("$") and not {".", "\0"} & set(name)

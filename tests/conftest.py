@@ -15,9 +15,19 @@ import uvloop
 from pushd import app, configfile
 from pushd.config import Config
 from tests.daemon import Probe
-from tests.servers import redis_server as redis_server  # a fixture
+from tests.mariadb import mariadb_server as mariadb_server  # fixtures
+from tests.mariadb import mariadb_version
+from tests.mongo_server import mongo_server as mongo_server
+from tests.mongo_server import mongo_version
+from tests.servers import redis_server as redis_server
+from tests.servers import redis_version
 
 MakeConfig = Callable[..., Config]
+
+
+def pytest_report_header() -> list[str]:
+    """Which servers the stores are tested against."""
+    return [f"stores: {redis_version()}, {mariadb_version() or 'no MariaDB'}, {mongo_version()}"]
 
 
 _unhandled: list[dict[str, Any]] = []

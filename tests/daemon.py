@@ -131,7 +131,7 @@ class Probe:
 class Process:
     """A daemon in a process of its own: it can be signalled and killed, and started again on the same data."""
 
-    def __init__(self, directory: Path, **sections: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, /, **sections: dict[str, Any]) -> None:
         server = {"port": 0, "data_dir": str(directory / "data"), "drain_s": 1} | sections.pop("server", {})
         log = {"level": "info", "format": "json"} | sections.pop("log", {})
         self.config_file = directory / "pushd.toml"

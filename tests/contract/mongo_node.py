@@ -81,17 +81,18 @@ FIELDS = {
     "admin_user_receive_records": RECEIVE_FIELDS,
     "admin_user_online_status": STATUS_FIELDS,
 }
-DURATIONS_S = ("online_duration", "total_online_time")
+# Beside each, in whole seconds, the document has the milliseconds.
+DURATIONS = {"online_duration": "online_duration_ms", "total_online_time": "total_online_ms"}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def as_row(name: str, value: Any) -> Any:
+def as_row(value: Any) -> Any:
     """A field as SQLite has it: milliseconds, and 0 or 1."""
     if isinstance(value, datetime):
         return round((value - EPOCH).total_seconds() * 1000)
     if isinstance(value, bool):
         return int(value)
-    return round(value * 1000) if name in DURATIONS_S else value
+    return value
 
 
 class MongoNode(Node):
@@ -117,4 +118,4 @@ class MongoNode(Node):
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         found = self.database[table].find()
-        return [{name: as_row(name, document.get(name)) for name in FIELDS[table]} for document in found]
+        return [{name: as_row(document.get(DURATIONS.get(name, name))) for name in FIELDS[table]} for document in found]

@@ -123,11 +123,12 @@ async def test_a_receive_record_as_other_programs_see_it(node: MongoNode, databa
     assert database[RECEIPTS].find_one({}, {"_id": 0}) == expected | marked | {"updated_at": utc(2000)}
 
 
-async def test_durations_are_seconds(node: MongoNode, database: Any) -> None:
+async def test_durations_are_whole_seconds(node: MongoNode, database: Any) -> None:
     await node.stores.presence.connected([Arrival(1, "ada", "c1", "10.0.0.1", "Firefox", 1000)])
     await node.stores.presence.disconnected([(1, 91_500)])
     found = database[STATUSES].find_one({}, {"_id": 0})
-    assert (found["online_duration"], found["total_online_time"]) == (90.5, 90.5)
+    assert (found["online_duration"], found["total_online_time"]) == (90, 90)
+    assert (found["online_duration_ms"], found["total_online_ms"]) == (90_500, 90_500)
     assert (found["online_time"], found["offline_time"]) == (utc(1000), utc(91_500))
 
 

@@ -1,7 +1,7 @@
 """Online status: who is connected, since when, how often and how long in all.
 
-Durations are stored in seconds, as the former program had them, with fractions. Every write says in its filter what it
-was decided on, so that writing it again or too late changes nothing.
+Durations are stored in whole seconds, as programs that read the collection expect them, and beside that in milliseconds.
+Every write says in its filter what it was decided on, so that writing it again or too late changes nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from zoneinfo import ZoneInfo
 
+from bson import Int64
 from pymongo import UpdateOne
 
 from pushd.errors import StoreError
@@ -23,6 +24,8 @@ ALIVE = "pushd_alive"
 NODE = {"_id": "node"}
 USERS_AT_ONCE = 500
 ATTEMPTS = 5
+_DURATION = ("online_duration", "online_duration_ms")
+_TOTAL = ("total_online_time", "total_online_ms")
 
 
 class MongoPresence:
@@ -111,7 +114,7 @@ class MongoPresence:
         return closed
 
     async def _online(self, operation: str, where: Document, limit: int) -> list[Document]:
-        fields = {"user_id": 1, "online_time": 1}
+        fields = {"user_id": 1, "online_time": 1, **dict.fromkeys(_TOTAL, 1)}
 
         async def work() -> list[Document]:
             cursor = self._statuses.find({**where, "is_online": True}, fields, limit=limit)
@@ -143,12 +146,12 @@ class MongoPresence:
             last_seen_ms=milliseconds(found.get("last_seen"), self._zone),
             online_ms=milliseconds(found.get("online_time"), self._zone),
             offline_ms=milliseconds(found.get("offline_time"), self._zone),
-            online_duration_ms=_duration_ms(found.get("online_duration")),
+            online_duration_ms=_duration_ms(found, _DURATION),
             connection_id=text(found.get("connection_id")),
             client_ip=text(found.get("client_ip")),
             user_agent=text(found.get("user_agent")),
             total_online_count=number(found.get("total_online_count")),
-            total_online_ms=_duration_ms(found.get("total_online_time")),
+            total_online_ms=_duration_ms(found, _TOTAL),
         )
 
 
@@ -157,8 +160,17 @@ def _raise_first(refused: Sequence[StoreError]) -> None:
         raise refused[0]
 
 
-def _duration_ms(seconds: object) -> int:
-    return round(seconds * 1000) if isinstance(seconds, int | float) else 0
+def _durations(fields: tuple[str, str], duration_ms: int) -> Document:
+    in_s, in_ms = fields
+    return {in_s: Int64(duration_ms // 1000), in_ms: Int64(duration_ms)}
+
+
+def _duration_ms(found: Document, fields: tuple[str, str]) -> int:
+    """Of a document that another program wrote, the seconds."""
+    in_s, in_ms = (found.get(field) for field in fields)
+    if isinstance(in_ms, int):
+        return in_ms
+    return round(in_s * 1000) if isinstance(in_s, int | float) else 0
 
 
 def _once_each(arrivals: Iterable[Arrival]) -> list[list[Arrival]]:
@@ -192,9 +204,9 @@ def _first(arrival: Arrival) -> UpdateOne:
     """A user who was never here."""
     first = {
         **_now_online(arrival),
-        "online_duration": 0.0,
+        **_durations(_DURATION, 0),
+        **_durations(_TOTAL, 0),
         "total_online_count": 1,
-        "total_online_time": 0.0,
         "created_at": date(arrival.at_ms),
     }
     return UpdateOne({"user_id": arrival.user_id}, {"$setOnInsert": first}, upsert=True)
@@ -211,13 +223,14 @@ def _again(arrival: Arrival) -> UpdateOne:
 def _gone(found: Document, at_ms: int, began_ms: int) -> UpdateOne:
     """Offline since `at_ms`, or since it came where that is later; only while it is the arrival that was found."""
     last = date(max(at_ms, began_ms))
-    duration_s = max(0, at_ms - began_ms) / 1000 if began_ms else 0.0
+    duration_ms = max(0, at_ms - began_ms) if began_ms else 0
     gone = {
         "is_online": False,
         "offline_time": last,
         "last_seen": last,
-        "online_duration": duration_s,
+        **_durations(_DURATION, duration_ms),
+        **_durations(_TOTAL, _duration_ms(found, _TOTAL) + duration_ms),
         "updated_at": date(at_ms),
     }
     where = {"_id": found["_id"], "is_online": True, "online_time": found.get("online_time")}
-    return UpdateOne(where, {"$set": gone, "$inc": {"total_online_time": duration_s}})
+    return UpdateOne(where, {"$set": gone})

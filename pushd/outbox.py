@@ -29,6 +29,7 @@ class MailboxBatch(msgspec.Struct):
     saves: list[tuple[MailboxItem, Collection[int]]] = []
     removals: dict[int, list[str]] = {}
     publications: list[Publication] = []
+    is_first: bool = False  # nobody can have these in the mailbox yet
 
 
 _mailbox_body = msgspec.msgpack.Decoder(tuple[list[tuple[MailboxItem, list[int]]], dict[int, list[str]]])
@@ -49,9 +50,11 @@ class MailboxWriter:
         """Put `item` into the mailboxes of these users; `publication` is held until it is there or on disk."""
         publication.begin_save()
         if not self._batches or self._batches[-1].removals:
-            self._batches.append(MailboxBatch())
-        self._batches[-1].saves.append((item, user_ids))
-        self._batches[-1].publications.append(publication)
+            self._batches.append(MailboxBatch(is_first=True))
+        batch = self._batches[-1]
+        batch.saves.append((item, user_ids))
+        batch.publications.append(publication)
+        batch.is_first &= not (publication.is_restored or publication.notice.is_resent)
         self.writer.wake(user_ids)
 
     def remove(self, user_id: int, message_ids: Collection[str]) -> None:
@@ -69,7 +72,8 @@ class MailboxWriter:
     async def write(self, batch: MailboxBatch) -> None:
         """See Writes."""
         if batch.saves:
-            await self._mailbox.save(batch.saves)
+            is_first, batch.is_first = batch.is_first, False  # another attempt is another matter
+            await self._mailbox.save(batch.saves, is_first=is_first)
         if batch.removals:
             await self._mailbox.remove(batch.removals)
         self._metrics.mailbox_saved.inc(sum(len(user_ids) for _, user_ids in batch.saves))

@@ -63,10 +63,11 @@ class Mailbox(Protocol):
     def writers(self) -> int:
         """How many calls write at the same time, at present."""
 
-    async def save(self, saves: Sequence[tuple[MailboxItem, Collection[int]]]) -> None:
+    async def save(self, saves: Sequence[tuple[MailboxItem, Collection[int]]], *, is_first: bool = False) -> None:
         """Put each item into the mailboxes of its users; order within one user is the order of the call.
 
-        A `message_id` that already waits for a user is not put there twice.
+        A `message_id` that already waits for a user is not put there twice; with `is_first` the caller knows that none
+        of them can, and the store need not look.
         """
 
     async def read(self, user_ids: Collection[int]) -> dict[int, list[MailboxItem]]:

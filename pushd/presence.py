@@ -26,6 +26,7 @@ log = structlog.get_logger("pushd.presence")
 
 ARRIVALS_PER_BATCH = 256
 REPLAY_CHUNK_BYTES = 32 * 1024
+SLICE_S = 0.002  # the loop runs between slices of a welcome
 STORES_WITHIN_S = 2.0  # after that a user is greeted without them
 STORES_WITHIN_S_AGAIN = 0.2  # while they have not answered before
 SWEEP_EVERY_S = 0.25
@@ -138,7 +139,11 @@ class Presence:
             return
         self.failure = ""
         unread = await self._count_unread({connection.user_id for connection in connections})
+        slice_ends = self._now() + SLICE_S
         for connection in connections:
+            if self._now() > slice_ends:
+                await asyncio.sleep(0)
+                slice_ends = self._now() + SLICE_S
             self._greet(connection, unread.get(connection.user_id, 0))
             self._replay(connection, waiting.get(connection.user_id, ()))
 

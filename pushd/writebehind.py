@@ -8,7 +8,7 @@ settled when its writes are in the store or safe on disk.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -32,7 +32,7 @@ class Writes(Protocol[B]):
 
     name: str
 
-    def collect(self) -> Sequence[B]:
+    def collect(self) -> Iterable[B]:
         """Everything given since the last time, in batches, in order."""
 
     async def write(self, batch: B) -> None:

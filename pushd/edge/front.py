@@ -22,6 +22,7 @@ import structlog
 
 from pushd.config import Config, LimitsConfig
 from pushd.edge import sockets
+from pushd.edge.acceptor import Acceptor
 from pushd.edge.http1 import Refusal, Request, Response
 from pushd.edge.http_connection import ANSWER_S, HttpConnection
 
@@ -66,7 +67,7 @@ async def listening(
     listeners = sockets.listen(config.server.host, config.server.port)
     front = Front(application, config.limits, open_sockets)
     try:
-        await front.serve(listeners, tls)
+        front.serve(listeners, tls)
         yield front
     finally:
         await front.close()
@@ -87,7 +88,7 @@ class Front:
         self.loop = asyncio.get_running_loop()
         self._open_sockets = open_sockets
         self._room = sockets.room_for(limits.max_connections)
-        self._servers: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
         self._connections: set[HttpConnection] = set()
         self._refused: set[HttpConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -95,16 +96,16 @@ class Front:
         self._idle.set()
         self._sweep_timer = self.loop.call_later(SWEEP_S, self._sweep)
 
-    async def serve(self, listeners: list[socket.socket], tls: ssl.SSLContext | None) -> None:
+    def serve(self, listeners: list[socket.socket], tls: ssl.SSLContext | None) -> None:
         """Accept connections on these listening sockets, of one port."""
-        options: dict[str, Any] = {"backlog": sockets.BACKLOG, "ssl": tls}
+        options: dict[str, Any] = {}
         if tls is not None:
-            options |= {"ssl_handshake_timeout": self.limits.handshake_timeout_s, "ssl_shutdown_timeout": ANSWER_S}
+            times = {"ssl_handshake_timeout": self.limits.handshake_timeout_s, "ssl_shutdown_timeout": ANSWER_S}
+            options = {"ssl": tls, **times}
         for listener in listeners:
-            server = await self.loop.create_server(
-                lambda: HttpConnection(self, tls is not None), sock=listener, **options
-            )
-            self._servers.append(server)
+            acceptor = Acceptor(listener, lambda: HttpConnection(self, tls is not None), self.spawn, options)
+            acceptor.start()
+            self._acceptors.append(acceptor)
         self.port = listeners[0].getsockname()[1]
 
     @property
@@ -115,9 +116,9 @@ class Front:
     def stop_accepting(self) -> None:
         """Close the listening sockets; every answer from now on is the last of its connection."""
         self.is_draining = True
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        for acceptor in self._acceptors:
+            acceptor.stop()
+        self._acceptors.clear()
 
     def close_idle(self) -> None:
         """Close the connections on which no request is being read or answered."""

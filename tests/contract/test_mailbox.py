@@ -153,3 +153,12 @@ async def test_nothing_for_nobody(stores: Stores) -> None:
     await stores.mailbox.remove({})
     assert await stores.mailbox.read([]) == {}
     assert await stores.mailbox.read([1]) == {}
+
+
+async def test_what_is_first_need_not_be_looked_for(stores: Stores) -> None:
+    await stores.mailbox.save([(item("a"), [7, 8]), (item("b"), [7])], is_first=True)
+    await stores.mailbox.save([(item("c"), [7, 9])], is_first=True)
+    assert await ids(stores, 7) == ["a", "b", "c"]
+    assert await ids(stores, 8) == ["a"]
+    await stores.mailbox.save([(item("c"), [7, 8])])
+    assert (await ids(stores, 7), await ids(stores, 8)) == (["a", "b", "c"], ["a", "c"])

@@ -79,8 +79,11 @@ class RedisMailbox:
                 raise StartError(f"mailbox.url: {str(error).removeprefix(f'{STORE}: ')}") from error
             raise
 
-    async def save(self, saves: Sequence[tuple[MailboxItem, Collection[int]]]) -> None:
-        """See ports.Mailbox. Users are written in chunks: repeat the whole call when it raises."""
+    async def save(self, saves: Sequence[tuple[MailboxItem, Collection[int]]], *, is_first: bool = False) -> None:
+        """See ports.Mailbox. Users are written in chunks: repeat the whole call when it raises.
+
+        Looking whether an item waits already costs Redis 10 us where 10 others wait, 60 where 98 do.
+        """
         async with self._saving:  # in the order of the calls
             waiting = sum(len(user_ids) for _, user_ids in saves)
             try:
@@ -88,7 +91,7 @@ class RedisMailbox:
                     self._writers.adapt(waiting // self._client.keys_at_once)
                     chunks = (await self._grouped(values, parts)).chunks(self._client.keys_at_once)
                     # One window after the other, and every user in one chunk of it: this keeps each user's order.
-                    await self._writers.write_all(chunks, self._save_chunk)
+                    await self._writers.write_all(chunks, partial(self._save_chunk, may_repeat=not is_first))
                     waiting -= sum(len(user_ids) for _, user_ids in parts)
             finally:
                 self._writers.adapt(0)
@@ -152,8 +155,8 @@ class RedisMailbox:
             await asyncio.sleep(0)
         return grouping.batch
 
-    async def _save_chunk(self, chunk: Batch) -> None:
-        await self._change("save", scripts.SAVE, chunk, (self._max_per_user, self._ttl_s))
+    async def _save_chunk(self, chunk: Batch, *, may_repeat: bool) -> None:
+        await self._change("save", scripts.SAVE, chunk, (self._max_per_user, self._ttl_s, int(may_repeat)))
 
     async def _change(self, operation: str, script: Script, chunk: Batch, head: Sequence[int]) -> None:
         left = [chunk]

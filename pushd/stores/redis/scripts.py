@@ -41,10 +41,10 @@ local function needle_of(id)
 end
 """
 
-# KEYS; ARGV: max_per_user, ttl in s, plan, then by place: element, id.
+# KEYS; ARGV: max_per_user, ttl in s, whether some may wait already, plan, then by place: element, id.
 # Returns how many keys are done, then the indexes of those that are no lists.
 _SAVE = """
-local max_per_user, ttl_s = tonumber(ARGV[1]), ARGV[2]
+local max_per_user, ttl_s, may_repeat = tonumber(ARGV[1]), ARGV[2], ARGV[3] == '1'
 local needles = {}
 
 local function waits(waiting, id)
@@ -72,11 +72,11 @@ local function drop_repeated(key, elements, ids)
 end
 
 local index, reply = 0, {0}
-for count, places in string.gmatch(ARGV[3], '(%d+):([%d,]+)') do
+for count, places in string.gmatch(ARGV[4], '(%d+):([%d,]+)') do
   local elements, ids = {}, {}
   for place in string.gmatch(places, '%d+') do
-    elements[#elements + 1] = ARGV[2 + 2 * place]
-    ids[#ids + 1] = ARGV[3 + 2 * place]
+    elements[#elements + 1] = ARGV[3 + 2 * place]
+    ids[#ids + 1] = ARGV[4 + 2 * place]
   end
   for _ = 1, count do
     index = index + 1
@@ -86,7 +86,7 @@ for count, places in string.gmatch(ARGV[3], '(%d+):([%d,]+)') do
       if not is_wrong_type(length) then return length end
       reply[#reply + 1] = index
     else
-      if length > #elements then drop_repeated(key, elements, ids) end
+      if may_repeat and length > #elements then drop_repeated(key, elements, ids) end
       if length > max_per_user then redis.call('LTRIM', key, 0, max_per_user - 1) end
       redis.call('EXPIRE', key, ttl_s)
     end

@@ -132,7 +132,7 @@ class SqliteMailbox:
         """See ports.Mailbox: there is one thread."""
         return 1
 
-    async def save(self, saves: Sequence[tuple[MailboxItem, Collection[int]]]) -> None:
+    async def save(self, saves: Sequence[tuple[MailboxItem, Collection[int]]], *, is_first: bool = False) -> None:
         """See ports.Mailbox. Chunks are transactions of their own: repeat the whole call when it raises."""
         rows = [self._row(item, user_ids) for item, user_ids in saves if user_ids]
         for chunk in _shares(rows):

@@ -1,0 +1,282 @@
+"""The same work for many recipients in two ways: through our stores, and with one command or query per recipient."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiomysql  # type: ignore[import-untyped]
+from motor.motor_asyncio import AsyncIOMotorClient
+from redis.asyncio import BlockingConnectionPool, Redis
+
+from bench.loadlib.canned import CONTENT
+from bench.loadlib.options import LoadError
+from pushd.config import Config, DirectoryConfig, MailboxConfig, RecordsConfig, ServerConfig
+from pushd.model import (
+    Channel,
+    DeliveryStatus,
+    MailboxItem,
+    Notice,
+    Outcome,
+    PushRecord,
+    Receipt,
+    Target,
+    TargetKind,
+    User,
+)
+from pushd.ports import Stores
+from pushd.stores import open_stores, wall_ms
+
+T = TypeVar("T")
+Work = Callable[[int], Awaitable[None]]  # the number of the round, from 0; raises LoadError when it was not done
+
+TEXT = CONTENT.decode()
+MAX_PER_USER, TTL_S, WAITING = 100, 7 * 86_400, 5
+OLD_PREFIX = "old:"
+INDEXES = (([("user_id", 1), ("created_at", -1)], False), ([("message_id", 1), ("user_id", 1)], True),
+           ([("is_online", 1), ("delivery_status", 1)], False))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is compared. `server`: whose round trips count; `old` is None where there is nothing to compare with."""
+
+    name: str
+    server: str
+    ours: Work
+    old: Work | None
+    prepare: Callable[[int], None] = lambda number: None  # not timed
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where the servers are, or proxies before them."""
+
+    redis: int
+    mysql: int
+    mongo: str
+    database: str
+
+
+def check(is_so: bool, otherwise: str) -> None:
+    """Raises LoadError: what was to be measured did not happen."""
+    if not is_so:
+        raise LoadError(f"not done: {otherwise}")
+
+
+def item(message_id: str) -> MailboxItem:
+    """A notice that waits."""
+    return MailboxItem("bench", TEXT, message_id, time="2026-01-01 00:00:00", ts=wall_ms())
+
+
+def receipts(message_id: str, users: int) -> list[Receipt]:
+    """Receive records as a fan-out to users who are connected leaves them."""
+    at_ms = wall_ms()
+    outcome = Outcome(at_ms, True, at_ms, DeliveryStatus.DELIVERED, Channel.WEBSOCKET)
+    return [
+        Receipt(message_id, user_id, f"user{user_id}", 2, f"c{user_id}", "10.0.0.1", "bench", outcome)
+        for user_id in range(1, users + 1)
+    ]
+
+
+def push_record(message_id: str, users: int, seq: int) -> PushRecord:
+    """That of the notice."""
+    return PushRecord(Notice(seq, message_id, TEXT, Target(TargetKind.ALL), wall_ms()), "success", users, users)
+
+
+class Round:
+    """The records that both ways write, made before the clock runs: in the daemon a fan-out makes them in slices."""
+
+    def __init__(self, users: int) -> None:
+        self._users = users
+        self.record = push_record("", 0, 0)
+        self.receipts: list[Receipt] = []
+
+    def prepare(self, number: int) -> None:
+        self.record = push_record(f"m{number}", self._users, number + 1)
+        self.receipts = receipts(f"m{number}", self._users)
+
+
+async def each(values: Iterable[T], work: Callable[[T], Awaitable[object]], at_once: int) -> None:
+    """`work` for each value, so many at a time."""
+    waiting = iter(values)
+
+    async def worker() -> None:
+        for value in waiting:
+            await work(value)
+
+    await asyncio.gather(*(worker() for _ in range(at_once)))
+
+
+# ---- the old way
+
+
+class OldWay:
+    """Plain driver calls, one recipient at a time, or `at_once`."""
+
+    def __init__(self, redis: Any, pool: Any, collection: Any, this: Round, users: int, at_once: int) -> None:
+        self._redis = redis
+        self._pool = pool
+        self._collection = collection
+        self._round = this
+        self._users = range(1, users + 1)
+        self._readers = range(users + 1, 2 * users + 1)
+        self._at_once = at_once
+
+    async def save(self, number: int) -> None:
+        element = json.dumps({"type": "bench", "content": TEXT, "message_id": f"m{number}", "ts": wall_ms()})
+
+        async def one(user_id: int) -> None:
+            key = f"{OLD_PREFIX}{user_id}"
+            await self._redis.lpush(key, element)
+            await self._redis.ltrim(key, 0, MAX_PER_USER - 1)
+            await self._redis.expire(key, TTL_S)
+
+        await each(self._users, one, self._at_once)
+
+    async def read(self, number: int) -> None:
+        found: dict[int, list[Any]] = {}
+
+        async def one(user_id: int) -> None:
+            elements = await self._redis.lrange(f"new:{user_id}", 0, -1)
+            found[user_id] = [json.loads(element) for element in reversed(elements)]
+
+        await each(self._readers, one, self._at_once)
+        check(sum(map(len, found.values())) == WAITING * len(self._users), "old way: not all mailboxes read")
+
+    async def write(self, number: int) -> None:
+        now = datetime.now(UTC)
+
+        async def one(receipt: Receipt) -> None:
+            await self._collection.insert_one(
+                {
+                    "message_id": receipt.message_id, "user_id": receipt.user_id, "username": receipt.username,
+                    "user_role": receipt.role, "is_online": True, "is_received": True, "received_at": now,
+                    "is_read": False, "read_at": None, "is_confirmed": False, "confirmed_at": None, "device_type": "",
+                    "platform": "", "browser": "", "client_ip": receipt.client_ip, "user_agent": receipt.user_agent,
+                    "connection_id": receipt.connection_id, "push_channel": "websocket",
+                    "delivery_status": "delivered", "retry_count": 0, "error_message": None, "created_at": now,
+                    "updated_at": now,
+                }
+            )  # fmt: skip
+
+        await each(self._round.receipts, one, self._at_once)
+
+    async def look_up(self, number: int) -> None:
+        found: dict[int, User] = {}
+
+        async def one(user_id: int) -> None:
+            async with self._pool.acquire() as connection, connection.cursor() as cursor:
+                await cursor.execute("SELECT id, username, user_type FROM user WHERE id = %s", (user_id,))
+                row = await cursor.fetchone()
+                found[user_id] = User(*row)
+
+        await each(self._users, one, self._at_once)
+        check(len(found) == len(self._users), "old way: not all users found")
+
+
+@asynccontextmanager
+async def old_way(ports: Ports, this: Round, users: int, at_once: int) -> AsyncIterator[OldWay]:
+    """With connections enough for `at_once`."""
+    redis = Redis(connection_pool=BlockingConnectionPool(host="127.0.0.1", port=ports.redis, max_connections=at_once))
+    pool = await aiomysql.create_pool(
+        host="127.0.0.1", port=ports.mysql, user="root", db="bench", minsize=1, maxsize=at_once, autocommit=True
+    )
+    client: AsyncIOMotorClient[dict[str, Any]] = AsyncIOMotorClient(ports.mongo)
+    collection = client[ports.database]["old_receive_records"]
+    for keys, is_unique in INDEXES:
+        unique: dict[str, Any] = {"unique": True} if is_unique else {}
+        await collection.create_index(keys, **unique)
+    try:
+        yield OldWay(redis, pool, collection, this, users, at_once)
+    finally:
+        await redis.aclose()
+        pool.close()
+        await pool.wait_closed()
+        client.close()
+
+
+# ---- ours
+
+
+class OurWay:
+    """The ports, as the daemon uses them."""
+
+    def __init__(self, stores: Stores, this: Round, users: int) -> None:
+        self._stores = stores
+        self._round = this
+        self._users = range(1, users + 1)
+        self._readers = range(users + 1, 2 * users + 1)
+
+    async def prepare(self) -> None:
+        """Some have something waiting."""
+        for number in range(WAITING):
+            await self._stores.mailbox.save([(item(f"r{number}"), self._readers)])
+
+    async def save(self, number: int) -> None:
+        await self._stores.mailbox.save([(item(f"m{number}"), self._users)])
+
+    async def read(self, number: int) -> None:
+        found = await self._stores.mailbox.read(self._readers)
+        check(sum(map(len, found.values())) == WAITING * len(self._users), "ours: not all mailboxes read")
+
+    async def write(self, number: int) -> None:
+        await self._stores.records.write([self._round.record], self._round.receipts)
+
+    async def look_up(self, number: int) -> None:
+        found = await self._stores.directory.users(self._users)
+        check(len(found) == len(self._users), "ours: not all users found")
+
+
+@asynccontextmanager
+async def our_way(directory: Path, ports: Ports | None, this: Round, users: int) -> AsyncIterator[OurWay]:
+    """The stores outside, or those embedded."""
+    sections: dict[str, Any] = {}
+    if ports is not None:
+        sections = {
+            "mailbox": MailboxConfig(url=f"redis://127.0.0.1:{ports.redis}/0", key_prefix="new:"),
+            "records": RecordsConfig(url=ports.mongo, database=ports.database),
+            "directory": DirectoryConfig(url=f"mysql://root:@127.0.0.1:{ports.mysql}/bench"),
+        }
+    directory.mkdir()
+    config = Config(server=ServerConfig(data_dir=str(directory)), **sections)
+    async with open_stores(config, lambda *_: None) as stores:
+        if ports is None:
+            await stores.directory.learn([User(user_id, f"user{user_id}", 2) for user_id in range(1, users + 1)])
+        yield OurWay(stores, this, users)
+
+
+@asynccontextmanager
+async def tasks(directory: Path, ports: Ports, users: int, at_once: int) -> AsyncIterator[list[Task]]:
+    """Everything that is compared, ready to be done."""
+    this = Round(users)
+    async with AsyncExitStack() as stack:
+        ours = await stack.enter_async_context(our_way(directory / "outside", ports, this, users))
+        old = await stack.enter_async_context(old_way(ports, this, users, at_once))
+        await ours.prepare()
+        yield [
+            Task("mailbox save", "redis", ours.save, old.save),
+            Task("mailbox read, 5 waiting each", "redis", ours.read, old.read),
+            Task("records write", "mongo", ours.write, old.write, this.prepare),
+            Task("user look-ups", "mysql", ours.look_up, old.look_up),
+        ]
+
+
+@asynccontextmanager
+async def embedded(directory: Path, users: int) -> AsyncIterator[list[Task]]:
+    """The same on SQLite, which nobody did in another way."""
+    this = Round(users)
+    async with our_way(directory / "embedded", None, this, users) as ours:
+        await ours.prepare()
+        yield [
+            Task("SQLite: mailbox save", "", ours.save, None),
+            Task("SQLite: mailbox read", "", ours.read, None),
+            Task("SQLite: records write", "", ours.write, None, this.prepare),
+            Task("SQLite: user look-ups", "", ours.look_up, None),
+        ]

@@ -25,9 +25,12 @@ from pushd.receipts import Receipts
 log = structlog.get_logger("pushd.presence")
 
 ARRIVALS_PER_BATCH = 256
+WELCOMES_AT_ONCE = 4
 REPLAY_CHUNK_BYTES = 32 * 1024
 SLICE_S = 0.002  # the loop runs between slices of a welcome
 STORES_WITHIN_S = 2.0  # after that a user is greeted without them
+RECORDS_WITHIN_S = 0.5
+COUNT_WITHIN_S = 0.5
 STORES_WITHIN_S_AGAIN = 0.2  # while they have not answered before
 SWEEP_EVERY_S = 0.25
 ALIVE_EVERY_S = 2.0
@@ -112,22 +115,25 @@ class Presence:
         )
 
     async def serve_arrivals(self) -> None:
-        """Until cancelled."""
+        """Until cancelled. While one batch waits for the stores, others may be asked for."""
+        free = asyncio.Semaphore(WELCOMES_AT_ONCE)
         try:
-            while True:
-                await self._arrived.wait()
-                batch = self._arrivals[:ARRIVALS_PER_BATCH]
-                del self._arrivals[:ARRIVALS_PER_BATCH]
-                if self._arrivals:
-                    await asyncio.sleep(0)
-                else:
-                    self._arrived.clear()
-                await self._welcome([connection for connection in batch if connection.is_registered])
+            async with asyncio.TaskGroup() as welcomes:
+                while True:
+                    await free.acquire()
+                    await self._arrived.wait()
+                    batch = self._arrivals[:ARRIVALS_PER_BATCH]
+                    del self._arrivals[:ARRIVALS_PER_BATCH]
+                    if not self._arrivals:
+                        self._arrived.clear()
+                    welcome = welcomes.create_task(self._welcome(batch))
+                    welcome.add_done_callback(lambda _: free.release())
         finally:
             for task in self._replays:
                 task.cancel()
 
     async def _welcome(self, connections: list[Connection]) -> None:
+        connections = [connection for connection in connections if connection.is_registered]
         try:
             waiting = await self._read_mailboxes(connections)
         except StoreError as error:
@@ -168,10 +174,12 @@ class Presence:
             raise StoreUnavailable("mailbox", f"no answer within {within_s} s") from None
 
     async def _count_unread(self, user_ids: set[int]) -> dict[int, int]:
-        """For hello, which does not wait for records that cannot be had."""
-        try:
-            async with asyncio.timeout(STORES_WITHIN_S):
+        """For hello, which waits neither long for records under way nor for a store that cannot be had."""
+        with contextlib.suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(RECORDS_WITHIN_S):
                 await self._outbox.records.writer.written_for(user_ids)
+        try:
+            async with asyncio.timeout(COUNT_WITHIN_S):
                 return await self._records.unread_counts(user_ids)
         except (StoreError, TimeoutError):
             return {}

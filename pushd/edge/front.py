@@ -22,9 +22,9 @@ import structlog
 
 from pushd.config import Config, LimitsConfig
 from pushd.edge import sockets
-from pushd.edge.acceptor import Acceptor
 from pushd.edge.http1 import Refusal, Request, Response
 from pushd.edge.http_connection import ANSWER_S, HttpConnection
+from pushd.edge.pace import Acceptor, Pace
 
 SWEEP_S = 0.5
 MAX_REFUSED = 128  # connections over the limit that are being told so; more are dropped without a word
@@ -88,6 +88,7 @@ class Front:
         self.loop = asyncio.get_running_loop()
         self._open_sockets = open_sockets
         self._room = sockets.room_for(limits.max_connections)
+        self.pace = Pace()
         self._acceptors: list[Acceptor] = []
         self._connections: set[HttpConnection] = set()
         self._refused: set[HttpConnection] = set()
@@ -103,7 +104,7 @@ class Front:
             times = {"ssl_handshake_timeout": self.limits.handshake_timeout_s, "ssl_shutdown_timeout": ANSWER_S}
             options = {"ssl": tls, **times}
         for listener in listeners:
-            acceptor = Acceptor(listener, lambda: HttpConnection(self, tls is not None), self.spawn, options)
+            acceptor = Acceptor(listener, self.pace, lambda: HttpConnection(self, tls is not None), self.spawn, options)
             acceptor.start()
             self._acceptors.append(acceptor)
         self.port = listeners[0].getsockname()[1]

@@ -196,6 +196,7 @@ class HttpConnection(asyncio.Protocol):
 
     async def _admit(self, request: Request) -> Response | None:
         """The refusal of an upgrade, or None after the hand-off."""
+        await self._front.pace.turn()
         verdict = await self._front.application.admit(request)
         if isinstance(verdict, Response):
             return verdict

@@ -1,6 +1,6 @@
 """Online status: who is connected, since when, how often and how long in all.
 
-Durations are stored in whole seconds, as programs that read the collection expect them, and beside that in milliseconds.
+Durations are stored in whole seconds, as programs that read them expect, and in milliseconds beside that.
 Every write says in its filter what it was decided on, so that writing it again or too late changes nothing.
 """
 

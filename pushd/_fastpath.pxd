@@ -8,6 +8,7 @@ cdef enum:
     SHARDS = 64
     SENDS_PER_CLOCK_READING = 16
     UNFLUSHED_BEFORE_LOOKING = 128
+    DIALECTS = 4      # of wire.Dialect, each deflated or not
 
 
 cdef enum State:

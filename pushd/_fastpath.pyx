@@ -258,7 +258,7 @@ cdef class FanOut:
 
     def __init__(self, str message_id, encode, list users=None, exclude=None):
         self.ids = (message_id,)
-        self.frames = [None, None]
+        self.frames = [None] * DIALECTS
         self.encode = encode
         self.users = users
         self.is_walk = users is None

@@ -27,7 +27,6 @@ Algorithm = Literal[
 # A line goes when its feature comes.
 ANY = "*"
 NOT_YET: dict[str, tuple[str, ...]] = {
-    "server.compression": ("on",),
     "cluster.url": ("redis://",),
 }
 
@@ -99,7 +98,10 @@ class ServerConfig(_Section, frozen=True):
     status_in_body: Annotated[
         bool, _text("Answer HTTP 200 always and give the status in the body's `code` only (20001, 20002: credentials).")
     ] = False
-    compression: Annotated[Literal["off", "on"], _text("Compression of WebSocket frames (permessage-deflate).")] = "off"
+    compression: Annotated[
+        Literal["off", "on"],
+        _text("Compress notices of 512 bytes or more for clients that ask for it (permessage-deflate)."),
+    ] = "off"
 
     def __post_init__(self) -> None:
         _check_timezone(self.timezone)
@@ -175,7 +177,9 @@ class LimitsConfig(_Section, frozen=True):
         int, _number("New connections per minute from one address; 0 = no limit.", 0, 10_000_000)
     ] = 0
     handshake_timeout_s: Annotated[float, _number("Seconds a client may take to send a request.", 0.1, 300)] = 5
-    max_frame_bytes: Annotated[int, _number("Bytes of one message from a WebSocket client.", 128, 16_777_216)] = 4096
+    max_frame_bytes: Annotated[
+        int, _number("Bytes of one message from a WebSocket client, inflated.", 128, 16_777_216)
+    ] = 4096
     max_frames_per_s: Annotated[int, _number("Messages per second from one WebSocket client.", 1, 1_000_000)] = 50
     max_pending_bytes: Annotated[
         int, _number("Unsent bytes of one connection, over which it is closed as slow.", 1024, 1_073_741_824)

@@ -317,7 +317,7 @@ class Dispatcher:
         notice = publication.notice
         message = wire.notice_frame(notice, self._live.timezone)
         exclude = frozenset(notice.target.exclude_ids) if users is None and notice.target.exclude_ids else None
-        return FanOut(notice.message_id, partial(wire.frame, message), users, exclude)
+        return FanOut(notice.message_id, partial(wire.shared_frame, message), users, exclude)
 
     async def _settle_absent(self, publication: Publication, absent: list[int], rounds: int) -> None:
         """Into the mailbox, but for those who connected since they were found absent: they get it live."""

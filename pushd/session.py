@@ -1,8 +1,8 @@
 """One connection's protocol state, without I/O: a WebSocket frame in, what it means out.
 
 It does what a frame parser leaves to its user (RFC 6455): reassembly with a limit on size and count
-(5.4), UTF-8 while the text arrives (8.1), reserved bits (5.2), close codes (7.4); and what is ours: the
-frame rate, and the messages of CONTRACT section 4.
+(5.4), UTF-8 while the text arrives (8.1), reserved bits (5.2), close codes (7.4); deflated messages, where that was
+negotiated (RFC 7692); and what is ours: the frame rate, and the messages of CONTRACT section 4.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from pushd.config import LimitsConfig
+from pushd.deflate import RSV1, inflated, most_wire_bytes
 from pushd.errors import CloseCode, ErrorCode, ProtocolError
 from pushd.wire import ClientMessage, Dialect, ErrorFrame, Opcode, decode
 
@@ -45,24 +46,32 @@ Event = ClientMessage | ErrorFrame | PingReceived | CloseReceived | Echo
 
 
 class _Partial:
-    """A message of which fragments have come."""
+    """A message of which fragments have come. A deflated one is kept as it came: an inflater takes 40 KB."""
 
-    __slots__ = ("chunks", "count", "opcode", "size", "text")
+    __slots__ = ("chunks", "count", "is_deflated", "opcode", "size", "text")
 
-    def __init__(self, opcode: int) -> None:
+    def __init__(self, opcode: int, is_deflated: bool) -> None:
         self.opcode = opcode
+        self.is_deflated = is_deflated
         self.chunks: list[bytes] = []
         self.size = self.count = 0
-        self.text = _utf8() if opcode == Opcode.TEXT else None
+        self.text = _utf8() if opcode == Opcode.TEXT and not is_deflated else None
 
     def add(self, payload: bytes, is_final: bool, max_bytes: int) -> None:
         self.count += 1
         self.size += len(payload)
-        if self.size > max_bytes or self.count > MAX_FRAGMENTS:
+        _check_size(self.size, self.is_deflated, max_bytes)
+        if self.count > MAX_FRAGMENTS:
             raise ProtocolError(CloseCode.MESSAGE_TOO_BIG, "message too big")
         self.chunks.append(payload)
         if self.text is not None:
             _check_text(self.text.decode, payload, is_final)
+
+
+def _check_size(size: int, is_deflated: bool, max_bytes: int) -> None:
+    """What came for a message; deflated ones are held to `max_bytes` once more as they are inflated."""
+    if size > (most_wire_bytes(max_bytes) if is_deflated else max_bytes):
+        raise ProtocolError(CloseCode.MESSAGE_TOO_BIG, "message too big")
 
 
 def _check_text(check: Callable[..., Any], *args: Any) -> None:
@@ -73,27 +82,35 @@ def _check_text(check: Callable[..., Any], *args: Any) -> None:
 
 
 class Session:
-    """From hello to close. `receive` returns one event or None, and raises ProtocolError when it is over."""
+    """From hello to close. `receive` returns one event or None, and raises ProtocolError when it is over.
 
-    __slots__ = ("_dialect", "_partial", "_window_frames", "_window_start", "is_echo")
+    `can_inflate`: permessage-deflate was negotiated.
+    """
 
-    def __init__(self, dialect: Dialect, *, is_echo: bool = False) -> None:
+    __slots__ = ("_dialect", "_partial", "_window_frames", "_window_start", "can_inflate", "is_echo")
+
+    def __init__(self, dialect: Dialect, *, is_echo: bool = False, can_inflate: bool = False) -> None:
         self._dialect = dialect
         self.is_echo = is_echo
+        self.can_inflate = can_inflate
         self._partial: _Partial | None = None
         self._window_start = 0.0
         self._window_frames = 0
 
     def receive(
-        self, opcode: int, is_final: bool, reserved: bool, payload: bytes, now: float, limits: LimitsConfig
+        self, opcode: int, is_final: bool, reserved: int, payload: bytes, now: float, limits: LimitsConfig
     ) -> Event | None:
-        """Take one WebSocket frame that arrived at `now` (s). `reserved`: any RSV bit is set."""
+        """Take one WebSocket frame that arrived at `now` (s). `reserved`: the RSV bits, where a frame has them."""
         self._count(now, limits.max_frames_per_s)
-        if reserved:
+        if reserved and not self._is_deflated(opcode, reserved):
             raise ProtocolError(CloseCode.PROTOCOL_ERROR, "reserved bits")
         if opcode >= Opcode.CLOSE:
             return _control(opcode, payload)
-        return self._data(opcode, is_final, payload, limits.max_frame_bytes)
+        return self._data(opcode, is_final, bool(reserved), payload, limits.max_frame_bytes)
+
+    def _is_deflated(self, opcode: int, reserved: int) -> bool:
+        """RSV1 says so, on the first frame of a message (RFC 7692 section 6)."""
+        return self.can_inflate and reserved == RSV1 and opcode in (Opcode.TEXT, Opcode.BINARY)
 
     def _count(self, now: float, max_per_s: int) -> None:
         if now - self._window_start >= 1.0:
@@ -103,7 +120,7 @@ class Session:
         if self._window_frames > max_per_s > 0:
             raise ProtocolError(CloseCode.TOO_MANY_FRAMES, "too many frames")
 
-    def _data(self, opcode: int, is_final: bool, payload: bytes, max_bytes: int) -> Event | None:
+    def _data(self, opcode: int, is_final: bool, is_deflated: bool, payload: bytes, max_bytes: int) -> Event | None:
         if opcode == Opcode.CONTINUATION:
             if self._partial is None:
                 raise ProtocolError(CloseCode.PROTOCOL_ERROR, "nothing to continue")
@@ -112,14 +129,15 @@ class Session:
         elif opcode != self._dialect.opcode and not self.is_echo:
             raise ProtocolError(CloseCode.UNSUPPORTED_DATA, f"{self._dialect.name} messages expected")
         elif is_final:
-            return self._whole(opcode, payload, max_bytes)
+            return self._whole(opcode, is_deflated, payload, max_bytes)
         else:
-            self._partial = _Partial(opcode)
+            self._partial = _Partial(opcode, is_deflated)
         return self._continue(self._partial, is_final, payload, max_bytes)
 
-    def _whole(self, opcode: int, payload: bytes, max_bytes: int) -> Event:
-        if len(payload) > max_bytes:
-            raise ProtocolError(CloseCode.MESSAGE_TOO_BIG, "message too big")
+    def _whole(self, opcode: int, is_deflated: bool, payload: bytes, max_bytes: int) -> Event:
+        _check_size(len(payload), is_deflated, max_bytes)
+        if is_deflated:
+            payload = inflated(payload, max_bytes)
         if opcode == Opcode.TEXT:
             _check_text(payload.decode)
         return self._message(opcode, payload)
@@ -129,7 +147,10 @@ class Session:
         if not is_final:
             return None
         self._partial = None
-        return self._message(partial.opcode, b"".join(partial.chunks))
+        payload = b"".join(partial.chunks)
+        if partial.is_deflated:
+            return self._whole(partial.opcode, True, payload, max_bytes)
+        return self._message(partial.opcode, payload)
 
     def _message(self, opcode: int, payload: bytes) -> Event:
         if self.is_echo:

@@ -13,13 +13,14 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from pushd.deflate import RSV1, deflated
 from pushd.errors import ErrorCode
 from pushd.model import MailboxItem, Mark, Notice
 from pushd.moments import local_time
 
 
 class Dialect(IntEnum):
-    """How a connection speaks; the value indexes per-dialect frames."""
+    """How a connection speaks; the value, with DEFLATED or without, indexes per-dialect frames."""
 
     JSON = 0
     MSGPACK = 1
@@ -29,6 +30,8 @@ class Dialect(IntEnum):
         """The WebSocket opcode of its messages (RFC 6455 section 5.2)."""
         return Opcode.TEXT if self is Dialect.JSON else Opcode.BINARY
 
+
+DEFLATED = 2  # added to a connection's dialect: permessage-deflate was negotiated
 
 SUBPROTOCOLS = {"pushd.v1.json": Dialect.JSON, "pushd.v1.msgpack": Dialect.MSGPACK}
 
@@ -45,7 +48,7 @@ class Opcode(IntEnum):
 
 
 def ws_frame(opcode: int, payload: bytes) -> bytes:
-    """One final, unmasked frame (RFC 6455 section 5.2)."""
+    """One final, unmasked frame (RFC 6455 section 5.2). `opcode` may include RSV1."""
     size = len(payload)
     if size < 126:
         return bytes((0x80 | opcode, size)) + payload
@@ -130,10 +133,26 @@ _encode_msgpack = msgspec.msgpack.Encoder().encode
 
 
 def frame(message: ServerMessage, dialect: int) -> bytes:
-    """The complete WebSocket frame of `message`."""
-    if dialect == Dialect.JSON:
-        return ws_frame(Opcode.TEXT, _encode_json(message))
-    return ws_frame(Opcode.BINARY, _encode_msgpack(message))
+    """The complete WebSocket frame of `message`, never deflated: for one connection that costs more than it saves."""
+    return ws_frame(*_encode(message, dialect))
+
+
+def shared_frame(message: ServerMessage, dialect: int) -> bytes:
+    """The same for many connections: deflated for those that negotiated it, where that makes it smaller."""
+    opcode, payload = _encode(message, dialect)
+    return data_frame(opcode, payload, dialect)
+
+
+def data_frame(opcode: int, payload: bytes, dialect: int) -> bytes:
+    """A message's frame, deflated as in `shared_frame`."""
+    smaller = deflated(payload) if dialect & DEFLATED else None
+    return ws_frame(opcode, payload) if smaller is None else ws_frame(RSV1 | opcode, smaller)
+
+
+def _encode(message: ServerMessage, dialect: int) -> tuple[int, bytes]:
+    if dialect & Dialect.MSGPACK:
+        return Opcode.BINARY, _encode_msgpack(message)
+    return Opcode.TEXT, _encode_json(message)
 
 
 def notice_frame(notice: Notice, timezone: ZoneInfo) -> NoticeFrame:

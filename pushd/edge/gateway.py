@@ -16,7 +16,7 @@ import msgspec
 import structlog
 from cachetools import LRUCache
 
-from pushd import wire
+from pushd import deflate, wire
 from pushd._fastpath import Connection, Hub
 from pushd.edge.auth import Authenticator, Identity
 from pushd.edge.http1 import Request
@@ -49,6 +49,12 @@ class Admission(msgspec.Struct, frozen=True):
     dialect: Dialect
     is_acking: bool
     is_echo: bool
+    extensions: str = ""  # the answer to what was offered; when there is one, permessage-deflate is on
+
+    def answer_headers(self) -> dict[str, str]:
+        """What the 101 says beyond the handshake itself."""
+        headers = {"Sec-WebSocket-Protocol": self.subprotocol, "Sec-WebSocket-Extensions": self.extensions}
+        return {name: value for name, value in headers.items() if value}
 
 
 class Gateway:
@@ -129,7 +135,13 @@ class Gateway:
             dialect=dialect,
             is_acking=request.query.get("ack") == "1",
             is_echo=is_echo,
+            extensions=self._negotiate_extensions(request),
         )
+
+    def _negotiate_extensions(self, request: Request) -> str:
+        if self.live.config.server.compression == "off":
+            return ""
+        return deflate.negotiate(request.headers.get("sec-websocket-extensions", ""))
 
     def _identity(self, request: Request) -> Identity:
         if self.live.config.auth.mode == "none":
@@ -161,8 +173,8 @@ class Gateway:
     def attach(self, transport: asyncio.Transport, request: Request, admission: Admission, tail: bytes) -> None:
         """Let picows take over a transport whose reading is paused; `tail` is what came behind the request."""
         connection = self._connection(transport, request, admission)
-        session = Session(admission.dialect, is_echo=admission.is_echo)
-        hand_over(Listener(self, connection, session), request, admission.subprotocol, tail)
+        session = Session(admission.dialect, is_echo=admission.is_echo, can_inflate=bool(admission.extensions))
+        hand_over(Listener(self, connection, session), request, admission.answer_headers(), tail)
 
     def _connection(self, transport: asyncio.Transport, request: Request, admission: Admission) -> Connection:
         identity = admission.identity
@@ -171,7 +183,7 @@ class Gateway:
             transport,
             user_id=identity.user_id or next(self._guests),
             conn_id=f"{self._conn_prefix}{next(self._conn_ids):x}",
-            dialect=admission.dialect,
+            dialect=admission.dialect | (wire.DEFLATED if admission.extensions else 0),
             is_acking=admission.is_acking,
             now=self.now(),
             details=Client(

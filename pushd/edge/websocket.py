@@ -24,6 +24,7 @@ from picows.picows import WSProtocol  # type: ignore[attr-defined]  # private: p
 
 from pushd import wire
 from pushd._fastpath import Connection, trim
+from pushd.deflate import most_wire_bytes
 from pushd.edge.http1 import Request
 from pushd.errors import CloseCode, ErrorCode, ProtocolError, RequestError, StoreError
 from pushd.model import Mark
@@ -65,6 +66,11 @@ class Listener(WSListener):
         self.gateway.lost(self.connection)
         self.protocol = None
 
+    def max_wire_bytes(self) -> int:
+        """The longest frame to take from the peer; the session looks closer."""
+        max_bytes = self.gateway.live.config.limits.max_frame_bytes
+        return most_wire_bytes(max_bytes) if self._session.can_inflate else max_bytes
+
     def pause_writing(self) -> None:
         """The transport holds bytes: the hub knows, it looks at the buffer itself."""
 
@@ -99,7 +105,7 @@ class Listener(WSListener):
             event = self._session.receive(
                 opcode,
                 bool(frame.fin),
-                bool(frame.rsv1 or frame.rsv2 or frame.rsv3),
+                frame.rsv1 << 6 | frame.rsv2 << 5 | frame.rsv3 << 4,
                 frame.get_payload_as_bytes(),
                 now,
                 self.gateway.live.config.limits,
@@ -137,7 +143,8 @@ class Listener(WSListener):
         connection.finish()
 
     def _echo(self, event: Echo) -> None:
-        self.gateway.hub.send(self.connection, wire.ws_frame(event.opcode, event.payload))
+        frame = wire.data_frame(event.opcode, event.payload, self.connection.dialect)
+        self.gateway.hub.send(self.connection, frame)
 
     def _ping(self, event: wire.Ping) -> None:
         data = wire.HelloData(user_id=self.connection.user_id, conn_id=self.connection.conn_id)
@@ -235,14 +242,16 @@ class _Discard(asyncio.Protocol):
         self._protocol.connection_lost(exc)
 
 
-def hand_over(listener: Listener, request: Request, subprotocol: str, tail: bytes) -> None:
-    """Let picows take over the transport of the listener's connection; `tail` is what came behind the request."""
+def hand_over(listener: Listener, request: Request, headers: dict[str, str], tail: bytes) -> None:
+    """Let picows take over the transport of the listener's connection; `tail` is what came behind the request.
+
+    `headers` are the 101's own beyond those of every handshake.
+    """
     connection = listener.connection
     transport = connection.transport
     assert transport is not None  # noqa: S101 - for the type checker
-    headers = {"Sec-WebSocket-Protocol": subprotocol} if subprotocol else None
-    answer = WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(headers), listener)
-    protocol = _picows_protocol(answer, listener.gateway.live.config.limits.max_frame_bytes)
+    answer = WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(headers or None), listener)
+    protocol = _picows_protocol(answer, listener.max_wire_bytes())
     listener.protocol = protocol
     transport.set_protocol(protocol)
     protocol.connection_made(connection)

@@ -256,7 +256,6 @@ class TestNotYet:
     @pytest.mark.parametrize(
         ("key", "value"),
         [
-            ("server.compression", "on"),
             ("cluster.url", "redis://h"),
         ],
     )

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from pushd import dispatch
+from pushd import dispatch, wire
 from pushd._fastpath import FanOut
+from pushd.deflate import inflated
 from pushd.dispatch import Stage
 from pushd.errors import StoreError
 from pushd.metrics import total
@@ -107,6 +108,27 @@ async def test_each_dialect_is_encoded(house: House, dialect: int) -> None:
     assert (message["content"], message["data"], message["priority"]) == ("你好", {"n": 1}, 2)
 
 
+async def test_a_notice_is_deflated_once_for_all(house: House) -> None:
+    clients = [house.connect(1 + number, dialect=number % 4) for number in range(12)]
+    await house.publish("long " * 100, target="online")
+    await house.quiet()
+    by_dialect: dict[int, set[bytes]] = {}
+    for client in clients:
+        by_dialect.setdefault(client.connection.dialect, set()).add(client.transport.received())
+    assert all(len(frames) == 1 for frames in by_dialect.values())
+    plain_json, plain_msgpack, json_frame, msgpack_frame = (by_dialect[dialect].pop() for dialect in range(4))
+    assert (plain_json[0], plain_msgpack[0], json_frame[0], msgpack_frame[0]) == (0x81, 0x82, 0xC1, 0xC2)
+    assert inflated(json_frame[4:], 4096) == plain_json[4:]
+    assert inflated(msgpack_frame[4:], 4096) == plain_msgpack[4:]
+
+
+async def test_a_short_notice_is_not_deflated(house: House) -> None:
+    clients = [house.connect(1 + number, dialect=dialect) for number, dialect in enumerate((0, wire.DEFLATED))]
+    await house.publish("short", target="online")
+    await house.quiet()
+    assert len({client.transport.received() for client in clients}) == 1
+
+
 # ---- order
 
 
@@ -197,7 +219,7 @@ async def test_a_notice_that_fails_stays_in_the_journal_and_harms_no_other(
     def refuse(message: Any, dialect: int) -> bytes:
         raise ValueError("not encodable")
 
-    monkeypatch.setattr(dispatch.wire, "frame", refuse)
+    monkeypatch.setattr(dispatch.wire, "shared_frame", refuse)
     broken = await house.publish("broken", target="online")
     await until(lambda: house.dispatcher.is_idle)
     monkeypatch.undo()

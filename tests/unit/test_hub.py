@@ -536,19 +536,26 @@ def test_encoded_once_for_each_dialect_in_use(hub: Hub, shop: Workshop) -> None:
 
     def encode(dialect: int) -> bytes:
         dialects.append(dialect)
-        return ws_frame((Opcode.TEXT, Opcode.BINARY)[dialect], b"x")
+        return ws_frame((Opcode.TEXT, Opcode.BINARY)[dialect & 1], b"xyz"[dialect >> 1 :])
 
     assert hub.advance(FanOut("m", encode, [99]), 1.0)
     assert dialects == []
     json = [shop.join(number) for number in range(3)]
     assert hub.advance(FanOut("m", encode), 1.0)
     assert dialects == [0]
-    msgpack = [shop.join(number, dialect=1) for number in range(3)]
+    others = {dialect: [shop.join(number, dialect=dialect) for number in range(3)] for dialect in (1, 2, 3)}
     dialects.clear()
     assert hub.advance(FanOut("m", encode), 1.0)
-    assert dialects == [0, 1]
-    assert {shop.drain(connection) for connection in json} == {ws_frame(Opcode.TEXT, b"x") * 2}
-    assert {shop.drain(connection) for connection in msgpack} == {ws_frame(Opcode.BINARY, b"x")}
+    assert dialects == [0, 1, 2, 3]
+    assert {shop.drain(connection) for connection in json} == {ws_frame(Opcode.TEXT, b"xyz") * 2}
+    for dialect, frame in {1: b"\x82\x03xyz", 2: b"\x81\x02yz", 3: b"\x82\x02yz"}.items():
+        assert {shop.drain(connection) for connection in others[dialect]} == {frame}
+
+
+def test_a_dialect_the_hub_has_no_room_for(hub: Hub, shop: Workshop) -> None:
+    shop.join(dialect=4)
+    with pytest.raises(IndexError):
+        hub.advance(FanOut("m", lambda dialect: b"x"), 1.0)
 
 
 def test_what_a_fan_out_reports(hub: Hub, shop: Workshop, told: Told) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import zlib
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from pushd import wire
 from pushd.config import LimitsConfig
+from pushd.deflate import RSV1
 from pushd.errors import CloseCode, ErrorCode, ProtocolError
 from pushd.session import MAX_FRAGMENTS, CloseReceived, Echo, Event, PingReceived, Session
 from pushd.wire import Dialect, Opcode
@@ -30,7 +32,7 @@ def receive(
     payload: bytes = b"",
     *,
     is_final: bool = True,
-    reserved: bool = False,
+    reserved: int = 0,
     now: float = 100.0,
     limits: LimitsConfig = LIMITS,
 ) -> Event | None:
@@ -252,6 +254,87 @@ def test_binary_messages_may_hold_anything(payload: bytes) -> None:
     assert receive_fragments(session, Opcode.BINARY, payload, (1,)) == Echo(Opcode.BINARY, payload)
 
 
+# ---- deflated messages
+
+
+def squeezed(payload: bytes) -> bytes:
+    compressor = zlib.compressobj(wbits=-15)
+    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def receive_deflated(session: Session, opcode: int, payload: bytes, at: Iterable[int] = ()) -> Event | None:
+    event = None
+    for number, (piece, is_final) in enumerate(cut(payload, at)):
+        first = {"reserved": RSV1} if number == 0 else {}
+        event = receive(session, Opcode.CONTINUATION if number else opcode, piece, is_final=is_final, **first)
+    return event
+
+
+@given(data=st.data(), dialect=st.sampled_from(Dialect))
+def test_a_deflated_message_is_the_same_message(data: st.DataObject, dialect: Dialect) -> None:
+    value = {"type": "read", "message_ids": data.draw(st.lists(st.text(min_size=1, max_size=20), min_size=1))}
+    payload = squeezed(encode(value, dialect))
+    at = data.draw(st.lists(st.integers(0, len(payload)), max_size=MAX_FRAGMENTS - 1))
+    session = Session(dialect, can_inflate=True)
+    for _ in range(2):
+        assert receive_deflated(session, DATA_OPCODE[dialect], payload, at) == wire.Read(value["message_ids"])
+        assert receive_fragments(session, DATA_OPCODE[dialect], encode({"type": "ping"}, dialect), (1,)) == wire.Ping()
+
+
+@pytest.mark.parametrize("reserved", [RSV1, RSV1 | 0x20, 0x20, 0x10])
+@pytest.mark.parametrize("opcode", list(Opcode))
+def test_reserved_bits_that_were_not_agreed_on(opcode: Opcode, reserved: int) -> None:
+    for can_inflate in (False, True):
+        session = Session(Dialect.JSON, is_echo=True, can_inflate=can_inflate)
+        if opcode == Opcode.CONTINUATION:
+            assert receive(session, Opcode.TEXT, b"a", is_final=False) is None
+        if can_inflate and reserved == RSV1 and opcode in (Opcode.TEXT, Opcode.BINARY):
+            assert receive(session, opcode, squeezed(b"a"), reserved=reserved) == Echo(opcode, b"a")
+        else:
+            assert refused(session, opcode, b"a", reserved=reserved) == CloseCode.PROTOCOL_ERROR
+
+
+def test_a_deflated_message_is_not_deflated_again_behind_its_first_frame() -> None:
+    session = Session(Dialect.JSON, is_echo=True, can_inflate=True)
+    payload = squeezed(b"abc")
+    assert receive(session, Opcode.TEXT, payload[:1], is_final=False, reserved=RSV1) is None
+    assert refused(session, Opcode.CONTINUATION, payload[1:], reserved=RSV1) == CloseCode.PROTOCOL_ERROR
+
+
+@pytest.mark.parametrize("at", [(), (1,), (3, 5)])
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [
+        (squeezed(b"x" * (LIMITS.max_frame_bytes + 1)), CloseCode.MESSAGE_TOO_BIG),
+        (squeezed(b"\0" * 10_000_000), CloseCode.MESSAGE_TOO_BIG),
+        (b"\0\0\0\xff\xff" * 1000, CloseCode.MESSAGE_TOO_BIG),  # says nothing, at length
+        (b"not deflated", CloseCode.PROTOCOL_ERROR),
+        (squeezed(b"abc")[:-1], CloseCode.PROTOCOL_ERROR),
+        (squeezed(b"ok\xc3"), CloseCode.INVALID_TEXT),
+        (squeezed(b"\xed\xa0\x80"), CloseCode.INVALID_TEXT),
+    ],
+)
+def test_bad_deflated_messages(payload: bytes, code: CloseCode, at: tuple[int, ...]) -> None:
+    session = Session(Dialect.JSON, is_echo=True, can_inflate=True)
+    with pytest.raises(ProtocolError) as caught:
+        receive_deflated(session, Opcode.TEXT, payload, at)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("at", [(), (1,), (1000, 2000)])
+def test_noise_as_big_as_allowed_may_be_longer_on_the_wire(at: tuple[int, ...]) -> None:
+    noise = random.Random(1).randbytes(LIMITS.max_frame_bytes)
+    payload = squeezed(noise)
+    assert len(payload) > len(noise)
+    session = Session(Dialect.JSON, is_echo=True, can_inflate=True)
+    assert receive_deflated(session, Opcode.BINARY, payload, at) == Echo(Opcode.BINARY, noise)
+
+
+def test_plain_messages_are_held_to_the_limit_as_ever() -> None:
+    session = Session(Dialect.JSON, is_echo=True, can_inflate=True)
+    assert refused(session, Opcode.BINARY, b"x" * (LIMITS.max_frame_bytes + 1)) == CloseCode.MESSAGE_TOO_BIG
+
+
 # ---- control frames
 
 
@@ -360,8 +443,9 @@ def test_changed_limits_hold_from_the_next_frame() -> None:
 FRAMES = st.tuples(
     st.sampled_from(Opcode) | st.integers(0, 15),
     st.booleans(),
-    st.sampled_from([False] * 9 + [True]),
-    st.binary(max_size=150) | st.sampled_from([PING, b"\x81\xa4type\xa4ping", b"\x03\xe8", "é".encode()]),
+    st.sampled_from([0] * 9 + [RSV1] * 3 + [0x10]),
+    st.binary(max_size=150)
+    | st.sampled_from([PING, b"\x81\xa4type\xa4ping", b"\x03\xe8", "é".encode(), b"\xf2H\xcd\xc9\xc9\x07\0"]),
 )
 
 
@@ -369,11 +453,12 @@ FRAMES = st.tuples(
     frames=st.lists(FRAMES, max_size=30),
     dialect=st.sampled_from(Dialect),
     is_echo=st.booleans(),
+    can_inflate=st.booleans(),
 )
 def test_arbitrary_frames_raise_nothing_but_protocol_errors(
-    frames: list[tuple[int, bool, bool, bytes]], dialect: Dialect, is_echo: bool
+    frames: list[tuple[int, bool, int, bytes]], dialect: Dialect, is_echo: bool, can_inflate: bool
 ) -> None:
-    session = Session(dialect, is_echo=is_echo)
+    session = Session(dialect, is_echo=is_echo, can_inflate=can_inflate)
     for opcode, is_final, reserved, payload in frames:
         try:
             event = receive(session, opcode, payload, is_final=is_final, reserved=reserved)

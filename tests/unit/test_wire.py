@@ -11,10 +11,13 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from websockets.extensions import Extension
+from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame
 from websockets.streams import StreamReader
 
 from pushd import wire
+from pushd.deflate import LEAST_BYTES, WINDOW_BITS
 from pushd.errors import ErrorCode
 from pushd.model import Mark, Notice, Priority, Target, TargetKind
 from pushd.wire import Dialect, Opcode
@@ -29,13 +32,13 @@ VALUES = st.recursive(
 )
 
 
-def parse(data: bytes) -> list[Frame]:
+def parse(data: bytes, *extensions: Extension) -> list[Frame]:
     """Every frame of `data`, by the parser of `websockets`; AssertionError when the last one is not complete."""
     reader = StreamReader()
     reader.feed_data(data)
     frames = []
     while reader.buffer:
-        step = Frame.parse(reader.read_exact, mask=False)
+        step = Frame.parse(reader.read_exact, mask=False, extensions=extensions)
         try:
             next(step)
         except StopIteration as done:
@@ -295,6 +298,26 @@ def test_msgpack_with_bad_utf8_is_no_message(payload: bytes) -> None:
 def test_any_bytes_are_a_message_or_a_decode_error(dialect: Dialect, payload: bytes) -> None:
     with contextlib.suppress(msgspec.DecodeError):
         assert isinstance(wire.decode(payload, dialect), wire.ClientMessage)
+
+
+@pytest.mark.parametrize("dialect", list(Dialect))
+@pytest.mark.parametrize("size", [100, 1000, 100_000])
+def test_shared_frames_are_deflated_where_that_was_negotiated(dialect: Dialect, size: int) -> None:
+    message = wire.ErrorFrame(error=ErrorCode.NOT_FOUND, message="x" * size)
+    plain = wire.frame(message, dialect)
+    assert wire.frame(message, dialect | wire.DEFLATED) == wire.shared_frame(message, dialect) == plain
+    shared = wire.shared_frame(message, dialect | wire.DEFLATED)
+    if size < LEAST_BYTES:
+        assert shared == plain
+        return
+    assert len(shared) < len(plain)
+    assert shared[0] == 0x80 | 0x40 | dialect.opcode
+    (parsed,) = parse(shared, PerMessageDeflate(True, True, WINDOW_BITS, 15))
+    assert parsed.data == payload_of(plain, dialect.opcode)
+
+
+def test_dialects_deflated_or_not_are_the_hubs_four() -> None:
+    assert sorted({dialect | deflated for dialect in Dialect for deflated in (0, wire.DEFLATED)}) == [0, 1, 2, 3]
 
 
 def test_subprotocols_name_the_dialects() -> None:

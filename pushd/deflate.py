@@ -19,7 +19,8 @@ _NAME = "permessage-deflate"
 _ANSWER = f"{_NAME}; server_no_context_takeover; client_no_context_takeover"
 _TAIL = b"\x00\x00\xff\xff"  # what a flush ends with and is not sent (section 7.2.1)
 _END = b"\x03\x00"  # an empty, final block: it is found only by a stream that is whole
-_REST_BEHIND_FINAL_BLOCK = (_TAIL + _END, b"\x00" + _TAIL + _END)  # section 7.2.3.4; some leave its last byte out
+# Nothing behind our own, or behind the sender's what follows it (section 7.2.3.4; some leave its last byte out).
+_BEHIND_FINAL_BLOCK = (b"", _TAIL + _END, b"\x00" + _TAIL + _END)
 
 # The values each parameter may have, None meaning no value (section 7.1).
 _VALUES: dict[str, frozenset[str | None]] = {
@@ -87,11 +88,12 @@ def inflated(payload: bytes, max_bytes: int) -> bytes:
     """
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)  # serves all window sizes
     try:
-        message = inflater.decompress(payload + _TAIL + _END, max_bytes + 1)
+        message = inflater.decompress(payload, max_bytes + 1)
+        if len(message) > max_bytes:
+            raise ProtocolError(CloseCode.MESSAGE_TOO_BIG, "message too big")
+        swallowed = inflater.decompress(_TAIL + _END, 1)  # by a block that was cut short
     except zlib.error:
         raise ProtocolError(CloseCode.PROTOCOL_ERROR, "invalid compressed data") from None
-    if len(message) > max_bytes:
-        raise ProtocolError(CloseCode.MESSAGE_TOO_BIG, "message too big")
-    if not inflater.eof or (inflater.unused_data and inflater.unused_data not in _REST_BEHIND_FINAL_BLOCK):
+    if swallowed or not inflater.eof or inflater.unused_data not in _BEHIND_FINAL_BLOCK:
         raise ProtocolError(CloseCode.PROTOCOL_ERROR, "invalid compressed data")
     return message

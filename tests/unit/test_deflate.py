@@ -154,6 +154,7 @@ def test_examples(payload: str, message: bytes) -> None:
         "f2 48 cd c9",  # cut short
         "f2 48 cd c9 c9 07",
         "00 05 00 fa ff 48 65",
+        "00 05 00 fa ff 48",  # what is added at the end would complete it
         "00 05 00 fa fe 48 65 6c 6c 6f 00",  # lengths that contradict each other
         "ff",
         "07",

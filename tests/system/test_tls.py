@@ -86,6 +86,22 @@ async def test_https_and_wss(start_tls: StartTls, trust: ssl.SSLContext) -> None
     assert await probe.mailbox(7) == []
 
 
+async def test_compressed_and_plain_clients(start: Any, certificate: dict[str, str], trust: ssl.SSLContext) -> None:
+    probe = await start(server={**certificate, "compression": "on"})
+    await probe.http.aclose()
+    probe.http = httpx.AsyncClient(base_url=f"https://localhost:{probe.port}", verify=trust, timeout=PATIENCE_S)
+    url = f"wss://localhost:{probe.port}/ws"
+    async with connect(url, ssl=trust) as squeezed, connect(url, ssl=trust, compression=None) as plain:
+        assert squeezed.protocol.extensions
+        clients = [Client(squeezed), Client(plain)]
+        for client in clients:
+            assert (await client.receive())["type"] == "hello"
+        await probe.publish("again " * 80, target="online", data=["row"] * 5000)
+        received = [await client.receive() for client in clients]
+        assert received[0] == received[1]
+        assert received[0]["data"] == ["row"] * 5000
+
+
 async def test_a_browsers_upgrade_with_frames_behind_it(start_tls: StartTls, trust: ssl.SSLContext) -> None:
     probe = await start_tls()
     async with await Raw.connect(probe.port, tls=trust) as client:

@@ -54,7 +54,7 @@ async def start_tls(start: Any, certificate: dict[str, str], trust: ssl.SSLConte
     clients: list[httpx.AsyncClient] = []
 
     async def start_one(**sections: Any) -> Probe:
-        probe: Probe = await start(server=certificate, **sections)
+        probe: Probe = await start(server=certificate | sections.pop("server", {}), **sections)
         await probe.http.aclose()
         probe.http = httpx.AsyncClient(base_url=f"https://localhost:{probe.port}", verify=trust, timeout=PATIENCE_S)
         clients.append(probe.http)
@@ -86,10 +86,8 @@ async def test_https_and_wss(start_tls: StartTls, trust: ssl.SSLContext) -> None
     assert await probe.mailbox(7) == []
 
 
-async def test_compressed_and_plain_clients(start: Any, certificate: dict[str, str], trust: ssl.SSLContext) -> None:
-    probe = await start(server={**certificate, "compression": "on"})
-    await probe.http.aclose()
-    probe.http = httpx.AsyncClient(base_url=f"https://localhost:{probe.port}", verify=trust, timeout=PATIENCE_S)
+async def test_compressed_and_plain_clients(start_tls: StartTls, trust: ssl.SSLContext) -> None:
+    probe = await start_tls(server={"compression": "on"})
     url = f"wss://localhost:{probe.port}/ws"
     async with connect(url, ssl=trust) as squeezed, connect(url, ssl=trust, compression=None) as plain:
         assert squeezed.protocol.extensions

@@ -17,7 +17,7 @@ import structlog
 import uvloop
 from prometheus_client.core import Metric
 
-from pushd import __version__, logs, wire
+from pushd import __version__, devices, logs, wire
 from pushd._fastpath import Connection, Hub
 from pushd.config import Config
 from pushd.directory import CachedDirectory
@@ -316,6 +316,7 @@ async def running(config: Config) -> AsyncIterator[Node]:
     Raises StartError when it cannot serve, and the error of a background task that failed.
     """
     auth.check_keys(config.auth)
+    devices.prepare()
     metrics = Metrics()
     metrics.registry.register(ProcessMetrics())
     health = Health(metrics, time.monotonic)

@@ -29,6 +29,11 @@ def device_of(user_agent: str) -> Device:
     return Device(_device_type(user_agent, system, found.device), system, browser)
 
 
+def prepare() -> None:
+    """Compile the patterns now, which takes 0.15 s, rather than when the first browser's notice is recorded."""
+    device_of("Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0")
+
+
 def _device_type(user_agent: str, system: str, device: object) -> str:
     family = getattr(device, "family", "") or ""
     brand = getattr(device, "brand", "") or ""

@@ -197,7 +197,7 @@ class Intake:
         self._on_settled(publication)
 
     def _count(self, notice: Notice, result: str) -> None:
-        self._metrics.notices.labels(notice.target.kind.value, notice.priority.name.lower(), result).inc()
+        self._metrics.count_notice(notice.target.kind.value, notice.priority.name.lower(), result)
 
     def _notice(self, submission: Submission, sender: Sender, idempotency_key: str) -> Notice:
         now_ms = self._wall_ms()

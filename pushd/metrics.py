@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -31,9 +32,13 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._recent_latency_s: deque[float] = deque(maxlen=RECENT_NOTICES)
+        self._is_up: dict[str, bool] = {}
         self._connections()
         self._notices()
         self._stores()
+        self._timed = _Children(self.store_seconds)
+        self._answered = _Children(self.notices)
+        self._understood = _Children(self.frames_received)
 
     def _counter(self, name: str, about: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(name, about, labels, registry=self.registry)
@@ -68,10 +73,20 @@ class Metrics:
 
     def observe_store(self, store: str, op: str, seconds: float, ok: bool) -> None:
         """A store operation ended."""
-        self.store_seconds.labels(store, op).observe(seconds)
-        self.store_up.labels(store).set(ok)
+        self._timed[store, op].observe(seconds)
+        if self._is_up.get(store) is not ok:
+            self._is_up[store] = ok
+            self.store_up.labels(store).set(ok)
         if not ok:
             self.store_errors.labels(store).inc()
+
+    def count_notice(self, target: str, priority: str, result: str) -> None:
+        """A publish was answered."""
+        self._answered[target, priority, result].inc()
+
+    def count_frame(self, kind: str) -> None:
+        """A message of a client was understood."""
+        self._understood[(kind,)].inc()
 
     def observe_delivery(self, latency_s: float, fanout_s: float) -> None:
         """The last socket of a notice was written."""
@@ -91,6 +106,17 @@ class Metrics:
     def text(self) -> bytes:
         """The exposition, Prometheus text format 0.0.4."""
         return generate_latest(self.registry)
+
+
+class _Children(dict[tuple[str, ...], Any]):
+    """A metric's children by their labels' values: to look one up there takes longer than to use it."""
+
+    def __init__(self, metric: Counter | Histogram) -> None:
+        self._metric = metric
+
+    def __missing__(self, labels: tuple[str, ...]) -> Any:
+        child = self[labels] = self._metric.labels(*labels)
+        return child
 
 
 class _AtScrape(Collector):

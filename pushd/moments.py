@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 FORMS = 'expected "YYYY-MM-DD", "YYYY-MM-DD HH:MM:SS" or ISO 8601'
@@ -11,7 +12,13 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def local_time(at_ms: int, timezone: ZoneInfo) -> str:
     """ "YYYY-MM-DD HH:MM:SS" in `timezone`."""
-    return datetime.fromtimestamp(at_ms / 1000, timezone).strftime("%Y-%m-%d %H:%M:%S")
+    return _second_text(at_ms // 1000, timezone)
+
+
+@lru_cache(maxsize=1024)
+def _second_text(at_s: int, timezone: ZoneInfo) -> str:
+    """Remembered: notices of the same second say the same."""
+    return datetime.fromtimestamp(at_s, timezone).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def since_ms(text: str, timezone: ZoneInfo) -> int:

@@ -262,6 +262,10 @@ class HttpConnection(asyncio.Protocol):
         except Exception:
             _log.exception("hand-off failed")
             self._transport.abort()
+        else:
+            # uvloop keeps this object for as long as the transport lives: let it be small.
+            self._task = None
+            del self._parser, self._out
 
     # The end, and time.
 

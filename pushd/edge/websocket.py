@@ -123,7 +123,7 @@ class Listener(WSListener):
 
     def _act(self, event: Event) -> None:
         kind = type(event)
-        self.gateway.metrics.frames_received.labels(_EVENT_NAMES[kind]).inc()
+        self.gateway.metrics.count_frame(_EVENT_NAMES[kind])
         _ACTIONS[kind](self, event)
 
     def _send(self, message: wire.ServerMessage) -> None:

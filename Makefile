@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 EXTENSION := $(VENV)/.built
 EXTENSION_SOURCES := setup.py pushd/_fastpath.pyx pushd/_fastpath.pxd
 
-.PHONY: setup run check test reference bench clean
+.PHONY: setup run check test reference bench load clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP) $(EXTENSION)
@@ -35,8 +35,12 @@ test: setup
 	tests/install-servers.sh
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
 
-# Against a daemon that `make run` started in another terminal.
+# Every benchmark, about ten minutes (QUICK=1: two), or those named: make bench BENCH="fanout publish".
 bench: setup
+	$(BIN)/python -m bench $(if $(QUICK),--quick) $(BENCH)
+
+# Against a daemon that `make run` started in another terminal.
+load: setup
 	$(BIN)/python bench/load.py -c 1000 -n 10000 ws://localhost:8801/ws
 
 # configs/reference.toml is made from the schema in pushd/config.py.

@@ -196,7 +196,7 @@ class Node:
 
     def _at_scrape(self) -> Iterable[Metric]:
         hub, depths = self.hub, self.lanes.depths()
-        self.metrics.journal_pending.set(self.intake.unsettled_total)
+        yield gauge("pushd_journal_pending", "Accepted notices not settled.", self.intake.unsettled_total)
         yield gauge("pushd_connections", "Live WebSocket connections.", hub.connections_total)
         yield gauge("pushd_users_online", "Users with a connection.", hub.users_total)
         yield counter("pushd_frames_sent", "Frames written to connections.", hub.frames_sent)

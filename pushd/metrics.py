@@ -67,7 +67,6 @@ class Metrics:
         )
         self.store_seconds = self._histogram("pushd_store_seconds", "Store operations.", ("store", "op"))
         self.store_errors = self._counter("pushd_store_errors", "Store operations that failed.", ("store",))
-        self.journal_pending = Gauge("pushd_journal_pending", "Accepted notices not settled.", registry=self.registry)
         self.loop_lag = self._histogram("pushd_loop_lag_seconds", "How late the event loop ran a timer.")
         self.errors = self._counter("pushd_errors", "Things that should not happen.", ("kind",))
 

@@ -49,7 +49,7 @@ class Writes(Protocol[B]):
 
 
 class _Unwritten:
-    """Users about whom something is not in the store yet; remembers them until the batch after theirs is taken."""
+    """Users about whom something is not in the store yet."""
 
     def __init__(self) -> None:
         self._collected: set[int] = set()
@@ -61,8 +61,12 @@ class _Unwritten:
         self._collected.update(user_ids)
 
     def take(self) -> None:
-        """What was collected is being written; what was being written is."""
+        """What was collected is being written."""
         self._taken, self._collected = self._collected, set()
+
+    def written(self) -> None:
+        """It is in the store, or on disk."""
+        self._taken = set()
 
     def to_disk(self, *, is_old: bool = False) -> None:
         """What was being written is on disk; with `is_old`, something was there at the start."""
@@ -195,6 +199,7 @@ class WriteBehind(Generic[B]):
         self._unwritten.take()
         for batch in batches:
             await self._persist(batch)
+        self._unwritten.written()
         _resolve(securings, self._securings)
         if self.on_disk and self._now() >= self._retry_at:
             await self._catch_up()

@@ -175,6 +175,15 @@ class TestScript:
         assert seen.value("pushd_workers") >= 2
         assert 0 <= seen.value("pushd_worker_utilization") <= 1
 
+    async def test_what_is_not_settled_is_said_at_once(self, probe: Probe) -> None:
+        client = await probe.client(7, ack=True)
+        published = await probe.publish(target="custom", user_ids=[7], wait_ms=0)
+        await client.receive_ids(1)
+        assert (await scrape(probe)).value("pushd_journal_pending") == 1
+        await client.ack(published["message_id"])
+        await until(lambda: not probe.node.intake.unsettled_total)
+        assert (await scrape(probe)).value("pushd_journal_pending") == 0
+
     async def test_stats_and_health_agree(self, probe: Probe) -> None:
         await _everything_happened(probe)
         seen, stats = await scrape(probe), await probe.get("/websocket/stats")

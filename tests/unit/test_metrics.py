@@ -23,7 +23,6 @@ COUNTED = [
     "pushd_store_up{store}",
     "pushd_store_seconds{store,op}",
     "pushd_store_errors_total{store}",
-    "pushd_journal_pending",
     "pushd_loop_lag_seconds",
     "pushd_errors_total{kind}",
 ]

@@ -24,10 +24,10 @@ from pushd.receipts import Receipts
 
 log = structlog.get_logger("pushd.presence")
 
-ARRIVALS_PER_BATCH = 256
+ARRIVALS_PER_BATCH = 64
 WELCOMES_AT_ONCE = 4
 REPLAY_CHUNK_BYTES = 32 * 1024
-SLICE_S = 0.002  # the loop runs between slices of a welcome
+SLICE_S = 0.001  # the loop runs between slices of a welcome
 STORES_WITHIN_S = 2.0  # after that a user is greeted without them
 RECORDS_WITHIN_S = 0.5
 COUNT_WITHIN_S = 0.5
@@ -79,6 +79,7 @@ class Presence:
         self._node_id = node_id
         self._arrivals: list[Connection] = []
         self._arrived = asyncio.Event()
+        self._greeting = asyncio.Lock()
         self._replays: set[asyncio.Task[None]] = set()
         self.failure = ""  # why the last replay failed; "" while it works
 
@@ -145,13 +146,14 @@ class Presence:
             return
         self.failure = ""
         unread = await self._count_unread({connection.user_id for connection in connections})
-        slice_ends = self._now() + SLICE_S
-        for connection in connections:
-            if self._now() > slice_ends:
-                await asyncio.sleep(0)
-                slice_ends = self._now() + SLICE_S
-            self._greet(connection, unread.get(connection.user_id, 0))
-            self._replay(connection, waiting.get(connection.user_id, ()))
+        async with self._greeting:  # one slice in each turn of the loop
+            slice_ends = self._now() + SLICE_S
+            for connection in connections:
+                if self._now() > slice_ends:
+                    await asyncio.sleep(0)
+                    slice_ends = self._now() + SLICE_S
+                self._greet(connection, unread.get(connection.user_id, 0))
+                self._replay(connection, waiting.get(connection.user_id, ()))
 
     async def _learn(self, connections: list[Connection]) -> None:
         await self._directory.learn(

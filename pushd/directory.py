@@ -39,7 +39,7 @@ class CachedDirectory:
         self._ids: dict[str, tuple[float, list[int]]] = {}
         self._known: set[int] = set()  # at least everybody in the list of all
         # Who was learned as what, for a directory that is nothing but that.
-        self._learned: dict[int, User] | None = {} if getattr(directory, "follows_tokens", False) else None
+        self._learned: dict[int, User] | None = {} if directory.follows_tokens else None
         self._loading: dict[str, asyncio.Task[list[int]]] = {}
 
     def cached_ids(self, target: Target) -> list[int] | None:

@@ -145,6 +145,10 @@ class RecordStore(Protocol):
 class Directory(Protocol):
     """Who exists, with name and role. pushd only reads it, but for users it learns from their connections."""
 
+    @property
+    def follows_tokens(self) -> bool:
+        """Whether a known user may be learned again, with the name and role of a newer token."""
+
     async def users(self, user_ids: Collection[int]) -> dict[int, User]:
         """The known ones of these users."""
 

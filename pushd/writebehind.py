@@ -229,9 +229,7 @@ class WriteBehind(Generic[B]):
             self._failed(error)
             return False
         except StoreError as error:
-            # Repeating will not help; if the journal has the notice, it keeps it for the next start.
-            self._failed(error)
-            self._metrics.errors.labels("store_write").inc()
+            self._give_up(error)  # if the journal has the notice, it keeps it for the next start
             return True
         self._works()
         self._writes.written(batch)
@@ -286,8 +284,12 @@ class WriteBehind(Generic[B]):
         except StoreUnavailable:
             raise
         except (StoreError, msgspec.MsgspecError) as error:
-            log.error("write given up", writer=self.name, error=str(error), cause=repr(error.__cause__))
-            self._metrics.errors.labels("store_write").inc()
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """Repeating will not help, and does not keep what comes after from being written."""
+        log.error("write given up", writer=self.name, error=str(error), cause=repr(error.__cause__))
+        self._metrics.errors.labels("store_write").inc()
 
     def _pause(self) -> None:
         self._retry_at = self._now() + self._backoff.next_s()

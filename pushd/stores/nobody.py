@@ -10,7 +10,7 @@ from pushd.model import User
 class NoDirectory:
     """ports.Directory in memory; it knows whom it learned, with the newest name and role of each one's token."""
 
-    follows_tokens = True  # for CachedDirectory: a known user may come with another name or role
+    follows_tokens = True
 
     def __init__(self) -> None:
         self._users: dict[int, User] = {}

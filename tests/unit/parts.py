@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -76,8 +76,10 @@ class Faulty:
         gate = self._gates[operation] = asyncio.Event()
         return gate
 
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+    def __getattr__(self, name: str) -> Any:
         operation = getattr(self._store, name)
+        if not callable(operation):
+            return operation
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             self.calls.append(name)

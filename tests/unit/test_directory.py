@@ -158,6 +158,8 @@ async def test_who_asks_after_a_user_was_learned_does_not_get_an_answer_from_bef
 class _Late:
     """A directory whose answers are those from when it was asked for."""
 
+    follows_tokens = False
+
     def __init__(self, store: Any) -> None:
         self._store = store
         self.gate = asyncio.Event()
@@ -251,6 +253,8 @@ async def test_the_store_is_asked_for_nobody_twice_at_a_time(make_config: MakeCo
 
 class _Counting:
     """Knows everybody but user 13; says for whom it was asked."""
+
+    follows_tokens = False
 
     def __init__(self) -> None:
         self.asked: list[int] = []

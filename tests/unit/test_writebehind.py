@@ -201,6 +201,22 @@ async def test_gives_up_what_the_store_refuses_for_good_and_goes_on(running: Run
     assert paper.writer.failure == ""
 
 
+async def test_what_was_refused_for_good_does_not_count_as_a_store_that_is_away(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else, long after, who flushes would be told so without anything being wrong."""
+    monkeypatch.setattr(writebehind, "PATIENCE_S", 0.0)
+    paper = Paper()
+    running(paper)
+    paper.faults.append(StoreError("paper", "never"))
+    paper.put(1)
+    await paper.writer.flushed()
+    assert paper.writer.failure == ""
+    paper.put(2)
+    await paper.writer.flushed()
+    assert paper.written_numbers == [2]
+
+
 async def test_who_waits_when_the_writer_ends_is_told(running: Running) -> None:
     paper = Paper()
     task = running(paper)

@@ -31,7 +31,7 @@ from pushd.stores.mongo import indexes, push_queries, receipt_queries
 from pushd.stores.mongo.connection import Connection, Document, Write
 from pushd.stores.mongo.counts import StoredCounts, chunks, counted
 from pushd.stores.mongo.documents import PUSH_RECORDS, RECEIVE_RECORDS, date, flag, milliseconds, number, text
-from pushd.stores.mongo.records_write import RecordWriter
+from pushd.stores.mongo.records_write import Upserts
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class MongoRecords:
     ) -> None:
         self._connection = connection
         self._counts = counts
-        self._writer = RecordWriter(connection, counts, clock)
+        self._upserts = Upserts(connection, counts, clock)
         self._zone = zone
         self._indexes = indexes.record_indexes(retention_days)
         self._push_records = connection.collection(PUSH_RECORDS)
@@ -78,7 +78,7 @@ class MongoRecords:
 
     async def write(self, records: Sequence[PushRecord], receipts: Sequence[Receipt]) -> None:
         """See ports.RecordStore. Chunks are written one after the other: repeat the whole call when it raises."""
-        await self._writer.write(records, receipts)
+        await self._upserts.write(records, receipts)
 
     async def mark(self, user_id: int, message_ids: Sequence[str], mark: Mark, at_ms: int) -> list[str]:
         """See ports.RecordStore."""

@@ -46,7 +46,7 @@ CONNECTION = ("connection_id", "client_ip", "user_agent")
 DEVICE = ("device_type", "platform", "browser")
 
 
-class RecordWriter:
+class Upserts:
     """Writes both kinds of records. `clock` gives the milliseconds that become updated_at of push records."""
 
     def __init__(self, connection: Connection, counts: StoredCounts, clock: Callable[[], int]) -> None:

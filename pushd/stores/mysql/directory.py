@@ -41,6 +41,7 @@ class MysqlDirectory:
     """
 
     store = STORE
+    follows_tokens = False
 
     def __init__(self, pool: Pool, config: DirectoryConfig, address: Address, guard: Guard) -> None:
         self._pool = pool

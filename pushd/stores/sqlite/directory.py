@@ -70,6 +70,8 @@ def import_users(data_dir: str, users: list[User]) -> int:
 class SqliteDirectory:
     """ports.Directory on table `user` of the embedded database."""
 
+    follows_tokens = False
+
     def __init__(self, thread: SqliteThread) -> None:
         self._statements = Statements(thread, "directory")
 

@@ -5,9 +5,9 @@ BIN    := $(VENV)/bin
 CONFIG ?= configs/dev.toml
 STAMP  := $(VENV)/.installed
 EXTENSION := $(VENV)/.built
-EXTENSION_SOURCES := setup.py pushd/_fastpath.pyx pushd/_fastpath.pxd
+EXTENSION_SOURCES := setup.py $(wildcard pushd/*.pyx pushd/*.pxd)
 
-.PHONY: setup run check test reference bench load clean
+.PHONY: setup run check test reference bench soak load clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP) $(EXTENSION)
@@ -38,6 +38,10 @@ test: setup
 # Every benchmark, about ten minutes (QUICK=1: two), or those named: make bench BENCH="fanout publish".
 bench: setup
 	$(BIN)/python -m bench $(if $(QUICK),--quick) $(BENCH)
+
+# Ten minutes of mixed load on one daemon, all of it accounted for (MINUTES=60: an hour).
+soak: setup
+	$(BIN)/python -m bench.soak $(if $(MINUTES),--minutes $(MINUTES))
 
 # Against a daemon that `make run` started in another terminal.
 load: setup

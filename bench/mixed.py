@@ -18,7 +18,7 @@ from statistics import median
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from bench.loadlib import drive_log, drive_plan, rounds  # noqa: E402
-from bench.loadlib.admin import Admin, Lag, lag_between  # noqa: E402
+from bench.loadlib.admin import Admin, Lag, Metrics, lag_between  # noqa: E402
 from bench.loadlib.drive_client import Drive, Plan, driving  # noqa: E402
 from bench.loadlib.drive_cost import Cpu, cpu_of, memory_of  # noqa: E402
 from bench.loadlib.drive_plan import Notice  # noqa: E402
@@ -101,21 +101,27 @@ async def day(server: Server, directory: Path, seconds: int) -> Day:
         stay_ms=STAY_MS,
         within_s=seconds + 30,
     )
-    async with driving(plan, directory) as drive, Admin(server.port) as admin:
+    async with driving(plan, directory) as drive:
         await asyncio.sleep(SETTLE_S)
-        return await spent(server, drive, admin, notices, seconds)
+        return await spent(server, drive, notices, seconds)
 
 
-async def spent(server: Server, drive: Drive, admin: Admin, notices: Sequence[Notice], seconds: int) -> Day:
+async def scraped(server: Server) -> Metrics:
+    """Over a connection of its own: the daemon does not keep an idle one for a whole day."""
+    async with Admin(server.port) as admin:
+        return await admin.metrics()
+
+
+async def spent(server: Server, drive: Drive, notices: Sequence[Notice], seconds: int) -> Day:
     """The day itself, and what came of it."""
     memory = Memory(server.process.pid)
-    earlier, before = await admin.metrics(), cpu_of(server.process.pid)
+    earlier, before = await scraped(server), cpu_of(server.process.pid)
     watch = asyncio.create_task(memory.watch())
     try:
         done = await drive.go()
     finally:
         watch.cancel()
-    cpu, later = cpu_of(server.process.pid) - before, await admin.metrics()
+    cpu, later = cpu_of(server.process.pid) - before, await scraped(server)
     answers, deliveries, connects = drive.answers(), drive.deliveries(), drive.connects()
     drive_log.check_accepted(answers, len(notices))
     drive_log.check_delivered(deliveries, len(notices), lambda number: recipients(notices[number]), MEMBERS)

@@ -1,4 +1,4 @@
-"""Builds the one extension. PUSHD_BUILD=release (default), trace (Cython line tracing) or asan."""
+"""Builds the two extensions. PUSHD_BUILD=release (default), trace (Cython line tracing) or asan."""
 
 import os
 
@@ -26,17 +26,20 @@ if name not in FLAVOURS:
     raise SystemExit(f"PUSHD_BUILD={name!r}: expected one of {', '.join(FLAVOURS)}")
 flavour = FLAVOURS[name]
 
-extension = Extension(
-    "pushd._fastpath",
-    ["pushd/_fastpath.pyx"],
-    extra_compile_args=flavour["compile"],
-    extra_link_args=flavour["link"],
-    define_macros=flavour["macros"],
-)
+extensions = [
+    Extension(
+        f"pushd.{module}",
+        [f"pushd/{module}.pyx"],
+        extra_compile_args=flavour["compile"],
+        extra_link_args=flavour["link"],
+        define_macros=flavour["macros"],
+    )
+    for module in ("_fastpath", "_inlet")
+]
 
 setup(
     ext_modules=cythonize(
-        [extension],
+        extensions,
         compiler_directives={"language_level": 3, "binding": True, **flavour["directives"]},
         build_dir="build/cython",
     )

@@ -60,11 +60,11 @@ class Bridge(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         if self._connection is not None:
-            self._connection.buffer_emptied()
+            self._connection.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._connection is not None:
-            self._connection.lost()
+            self._connection.connection_lost(None)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,20 @@
 
 from libc.stdint cimport int64_t, uint8_t
 
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    const int CLOCK_MONOTONIC
+    int clock_gettime(int clock, timespec* result)
+
+
+cdef inline double monotonic() noexcept nogil:
+    """The loop's clock, s."""
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec + now.tv_nsec * 1e-9
+
 
 cdef enum:
     SHARDS = 64
@@ -53,8 +67,12 @@ cdef class Connection:
     cdef readonly uint8_t dialect
     cdef readonly bint is_acking
     cdef readonly bint is_secure
-    cdef public object owner            # the picows listener
+    cdef public object owner            # hears what the client says; None once it is lost
     cdef public object details          # what the edge knows of the client; opaque here
+
+    # what is read from it
+    cdef object parser                  # borrowed while it is in the midst of a frame, else None
+    cdef public bint is_deaf            # its client broke the protocol: the rest is read and dropped
 
     # liveness, on the loop's clock
     cdef public double last_seen

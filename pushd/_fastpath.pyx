@@ -2,8 +2,7 @@
 
 Connections are split into shards by user id for look-up, and stand in one contiguous array for broadcasts.
 A frame is encoded once and written with send(2) to each descriptor; only what the kernel does not
-take goes through uvloop's transport. picows writes (the 101, a CLOSE after a protocol error) come
-here as well, because what picows holds for its transport is a `Connection`.
+take goes through uvloop's transport.
 
 Everything runs on the loop's thread. Times are seconds on the loop's monotonic clock.
 """
@@ -12,7 +11,6 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t
 from libc.stdlib cimport free, realloc
-from picows.picows cimport MemoryBuffer, WSTransport
 
 from pushd.errors import CloseCode
 from pushd.wire import PING_FRAME, close_frame
@@ -22,22 +20,9 @@ cdef extern from "<sys/socket.h>" nogil:
     const int MSG_DONTWAIT
     const int MSG_NOSIGNAL
 
-cdef extern from "<time.h>" nogil:
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    const int CLOCK_MONOTONIC
-    int clock_gettime(int clock, timespec* result)
-
 
 cdef int SLOW_CONSUMER = CloseCode.SLOW_CONSUMER
 cdef int64_t NEVER = INT64_MAX  # where a frame ends that is not written
-
-
-cdef double monotonic() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return now.tv_sec + now.tv_nsec * 1e-9
 
 
 cdef ssize_t try_send(int fd, const char* data, Py_ssize_t size) noexcept nogil:
@@ -69,10 +54,9 @@ cdef inline int ids_append(UserIds* ids, int64_t user_id) except -1:
 
 
 cdef class Connection:
-    """One live WebSocket, and the transport picows believes it writes to.
+    """One live WebSocket, and what uvloop calls for it: the transport's protocol.
 
-    `get_write_buffer_size` never says 0, so picows never calls send(2) itself: whatever it writes
-    arrives in `write` and takes its place behind what the hub wrote before.
+    `owner` hears what its client says; see `edge.websocket.Listener`.
     """
 
     def __init__(
@@ -162,10 +146,22 @@ cdef class Connection:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    # What uvloop tells, through picows.
+    # What uvloop tells.
 
-    def buffer_emptied(self):
-        """The transport's buffer ran empty: everything queued is in the kernel."""
+    def data_received(self, data):
+        """Bytes that came by TLS."""
+        if self.owner is not None:
+            self.owner.data_received(data)
+
+    def eof_received(self):
+        """The transport may close itself."""
+        return False
+
+    def pause_writing(self):
+        """The transport holds bytes: the hub knows, it looks at the buffer itself."""
+
+    def resume_writing(self):
+        """The buffer ran empty: everything queued is in the kernel."""
         cdef list handed
         if self.transport is None:
             return
@@ -176,45 +172,21 @@ cdef class Connection:
             self.hub.on_handed(self, handed)
         self._wake()
 
-    def lost(self):
-        """The transport is gone; call once, from picows' disconnect callback."""
+    def connection_lost(self, error):
+        """The transport is about to close its descriptor."""
+        owner, self.owner = self.owner, None
         self.hub._depart(self)
         self.hub.closing.pop(self, None)
         self._wake()
         self.transport = None
-        self.owner = None
+        if owner is not None:
+            owner.lost()
 
-    # The transport as picows sees it.
-
-    def get_extra_info(self, name, default=None):
-        """As asyncio's transports."""
-        return self.transport.get_extra_info(name, default)
-
-    def get_write_buffer_size(self):
-        """Never 0: see the class."""
-        return 1
-
-    def write(self, data):
-        """What picows writes: the 101 before, and a CLOSE of its own after, the connection is registered."""
-        if self.transport is None or self.transport.is_closing():
-            return
-        if self.owner is not None and data[0] == 0x88:
-            self.owner.protocol_failed(int.from_bytes(data[2:4], "big"))
-        else:
-            self.transport.write(data)
-
-    def writelines(self, buffers):
-        """As asyncio's transports."""
-        self.write(b"".join(buffers))
+    # How it ends.
 
     def is_closing(self):
         """As asyncio's transports."""
         return self.transport is None or self.transport.is_closing()
-
-    def close(self):
-        """picows wants to disconnect. A closed connection lingers until its deadline; others are closed now."""
-        if self.transport is not None and self.close_code == 0:
-            self.transport.close()
 
     def finish(self):
         """Both sides have said CLOSE: flush and disconnect."""
@@ -222,17 +194,9 @@ cdef class Connection:
             self.transport.close()
 
     def abort(self):
-        """As asyncio's transports."""
+        """Drop it."""
         if self.transport is not None:
             self.transport.abort()
-
-    def pause_reading(self):
-        """As asyncio's transports."""
-        self.transport.pause_reading()
-
-    def resume_reading(self):
-        """As asyncio's transports."""
-        self.transport.resume_reading()
 
 
 def _done(loop):
@@ -692,22 +656,6 @@ cdef class Hub:
     cdef int _deliver(self, FanOut job, Connection connection) except -1:
         job._note(connection, self._write(connection, job._frame(connection.dialect), job.ids, False))
         return 0
-
-
-cdef MemoryBuffer shared_write_buffer = None
-
-
-def trim(WSTransport transport not None):
-    """Let go of what picows keeps per connection and needs no more: some KB with a browser's headers.
-
-    The write buffer is used within one call only, so one serves all.
-    """
-    global shared_write_buffer
-    transport.request = None
-    transport.response = None
-    if shared_write_buffer is None:
-        shared_write_buffer = transport._write_buffer
-    transport._write_buffer = shared_write_buffer
 
 
 def _ignore(connection, message_ids):

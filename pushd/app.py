@@ -19,10 +19,11 @@ from prometheus_client.core import Metric
 
 from pushd import __version__, devices, logs, wire
 from pushd._fastpath import Connection, Hub
+from pushd._inlet import Inlet
 from pushd.config import Config
 from pushd.directory import CachedDirectory
 from pushd.dispatch import Dispatcher
-from pushd.edge import auth, front, systemd
+from pushd.edge import auth, front, systemd, websocket
 from pushd.edge.api import Api
 from pushd.edge.gateway import Gateway
 from pushd.edge.routes import Router
@@ -74,6 +75,7 @@ class Node:
         self.remotes = stores.remotes
         self.front: front.Front | None = None
         self.hub = hub = Hub(config.limits.max_pending_bytes)
+        self.inlet = Inlet(websocket.parsing, *websocket.longest_frames(config.limits))
         self.lanes: Lanes[Publication] = Lanes(config.delivery.queue_size)
         directory = CachedDirectory(stores.directory, live, now)
         self.outbox = outbox = Outbox(
@@ -129,7 +131,15 @@ class Node:
         authenticator = auth.Authenticator(live, revocations)
         self.has_revocations = revocations is not None
         self.gateway = Gateway(
-            hub, presence, receipts, authenticator, live, metrics, now=now, wall_s=lambda: wall_ms() / 1000
+            hub,
+            self.inlet,
+            presence,
+            receipts,
+            authenticator,
+            live,
+            metrics,
+            now=now,
+            wall_s=lambda: wall_ms() / 1000,
         )
         api = Api(
             hub=hub,
@@ -239,6 +249,7 @@ class Node:
         auth.check_keys(current.auth)
         self.live.config = current
         self.hub.set_max_pending_bytes(current.limits.max_pending_bytes)
+        self.inlet.set_max_frame_bytes(*websocket.longest_frames(current.limits))
         if self.front is not None:
             self.front.limits = current.limits
         logs.configure(current.log)
@@ -326,7 +337,7 @@ async def running(config: Config) -> AsyncIterator[Node]:
     ):
         past = await _read_past(stores, config)
         node = Node(config, stores, revocations, health, metrics, past)
-        async with _supervised(node.background(), health):
+        async with _read(node.inlet), _supervised(node.background(), health):
             node.intake.restore(past.recent, queue=False)
             node.intake.restore(past.unsettled, queue=True)
             async with front.listening(
@@ -337,6 +348,16 @@ async def running(config: Config) -> AsyncIterator[Node]:
                 connection.abort()
             await asyncio.sleep(0)
             await node.gateway.close()
+
+
+@asynccontextmanager
+async def _read(inlet: Inlet) -> AsyncIterator[None]:
+    loop = asyncio.get_running_loop()
+    loop.add_reader(inlet, inlet.serve)
+    try:
+        yield
+    finally:
+        loop.remove_reader(inlet)
 
 
 @asynccontextmanager

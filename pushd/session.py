@@ -87,10 +87,11 @@ class Session:
     `can_inflate`: permessage-deflate was negotiated.
     """
 
-    __slots__ = ("_dialect", "_partial", "_window_frames", "_window_start", "can_inflate", "is_echo")
+    __slots__ = ("_dialect", "_opcode", "_partial", "_window_frames", "_window_start", "can_inflate", "is_echo")
 
     def __init__(self, dialect: Dialect, *, is_echo: bool = False, can_inflate: bool = False) -> None:
         self._dialect = dialect
+        self._opcode = dialect.opcode
         self.is_echo = is_echo
         self.can_inflate = can_inflate
         self._partial: _Partial | None = None
@@ -101,24 +102,26 @@ class Session:
         self, opcode: int, is_final: bool, reserved: int, payload: bytes, now: float, limits: LimitsConfig
     ) -> Event | None:
         """Take one WebSocket frame that arrived at `now` (s). `reserved`: the RSV bits, where a frame has them."""
-        self._count(now, limits.max_frames_per_s)
-        if reserved and not self._is_deflated(opcode, reserved):
-            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "reserved bits")
-        if opcode >= Opcode.CLOSE:
-            return _control(opcode, payload)
-        return self._data(opcode, is_final, bool(reserved), payload, limits.max_frame_bytes)
-
-    def _is_deflated(self, opcode: int, reserved: int) -> bool:
-        """RSV1 says so, on the first frame of a message (RFC 7692 section 6)."""
-        return self.can_inflate and reserved == RSV1 and opcode in (Opcode.TEXT, Opcode.BINARY)
-
-    def _count(self, now: float, max_per_s: int) -> None:
         if now - self._window_start >= 1.0:
             self._window_start = now
             self._window_frames = 0
         self._window_frames += 1
-        if self._window_frames > max_per_s > 0:
+        if self._window_frames > limits.max_frames_per_s > 0:
             raise ProtocolError(CloseCode.TOO_MANY_FRAMES, "too many frames")
+        if opcode == self._opcode and is_final and not reserved and self._partial is None:  # nearly always
+            return self._whole(opcode, False, payload, limits.max_frame_bytes)
+        return self._unusual(opcode, is_final, reserved, payload, limits.max_frame_bytes)
+
+    def _unusual(self, opcode: int, is_final: bool, reserved: int, payload: bytes, max_bytes: int) -> Event | None:
+        if reserved and not self._is_deflated(opcode, reserved):
+            raise ProtocolError(CloseCode.PROTOCOL_ERROR, "reserved bits")
+        if opcode >= Opcode.CLOSE:
+            return _control(opcode, payload)
+        return self._data(opcode, is_final, bool(reserved), payload, max_bytes)
+
+    def _is_deflated(self, opcode: int, reserved: int) -> bool:
+        """RSV1 says so, on the first frame of a message (RFC 7692 section 6)."""
+        return self.can_inflate and reserved == RSV1 and opcode in (Opcode.TEXT, Opcode.BINARY)
 
     def _data(self, opcode: int, is_final: bool, is_deflated: bool, payload: bytes, max_bytes: int) -> Event | None:
         if opcode == Opcode.CONTINUATION:
@@ -126,7 +129,7 @@ class Session:
                 raise ProtocolError(CloseCode.PROTOCOL_ERROR, "nothing to continue")
         elif self._partial is not None:
             raise ProtocolError(CloseCode.PROTOCOL_ERROR, "continuation expected")
-        elif opcode != self._dialect.opcode and not self.is_echo:
+        elif opcode != self._opcode and not self.is_echo:
             raise ProtocolError(CloseCode.UNSUPPORTED_DATA, f"{self._dialect.name} messages expected")
         elif is_final:
             return self._whole(opcode, is_deflated, payload, max_bytes)

@@ -20,11 +20,11 @@ class _Bridge(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         if self.connection is not None:
-            self.connection.buffer_emptied()
+            self.connection.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.connection is not None:
-            self.connection.lost()
+            self.connection.connection_lost(None)
 
 
 class Crowd:
@@ -63,7 +63,7 @@ class Crowd:
         connection = self._connection(transport, user_id)
         self.hub.add(connection)
         self.hub.release(connection)
-        connection.lost()
+        connection.connection_lost(None)
 
     def _connection(self, transport: asyncio.Transport, user_id: int) -> Connection:
         return Connection(

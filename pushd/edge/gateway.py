@@ -10,7 +10,7 @@ import itertools
 import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import structlog
@@ -18,9 +18,10 @@ from cachetools import LRUCache
 
 from pushd import deflate, wire
 from pushd._fastpath import Connection, Hub
+from pushd._inlet import Inlet
 from pushd.edge.auth import Authenticator, Identity
 from pushd.edge.http1 import Request
-from pushd.edge.websocket import Listener, hand_over
+from pushd.edge.websocket import Listener, switching_protocols
 from pushd.errors import CloseCode, ErrorCode, RequestError, StoreError
 from pushd.intake import MAX_USER_ID
 from pushd.lanes import TokenBucket
@@ -63,6 +64,7 @@ class Gateway:
     def __init__(
         self,
         hub: Hub,
+        inlet: Inlet,
         presence: Presence,
         receipts: Receipts,
         authenticator: Authenticator,
@@ -73,6 +75,7 @@ class Gateway:
         wall_s: Callable[[], float],
     ) -> None:
         self.hub = hub
+        self.inlet = inlet
         self.presence = presence
         self.receipts = receipts
         self.authenticator = authenticator
@@ -171,10 +174,20 @@ class Gateway:
     # ---- the hand-over
 
     def attach(self, transport: asyncio.Transport, request: Request, admission: Admission, tail: bytes) -> None:
-        """Let picows take over a transport whose reading is paused; `tail` is what came behind the request."""
+        """Take over a transport whose reading is paused; `tail` is what came behind the request."""
         connection = self._connection(transport, request, admission)
         session = Session(admission.dialect, is_echo=admission.is_echo, can_inflate=bool(admission.extensions))
-        hand_over(Listener(self, connection, session), request, admission.answer_headers(), tail)
+        connection.owner = Listener(self, connection, session)
+        transport.set_protocol(cast(asyncio.Protocol, connection))
+        transport.write(switching_protocols(request, admission.answer_headers()))
+        self._opened(connection, is_echo=admission.is_echo)
+        self.inlet.feed(connection, tail)
+        if connection.is_closing():
+            return
+        if connection.is_secure:
+            transport.resume_reading()
+        else:
+            self.inlet.watch(connection)
 
     def _connection(self, transport: asyncio.Transport, request: Request, admission: Admission) -> Connection:
         identity = admission.identity
@@ -204,8 +217,7 @@ class Gateway:
 
     # ---- what connections report
 
-    def opened(self, connection: Connection, *, is_echo: bool) -> None:
-        """The 101 is sent."""
+    def _opened(self, connection: Connection, *, is_echo: bool) -> None:
         self._open += 1
         self._per_ip[connection.details.client_ip] += 1
         if is_echo:
@@ -216,6 +228,7 @@ class Gateway:
 
     def lost(self, connection: Connection) -> None:
         """The socket is gone."""
+        self.inlet.forget(connection)
         self._open -= 1
         client_ip = connection.details.client_ip
         self._per_ip[client_ip] -= 1

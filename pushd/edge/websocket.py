@@ -1,34 +1,30 @@
-"""What picows calls for a connection, and how it takes a transport over from HTTP.
+"""A WebSocket connection after its handshake: what its client says, and what it does here.
 
-picows parses and unmasks frames and calls `Listener`; a `Session` says what they mean; the hub does every write.
+picows parses and unmasks frames; a `Session` says what they mean; the hub does every write.
 """
 
 from __future__ import annotations
 
-import asyncio
+import base64
+import hashlib
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
-from picows import (
-    WSAutoPingStrategy,
-    WSFrame,
-    WSListener,
-    WSTransport,
-    WSUpgradeResponse,
-    WSUpgradeResponseWithListener,
-)
+from picows import WSAutoPingStrategy, WSUpgradeResponse, WSUpgradeResponseWithListener
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # private: pinned, and a contract test
 
 from pushd import wire
-from pushd._fastpath import Connection, trim
+from pushd._fastpath import Connection
+from pushd._inlet import FrameParser
+from pushd.config import LimitsConfig
 from pushd.deflate import most_wire_bytes
 from pushd.edge.http1 import Request
 from pushd.errors import CloseCode, ErrorCode, ProtocolError, RequestError, StoreError
 from pushd.model import Mark
-from pushd.session import CloseReceived, Echo, Event, PingReceived, Session
+from pushd.session import CloseReceived, Echo, PingReceived, Session
 
 if TYPE_CHECKING:
     from pushd.edge.gateway import Gateway
@@ -39,92 +35,58 @@ _picows_log = logging.LoggerAdapter(logging.getLogger("picows"), {})
 _picows_log.setLevel(logging.CRITICAL)
 
 READ_BUFFER_BYTES = 2048  # picows' least
+ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
+CLOSE_HEAD = 0x80 | wire.Opcode.CLOSE
 
 
-class Listener(WSListener):
-    """What picows calls for one connection."""
+class Listener:
+    """Hears what one connection's client says."""
 
-    __slots__ = ("_session", "connection", "gateway", "is_open", "protocol")
+    __slots__ = ("_session", "connection", "gateway")
 
     def __init__(self, gateway: Gateway, connection: Connection, session: Session) -> None:
         self.gateway = gateway
         self.connection = connection
-        self.protocol: WSProtocol | None = None
-        self.is_open = False
         self._session = session
 
-    def on_ws_connected(self, transport: WSTransport) -> None:
-        """The handshake is answered."""
-        self.is_open = True
-        self.connection.owner = self
-        trim(transport)
-        self.gateway.opened(self.connection, is_echo=self._session.is_echo)
+    def data_received(self, data: bytes) -> None:
+        """Bytes that came by TLS."""
+        self.gateway.inlet.feed(self.connection, data)
 
-    def on_ws_disconnected(self, transport: WSTransport) -> None:
+    def lost(self) -> None:
         """The transport is about to close its descriptor."""
-        self.connection.lost()
         self.gateway.lost(self.connection)
-        self.protocol = None
-
-    def max_wire_bytes(self) -> int:
-        """The longest frame to take from the peer; the session looks closer."""
-        max_bytes = self.gateway.live.config.limits.max_frame_bytes
-        return most_wire_bytes(max_bytes) if self._session.can_inflate else max_bytes
-
-    def pause_writing(self) -> None:
-        """The transport holds bytes: the hub knows, it looks at the buffer itself."""
-
-    def resume_writing(self) -> None:
-        """The transport's buffer is empty."""
-        self.connection.buffer_emptied()
 
     def protocol_failed(self, code: int) -> None:
         """picows found a violation and wants to send CLOSE with `code`.
 
-        Its parser would now report every further byte: the rest is read and dropped by somebody else, who would not
-        see the peer's CLOSE either. So our side of the stream ends here, and the peer need not wait for more.
+        The rest of what comes is read and dropped, so that the peer gets our CLOSE and not a reset; nobody would see
+        the peer's CLOSE either. So our side of the stream ends here, and the peer need not wait for more.
         """
         connection = self.connection
         self.gateway.hub.close(connection, code)
+        connection.is_deaf = True
         transport = connection.transport
-        if transport is not None and self.protocol is not None:
-            transport.set_protocol(_Discard(self.protocol))
-            if transport.can_write_eof() and not transport.is_closing():
-                transport.write_eof()
+        if transport is not None and transport.can_write_eof() and not transport.is_closing():
+            transport.write_eof()
 
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
-        """One WebSocket frame."""
-        connection = self.connection
-        now = connection.last_seen = self.gateway.now()
-        opcode: int = int(frame.msg_type)  # type: ignore[call-overload]  # an IntEnum, typed as an Enum
-        if connection.close_code:
-            if opcode == wire.Opcode.CLOSE:
-                connection.finish()
-            return
+    def receive(self, opcode: int, is_final: bool, reserved: int, payload: bytes, now: float) -> None:
+        """One WebSocket frame of a connection that is open."""
+        connection, gateway = self.connection, self.gateway
         try:
-            event = self._session.receive(
-                opcode,
-                bool(frame.fin),
-                frame.rsv1 << 6 | frame.rsv2 << 5 | frame.rsv3 << 4,
-                frame.get_payload_as_bytes(),
-                now,
-                self.gateway.live.config.limits,
-            )
+            event = self._session.receive(opcode, is_final, reserved, payload, now, gateway.live.config.limits)
             if event is not None:
-                self._act(event)
+                kind = type(event)
+                gateway.metrics.count_frame(_EVENT_NAMES[kind])
+                _ACTIONS[kind](self, event)
         except ProtocolError as error:
-            self.gateway.hub.close(connection, error.code, error.reason)
+            gateway.hub.close(connection, error.code, error.reason)
             if opcode == wire.Opcode.CLOSE:
                 connection.finish()
         except Exception:
             log.exception("session failed", conn_id=connection.conn_id)
-            self.gateway.metrics.errors.labels("session").inc()
-            self.gateway.hub.close(connection, CloseCode.INTERNAL_ERROR)
-
-    def _act(self, event: Event) -> None:
-        kind = type(event)
-        self.gateway.metrics.count_frame(_EVENT_NAMES[kind])
-        _ACTIONS[kind](self, event)
+            gateway.metrics.errors.labels("session").inc()
+            gateway.hub.close(connection, CloseCode.INTERNAL_ERROR)
 
     def _send(self, message: wire.ServerMessage) -> None:
         self.gateway.hub.send(self.connection, wire.frame(message, self.connection.dialect))
@@ -226,38 +188,72 @@ _EVENT_NAMES: dict[type, str] = {
 }
 
 
-class _Discard(asyncio.Protocol):
-    """Reads and drops what comes after a protocol error, so that the peer gets our CLOSE and not a reset."""
-
-    def __init__(self, protocol: WSProtocol) -> None:
-        self._protocol = protocol
-
-    def data_received(self, data: bytes) -> None:
-        pass
-
-    def eof_received(self) -> bool:
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._protocol.connection_lost(exc)
+def switching_protocols(request: Request, headers: dict[str, str]) -> bytes:
+    """The 101 (RFC 6455 section 4.2.2); `headers` are its own beyond those of every handshake."""
+    digest = hashlib.sha1(request.headers["sec-websocket-key"].encode() + ACCEPT_GUID, usedforsecurity=False).digest()
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+        + base64.b64encode(digest)
+        + f"\r\n{lines}\r\n".encode("latin-1")
+    )
 
 
-def hand_over(listener: Listener, request: Request, headers: dict[str, str], tail: bytes) -> None:
-    """Let picows take over the transport of the listener's connection; `tail` is what came behind the request.
+# ---- picows, which parses and does nothing else
 
-    `headers` are the 101's own beyond those of every handshake.
+
+def longest_frames(limits: LimitsConfig) -> tuple[int, int]:
+    """The longest frame to take from a client, plain and with permessage-deflate; the session looks closer."""
+    return limits.max_frame_bytes, most_wire_bytes(limits.max_frame_bytes)
+
+
+def parsing(parser: FrameParser, max_frame_bytes: int) -> WSProtocol:
+    """A picows protocol that gives its frames to `parser`."""
+    answer = WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(None), parser)
+    protocol = _picows_protocol(answer, max_frame_bytes)
+    protocol.connection_made(_NoTransport(parser))
+    _replay(protocol, HANDSHAKE)
+    return protocol
+
+
+# picows begins with a handshake. That of the connection has been answered already.
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: pushd\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+class _NoTransport:
+    """What a parser has for a transport. Of what picows writes only a CLOSE matters: it found a violation.
+
+    Its buffer is never empty, so that picows does not write to a socket, which is not there.
     """
-    connection = listener.connection
-    transport = connection.transport
-    assert transport is not None  # noqa: S101 - for the type checker
-    answer = WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(headers or None), listener)
-    protocol = _picows_protocol(answer, listener.max_wire_bytes())
-    listener.protocol = protocol
-    transport.set_protocol(protocol)
-    protocol.connection_made(connection)
-    _replay(protocol, _canonical_head(request) + tail)
-    if not transport.is_closing():
-        transport.resume_reading()
+
+    def __init__(self, parser: FrameParser) -> None:
+        self._parser = parser
+
+    def get_extra_info(self, name: str) -> _NoSocket | None:
+        return _NoSocket() if name == "socket" else None
+
+    def get_write_buffer_size(self) -> int:
+        return 1
+
+    def write(self, data: bytes) -> None:
+        if data[0] == CLOSE_HEAD:
+            self._parser.failed(int.from_bytes(data[2:4], "big"))
+
+    def close(self) -> None:
+        """After a violation; the connection has an end of its own."""
+
+
+class _NoSocket:
+    def setsockopt(self, *_: int) -> None: ...
+
+    def getsockopt(self, *_: int) -> int:
+        return 0
+
+    def fileno(self) -> int:
+        return -1
 
 
 def _picows_protocol(answer: WSUpgradeResponseWithListener, max_frame_bytes: int) -> WSProtocol:
@@ -277,15 +273,6 @@ def _picows_protocol(answer: WSUpgradeResponseWithListener, max_frame_bytes: int
         max_frame_bytes,
         None,
         READ_BUFFER_BYTES,
-    )
-
-
-def _canonical_head(request: Request) -> bytes:
-    """The upgrade as picows insists on it; browsers also say `Connection: keep-alive, Upgrade`."""
-    key = request.headers["sec-websocket-key"].encode()
-    return (
-        b"GET / HTTP/1.1\r\nHost: pushd\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + key + b"\r\n\r\n"
     )
 
 

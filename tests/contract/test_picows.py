@@ -18,12 +18,11 @@ import uvloop
 from picows import WSAutoPingStrategy, WSFrame, WSListener, WSTransport, WSUpgradeResponse
 from picows.picows import WSProtocol
 
-from pushd import _fastpath
+from pushd._fastpath import Connection, Hub
+from pushd._inlet import FrameParser, Inlet
 from pushd.edge import websocket
-from pushd.edge.http1 import Request
+from tests.raw import frame as client_frame
 
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="
-ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455 section 1.3
 MAX_FRAME_BYTES = 1000
 MASK = b"\x01\x02\x03\x04"
 
@@ -33,7 +32,7 @@ def test_the_version_is_the_one_pinned() -> None:
 
 
 class Pipe:
-    """The transport that picows is given: like our Connection, it takes note of all that is written."""
+    """The transport that picows is given: it takes note of all that is written."""
 
     def __init__(self, sock: socket.socket, buffer_size: int = 1) -> None:
         self.sock = sock
@@ -60,7 +59,7 @@ class Pipe:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return lambda *args: self.calls.append(name)
+        return lambda *args, **options: self.calls.append(name)
 
 
 class Listener(WSListener):
@@ -68,36 +67,33 @@ class Listener(WSListener):
 
     def __init__(self) -> None:
         self.events: list[Any] = []
+        self.tail_sizes: list[int] = []
+        self.codes: list[int] = []
         self.failing: Exception | None = None
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         self.events.append("connected")
         self.transport = transport
 
-    def on_ws_disconnected(self, transport: WSTransport) -> None:
-        self.events.append("disconnected")
-
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         bits = bool(frame.fin), bool(frame.rsv1), bool(frame.rsv2), bool(frame.rsv3)
+        self.tail_sizes.append(frame.tail_size)
         self.events.append((int(frame.msg_type), frame.get_payload_as_bytes(), bits))  # type: ignore[call-overload]
         if self.failing is not None:
             raise self.failing
 
-    def pause_writing(self) -> None:
-        self.events.append("paused")
-
-    def resume_writing(self) -> None:
-        self.events.append("resumed")
+    def failed(self, code: int) -> None:
+        """As `FrameParser`."""
+        self.codes.append(code)
 
 
 class Rig:
-    """A picows protocol made exactly as the gateway makes it, with a pipe for a transport."""
+    """A picows protocol made exactly as `parsing` makes it, but with a pipe for a transport."""
 
     def __init__(self, sock: socket.socket, buffer_size: int = 1) -> None:
         self.pipe = Pipe(sock, buffer_size)
         self.listener = Listener()
-        response = WSUpgradeResponse.create_101_response({"Sec-WebSocket-Protocol": "pushd.v1.json"})
-        answer = picows.WSUpgradeResponseWithListener(response, self.listener)
+        answer = picows.WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(None), self.listener)
         self.protocol = websocket._picows_protocol(answer, MAX_FRAME_BYTES)
         self.protocol.connection_made(self.pipe)
 
@@ -105,14 +101,10 @@ class Rig:
         websocket._replay(self.protocol, data)
 
     def upgrade(self) -> None:
-        self.feed(head())
+        self.feed(websocket.HANDSHAKE)
         assert self.listener.events == ["connected"]
         self.pipe.written.clear()
         self.listener.events.clear()
-
-
-def head() -> bytes:
-    return websocket._canonical_head(Request(target=b"/ws", headers={"sec-websocket-key": KEY}, is_upgrade=True))
 
 
 def masked(first: int, payload: bytes = b"", *, mask: bytes = MASK) -> bytes:
@@ -193,14 +185,10 @@ async def test_the_logger_is_not_copied_per_connection(sockets: tuple[socket.soc
 # ---- everything picows writes arrives through its transport
 
 
-async def test_the_answer_to_the_upgrade(rig: Rig, sockets: tuple[socket.socket, socket.socket]) -> None:
-    rig.feed(head())
+async def test_the_answer_to_the_handshake(rig: Rig, sockets: tuple[socket.socket, socket.socket]) -> None:
+    rig.feed(websocket.HANDSHAKE)
     (answer,) = rig.pipe.written
     assert answer.startswith(b"HTTP/1.1 101 ")
-    assert answer.endswith(b"\r\n\r\n")
-    lines = {line.lower() for line in answer.split(b"\r\n")}
-    assert b"sec-websocket-accept: " + ACCEPT.lower() in lines
-    assert b"sec-websocket-protocol: pushd.v1.json" in lines
     assert rig.listener.events == ["connected"]
     assert nothing_arrived(sockets[1])
 
@@ -241,6 +229,26 @@ async def test_violations(
     assert not any(isinstance(event, tuple) for event in rig.listener.events)
 
 
+@pytest.mark.parametrize(("offence", "code"), [pytest.param(data, code, id=name) for name, data, code in OFFENCES])
+async def test_violations_as_the_parser_is_told_of_them(offence: bytes, code: int) -> None:
+    """There is no socket, and 10 ms later picows closes what it takes for a transport."""
+    listener = Listener()
+    protocol = websocket.parsing(listener, MAX_FRAME_BYTES)  # type: ignore[arg-type]
+    assert listener.events == ["connected"]
+    websocket._replay(protocol, masked(0x81, b"good") + masked(0x81, b"good") + offence)
+    assert listener.codes == [code]
+    await asyncio.sleep(0.02)
+    assert listener.codes == [code]
+
+
+async def test_a_violation_closes_the_transport_later(rig: Rig) -> None:
+    rig.upgrade()
+    rig.feed(b"\x81\x01x")
+    assert rig.pipe.calls == []
+    await asyncio.sleep(0.02)
+    assert rig.pipe.calls == ["close"]
+
+
 async def test_an_exception_in_the_listener(rig: Rig, sockets: tuple[socket.socket, socket.socket]) -> None:
     rig.upgrade()
     rig.listener.failing = RuntimeError("secret")
@@ -264,7 +272,7 @@ async def test_a_violation_behind_a_good_frame(rig: Rig) -> None:
 async def test_nothing_is_sent_past_a_transport_that_says_it_holds_bytes(
     sockets: tuple[socket.socket, socket.socket],
 ) -> None:
-    """What `Connection.get_write_buffer_size` relies on, and that the check would notice a direct send."""
+    """What `_NoTransport.get_write_buffer_size` relies on, and that the check would notice a direct send."""
     held = Rig(sockets[0], buffer_size=1)
     held.upgrade()
     for message in (b"", b"small", b"x" * 20_000):
@@ -311,41 +319,100 @@ async def test_close_codes_picows_lets_through(rig: Rig, code: int) -> None:
     assert rig.pipe.written == []
 
 
-async def test_flow_control_and_the_end_reach_the_listener(rig: Rig) -> None:
-    rig.protocol.pause_writing()  # before there is a listener
-    rig.protocol.resume_writing()
+async def test_a_second_close(rig: Rig) -> None:
+    """A violation: why what picows remembers of the first is wiped out before another connection's comes."""
     rig.upgrade()
-    rig.protocol.pause_writing()
-    rig.protocol.resume_writing()
-    assert rig.protocol.eof_received() is False
-    rig.protocol.connection_lost(None)
-    assert rig.listener.events == ["paused", "resumed", "disconnected"]
+    rig.feed(masked(0x88, b"\x03\xe8"))
+    assert rig.listener.transport.close_handshake is not None
+    rig.feed(masked(0x88, b"\x03\xe8"))
+    (written,) = rig.pipe.written
+    assert int.from_bytes(written[2:4], "big") == 1002
 
 
-async def test_a_connection_that_was_never_upgraded_tells_the_listener_nothing(rig: Rig) -> None:
-    rig.feed(head()[:20])
-    rig.protocol.connection_lost(None)
-    assert rig.listener.events == []
+class Owner:
+    """What a connection's owner hears."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.heard: list[tuple[int, bytes]] = []
+        self.codes: list[int] = []
+        self.connection = Connection(
+            Hub(1000),
+            Pipe(sock),  # type: ignore[arg-type]
+            user_id=1,
+            conn_id="c1",
+            dialect=0,
+            is_acking=False,
+            now=0.0,
+        )
+        self.connection.owner = self
+
+    def receive(self, opcode: int, is_final: bool, reserved: int, payload: bytes, now: float) -> None:
+        self.heard.append((opcode, payload))
+
+    def protocol_failed(self, code: int) -> None:
+        self.codes.append(code)
 
 
-# ---- the request, replayed
+@pytest.mark.parametrize("ahead", [b"", masked(0x81, b"x")], ids=["alone", "behind a frame"])
+async def test_a_parser_survives_close(sockets: tuple[socket.socket, socket.socket], ahead: bytes) -> None:
+    """`FrameParser` may set the transport's `close_handshake`, and picows then knows of no CLOSE."""
+    parsers: list[FrameParser] = []
+
+    def make(parser: FrameParser, max_frame_bytes: int) -> WSProtocol:
+        parsers.append(parser)
+        return websocket.parsing(parser, max_frame_bytes)
+
+    inlet = Inlet(make, MAX_FRAME_BYTES, MAX_FRAME_BYTES)
+    for _ in range(3):
+        owner = Owner(sockets[0])
+        inlet.feed(owner.connection, ahead + masked(0x88, b"\x03\xe8bye"))
+        assert owner.heard[-1] == (8, b"\x03\xe8bye")
+        assert owner.codes == []
+    assert len(parsers) == 1
 
 
-@pytest.mark.parametrize("piece", [1, 7, 64, 4096])
-async def test_the_canonical_request_in_pieces(rig: Rig, piece: int) -> None:
-    data = head()
+# ---- where one connection's bytes end
+
+
+async def test_frames_of_a_whole_buffer_leave_no_tail(rig: Rig) -> None:
+    rig.upgrade()
+    rig.feed(masked(0x81, b"a") + masked(0x89) + masked(0x82, b"x" * 500))
+    assert rig.listener.tail_sizes == [6 + 508, 508, 0]
+
+
+@pytest.mark.parametrize("piece", [*range(1, 40), 200, 523, 524, 525, 1000, 1791])
+async def test_the_tail_is_what_is_left_of_the_next_frame(rig: Rig, piece: int) -> None:
+    """`tail_size` of the last frame of a buffer is 0 exactly when nothing is left: the next bytes may be anybody's."""
+    rig.upgrade()
+    frames = [masked(0x81, b"x" * size) for size in (0, 1, 5, 0, 125, 126, 300, 7, 700)]
+    data, ends = b"".join(frames), [sum(map(len, frames[:count])) for count in range(1, len(frames) + 1)]
     for start in range(0, len(data), piece):
-        assert rig.listener.events == []
+        rig.listener.tail_sizes.clear()
         rig.feed(data[start : start + piece])
-    assert rig.listener.events == ["connected"]
+        at = min(start + piece, len(data))
+        assert rig.listener.tail_sizes == [at - end for end in ends if start < end <= at]
+    assert len(rig.listener.events) == len(frames)
+
+
+async def test_two_connections_one_after_the_other(rig: Rig) -> None:
+    """Nothing of a whole frame stays in the parser."""
+    rig.upgrade()
+    for number in range(200):
+        mask = bytes([number, 1, 2, 3])
+        rig.feed(masked(0x81 + number % 2, bytes([number]) * number, mask=mask))
+        opcode, payload, _ = rig.listener.events.pop()
+        assert (opcode, payload) == (1 + number % 2, bytes([number]) * number)
 
 
 @pytest.mark.parametrize("count", [0, 1, 30, 400])
-async def test_frames_behind_the_request(rig: Rig, count: int) -> None:
-    """More than the read buffer holds: what came with the handshake is delivered, all of it and in order."""
+async def test_frames_behind_the_handshake(rig: Rig, count: int) -> None:
+    """More than the read buffer holds is delivered, all of it and in order."""
     payloads = [f"{number}".encode() * 30 for number in range(count)]
-    rig.feed(head() + b"".join(masked(0x81, payload) for payload in payloads))
+    rig.feed(websocket.HANDSHAKE + b"".join(masked(0x81, payload) for payload in payloads))
     assert [event[1] for event in rig.listener.events[1:]] == payloads
+
+
+# ---- the read buffer
 
 
 async def test_the_read_buffer_is_small_and_always_has_room(rig: Rig) -> None:
@@ -357,69 +424,151 @@ async def test_the_read_buffer_is_small_and_always_has_room(rig: Rig) -> None:
     assert len(rig.protocol.get_buffer(65536)) <= 4 * websocket.READ_BUFFER_BYTES
 
 
-# ---- fields of the transport that `_fastpath.trim` sets
-
-
-async def test_trim(rig: Rig, sockets: tuple[socket.socket, socket.socket]) -> None:
+async def test_the_room_is_the_buffer_without_what_is_in_it(rig: Rig) -> None:
+    """So between two frames its length says how far the buffer has grown. A hint changes nothing."""
     rig.upgrade()
-    transport = rig.listener.transport
-    assert transport.request is not None
-    assert transport.response is not None
-    _fastpath.trim(transport)
-    assert transport.request is None
-    assert transport.response is None
-    other = Rig(sockets[0])
-    other.upgrade()
-    _fastpath.trim(other.listener.transport)
-    # The write buffer is shared now. Each CLOSE is still its own.
-    rig.feed(b"\x81\x01x")
-    other.feed(b"\x81" + struct.pack("!BH", 0xFE, MAX_FRAME_BYTES + 1) + MASK)
-    assert int.from_bytes(rig.pipe.written[0][2:4], "big") == 1002
-    assert int.from_bytes(other.pipe.written[0][2:4], "big") == 1009
-    with pytest.raises(TypeError):
-        _fastpath.trim(None)  # type: ignore[arg-type]
+    whole = len(rig.protocol.get_buffer(-1))
+    data = masked(0x81, b"x" * 50)
+    rig.feed(data[:20])
+    assert len(rig.protocol.get_buffer(-1)) == len(rig.protocol.get_buffer(65536)) == whole - 20
+    rig.feed(data[20:])
+    assert len(rig.protocol.get_buffer(-1)) == whole
+    rig.feed(data + data[:5])
+    assert len(rig.protocol.get_buffer(-1)) == whole - 5
+
+
+async def test_bytes_are_taken_where_they_were_put(rig: Rig) -> None:
+    """At the beginning of the room, and only as many as `buffer_updated` says."""
+    rig.upgrade()
+    data = masked(0x81, b"payload")
+    room = rig.protocol.get_buffer(-1)
+    assert not room.readonly
+    assert room.itemsize == 1
+    room[: len(data) + 3] = data + b"???"
+    rig.protocol.buffer_updated(len(data))
+    assert rig.listener.tail_sizes == [0]
+    rig.feed(data)
+    assert [event[1] for event in rig.listener.events] == [b"payload", b"payload"]
+
+
+async def test_the_buffer_grows_and_does_not_shrink() -> None:
+    """By doubling, until there is room for the frame; why a parser that has grown is not kept."""
+    listener = Listener()
+    protocol = websocket.parsing(listener, 1 << 20)  # type: ignore[arg-type]
+    before = len(protocol.get_buffer(-1))
+    data = client_frame(2, b"x" * 60_000)
+    websocket._replay(protocol, data[:-1])
+    assert len(protocol.get_buffer(-1)) > 0
+    websocket._replay(protocol, data[-1:])
+    grown = len(protocol.get_buffer(-1))
+    assert len(data) < grown <= 4 * len(data)
+    assert grown % before == 0
+    websocket._replay(protocol, masked(0x81, b"x"))
+    assert len(protocol.get_buffer(-1)) == grown
+    assert [len(event[1]) for event in listener.events[1:]] == [60_000, 1]
 
 
 def test_layouts_are_those_the_extension_was_built_for() -> None:
-    """Cython compares sizes at import; this names the classes should that ever be switched off."""
-    for name in ("WSTransport", "MemoryBuffer"):
+    """Cython compares sizes at import; this names the classes and fields should that ever be switched off."""
+    for name in ("WSFrame", "WSTransport", "WSListener"):
         assert getattr(picows.picows, name).__basicsize__ > 16
+    assert FrameParser.__basicsize__ > WSListener.__basicsize__
     pxd = (Path(picows.__file__).parent / "picows.pxd").read_text()
-    for field in ("readonly object request ", "readonly object response ", "MemoryBuffer _write_buffer"):
+    for field in (
+        "char* payload_ptr",
+        "readonly Py_ssize_t payload_size",
+        "readonly Py_ssize_t tail_size",
+        "readonly WSMsgType msg_type",
+        "readonly uint8_t fin",
+        "readonly uint8_t rsv1",
+        "readonly uint8_t rsv2",
+        "readonly uint8_t rsv3",
+        "readonly WSCloseHandshake close_handshake ",
+        "cpdef on_ws_connected(self, WSTransport transport)",
+        "cpdef on_ws_frame(self, WSTransport transport, WSFrame frame)",
+    ):
         assert field in pxd
 
 
 # ---- uvloop's side of the hand-over
 
 
-async def test_a_uvloop_transport_takes_picows_and_lets_it_go(sockets: tuple[socket.socket, socket.socket]) -> None:
-    """`set_protocol` in both directions, as `attach` and a protocol error do, between and inside reads."""
+class Lost:
+    """An owner that waits for the end."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+
+    def lost(self) -> None:
+        self.event.set()
+
+
+async def hand_over(ours: socket.socket) -> tuple[Connection, Lost]:
+    """As `Gateway.attach` does with a plain connection: reading is paused, for ever."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, uvloop.Loop)
-    ours, theirs = sockets
-    dropped = asyncio.Event()
-
-    class Plain(asyncio.Protocol):
-        def data_received(self, data: bytes) -> None:
-            dropped.set()
-
-    transport, _ = await loop.create_connection(Plain, sock=ours.dup())
+    transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours.dup())
     transport.pause_reading()
-    rig = Rig(ours)
-    arrived = asyncio.Event()
-    rig.pipe.on_write = lambda data: (transport.set_protocol(Plain()), arrived.set())
-    transport.set_protocol(rig.protocol)
-    rig.pipe.on_write, on_write = rig.pipe.written.append, rig.pipe.on_write
-    rig.feed(head())
-    rig.pipe.on_write = on_write
-    transport.resume_reading()
-    theirs.sendall(masked(0x81, b"good") + b"\x81\x01x")
+    connection = Connection(Hub(1000), transport, user_id=1, conn_id="c1", dialect=0, is_acking=False, now=0.0)
+    connection.owner = owner = Lost()
+    transport.set_protocol(connection)  # type: ignore[arg-type]
+    return connection, owner
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+async def test_a_uvloop_transport_that_does_not_read_still_ends(
+    sockets: tuple[socket.socket, socket.socket], end: str
+) -> None:
+    """And leaves what was sent to it where it is until then: the inlet reads the descriptor."""
+    ours, theirs = sockets
+    connection, owner = await hand_over(ours)
+    theirs.sendall(b"unread")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert ours.recv(100, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b"unread"
+    getattr(connection.transport, end)()
     async with asyncio.timeout(5):
-        await arrived.wait()
-        theirs.sendall(masked(0x81, b"dropped"))
-        await dropped.wait()
-    assert [event[1] for event in rig.listener.events[1:]] == [b"good"]
+        await owner.event.wait()
+    assert connection.transport is None
+    assert connection.owner is None
+
+
+async def test_a_uvloop_transport_that_does_not_read_writes_to_its_end(
+    sockets: tuple[socket.socket, socket.socket],
+) -> None:
+    """`resume_writing` says when its buffer is empty; `close` comes behind what is in it."""
+    ours, theirs = sockets
+    connection, owner = await hand_over(ours)
+    transport: Any = connection.transport
+    transport.write(b"x" * 10_000_000)
+    assert transport.get_write_buffer_size() > 0
+    drained = connection.drained(asyncio.get_running_loop())
+    loop = asyncio.get_running_loop()
+    count = 0
+    async with asyncio.timeout(5):
+        while not drained.done() or count < 10_000_000:
+            count += len(await loop.sock_recv(theirs, 1 << 20))
+        transport.write(b"the last")
+        transport.close()
+        await owner.event.wait()
+    assert await loop.sock_recv(theirs, 100) == b"the last"
+
+
+async def test_a_uvloop_transport_that_does_not_read_closes_one_side(
+    sockets: tuple[socket.socket, socket.socket],
+) -> None:
+    """What `Listener.protocol_failed` does: the peer sees our end while its own bytes are still taken."""
+    ours, theirs = sockets
+    connection, owner = await hand_over(ours)
+    transport: Any = connection.transport
+    assert transport.can_write_eof()
+    transport.write_eof()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert theirs.recv(1) == b""
+    theirs.sendall(b"more")
+    assert ours.recv(100) == b"more"
+    assert not transport.is_closing()
     transport.abort()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    rig.protocol.connection_lost(None)
+    async with asyncio.timeout(5):
+        await owner.event.wait()

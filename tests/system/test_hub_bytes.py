@@ -1,6 +1,6 @@
 """Invariant 2: a frame never interleaves with another, whatever mixes direct sends, buffered writes, pongs and closes.
 
-Real TCP on 127.0.0.1, real uvloop transports taken over by picows through the gateway, small buffers. One seeded
+Real TCP on 127.0.0.1, real uvloop transports taken over through the gateway, small buffers. One seeded
 conductor decides who does what next; every byte that arrives is compared with what was written, in order.
 """
 
@@ -27,7 +27,9 @@ from websockets.frames import Frame
 from websockets.frames import Opcode as TheirOpcode
 
 from pushd._fastpath import Connection, FanOut, Hub
+from pushd._inlet import Inlet
 from pushd.config import Config, LimitsConfig
+from pushd.edge import websocket
 from pushd.edge.auth import Identity
 from pushd.edge.gateway import Admission, Gateway
 from pushd.edge.http1 import Request
@@ -206,8 +208,10 @@ class Stage:
         self.hub.on_gone = lambda connection, ids: self._tell(self.gone, connection, ids)
         loop = asyncio.get_running_loop()
         live = Live(Config(limits=LimitsConfig(max_frames_per_s=10**6)))
+        self.inlet = Inlet(websocket.parsing, *websocket.longest_frames(live.config.limits))
         self.gateway = Gateway(
             self.hub,
+            self.inlet,
             self,  # type: ignore[arg-type]
             self,  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]
@@ -248,6 +252,7 @@ class Stage:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         listener.setblocking(False)
         stage = self
+        asyncio.get_running_loop().add_reader(self.inlet, self.inlet.serve)
 
         class Door(asyncio.Protocol):
             def connection_made(self, transport: Any) -> None:
@@ -267,6 +272,7 @@ class Stage:
             async with asyncio.timeout(WITHIN_S):
                 while any(connection.transport is not None for connection in self.attached):
                     await asyncio.sleep(0)
+            asyncio.get_running_loop().remove_reader(self.inlet)
 
     async def client(self, port: int, tls: ssl.SSLContext | None = None) -> Client:
         sock = socket.socket()

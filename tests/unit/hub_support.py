@@ -23,10 +23,10 @@ class Bridge(asyncio.Protocol):
     connection: Connection
 
     def resume_writing(self) -> None:
-        self.connection.buffer_emptied()
+        self.connection.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.connection.lost()
+        self.connection.connection_lost(None)
 
 
 class Peer:

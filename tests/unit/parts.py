@@ -229,14 +229,14 @@ class Client:
             self.receive()
             self.transport.flush()
         self.receive()
-        self.connection.buffer_emptied()
+        self.connection.resume_writing()
 
     def leave(self) -> None:
         """The socket goes, as uvloop tells."""
         if self.connection.transport is not None:
             self.receive()
             self.transport.close()
-            self.connection.lost()
+            self.connection.connection_lost(None)
         self.transport.release()
 
 

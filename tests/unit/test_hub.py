@@ -159,7 +159,7 @@ def test_the_array_grows_and_shrinks(hub: Hub, shop: Workshop, told: Told) -> No
     assert not hub.advance(walk, 0.0)
     random.Random(1).shuffle(many)
     for number, connection in enumerate(many[:4000]):
-        connection.lost()
+        connection.connection_lost(None)
         if number == 2000:
             assert hub.advance(walk, 60.0)
     assert hub.connections_total == 1000
@@ -170,7 +170,7 @@ def test_the_array_grows_and_shrinks(hub: Hub, shop: Workshop, told: Told) -> No
     assert sorted(job.waiting) == sorted(hub.user_ids())
     assert len(told.gone) == 4000
     for connection in many[4000:]:
-        connection.lost()
+        connection.connection_lost(None)
     assert hub.snapshot() == []
 
 
@@ -435,54 +435,23 @@ def test_close_before_registration(hub: Hub, shop: Workshop, told: Told) -> None
     assert hub.reap(FOREVER) == 0
 
 
-# ---- the transport as picows sees it
+# ---- after the end
 
 
-class Owner:
-    def __init__(self, connection: Connection) -> None:
-        self.codes: list[int] = []
-        connection.owner = self
-
-    def protocol_failed(self, code: int) -> None:
-        self.codes.append(code)
-
-
-def test_what_picows_writes(hub: Hub, shop: Workshop) -> None:
-    connection = shop.connect()
-    assert connection.get_write_buffer_size() == 1
-    connection.write(bytearray(b"HTTP/1.1 101"))
-    connection.writelines([b" S", b"P"])
-    connection.write(close_frame(1002))
-    assert shop.drain(connection) == b"HTTP/1.1 101 SP" + close_frame(1002)
-    owner = Owner(connection)
-    connection.write(close_frame(1009, "too big"))
-    assert owner.codes == [1009]
-    assert shop.drain(connection).endswith(close_frame(1002))
-
-
-def test_the_transport_after_its_end(hub: Hub, shop: Workshop) -> None:
+def test_what_is_asked_of_a_connection_after_its_end(hub: Hub, shop: Workshop) -> None:
     connection = shop.join()
     assert not connection.is_closing()
-    connection.close()
+    connection.finish()
     assert connection.is_closing()
-    connection.write(b"x")
     shop.turn()
     assert connection.transport is None
     assert connection.owner is None
-    connection.write(b"x")
-    for action in (connection.close, connection.abort, connection.finish, connection.buffer_emptied):
+    for action in (connection.abort, connection.finish, connection.resume_writing, connection.pause_writing):
         action()
+    connection.data_received(b"x")
+    assert connection.eof_received() is False
     assert connection.is_closing()
     assert connection.pending_bytes == 0
-
-
-def test_picows_cannot_disconnect_before_the_close_arrived(hub: Hub, shop: Workshop) -> None:
-    connection = shop.join(send_buffer=SMALL_BUFFER)
-    hub.send(connection, text("big", 9000))
-    hub.close(connection, 1002)
-    connection.close()
-    assert not connection.is_closing()
-    assert shop.drain(connection) == text("big", 9000) + close_frame(1002)
 
 
 # ---- sweeping
@@ -672,7 +641,7 @@ def test_an_encoder_may_move_the_array(hub: Hub, shop: Workshop) -> None:
     assert job.handed == [1]
     assert len(job.waiting) == 3000
     for connection in added:
-        connection.lost()
+        connection.connection_lost(None)
 
 
 def test_an_encoder_may_close_whom_it_is_for(hub: Hub, shop: Workshop, told: Told) -> None:

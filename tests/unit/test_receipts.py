@@ -340,7 +340,7 @@ async def test_a_late_answer_does_not_bring_a_deleted_record_back(replayed: Hous
 
 
 async def test_replayed_items_outlive_their_connection(replayed: House) -> None:
-    replayed.hub.connections_of(1)[0].lost()
+    replayed.hub.connections_of(1)[0].connection_lost(None)
     replayed.receipts.acknowledge(1, ["a"])  # nobody was sent anything by now
     await replayed.quiet()
     assert await replayed.mailbox(1) == ["a", "b"]

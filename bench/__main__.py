@@ -130,8 +130,11 @@ def measure_all(names: list[str], quick: bool) -> tuple[dict[str, list[Result]],
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, about 2 minutes")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=(__doc__ or "").splitlines()[0],
+        epilog="peers measures the servers that are there; bench/install-peers.sh, or make bench, installs them.",
+    )  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, about 3 minutes")
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"of {', '.join((*MODULES, *SCRIPTS))}; else all but stores"
     )

@@ -35,6 +35,13 @@ Sec-WebSocket-Key: {key}
 Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"""
 
 
+def browser_headers(host: str) -> list[str]:
+    """What a browser sends beside what every handshake must have."""
+    needed = ("Connection:", "Upgrade:", "Sec-WebSocket-Version:", "Sec-WebSocket-Key:")
+    lines = BROWSER.replace("127.0.0.1:{port}", host).splitlines()
+    return [line for line in lines if not line.startswith(needed)]
+
+
 def tokens(users: Iterable[int], role: int = ROLE) -> list[str]:
     """A signed token for each user, good for a day."""
     now = int(time.time())

@@ -1,4 +1,4 @@
-"""What `drive_client.c` is told: the clients' handshakes, the publishers' requests, the daemon's setting. Pure."""
+"""What `drive.c` is told: the clients' handshakes, the publishers' requests, the daemon's setting. Pure."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def one_each(total: int, users: Collection[int]) -> list[Notice]:
     return [Notice(number, users=(ordered[number % len(ordered)],)) for number in range(total)]
 
 
-# ---- files of drive_client.c
+# ---- files of drive.c
 
 
 def handshakes_file(handshakes: Iterable[bytes]) -> bytes:

@@ -27,10 +27,12 @@
  */
 #include "common.h"
 #include "nats.h"
+#include "times.h"
+#include "load_options.h"
+#include "load_requests.h"
 
 enum { NEW, CONNECTING, UPGRADING, GREETING, OPEN };
-enum { STDIN = -1, PUBLISHER = -2, MOST_FRAMES = 1 << 20, REQUEST_BYTES = 1 << 16 };
-enum { BY_POST, BY_FRAME, BY_NATS };
+enum { STDIN = -1, PUBLISHER = -2, MOST_FRAMES = 1 << 20 };
 
 typedef struct {
   tail_t tail, stream; /* stream: of NATS, beyond the frames that are complete */
@@ -53,56 +55,17 @@ typedef struct {
   size_t size;
 } post_t;
 
-typedef struct {
-  uint64_t *values;
-  size_t size, capacity;
-} times_t;
-
-static const char *path = "/ws?user_id={uid}", *post_path = "/", *match = "", *headers[16], *post_headers[16],
-                  *subject;
-static int port, publish_port, publish_by = BY_POST, is_verbatim, total = 1, most_in_flight = 64, first_uid = 1, is_acking, is_raw, needs_hello, headers_total,
-    post_headers_total;
-static double timeout_s = 60;
-static char **tokens, *notice, buffer[BUFFER_BYTES];
-static int tokens_total;
-
+static char buffer[BUFFER_BYTES];
 static connection_t *connections;
 static reference_t *references;
 static post_t *posts;
 static tail_t publisher_tail;
 static times_t deliveries, upgrades, hellos, answers;
 static uint32_t references_total;
-static int poller, opened, started, publisher = -1, published, answered, is_input_ready;
+static int opened, started, publisher = -1, published, answered, is_input_ready;
 static uint64_t delivered, last_ns, pings, bytes_total, checksum = 14695981039346656037u;
 
 /* ---- figures */
-
-static void add(times_t *times, uint64_t value) {
-  if (times->size == times->capacity) {
-    times->capacity = times->capacity ? 2 * times->capacity : 4096;
-    if (!(times->values = realloc(times->values, times->capacity * sizeof value))) die("realloc");
-  }
-  times->values[times->size++] = value;
-}
-
-static int ascending(const void *a, const void *b) {
-  uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-  return x < y ? -1 : x > y;
-}
-
-/* `"name": {...}` with nearest-rank quantiles in ms; the times are forgotten. */
-static void print_times(const char *name, times_t *times) {
-  static const double quantiles[] = {0.5, 0.9, 0.99, 1};
-  double ms[4] = {0};
-  if (times->size) qsort(times->values, times->size, sizeof *times->values, ascending);
-  for (int i = 0; i < 4 && times->size; i++) {
-    size_t rank = (size_t)((double)times->size * quantiles[i] + 0.999999);
-    ms[i] = (double)times->values[rank ? rank - 1 : 0] / 1e6;
-  }
-  printf("\"%s\": {\"count\": %zu, \"p50_ms\": %.4f, \"p90_ms\": %.4f, \"p99_ms\": %.4f, \"max_ms\": %.4f}", name,
-         times->size, ms[0], ms[1], ms[2], ms[3]);
-  times->size = 0;
-}
 
 static void say(void) {
   printf("}\n");
@@ -118,72 +81,14 @@ __attribute__((noreturn)) static void wrong(const char *what, const connection_t
 
 /* ---- requests */
 
-static void watch(int fd, int who, uint32_t events, int operation) {
-  struct epoll_event event = {.events = events, .data.u64 = (uint64_t)(int64_t)who};
-  if (epoll_ctl(poller, operation, fd, &event)) die("epoll_ctl");
-}
-
-static size_t put(char *out, size_t at, const char *text) {
-  size_t size = strlen(text);
-  if (at + size >= REQUEST_BYTES) die("request too long");
-  memcpy(out + at, text, size + 1);
-  return at + size;
-}
-
-static size_t put_number(char *out, size_t at, unsigned long long number) {
-  char text[24];
-  snprintf(text, sizeof text, "%llu", number);
-  return put(out, at, text);
-}
-
-/* A template, filled in: {uid} and {token} for a connection, {t} and {n} for a notice. */
-static size_t expand(char *out, size_t at, const char *template, int index, uint64_t t) {
-  for (const char *p = template; *p;) {
-    if (!strncmp(p, "{uid}", 5)) at = put_number(out, at, (unsigned)(first_uid + index)), p += 5;
-    else if (!strncmp(p, "{token}", 7)) at = put(out, at, index < tokens_total ? tokens[index] : ""), p += 7;
-    else if (!strncmp(p, "{t}", 3)) at = put_number(out, at, t), p += 3;
-    else if (!strncmp(p, "{n}", 3)) at = put_number(out, at, (unsigned)published), p += 3;
-    else if (at + 1 < REQUEST_BYTES) out[at++] = *p++;
-    else die("request too long");
-  }
-  out[at] = 0;
-  return at;
-}
-
 static void send_all(int fd, const char *bytes, size_t size) {
   if (send(fd, bytes, size, MSG_NOSIGNAL) != (ssize_t)size) wrong("the server does not read", NULL);
-}
-
-/* An upgrade; returns its size. */
-static size_t put_upgrade(char *request, const char *to, int index) {
-  size_t at = expand(request, put(request, 0, "GET "), to, index, 0);
-  at = put(request, at, " HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                        "Sec-WebSocket-Key: " KEY "\r\nSec-WebSocket-Version: 13\r\n");
-  for (int i = 0; i < headers_total; i++) at = put(request, expand(request, at, headers[i], index, 0), "\r\n");
-  return put(request, at, "\r\n");
 }
 
 static void ask_for_upgrade(connection_t *it) {
   char request[REQUEST_BYTES];
   send_all(it->fd, request, put_upgrade(request, path, (int)(it - connections)));
   it->state = UPGRADING;
-}
-
-static size_t put_post(char *request, const char *body, size_t size) {
-  size_t at = expand(request, put(request, 0, "POST "), post_path, 0, 0);
-  at = put(request, at, " HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n");
-  for (int i = 0; i < post_headers_total; i++) at = put(request, expand(request, at, post_headers[i], 0, 0), "\r\n");
-  at = put(request, put_number(request, put(request, at, "Content-Length: "), size), "\r\n\r\n");
-  memcpy(request + at, body, size);
-  return at + size;
-}
-
-static size_t put_pub(char *request, const char *body, size_t size) {
-  size_t at = put(request, put(request, put(request, 0, "PUB "), subject), " ");
-  at = put(request, put_number(request, at, size), "\r\n");
-  memcpy(request + at, body, size);
-  memcpy(request + at + size, "\r\n", 2);
-  return at + size + 2;
 }
 
 static void keep_post(uint64_t at_ns, const char *body, size_t size) {
@@ -198,7 +103,7 @@ static void keep_post(uint64_t at_ns, const char *body, size_t size) {
 static void publish(void) {
   static char body[REQUEST_BYTES], request[2 * REQUEST_BYTES];
   uint64_t at_ns = now_ns();
-  size_t size = expand(body, 0, notice, 0, at_ns);
+  size_t size = expand(body, 0, notice, (values_t){.t = at_ns, .n = (unsigned)published});
   keep_post(at_ns, body, size);
   if (publish_by == BY_POST) size = put_post(request, body, size);
   else if (publish_by == BY_FRAME) size = make_frame(request, TEXT, body, size, 1);
@@ -273,7 +178,7 @@ static void say_frame(connection_t *it, const char *text) {
 }
 
 static void take_message(connection_t *it, const nats_t *message, uint64_t now) {
-  frame_t frame = {(uint8_t *)message->payload, message->size, message->length, TEXT, 0x80 | TEXT};
+  frame_t frame = {(uint8_t *)message->payload, message->size, message->length, TEXT, 0x80 | TEXT, 0};
   if (message->what == NATS_PINGED) say_frame(it, NATS_PONG);
   if (message->what == NATS_PONGED) greeted(it, now);
   if (message->what == NATS_REFUSED) wrong("refused by NATS", it);
@@ -292,7 +197,7 @@ static void take_stream(connection_t *it, const frame_t *frame, uint64_t now) {
 
 static void take_frame(connection_t *it, const frame_t *frame, uint64_t now) {
   char answer[160];
-  if (frame->first != (0x80 | frame->opcode)) wrong("fragments or reserved bits", it);
+  if (frame->first != (0x80 | frame->opcode) || frame->is_masked) wrong("fragments, reserved bits or a mask", it);
   if (frame->opcode == PING) {
     send_all(it->fd, answer, make_frame(answer, PONG, (char *)frame->payload, frame->size, 1));
     pings++;
@@ -349,20 +254,12 @@ static void readable(connection_t *it) {
 
 /* An answer to a POST; returns its size, 0 while it is not complete. */
 static size_t take_accepted(char *bytes, size_t size) {
-  static const char length[] = "content-length:";
-  char *end = memmem(bytes, size, "\r\n\r\n", 4);
-  if (!end) return 0;
-  char first = *end;
-  *end = 0; /* for strcasestr */
-  const char *said = strcasestr(bytes, length);
-  size_t body = said ? strtoul(said + sizeof length - 1, NULL, 10) : 0;
-  *end = first;
+  size_t whole = answer_size(bytes, size);
+  if (!whole) return 0;
   if (!begins(bytes, size, "HTTP/1.1 20") || bytes[11] > '2') {
     fprintf(stderr, "%.*s\n", (int)(size < 500 ? size : 500), bytes);
     wrong("the notice was refused", NULL);
   }
-  size_t whole = (size_t)(end + 4 - bytes) + body;
-  if (size < whole) return 0;
   if (answered == published) wrong("an answer to nothing", NULL);
   add(&answers, now_ns() - posts[answered++].at_ns);
   return whole;
@@ -417,16 +314,6 @@ static void await(int fd, const char *text) {
 }
 
 /* ---- the loop */
-
-static int dial(int to, int flags) {
-  struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)to)};
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
-  if (fd < 0) die("socket");
-  no_delay(fd);
-  if (connect(fd, (void *)&address, sizeof address) && errno != EINPROGRESS) die("connect");
-  return fd;
-}
 
 /* A POST has a new connection for each command: servers close one that says nothing for long. */
 static void connect_publisher(void) {
@@ -603,75 +490,8 @@ static void obey_all(void) {
   }
 }
 
-/* ---- the command line */
-
-static char *content_of(const char *name) {
-  FILE *file = fopen(name, "rb");
-  size_t size = 0, capacity = 1 << 16;
-  char *text = malloc(capacity);
-  if (!file || !text) die(name);
-  for (size_t got; (got = fread(text + size, 1, capacity - size - 1, file)); size += got)
-    if (capacity - size - got < 2 && !(text = realloc(text, capacity *= 2))) die("realloc");
-  fclose(file);
-  text[size] = 0;
-  return text;
-}
-
-static void read_tokens(const char *name) {
-  char *text = content_of(name), *save = NULL;
-  int capacity = 0;
-  for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-    if (tokens_total == capacity && !(tokens = realloc(tokens, (size_t)(capacity += 4096) * sizeof *tokens)))
-      die("realloc");
-    tokens[tokens_total++] = line;
-  }
-}
-
-static int way_of(const char *name) {
-  static const char *names[] = {"post", "frame", "nats"};
-  for (int i = 0; i < 3; i++)
-    if (!strcmp(name, names[i])) return i;
-  die("--publish");
-}
-
-static int take_option(int option) {
-  switch (option) {
-    case 'p': port = atoi(optarg); break;
-    case 'n': total = atoi(optarg); break;
-    case 'f': most_in_flight = atoi(optarg); break;
-    case 'P': path = optarg; break;
-    case 'H': if (headers_total < 16) headers[headers_total++] = optarg; break;
-    case 'T': read_tokens(optarg); break;
-    case 'u': first_uid = atoi(optarg); break;
-    case 'a': is_acking = 1; break;
-    case 'h': needs_hello = 1; break;
-    case 'r': is_raw = 1; break;
-    case 'm': match = optarg; break;
-    case 'N': notice = content_of(optarg); break;
-    case 'o': post_path = optarg; break;
-    case 'O': if (post_headers_total < 16) post_headers[post_headers_total++] = optarg; break;
-    case 'w': publish_by = way_of(optarg); break;
-    case 'W': publish_port = atoi(optarg); break;
-    case 'v': is_verbatim = 1; break;
-    case 's': subject = optarg; break;
-    case 't': timeout_s = atof(optarg); break;
-    case 'c': pin(atoi(optarg)); break;
-    default: return 0;
-  }
-  return 1;
-}
-
 int main(int argc, char **argv) {
-  static const struct option options[] = {
-      {"port", 1, 0, 'p'},        {"connections", 1, 0, 'n'}, {"in-flight", 1, 0, 'f'}, {"path", 1, 0, 'P'},
-      {"header", 1, 0, 'H'},      {"tokens", 1, 0, 'T'},      {"first-uid", 1, 0, 'u'}, {"ack", 0, 0, 'a'},
-      {"hello", 0, 0, 'h'},       {"raw", 0, 0, 'r'},         {"match", 1, 0, 'm'},     {"notice", 1, 0, 'N'},
-      {"post-path", 1, 0, 'o'},   {"post-header", 1, 0, 'O'}, {"timeout", 1, 0, 't'},   {"core", 1, 0, 'c'},
-      {"publish", 1, 0, 'w'},     {"publish-port", 1, 0, 'W'}, {"verbatim", 0, 0, 'v'}, {"nats", 1, 0, 's'},
-      {0}};
-  for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;)
-    if (!take_option(option)) return 2;
-  if (publish_by == BY_NATS && !subject) die("--nats");
+  if (!take_options(argc, argv)) return 2;
   signal(SIGPIPE, SIG_IGN);
   allow_descriptors((unsigned)total + 64);
   connections = calloc((size_t)total, sizeof *connections);
@@ -681,7 +501,6 @@ int main(int argc, char **argv) {
   if (!connections || !references || !posts || poller < 0) die("start");
   connect_all();
   obey_all();
-  struct linger at_once = {1, 0}; /* no TIME_WAIT: the next benchmark needs the ports */
-  for (int i = 0; i < total; i++) setsockopt(connections[i].fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+  for (int i = 0; i < total; i++) end_at_once(connections[i].fd);
   return 0;
 }

@@ -11,10 +11,6 @@ typedef struct {
   size_t length; /* of all of it */
 } nats_t;
 
-static int begins(const char *bytes, size_t size, const char *with) {
-  return size >= strlen(with) && !memcmp(bytes, with, strlen(with));
-}
-
 /* What is at the start of some bytes; false while it is not complete. */
 static int parse_nats(char *bytes, size_t size, nats_t *it) {
   char *end = memmem(bytes, size, "\r\n", 2);

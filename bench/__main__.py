@@ -128,6 +128,11 @@ def measure_all(names: list[str], quick: bool) -> tuple[dict[str, list[Result]],
     return found, failed
 
 
+def gaps(found: Mapping[str, list[Result]]) -> list[str]:
+    """What a benchmark could not measure of itself: not installed here, or not fit for it."""
+    return [f"{name}: {result.what}" for name, results in found.items() for result in results if not result.values]
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -158,7 +163,7 @@ def main() -> int:
         print(f"\n{table(held)}")
         verdicts = [result.verdict for results in held.values() for result in results]
         print(f"\n{verdicts.count('met')} of {len(verdicts)} targets met")
-    for line in failed:
+    for line in failed + gaps(found):
         print(f"not measured: {line}", file=sys.stderr)
     return 1 if failed else 0
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from bench.broadcast import FRAME, NOTICE, quiet, template
+from bench.broadcast import FRAME, NOTICE, QUIET_FOR_S, quiet, template
 from bench.loadlib import rounds
 from bench.loadlib.drive_plan import browser_headers
 from bench.loadlib.machine import allow_descriptors
@@ -42,6 +42,7 @@ CLIENTS, QUICK_CLIENTS = 10_000, 1_000
 BROADCASTS = 6  # in each of the two ways, per round
 WARM_CLIENTS = 100  # who come and go before memory is first looked at
 SETTLE_S = 0.2  # of clients who come and go
+AT_REST_S = 0.1  # of servers that put nothing off
 CONTENT = "Order 4711 has been paid by card."  # so that the frame has about 200 bytes
 CONFIG = "[delivery]\nheartbeat_s = 3600\n"
 LIMIT, PUSHD, GUESTS = "C limit", "pushd", "pushd, guests"
@@ -61,6 +62,7 @@ class Contestant:
     path: str = "/ws"
     notice: str = template({**FRAME, "content": CONTENT})
     is_peer: bool = False
+    at_rest_s: float = AT_REST_S
 
 
 def contestants() -> list[Contestant]:
@@ -69,8 +71,8 @@ def contestants() -> list[Contestant]:
     notice, post = template({**NOTICE, "content": CONTENT}), ("--post-path", "/api/admin/system/notice")
     return [
         Contestant(LIMIT, partial(_limit, core=core), ("--post-path", "/", "--verbatim")),
-        Contestant(PUSHD, partial(_daemon, core=core), post, "/ws?user_id={uid}", notice),
-        Contestant(GUESTS, partial(_daemon, core=core), post, "/ws", notice),
+        Contestant(PUSHD, partial(_daemon, core=core), post, "/ws?user_id={uid}", notice, at_rest_s=QUIET_FOR_S),
+        Contestant(GUESTS, partial(_daemon, core=core), post, "/ws", notice, at_rest_s=QUIET_FOR_S),
         *(
             Contestant(peer.name, partial(peer_server, peer, core=core), (*peer.publish, "--verbatim"), is_peer=True)
             for peer in PEERS
@@ -108,15 +110,15 @@ async def enter(stack: AsyncExitStack, who: Contestant, place: Path, clients: in
         server = own.enter_context(who.start(directory, clients))
         async with _clients(who, server, directory, WARM_CLIENTS):
             await asyncio.sleep(SETTLE_S)
-        empty_bytes = await _settled(server)
+        empty_bytes = await _settled(who, server)
         client = await own.enter_async_context(_clients(who, server, directory, clients, is_publishing=True))
-        idle_bytes = (await _settled(server) - empty_bytes) / clients
+        idle_bytes = (await _settled(who, server) - empty_bytes) / clients
         stack.push_async_exit(own.pop_all())
     return Entry(who, server, client, idle_bytes)
 
 
-async def _settled(server: Family) -> int:
-    await quiet(server)
+async def _settled(who: Contestant, server: Family) -> int:
+    await quiet(server, who.at_rest_s)
     return server.rss_bytes
 
 
@@ -178,7 +180,7 @@ async def work(entry: Entry, clients: int, command: str) -> tuple[Work, list[flo
     """What the load client says of it."""
     cpu_s = entry.server.cpu_s
     said = await entry.client.ask(command)
-    await quiet(entry.server)
+    await quiet(entry.server, entry.who.at_rest_s)
     last_ms: list[float] = said["last_ms"] if isinstance(said["last_ms"], list) else [said["last_ms"]]
     cpu_s = entry.server.cpu_s - cpu_s
     return Work(clients * BROADCASTS, sum(last_ms), cpu_s, said["cpu"], said["frame_bytes"]), last_ms
@@ -250,7 +252,7 @@ def results(contest: Contest, clients: int) -> list[Result]:
     group = f"{clients:,} idle connections, resident bytes of each"
     found += [Result(name, [contest.entries[name].idle_bytes], "B", group=group) for name in done]
     found += to_limit(done) + ahead(done) + idle(contest) + shares(done)
-    return found + [Result(f"{name}: not measured: {why}", []) for name, why in contest.missing.items()]
+    return found + [Result(f"{name}: {why}", []) for name, why in contest.missing.items()]
 
 
 def to_limit(done: Mapping[str, Sequence[Round]]) -> list[Result]:

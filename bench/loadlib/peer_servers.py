@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
@@ -70,12 +70,19 @@ class Family(Server):
 
 def cpu_ns(pid: int) -> int:
     """What all threads of a process have used; those that ended are not counted."""
-    return sum(int(file.read_text().split()[0]) for file in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+    total = 0
+    for file in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(OSError):  # ended just now
+            total += int(file.read_text().split()[0])
+    return total
 
 
 def family(pid: int) -> list[int]:
-    """A process and its children, and theirs."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    """A process and its children, and theirs. Raises LoadError."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        raise LoadError(f"process {pid} has ended") from None
     return [pid, *(member for child in children for member in family(int(child)))]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.__main__ import gaps
 from bench.loadlib.drive_plan import browser_headers
 from bench.loadlib.native import limit_server, load_client
 from bench.loadlib.options import LoadError
@@ -133,11 +134,12 @@ def test_level_with_uwebsockets_is_enough(contest: Contest):
 
 def test_what_was_not_measured_is_in_the_table_and_the_file(contest: Contest, tmp_path: Path):
     found = results(contest, 1000)
-    assert "  Nchan: not measured: nginx is not installed" in table({"peers": found}).splitlines()
+    assert "  not measured: Nchan: nginx is not installed" in table({"peers": found}).splitlines()
     (file, _) = write("peers", found, is_quick=False, directory=tmp_path)
     last = json.loads(file.read_text())["results"][-1]
-    assert (last["what"], last["values"]) == ("Nchan: not measured: nginx is not installed", [])
+    assert (last["what"], last["values"]) == ("Nchan: nginx is not installed", [])
     assert targets({"peers": [found[-1]]}) == {}
+    assert gaps({"peers": found}) == ["peers: Nchan: nginx is not installed"]
 
 
 def test_only_a_peer_may_fail(contest: Contest):

@@ -1,5 +1,5 @@
-/* The least an HTTP server can do: how fast publishers and connects are by themselves. Every POST gets the answer to a notice
- * that was accepted, every GET a 101 and a hello, whatever they say. One request per read: the clients wait.
+/* The least an HTTP server can do: how fast publishers and connects are by themselves. Every POST gets the answer to a
+ * notice that was accepted, every GET a 101 and a hello, whatever they say. One request per read: the clients wait.
  *
  *     bare PORT
  */

@@ -1,5 +1,5 @@
-/* What the clients (load.c, drive.c) and servers (limit.c, bare.c) share: time, CPU, descriptors, sockets, epoll, files,
- * bytes that wait for more of their kind, and what is whole: a WebSocket frame, an HTTP answer. */
+/* What the clients (load.c, drive.c) and servers (limit.c, bare.c) share: time, CPU, descriptors, sockets, epoll,
+ * files, bytes that wait for more of their kind, and what is whole: a WebSocket frame, an HTTP answer. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>

@@ -7,9 +7,9 @@
  * DIRECTORY/requests: due (u64, ns after the start; 0 = as soon as possible), length (u32), a whole HTTP request.
  * Little-endian, like the files it writes: see the structs below that end in _row.
  *
- * It connects MEMBERS, AT_ONCE at a time, says "connected"; at a line on stdin sends the requests and lets visitors come
- * and go; when every request is answered and DELIVERIES notices have reached members, or after WITHIN_S, says "done";
- * holds the connections until stdin ends. A notice's content begins with # and its number.
+ * It connects MEMBERS, AT_ONCE at a time, says "connected"; at a line on stdin sends the requests and lets visitors
+ * come and go; when every request is answered and DELIVERIES notices have reached members, or after WITHIN_S, says
+ * "done"; holds the connections until stdin ends. A notice's content begins with # and its number.
  */
 #include "common.h"
 

@@ -1,14 +1,14 @@
 /* The load client: many WebSocket connections in one thread, driven by commands on stdin, one JSON line for each.
  *
  *     load --port P --connections N [--in-flight R] [--path T] [--header T]... [--tokens FILE] [--ack] [--hello]
- *          [--notice FILE [--publish post|frame|nats] [--publish-port P] [--post-path T] [--post-header T]... [--verbatim]]
- *          [--raw] [--nats SUBJECT] [--match TEXT] [--timeout S] [--core C]
+ *          [--notice FILE [--publish post|frame|nats] [--publish-port P] [--post-path T] [--post-header T]...
+ *          [--verbatim]] [--raw] [--nats SUBJECT] [--match TEXT] [--timeout S] [--core C]
  *
  * A template T may hold {uid} (1 to N, or from --first-uid) and {token} (that line of the file). It opens all
  * connections, --in-flight at a time, says how that went, and then obeys:
  *
- *     rounds COUNT GAP_MS   publish the notice (with {t}, the time in ns, and {n}, its number, filled in) and wait until
- *                           everybody has it; so many times, with a pause after each
+ *     rounds COUNT GAP_MS   publish the notice (with {t}, the time in ns, and {n}, its number, filled in) and wait
+ *                           until everybody has it; so many times, with a pause after each
  *     burst COUNT           publish so many at once, and wait until everybody has all of them
  *     report                delivery times of all rounds since the last report
  *     expect COUNT          wait until everybody has got COUNT frames since the start, published by somebody else
@@ -17,13 +17,13 @@
  * and ends with its input. A frame counts when its payload begins with --match. The first connection to get the k-th
  * frame sets what it is (a notice of our own must hold what was posted); it must be the k-th for all others too,
  * byte by byte: nothing lost, damaged, doubled or out of order, or the program ends with status 1 and a line that says
- * what was wrong. With --verbatim a notice must arrive as it was published. With --raw there is no handshake: frames from
- * the first byte. With --ack every notice is acknowledged by its message_id; with --hello a connection counts as open
- * when its first frame has come. Times are CLOCK_MONOTONIC.
+ * what was wrong. With --verbatim a notice must arrive as it was published. With --raw there is no handshake: frames
+ * from the first byte. With --ack every notice is acknowledged by its message_id; with --hello a connection counts as
+ * open when its first frame has come. Times are CLOCK_MONOTONIC.
  *
  * A notice is published by a POST (answered with 200, or 201 or 202), by a frame on a WebSocket of its own at the
- * --post-path, or by NATS's PUB over TCP. With --nats the connections speak NATS inside WebSocket frames and subscribe to
- * the subject, also that of PUB: a frame is then the payload of a message.
+ * --post-path, or by NATS's PUB over TCP. With --nats the connections speak NATS inside WebSocket frames and subscribe
+ * to the subject, also that of PUB: a frame is then the payload of a message.
  */
 #include "common.h"
 #include "nats.h"
@@ -122,7 +122,8 @@ static void prepare_ack(reference_t *it) {
   char text[200];
   const char *id = strstr(it->payload, "\"message_id\":\""), *end = id ? strchr(id + 14, '"') : NULL;
   if (!end || end - id > 128) wrong("a notice without message_id", NULL);
-  int size = snprintf(text, sizeof text, "{\"type\":\"ack\",\"message_ids\":[\"%.*s\"]}", (int)(end - id - 14), id + 14);
+  int size = snprintf(text, sizeof text, "{\"type\":\"ack\",\"message_ids\":[\"%.*s\"]}", (int)(end - id - 14),
+                      id + 14);
   it->ack_size = make_frame(it->ack, TEXT, text, (size_t)size, 1);
 }
 
@@ -152,7 +153,8 @@ static reference_t *new_reference(const frame_t *frame) {
 static void take_notice(connection_t *it, const frame_t *frame, uint64_t now) {
   reference_t *same = it->frames < references_total ? &references[it->frames] : NULL;
   if (!same) same = new_reference(frame);
-  if (frame->size != same->size || memcmp(frame->payload, same->payload, same->size)) wrong("damaged or out of order", it);
+  if (frame->size != same->size || memcmp(frame->payload, same->payload, same->size))
+    wrong("damaged or out of order", it);
   it->frames++;
   delivered++;
   bytes_total += frame->length;
@@ -461,7 +463,8 @@ static void report(void) {
 
 static void obey(const char *line) {
   double number = 0, gap_ms = 0;
-  if (!notice && (begins(line, strlen(line), "rounds") || begins(line, strlen(line), "burst"))) wrong("publishing needs --notice", NULL);
+  int is_publishing = begins(line, strlen(line), "rounds") || begins(line, strlen(line), "burst");
+  if (is_publishing && !notice) wrong("publishing needs --notice", NULL);
   if (sscanf(line, "rounds %lf %lf", &number, &gap_ms) >= 1) rounds((int)number, gap_ms);
   else if (sscanf(line, "burst %lf", &number) == 1) burst((int)number);
   else if (sscanf(line, "expect %lf", &number) == 1) expect((uint32_t)number);

@@ -46,9 +46,11 @@ static size_t put_upgrade(char *request, const char *to, int index) {
 }
 
 static size_t put_post(char *request, const char *body, size_t size) {
-  size_t at = expand(request, put(request, 0, "POST "), post_path, (values_t){0});
+  values_t none = {0};
+  size_t at = expand(request, put(request, 0, "POST "), post_path, none);
   at = put(request, at, " HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n");
-  for (int i = 0; i < post_headers_total; i++) at = put(request, expand(request, at, post_headers[i], (values_t){0}), "\r\n");
+  for (int i = 0; i < post_headers_total; i++)
+    at = put(request, expand(request, at, post_headers[i], none), "\r\n");
   at = put(request, put_number(request, put(request, at, "Content-Length: "), size), "\r\n\r\n");
   memcpy(request + at, body, size);
   return at + size;

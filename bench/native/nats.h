@@ -1,7 +1,8 @@
-/* What a client of NATS says and hears: lines, and behind that of a message its payload (docs.nats.io, "NATS Protocol").
- * The bytes are those of a TCP connection, or of the frames of a WebSocket, whose borders mean nothing. */
+/* What a client of NATS says and hears: lines, and behind that of a message its payload (docs.nats.io, "Client
+ * Protocol"). The bytes are those of a TCP connection, or of the frames of a WebSocket, whose borders mean nothing. */
 
-#define NATS_CONNECT "CONNECT {\"verbose\":false,\"pedantic\":false,\"lang\":\"c\",\"version\":\"1\",\"protocol\":1}\r\n"
+#define NATS_CONNECT \
+  "CONNECT {\"verbose\":false,\"pedantic\":false,\"lang\":\"c\",\"version\":\"1\",\"protocol\":1}\r\n"
 #define NATS_PONG "PONG\r\n"
 
 typedef struct {

@@ -35,8 +35,10 @@ test: setup
 	tests/install-servers.sh
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
 
-# Every benchmark, about ten minutes (QUICK=1: two), or those named: make bench BENCH="fanout publish".
+# Every benchmark, about fifteen minutes (QUICK=1: three), or those named: make bench BENCH="fanout publish".
+# For "peers" the servers it compares with are installed first, as far as we may.
 bench: setup
+	$(if $(if $(BENCH),$(filter peers,$(BENCH)),peers),PYTHON="$(PYTHON)" bench/install-peers.sh)
 	$(BIN)/python -m bench $(if $(QUICK),--quick) $(BENCH)
 
 # Ten minutes of mixed load on one daemon, all of it accounted for (MINUTES=60: an hour).

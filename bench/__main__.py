@@ -128,10 +128,18 @@ def measure_all(names: list[str], quick: bool) -> tuple[dict[str, list[Result]],
     return found, failed
 
 
+def gaps(found: Mapping[str, list[Result]]) -> list[str]:
+    """What a benchmark could not measure of itself: not installed here, or not fit for it."""
+    return [f"{name}: {result.what}" for name, results in found.items() for result in results if not result.values]
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, about 2 minutes")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=(__doc__ or "").splitlines()[0],
+        epilog="peers measures the servers that are there; bench/install-peers.sh, or make bench, installs them.",
+    )  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, about 3 minutes")
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"of {', '.join((*MODULES, *SCRIPTS))}; else all but stores"
     )
@@ -155,7 +163,7 @@ def main() -> int:
         print(f"\n{table(held)}")
         verdicts = [result.verdict for results in held.values() for result in results]
         print(f"\n{verdicts.count('met')} of {len(verdicts)} targets met")
-    for line in failed:
+    for line in failed + gaps(found):
         print(f"not measured: {line}", file=sys.stderr)
     return 1 if failed else 0
 

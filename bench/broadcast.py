@@ -82,14 +82,14 @@ async def broadcasts(client: LoadClient, server: Server, notices: int) -> Round:
     )
 
 
-async def quiet(server: Server) -> None:
+async def quiet(server: Server, for_s: float = QUIET_FOR_S) -> None:
     """Return when a server has nothing left to do: records, acknowledgements. Raises LoadError."""
     loop = asyncio.get_running_loop()
     ends = loop.time() + QUIET_WITHIN_S
     while loop.time() < ends:
         before = server.cpu_s
-        await asyncio.sleep(QUIET_FOR_S)
-        if server.cpu_s - before <= QUIET_SHARE * QUIET_FOR_S:
+        await asyncio.sleep(for_s)
+        if server.cpu_s - before <= QUIET_SHARE * for_s:
             return
     raise LoadError(f"{server.name} does not come to rest")
 

@@ -1,45 +1,23 @@
-"""`drive_client.c` as a process: compiled when it is needed, told what to do, asked what it saw."""
+"""The C client of bench/native/drive.c as a process: told what to do, asked what it saw."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import shutil
-import subprocess
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 from bench.loadlib import drive_log, drive_plan
 from bench.loadlib.drive_log import Answer, Connect, Delivery
 from bench.loadlib.machine import allow_descriptors
+from bench.loadlib.native import built
 from bench.loadlib.options import LoadError
-from bench.loadlib.servers import ROOT, Server, free_port, on_core, running, wait_for_port
+from bench.loadlib.servers import Server, free_port, on_core, running, wait_for_port
 
-SOURCE = Path(__file__).with_name("drive_client.c")
-BUILD = ROOT / "build" / "bench"
 SPARE_S = 20.0
-
-
-@cache
-def program() -> Path:
-    """The compiled client. Raises LoadError where there is no compiler."""
-    source = SOURCE.read_bytes()
-    binary = BUILD / f"drive-{hashlib.sha256(source).hexdigest()[:12]}"
-    if binary.exists():
-        return binary
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        raise LoadError("a C compiler is needed for the load client (Debian: gcc)")
-    BUILD.mkdir(parents=True, exist_ok=True)
-    made = subprocess.run([compiler, "-O2", "-o", str(binary), str(SOURCE)], capture_output=True, check=False)
-    if made.returncode:
-        raise LoadError(f"{SOURCE.name}: {made.stderr.decode(errors='replace')[-500:]}")
-    return binary
 
 
 @dataclass(frozen=True)
@@ -128,9 +106,10 @@ async def driving(plan: Plan, directory: Path) -> AsyncIterator[Drive]:
     directory.mkdir(exist_ok=True)
     (directory / "handshakes").write_bytes(drive_plan.handshakes_file(plan.handshakes))
     (directory / "requests").write_bytes(drive_plan.requests_file(plan.requests))
+    program = await asyncio.to_thread(built, "drive")
     with (directory / "drive.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            str(program()), "run", str(directory), str(plan.port), str(plan.members), str(plan.at_once),
+            str(program), str(directory), str(plan.port), str(plan.members), str(plan.at_once),
             str(plan.publishers), str(plan.deliveries), str(int(plan.is_acking)), str(plan.visits_per_s),
             str(plan.stay_ms), str(plan.within_s), stdin=PIPE, stdout=PIPE, stderr=log,
         )  # fmt: skip
@@ -159,7 +138,7 @@ def bare_server(directory: Path, core: int) -> Iterator[Server]:
     port, log = free_port(), directory / "bare.log"
     with ExitStack() as stack:
         with on_core(core):
-            server = stack.enter_context(running("bare server", [str(program()), "serve", str(port)], log))
+            server = stack.enter_context(running("bare server", [str(built("bare")), str(port)], log))
         server.port = port
         wait_for_port(server, log)
         yield server

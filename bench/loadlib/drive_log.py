@@ -1,4 +1,4 @@
-"""What `drive_client.c` saw, and whether it is what had to happen. Pure."""
+"""What `drive.c` saw, and whether it is what had to happen. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from bench.loadlib.options import LoadError
 
-OPEN, CLOSED = 3, 5  # states of a client, as drive_client.c numbers them
+OPEN, CLOSED = 3, 5  # states of a client, as drive.c numbers them
 SHOWN = 5
 
 

@@ -1,4 +1,4 @@
-"""What `drive_client.c` is told: the clients' handshakes, the publishers' requests, the daemon's setting. Pure."""
+"""What `drive.c` is told: the clients' handshakes, the publishers' requests, the daemon's setting. Pure."""
 
 from __future__ import annotations
 
@@ -33,6 +33,13 @@ Accept-Language: en-GB,en;q=0.9,de;q=0.8
 Cookie: session=0123456789abcdef0123456789abcdef
 Sec-WebSocket-Key: {key}
 Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"""
+
+
+def browser_headers(host: str) -> list[str]:
+    """What a browser sends beside what every handshake must have."""
+    needed = ("Connection:", "Upgrade:", "Sec-WebSocket-Version:", "Sec-WebSocket-Key:")
+    lines = BROWSER.replace("127.0.0.1:{port}", host).splitlines()
+    return [line for line in lines if not line.startswith(needed)]
 
 
 def tokens(users: Iterable[int], role: int = ROLE) -> list[str]:
@@ -106,7 +113,7 @@ def one_each(total: int, users: Collection[int]) -> list[Notice]:
     return [Notice(number, users=(ordered[number % len(ordered)],)) for number in range(total)]
 
 
-# ---- files of drive_client.c
+# ---- files of drive.c
 
 
 def handshakes_file(handshakes: Iterable[bytes]) -> bytes:

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,9 @@ def limit_server(directory: Path, connections: int, *, core: int) -> Iterator[Se
     """The C server that does nothing but send, on one core."""
     port, log = free_port(), directory / "limit.log"
     command = [str(built("limit")), "--port", str(port), "--connections", str(connections)]
-    with on_core(core), running("limit", command, log) as server:
+    with ExitStack() as stack:
+        with on_core(core):
+            server = stack.enter_context(running("limit", command, log))
         server.port = port
         wait_for_port(server, log)
         yield server
@@ -81,8 +83,9 @@ class LoadClient:
     async def tell(self, command: str) -> None:
         """Begin with a command; its `answer` comes when it is done."""
         assert self._process.stdin is not None, "started with a pipe"
-        self._process.stdin.write(command.encode() + b"\n")
-        await self._process.stdin.drain()
+        with contextlib.suppress(RuntimeError, ConnectionError):  # it has ended: its last words are in the answer
+            self._process.stdin.write(command.encode() + b"\n")
+            await self._process.stdin.drain()
 
     async def ask(self, command: str) -> dict[str, Any]:
         """A command and its answer."""

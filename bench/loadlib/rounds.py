@@ -75,7 +75,7 @@ def below(bound: float) -> Target:
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the table: a figure, once per round.
+    """One line of the table: a figure, once per round; without values, what was not measured and why.
 
     Results of one `group` stand in one panel of the chart, on one scale, and under one heading of the table where they
     follow one another; without a group a result is not drawn. `details`: whatever else the JSON file should tell.
@@ -90,7 +90,7 @@ class Result:
 
     @property
     def figure(self) -> Middle:
-        """Median and range."""
+        """Median and range; of values."""
         return middle(self.values)
 
     @property
@@ -161,6 +161,8 @@ def table(results: Mapping[str, Sequence[Result]]) -> str:
 
 def _line(result: Result) -> tuple[str, ...]:
     indent = "    " if result.group else "  "
+    if not result.values:
+        return (f"{indent}not measured: {result.what}",)
     target = str(result.target or "")
     return (indent + result.what, number(result.figure.median), result.unit, spread(result), target, result.verdict)
 
@@ -207,7 +209,7 @@ def _as_json(result: Result) -> dict[str, Any]:
         "what": result.what,
         "group": result.group,
         "unit": result.unit,
-        **asdict(result.figure),
+        **(asdict(result.figure) if result.values else {}),
         "values": list(result.values),
         "target": str(result.target or ""),
         "verdict": result.verdict,

@@ -14,7 +14,7 @@ typedef struct {
 } connection_t;
 
 static connection_t **sockets;
-static int sockets_total, sockets_most, poller, listener;
+static int sockets_total, sockets_most, listener;
 static char buffer[BUFFER_BYTES];
 
 /* ---- SHA-1 (FIPS 180-4) and base64, of the few bytes a handshake needs */
@@ -151,21 +151,9 @@ static void accept_all(void) {
     it->fd = fd;
     it->index = -1;
     no_delay(fd);
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = it};
-    if (epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event)) die("epoll_ctl");
+    watch(fd, (int64_t)(intptr_t)it, EPOLLIN, EPOLL_CTL_ADD);
   }
   if (errno != EAGAIN && errno != ECONNABORTED) die("accept");
-}
-
-static void listen_at(int port) {
-  struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-  int one = 1;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  if (bind(listener, (void *)&address, sizeof address) || listen(listener, 4096)) die("--port");
-  struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
-  if (epoll_ctl(poller, EPOLL_CTL_ADD, listener, &event)) die("epoll_ctl");
 }
 
 int main(int argc, char **argv) {
@@ -184,7 +172,8 @@ int main(int argc, char **argv) {
   allow_descriptors((unsigned)sockets_most + 64);
   if (!(sockets = calloc((size_t)sockets_most, sizeof *sockets))) die("calloc");
   poller = epoll_create1(EPOLL_CLOEXEC);
-  listen_at(port);
+  listener = listen_at(port);
+  watch(listener, 0, EPOLLIN, EPOLL_CTL_ADD);
   for (;;) {
     int count = epoll_wait(poller, events, EVENTS, -1);
     if (count < 0 && errno != EINTR) die("epoll_wait");

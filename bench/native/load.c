@@ -1,13 +1,15 @@
 /* The load client: many WebSocket connections in one thread, driven by commands on stdin, one JSON line for each.
  *
  *     load --port P --connections N [--in-flight R] [--path T] [--header T]... [--tokens FILE] [--ack] [--hello]
- *          [--notice FILE --post-path T [--post-header T]...] [--raw] [--match TEXT] [--timeout S] [--core C]
+ *          [--notice FILE [--publish post|frame|nats] [--publish-port P] [--post-path T] [--post-header T]...
+ *          [--verbatim]] [--raw] [--nats SUBJECT] [--match TEXT] [--timeout S] [--core C]
  *
  * A template T may hold {uid} (1 to N, or from --first-uid) and {token} (that line of the file). It opens all
  * connections, --in-flight at a time, says how that went, and then obeys:
  *
- *     rounds COUNT GAP_MS   POST the notice (with {t}, the time in ns, and {n}, its number, filled in) and wait until
- *                           everybody has it; so many times, with a pause after each
+ *     rounds COUNT GAP_MS   publish the notice (with {t}, the time in ns, and {n}, its number, filled in) and wait
+ *                           until everybody has it; so many times, with a pause after each
+ *     burst COUNT           publish so many at once, and wait until everybody has all of them
  *     report                delivery times of all rounds since the last report
  *     expect COUNT          wait until everybody has got COUNT frames since the start, published by somebody else
  *     idle SECONDS          hold the connections, answering pings
@@ -15,16 +17,25 @@
  * and ends with its input. A frame counts when its payload begins with --match. The first connection to get the k-th
  * frame sets what it is (a notice of our own must hold what was posted); it must be the k-th for all others too,
  * byte by byte: nothing lost, damaged, doubled or out of order, or the program ends with status 1 and a line that says
- * what was wrong. With --raw there is no handshake: frames from the first byte. With --ack every notice is acknowledged by
- * its message_id; with --hello a connection counts as open when its first frame has come. Times are CLOCK_MONOTONIC.
+ * what was wrong. With --verbatim a notice must arrive as it was published. With --raw there is no handshake: frames
+ * from the first byte. With --ack every notice is acknowledged by its message_id; with --hello a connection counts as
+ * open when its first frame has come. Times are CLOCK_MONOTONIC.
+ *
+ * A notice is published by a POST (answered with 200, or 201 or 202), by a frame on a WebSocket of its own at the
+ * --post-path, or by NATS's PUB over TCP. With --nats the connections speak NATS inside WebSocket frames and subscribe
+ * to the subject, also that of PUB: a frame is then the payload of a message.
  */
 #include "common.h"
+#include "nats.h"
+#include "times.h"
+#include "load_options.h"
+#include "load_requests.h"
 
 enum { NEW, CONNECTING, UPGRADING, GREETING, OPEN };
-enum { STDIN = -1, PUBLISHER = -2, MOST_FRAMES = 1 << 20, REQUEST_BYTES = 1 << 16 };
+enum { STDIN = -1, PUBLISHER = -2, MOST_FRAMES = 1 << 20 };
 
 typedef struct {
-  tail_t tail;
+  tail_t tail, stream; /* stream: of NATS, beyond the frames that are complete */
   int fd, state;
   uint32_t frames;
   uint64_t began_ns, upgraded_ns;
@@ -39,52 +50,22 @@ typedef struct {
 } reference_t;
 
 typedef struct {
-  uint64_t *values;
-  size_t size, capacity;
-} times_t;
+  uint64_t at_ns;
+  char *body; /* kept with --verbatim */
+  size_t size;
+} post_t;
 
-static const char *path = "/ws?user_id={uid}", *post_path = "/", *match = "", *headers[16], *post_headers[16];
-static int port, total = 1, most_in_flight = 64, first_uid = 1, is_acking, is_raw, needs_hello, headers_total,
-    post_headers_total;
-static double timeout_s = 60;
-static char **tokens, *notice, buffer[BUFFER_BYTES];
-static int tokens_total;
-
+static char buffer[BUFFER_BYTES];
 static connection_t *connections;
 static reference_t *references;
+static post_t *posts;
+static tail_t publisher_tail;
 static times_t deliveries, upgrades, hellos, answers;
 static uint32_t references_total;
-static int poller, opened, started, publisher = -1, published, answered, is_input_ready;
-static uint64_t delivered, last_ns, pings, bytes_total, checksum = 14695981039346656037u, posted_ns;
+static int opened, started, publisher = -1, published, answered, is_input_ready;
+static uint64_t delivered, last_ns, pings, bytes_total, checksum = 14695981039346656037u;
 
 /* ---- figures */
-
-static void add(times_t *times, uint64_t value) {
-  if (times->size == times->capacity) {
-    times->capacity = times->capacity ? 2 * times->capacity : 4096;
-    if (!(times->values = realloc(times->values, times->capacity * sizeof value))) die("realloc");
-  }
-  times->values[times->size++] = value;
-}
-
-static int ascending(const void *a, const void *b) {
-  uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-  return x < y ? -1 : x > y;
-}
-
-/* `"name": {...}` with nearest-rank quantiles in ms; the times are forgotten. */
-static void print_times(const char *name, times_t *times) {
-  static const double quantiles[] = {0.5, 0.9, 0.99, 1};
-  double ms[4] = {0};
-  if (times->size) qsort(times->values, times->size, sizeof *times->values, ascending);
-  for (int i = 0; i < 4 && times->size; i++) {
-    size_t rank = (size_t)((double)times->size * quantiles[i] + 0.999999);
-    ms[i] = (double)times->values[rank ? rank - 1 : 0] / 1e6;
-  }
-  printf("\"%s\": {\"count\": %zu, \"p50_ms\": %.4f, \"p90_ms\": %.4f, \"p99_ms\": %.4f, \"max_ms\": %.4f}", name,
-         times->size, ms[0], ms[1], ms[2], ms[3]);
-  times->size = 0;
-}
 
 static void say(void) {
   printf("}\n");
@@ -100,59 +81,34 @@ __attribute__((noreturn)) static void wrong(const char *what, const connection_t
 
 /* ---- requests */
 
-static size_t put(char *out, size_t at, const char *text) {
-  size_t size = strlen(text);
-  if (at + size >= REQUEST_BYTES) die("request too long");
-  memcpy(out + at, text, size + 1);
-  return at + size;
-}
-
-static size_t put_number(char *out, size_t at, unsigned long long number) {
-  char text[24];
-  snprintf(text, sizeof text, "%llu", number);
-  return put(out, at, text);
-}
-
-/* A template, filled in: {uid} and {token} for a connection, {t} and {n} for a notice. */
-static size_t expand(char *out, size_t at, const char *template, int index, uint64_t t) {
-  for (const char *p = template; *p;) {
-    if (!strncmp(p, "{uid}", 5)) at = put_number(out, at, (unsigned)(first_uid + index)), p += 5;
-    else if (!strncmp(p, "{token}", 7)) at = put(out, at, index < tokens_total ? tokens[index] : ""), p += 7;
-    else if (!strncmp(p, "{t}", 3)) at = put_number(out, at, t), p += 3;
-    else if (!strncmp(p, "{n}", 3)) at = put_number(out, at, (unsigned)published), p += 3;
-    else if (at + 1 < REQUEST_BYTES) out[at++] = *p++;
-    else die("request too long");
-  }
-  out[at] = 0;
-  return at;
-}
-
 static void send_all(int fd, const char *bytes, size_t size) {
   if (send(fd, bytes, size, MSG_NOSIGNAL) != (ssize_t)size) wrong("the server does not read", NULL);
 }
 
 static void ask_for_upgrade(connection_t *it) {
   char request[REQUEST_BYTES];
-  int index = (int)(it - connections);
-  size_t at = expand(request, put(request, 0, "GET "), path, index, 0);
-  at = put(request, at, " HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                        "Sec-WebSocket-Key: " KEY "\r\nSec-WebSocket-Version: 13\r\n");
-  for (int i = 0; i < headers_total; i++) at = put(request, expand(request, at, headers[i], index, 0), "\r\n");
-  send_all(it->fd, request, put(request, at, "\r\n"));
+  send_all(it->fd, request, put_upgrade(request, path, (int)(it - connections)));
   it->state = UPGRADING;
+}
+
+static void keep_post(uint64_t at_ns, const char *body, size_t size) {
+  if (published == MOST_FRAMES) die("too many notices");
+  post_t *it = &posts[published++];
+  *it = (post_t){.at_ns = at_ns, .size = size};
+  if (!is_verbatim) return;
+  if (!(it->body = malloc(size))) die("malloc");
+  memcpy(it->body, body, size);
 }
 
 static void publish(void) {
   static char body[REQUEST_BYTES], request[2 * REQUEST_BYTES];
-  posted_ns = now_ns();
-  size_t size = expand(body, 0, notice, 0, posted_ns);
-  size_t at = expand(request, put(request, 0, "POST "), post_path, 0, 0);
-  at = put(request, at, " HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n");
-  for (int i = 0; i < post_headers_total; i++) at = put(request, expand(request, at, post_headers[i], 0, 0), "\r\n");
-  at = put(request, put_number(request, put(request, at, "Content-Length: "), size), "\r\n\r\n");
-  memcpy(request + at, body, size);
-  send_all(publisher, request, at + size);
-  published++;
+  uint64_t at_ns = now_ns();
+  size_t size = expand(body, 0, notice, (values_t){.t = at_ns, .n = (unsigned)published});
+  keep_post(at_ns, body, size);
+  if (publish_by == BY_POST) size = put_post(request, body, size);
+  else if (publish_by == BY_FRAME) size = make_frame(request, TEXT, body, size, 1);
+  else size = put_pub(request, body, size);
+  send_all(publisher, request, size);
 }
 
 /* ---- frames */
@@ -166,8 +122,17 @@ static void prepare_ack(reference_t *it) {
   char text[200];
   const char *id = strstr(it->payload, "\"message_id\":\""), *end = id ? strchr(id + 14, '"') : NULL;
   if (!end || end - id > 128) wrong("a notice without message_id", NULL);
-  int size = snprintf(text, sizeof text, "{\"type\":\"ack\",\"message_ids\":[\"%.*s\"]}", (int)(end - id - 14), id + 14);
+  int size = snprintf(text, sizeof text, "{\"type\":\"ack\",\"message_ids\":[\"%.*s\"]}", (int)(end - id - 14),
+                      id + 14);
   it->ack_size = make_frame(it->ack, TEXT, text, (size_t)size, 1);
+}
+
+/* Is a reference what was published as the k-th? */
+static void check_post(const reference_t *it) {
+  int k = (int)(it - references);
+  if (k >= published || it->sent_ns != posts[k].at_ns) wrong("a notice that was not published", NULL);
+  if (is_verbatim && (it->size != posts[k].size || memcmp(it->payload, posts[k].body, it->size)))
+    wrong("not what was published", NULL);
 }
 
 /* The first of the k-th frames: what it is from now on. */
@@ -180,7 +145,7 @@ static reference_t *new_reference(const frame_t *frame) {
   it->size = frame->size;
   it->sent_ns = number_behind("\"t\":", it->payload, it->size);
   for (size_t i = 0; i < it->size; i++) checksum = (checksum ^ (uint8_t)it->payload[i]) * 1099511628211u;
-  if (notice && it->sent_ns != posted_ns) wrong("a notice that was not posted", NULL);
+  if (notice) check_post(it);
   if (is_acking) prepare_ack(it);
   return it;
 }
@@ -188,7 +153,8 @@ static reference_t *new_reference(const frame_t *frame) {
 static void take_notice(connection_t *it, const frame_t *frame, uint64_t now) {
   reference_t *same = it->frames < references_total ? &references[it->frames] : NULL;
   if (!same) same = new_reference(frame);
-  if (frame->size != same->size || memcmp(frame->payload, same->payload, same->size)) wrong("damaged or out of order", it);
+  if (frame->size != same->size || memcmp(frame->payload, same->payload, same->size))
+    wrong("damaged or out of order", it);
   it->frames++;
   delivered++;
   bytes_total += frame->length;
@@ -197,22 +163,61 @@ static void take_notice(connection_t *it, const frame_t *frame, uint64_t now) {
   if (is_acking) send_all(it->fd, same->ack, same->ack_size);
 }
 
+static int is_notice(const connection_t *it, const frame_t *frame) {
+  return it->state == OPEN && begins((char *)frame->payload, frame->size, match);
+}
+
+static void greeted(connection_t *it, uint64_t now) {
+  if (it->state != GREETING) return;
+  add(&hellos, now - it->began_ns);
+  it->state = OPEN;
+  opened++;
+}
+
+static void say_frame(connection_t *it, const char *text) {
+  char frame[1024];
+  send_all(it->fd, frame, make_frame(frame, TEXT, text, strlen(text), 1));
+}
+
+static void take_message(connection_t *it, const nats_t *message, uint64_t now) {
+  frame_t frame = {(uint8_t *)message->payload, message->size, message->length, TEXT, 0x80 | TEXT, 0};
+  if (message->what == NATS_PINGED) say_frame(it, NATS_PONG);
+  if (message->what == NATS_PONGED) greeted(it, now);
+  if (message->what == NATS_REFUSED) wrong("refused by NATS", it);
+  if (message->what == NATS_MESSAGE && is_notice(it, &frame)) take_notice(it, &frame, now);
+}
+
+static void take_stream(connection_t *it, const frame_t *frame, uint64_t now) {
+  static char stream[2 * BUFFER_BYTES];
+  size_t had = take_tail(&it->stream, stream), size = had + frame->size, at = 0;
+  if (size > sizeof stream) die("message too big");
+  memcpy(stream + had, frame->payload, frame->size);
+  for (nats_t message; at < size && parse_nats(stream + at, size - at, &message); at += message.length)
+    take_message(it, &message, now);
+  keep_tail(&it->stream, stream + at, size - at);
+}
+
 static void take_frame(connection_t *it, const frame_t *frame, uint64_t now) {
   char answer[160];
-  if (frame->first != (0x80 | frame->opcode)) wrong("fragments or reserved bits", it);
+  if (frame->first != (0x80 | frame->opcode) || frame->is_masked) wrong("fragments, reserved bits or a mask", it);
   if (frame->opcode == PING) {
     send_all(it->fd, answer, make_frame(answer, PONG, (char *)frame->payload, frame->size, 1));
     pings++;
   } else if (frame->opcode == CLOSE) {
     wrong("closed by the server", it);
-  } else if (frame->size >= strlen(match) && !memcmp(frame->payload, match, strlen(match)) && it->state == OPEN) {
-    take_notice(it, frame, now);
+  } else if (subject) {
+    take_stream(it, frame, now);
+  } else {
+    if (is_notice(it, frame)) take_notice(it, frame, now);
+    if (frame->opcode <= 2) greeted(it, now);
   }
-  if (it->state == GREETING && frame->opcode <= 2) {
-    add(&hellos, now - it->began_ns);
-    it->state = OPEN;
-    opened++;
-  }
+}
+
+static void subscribe(connection_t *it) {
+  char text[512];
+  int size = snprintf(text, sizeof text, NATS_CONNECT "SUB %s 1\r\nPING\r\n", subject);
+  if (size >= (int)sizeof text) die("--nats");
+  say_frame(it, text);
 }
 
 /* The 101; returns its size, 0 while it is not complete. */
@@ -226,8 +231,9 @@ static size_t take_answer(connection_t *it, char *bytes, size_t size, uint64_t n
   }
   it->upgraded_ns = now;
   add(&upgrades, now - it->began_ns);
-  it->state = needs_hello ? GREETING : OPEN;
-  opened += !needs_hello;
+  it->state = needs_hello || subject ? GREETING : OPEN;
+  opened += it->state == OPEN;
+  if (subject) subscribe(it);
   return head;
 }
 
@@ -246,40 +252,91 @@ static void readable(connection_t *it) {
   keep_tail(&it->tail, buffer + at, size - at);
 }
 
-static void publisher_readable(void) {
-  static const char ok[] = "HTTP/1.1 200";
-  ssize_t got = recv(publisher, buffer, sizeof buffer - 1, MSG_DONTWAIT);
-  if (got <= 0) wrong("the publisher's connection is gone", NULL);
-  buffer[got] = 0;
-  if (strncmp(buffer, ok, sizeof ok - 1)) { /* short, and one at a time: it comes in one piece */
-    fprintf(stderr, "%.500s\n", buffer);
+/* ---- the publisher */
+
+/* An answer to a POST; returns its size, 0 while it is not complete. */
+static size_t take_accepted(char *bytes, size_t size) {
+  size_t whole = answer_size(bytes, size);
+  if (!whole) return 0;
+  if (!begins(bytes, size, "HTTP/1.1 20") || bytes[11] > '2') {
+    fprintf(stderr, "%.*s\n", (int)(size < 500 ? size : 500), bytes);
     wrong("the notice was refused", NULL);
   }
-  answered++;
-  add(&answers, now_ns() - posted_ns);
+  if (answered == published) wrong("an answer to nothing", NULL);
+  add(&answers, now_ns() - posts[answered++].at_ns);
+  return whole;
+}
+
+/* What NATS says to a publisher. */
+static size_t take_said(char *bytes, size_t size) {
+  nats_t it;
+  if (!parse_nats(bytes, size, &it)) return 0;
+  if (it.what == NATS_PINGED) send_all(publisher, NATS_PONG, strlen(NATS_PONG));
+  if (it.what == NATS_REFUSED) wrong("refused by NATS", NULL);
+  return it.length;
+}
+
+/* What comes on the WebSocket of a publisher is not for it, but must not end it. */
+static size_t take_aside(char *bytes, size_t size) {
+  char answer[160];
+  frame_t frame;
+  if (!parse_frame(bytes, size, &frame)) return 0;
+  if (frame.opcode == CLOSE) wrong("the publisher's connection is closed", NULL);
+  if (frame.opcode == PING)
+    send_all(publisher, answer, make_frame(answer, PONG, (char *)frame.payload, frame.size, 1));
+  return frame.length;
+}
+
+/* Everything published was answered, where there are answers. */
+static int is_answered(void) { return publish_by != BY_POST || answered == published; }
+
+static void publisher_readable(void) {
+  static size_t (*const takes[])(char *, size_t) = {[BY_POST] = take_accepted, [BY_FRAME] = take_aside,
+                                                    [BY_NATS] = take_said};
+  size_t had = take_tail(&publisher_tail, buffer), at = 0;
+  ssize_t got = recv(publisher, buffer + had, sizeof buffer - had, MSG_DONTWAIT);
+  if (got <= 0 && publish_by == BY_POST && is_answered()) {
+    watch(publisher, PUBLISHER, 0, EPOLL_CTL_DEL);
+    return;
+  }
+  if (got <= 0) wrong("the publisher's connection is gone", NULL);
+  size_t size = had + (size_t)got;
+  for (size_t took; at < size && (took = takes[publish_by](buffer + at, size - at)); at += took) continue;
+  keep_tail(&publisher_tail, buffer + at, size - at);
+}
+
+/* Read until some text has come. */
+static void await(int fd, const char *text) {
+  size_t size = 0;
+  while (!memmem(buffer, size, text, strlen(text))) {
+    ssize_t got = recv(fd, buffer + size, sizeof buffer - size, 0);
+    if (got <= 0) wrong("the publisher's connection is refused", NULL);
+    size += (size_t)got;
+  }
 }
 
 /* ---- the loop */
 
-static void watch(int fd, int who, uint32_t events, int operation) {
-  struct epoll_event event = {.events = events, .data.u64 = (uint64_t)(int64_t)who};
-  if (epoll_ctl(poller, operation, fd, &event)) die("epoll_ctl");
-}
-
-static int dial(int flags) {
-  struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
-  if (fd < 0) die("socket");
-  no_delay(fd);
-  if (connect(fd, (void *)&address, sizeof address) && errno != EINPROGRESS) die("connect");
-  return fd;
+/* A POST has a new connection for each command: servers close one that says nothing for long. */
+static void connect_publisher(void) {
+  char request[REQUEST_BYTES];
+  if (publisher >= 0 && publish_by != BY_POST) return;
+  if (publisher >= 0) close(publisher);
+  publisher = dial(publish_port ? publish_port : port, 0);
+  if (publish_by == BY_FRAME) {
+    send_all(publisher, request, put_upgrade(request, post_path, 0));
+    await(publisher, ACCEPT);
+  } else if (publish_by == BY_NATS) {
+    send_all(publisher, NATS_CONNECT "PING\r\n", strlen(NATS_CONNECT "PING\r\n"));
+    await(publisher, NATS_PONG);
+  }
+  watch(publisher, PUBLISHER, EPOLLIN, EPOLL_CTL_ADD);
 }
 
 static void start_next(void) {
   connection_t *it = &connections[started];
   it->began_ns = now_ns();
-  it->fd = dial(SOCK_NONBLOCK);
+  it->fd = dial(port, SOCK_NONBLOCK);
   it->state = CONNECTING;
   watch(it->fd, started++, EPOLLOUT, EPOLL_CTL_ADD);
 }
@@ -330,24 +387,49 @@ static void pause_ms(double ms) {
 
 /* ---- commands */
 
-static void rounds(int count, double gap_ms) {
-  uint64_t wall = 0, cpu = 0;
-  if (!notice) wrong("rounds need --notice", NULL);
-  printf("{\"rounds\": %d, \"last_ms\": [", count);
-  for (int i = 0; i < count; i++) {
-    uint64_t goal = delivered + (uint64_t)total, cpu_before = cpu_ns();
-    publish();
-    uint64_t ends = posted_ns + (uint64_t)(timeout_s * 1e9);
-    while ((delivered < goal || answered < published) && now_ns() < ends) pump(100);
-    if (delivered != goal || answered < published) wrong("not everybody got the notice", NULL);
-    cpu += cpu_ns() - cpu_before;
-    wall += now_ns() - posted_ns;
-    printf("%s%.4f", i ? ", " : "", (double)(last_ns - posted_ns) / 1e6);
-    pause_ms(gap_ms);
-  }
-  printf("], \"frame_bytes\": %zu, \"wall_ms\": %.4f, \"cpu\": %.4f", references[references_total - 1].size,
+/* Until everybody has what was published since `began`. */
+static void wait_for_all(uint64_t goal, uint64_t began) {
+  uint64_t ends = began + (uint64_t)(timeout_s * 1e9);
+  while ((delivered < goal || !is_answered()) && now_ns() < ends) pump(100);
+  if (delivered != goal || !is_answered()) wrong("not everybody got the notice", NULL);
+}
+
+static void print_work(uint64_t wall, uint64_t cpu) {
+  printf("\"frame_bytes\": %zu, \"wall_ms\": %.4f, \"cpu\": %.4f", references[references_total - 1].size,
          (double)wall / 1e6, (double)cpu / (double)wall);
   say();
+}
+
+/* Nothing is printed before all went well: what went wrong has a line of its own. */
+static void rounds(int count, double gap_ms) {
+  static times_t last;
+  uint64_t wall = 0, cpu = 0;
+  connect_publisher();
+  for (last.size = 0; last.size < (size_t)count;) {
+    uint64_t goal = delivered + (uint64_t)total, cpu_before = cpu_ns();
+    publish();
+    uint64_t posted_ns = posts[published - 1].at_ns;
+    wait_for_all(goal, posted_ns);
+    cpu += cpu_ns() - cpu_before;
+    wall += now_ns() - posted_ns;
+    add(&last, last_ns - posted_ns);
+    pause_ms(gap_ms);
+  }
+  printf("{\"rounds\": %d, \"last_ms\": [", count);
+  for (int i = 0; i < count; i++) printf("%s%.4f", i ? ", " : "", (double)last.values[i] / 1e6);
+  printf("], ");
+  print_work(wall, cpu);
+}
+
+static void burst(int count) {
+  connect_publisher();
+  uint64_t goal = delivered + (uint64_t)count * (uint64_t)total, cpu_before = cpu_ns();
+  int first = published;
+  for (int i = 0; i < count; i++) publish();
+  uint64_t began = posts[first].at_ns;
+  wait_for_all(goal, began);
+  printf("{\"broadcasts\": %d, \"last_ms\": %.4f, ", count, (double)(last_ns - began) / 1e6);
+  print_work(now_ns() - began, cpu_ns() - cpu_before);
 }
 
 static void expect(uint32_t count) {
@@ -381,7 +463,10 @@ static void report(void) {
 
 static void obey(const char *line) {
   double number = 0, gap_ms = 0;
+  int is_publishing = begins(line, strlen(line), "rounds") || begins(line, strlen(line), "burst");
+  if (is_publishing && !notice) wrong("publishing needs --notice", NULL);
   if (sscanf(line, "rounds %lf %lf", &number, &gap_ms) >= 1) rounds((int)number, gap_ms);
+  else if (sscanf(line, "burst %lf", &number) == 1) burst((int)number);
   else if (sscanf(line, "expect %lf", &number) == 1) expect((uint32_t)number);
   else if (sscanf(line, "idle %lf", &number) == 1) idle(number);
   else if (!strncmp(line, "report", 6)) report();
@@ -408,72 +493,17 @@ static void obey_all(void) {
   }
 }
 
-/* ---- the command line */
-
-static char *content_of(const char *name) {
-  FILE *file = fopen(name, "rb");
-  size_t size = 0, capacity = 1 << 16;
-  char *text = malloc(capacity);
-  if (!file || !text) die(name);
-  for (size_t got; (got = fread(text + size, 1, capacity - size - 1, file)); size += got)
-    if (capacity - size - got < 2 && !(text = realloc(text, capacity *= 2))) die("realloc");
-  fclose(file);
-  text[size] = 0;
-  return text;
-}
-
-static void read_tokens(const char *name) {
-  char *text = content_of(name), *save = NULL;
-  int capacity = 0;
-  for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-    if (tokens_total == capacity && !(tokens = realloc(tokens, (size_t)(capacity += 4096) * sizeof *tokens)))
-      die("realloc");
-    tokens[tokens_total++] = line;
-  }
-}
-
-static int take_option(int option) {
-  switch (option) {
-    case 'p': port = atoi(optarg); break;
-    case 'n': total = atoi(optarg); break;
-    case 'f': most_in_flight = atoi(optarg); break;
-    case 'P': path = optarg; break;
-    case 'H': if (headers_total < 16) headers[headers_total++] = optarg; break;
-    case 'T': read_tokens(optarg); break;
-    case 'u': first_uid = atoi(optarg); break;
-    case 'a': is_acking = 1; break;
-    case 'h': needs_hello = 1; break;
-    case 'r': is_raw = 1; break;
-    case 'm': match = optarg; break;
-    case 'N': notice = content_of(optarg); break;
-    case 'o': post_path = optarg; break;
-    case 'O': if (post_headers_total < 16) post_headers[post_headers_total++] = optarg; break;
-    case 't': timeout_s = atof(optarg); break;
-    case 'c': pin(atoi(optarg)); break;
-    default: return 0;
-  }
-  return 1;
-}
-
 int main(int argc, char **argv) {
-  static const struct option options[] = {
-      {"port", 1, 0, 'p'},        {"connections", 1, 0, 'n'}, {"in-flight", 1, 0, 'f'}, {"path", 1, 0, 'P'},
-      {"header", 1, 0, 'H'},      {"tokens", 1, 0, 'T'},      {"first-uid", 1, 0, 'u'}, {"ack", 0, 0, 'a'},
-      {"hello", 0, 0, 'h'},       {"raw", 0, 0, 'r'},         {"match", 1, 0, 'm'},     {"notice", 1, 0, 'N'},
-      {"post-path", 1, 0, 'o'},   {"post-header", 1, 0, 'O'}, {"timeout", 1, 0, 't'},   {"core", 1, 0, 'c'},
-      {0}};
-  for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;)
-    if (!take_option(option)) return 2;
+  if (!take_options(argc, argv)) return 2;
   signal(SIGPIPE, SIG_IGN);
   allow_descriptors((unsigned)total + 64);
   connections = calloc((size_t)total, sizeof *connections);
   references = calloc(MOST_FRAMES, sizeof *references); /* untouched pages cost nothing */
+  posts = calloc(MOST_FRAMES, sizeof *posts);
   poller = epoll_create1(EPOLL_CLOEXEC);
-  if (!connections || !references || poller < 0) die("start");
+  if (!connections || !references || !posts || poller < 0) die("start");
   connect_all();
-  if (notice) watch(publisher = dial(0), PUBLISHER, EPOLLIN, EPOLL_CTL_ADD);
   obey_all();
-  struct linger at_once = {1, 0}; /* no TIME_WAIT: the next benchmark needs the ports */
-  for (int i = 0; i < total; i++) setsockopt(connections[i].fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+  for (int i = 0; i < total; i++) end_at_once(connections[i].fd);
   return 0;
 }

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from collections import Counter
+from pathlib import Path
 
 import jwt
 import pytest
 
-from bench.loadlib import drive_cost, drive_log, drive_plan
+from bench.loadlib import drive_client, drive_cost, drive_log, drive_plan
 from bench.loadlib.drive_log import CLOSED, OPEN, Answer, Connect, Delivery, Window
 from bench.loadlib.drive_plan import Notice
 from bench.loadlib.options import LoadError
+from bench.loadlib.servers import cores
 from bench.micro.__main__ import trimmed
 from bench.mixed import drift, recipients
 
@@ -214,3 +217,24 @@ def test_a_baseline_keeps_no_names_and_no_rounds() -> None:
     )  # fmt: skip
     assert found["machine_info"] == {"system": "Linux", "cpu": {"count": 2}}
     assert found["benchmarks"][0]["stats"] == {"median": 1.0, "rounds": 2}
+
+
+# ---- the client itself, at the least of servers
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+async def test_client_connects_publishes_and_writes_its_log(tmp_path: Path) -> None:
+    core = cores().others
+    with drive_client.bare_server(tmp_path, core) as server:
+        handshakes = [drive_plan.upgrade(server.port, token) for token in drive_plan.tokens(range(1, 21))]
+        requests = drive_plan.singles(server.port, drive_plan.one_each(30, range(1, 6)))
+        plan = drive_client.Plan(server.port, handshakes, 20, requests, publishers=3, at_once=4, within_s=10)
+        async with drive_client.driving(plan, tmp_path / "drive") as drive:
+            assert (drive.connected.opened, drive.connected.failed) == (20, 0)
+            done = await drive.go()
+            assert (done.answered, done.deliveries, done.closed, done.stray) == (30, 0, 0, 0)
+            assert all(0 < one.began_ns < one.upgraded_ns <= one.hello_ns for one in drive.connects())
+            answers = drive.answers()
+            assert [(one.status, one.accepted) for one in answers] == [(200, 1)] * 30
+            assert all(one.sent_ns < one.answered_ns for one in answers)
+            assert drive.deliveries() == []

@@ -26,9 +26,10 @@ from pushd.stores.sqlite.statements import Parameter
 # Most rows that are sorted to answer one page where an index in the order of the page exists.
 SORTED_ROWS = 5_000
 
-# An index is walked to a page's end, rather than what matches sorted, if it passes no more entries than the users with
-# the name have, and so many for each match.
-WALKED_PER_SORTED = 12
+# An index is walked to a page's end, rather than what matches sorted, if that passes no more than so many entries for
+# each record of the users with the name, as all of them are looked at to sort, and so many for each that matches.
+WALKED_PER_OWNED = 2
+WALKED_PER_SORTED = 9
 
 # Pages further back are looked for from the other end of the list if that is nearer.
 FAR_ROWS = 1_000

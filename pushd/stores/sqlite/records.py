@@ -286,7 +286,7 @@ class SqliteRecords:
         What is sorted is looked for among the records of the users with the name, who are a `share` of all.
         """
         (passed, *_) = await self._numbers("receive_records", receipt_queries.passed(where, sort))
-        sorting = share * passed + total * receipt_queries.WALKED_PER_SORTED
+        sorting = share * passed * receipt_queries.WALKED_PER_OWNED + total * receipt_queries.WALKED_PER_SORTED
         return (part.offset + part.limit) * passed <= total * sorting
 
     async def _by_creation(self, where: ReceiptFilter, part: Slice) -> list[ReceiptRow]:

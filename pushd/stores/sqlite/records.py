@@ -285,7 +285,7 @@ class SqliteRecords:
 
         What is sorted is looked for among the records of the users with the name, who are a `share` of all.
         """
-        (passed, *_) = await self._numbers("receive_records", receipt_queries.passed(where, sort))
+        passed = (await self._numbers("receive_records", receipt_queries.passed(where, sort)))[0]
         sorting = share * passed * receipt_queries.WALKED_PER_OWNED + total * receipt_queries.WALKED_PER_SORTED
         return (part.offset + part.limit) * passed <= total * sorting
 

@@ -330,14 +330,17 @@ _NAMES = (
 _OWNED = ("user_id", "username", *STATE)
 
 
-def _own(row: str, step: str) -> str:
-    """The statement of a trigger that counts the receive record `row` of its user in, `step` +1, or out, -1."""
-    columns, values = ", ".join(_OWNED), ", ".join(f"{row}.{column}" for column in _OWNED)
-    return f"""
-    INSERT INTO receive_totals ({columns}, total) VALUES ({values}, {step})
-        ON CONFLICT DO UPDATE SET total = total + {step};
-    """  # noqa: S608 - constants only
-
+_OWN_COMES = f"""
+  INSERT INTO receive_totals ({", ".join(_OWNED)}, total) VALUES ({", ".join(f"NEW.{name}" for name in _OWNED)}, 1)
+      ON CONFLICT DO UPDATE SET total = total + 1;
+"""  # noqa: S608 - constants only
+_OWN_GOES = f"""
+  UPDATE receive_totals SET total = total - 1 WHERE {" AND ".join(f"{name} = OLD.{name}" for name in _OWNED)};
+"""  # noqa: S608 - constants only
+# Cheaper than what _count() has for it where a statement changes records of several notices; dearer where of one.
+_COUNT_GOES = f"""
+  UPDATE receive_counts SET total = total - 1 WHERE {" AND ".join(f"{name} = OLD.{name}" for name in COUNTED)};
+"""  # noqa: S608 - constants only
 
 _TOTALS = (
     """
@@ -359,24 +362,32 @@ _TOTALS = (
     SELECT {", ".join(_OWNED)}, count(*) FROM admin_user_receive_records GROUP BY {", ".join(_OWNED)}
     """,  # noqa: S608 - constants only
     "DROP TRIGGER receive_records_added",
+    "DROP TRIGGER receive_records_changed",
     "DROP TRIGGER receive_records_renamed",
     "DROP TRIGGER receive_records_dropped",
     f"""
     CREATE TRIGGER receive_records_added AFTER INSERT ON admin_user_receive_records BEGIN
-      {_count("NEW", "+1")} {_own("NEW", "+1")}
+      {_count("NEW", "+1")} {_OWN_COMES}
     END
     """,
-    # In before out: a user's only record must not make its name go and come.
+    # Comes before goes: a user's only record must not make its name go and come.
     f"""
-    CREATE TRIGGER receive_records_moved AFTER UPDATE OF username, {_STATES} ON admin_user_receive_records
-      WHEN {_of("OLD", _OWNED)} IS NOT {_of("NEW", _OWNED)}
+    CREATE TRIGGER receive_records_changed AFTER UPDATE OF {", ".join(COUNTED)} ON admin_user_receive_records
+      WHEN {_of("OLD", COUNTED)} IS NOT {_of("NEW", COUNTED)}
     BEGIN
-      {_own("NEW", "+1")} {_own("OLD", "-1")}
+      {_COUNT_GOES} {_count("NEW", "+1")} {_OWN_COMES} {_OWN_GOES}
+    END
+    """,
+    f"""
+    CREATE TRIGGER receive_records_renamed AFTER UPDATE OF username ON admin_user_receive_records
+      WHEN OLD.username <> NEW.username AND {_of("OLD", COUNTED)} IS {_of("NEW", COUNTED)}
+    BEGIN
+      {_OWN_COMES} {_OWN_GOES}
     END
     """,
     f"""
     CREATE TRIGGER receive_records_dropped AFTER DELETE ON admin_user_receive_records BEGIN
-      {_count("OLD", "-1")} {_own("OLD", "-1")}
+      {_count("OLD", "-1")} {_OWN_GOES}
     END
     """,
     f"CREATE TRIGGER receive_totals_added AFTER INSERT ON receive_totals BEGIN {_NAME_COMES} END",

@@ -51,7 +51,9 @@ def test_the_first_and_the_last_id_count(connection: sqlite3.Connection, user_id
 
 def test_only_users_with_several_names_are_looked_at_more_closely(connection: sqlite3.Connection) -> None:
     assert len(named(connection, "bob", NAMES).conditions) == 1
-    assert len(members("ann", b"[7,8]", b"[8,10]", b"9").conditions) == 2
+    whose = named(connection, "carl", {})
+    assert len(whose.conditions) == 2
+    assert found(connection, whose) == ["carl"]
 
 
 def test_nobody_has_the_name(connection: sqlite3.Connection) -> None:

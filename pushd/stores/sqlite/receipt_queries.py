@@ -28,8 +28,8 @@ SORTED_ROWS = 5_000
 
 # An index is walked to a page's end, rather than what matches sorted, if that passes no more than so many entries for
 # each record of the users with the name, as all of them are looked at to sort, and so many for each that matches.
-WALKED_PER_OWNED = 2
-WALKED_PER_SORTED = 9
+WALKED_PER_OWNED = 1.3
+WALKED_PER_SORTED = 11
 
 # Pages further back are looked for from the other end of the list if that is nearer.
 FAR_ROWS = 1_000

@@ -38,6 +38,7 @@ class Members(NamedTuple):
     conditions: tuple[str, ...]
     parameters: dict[str, Parameter]
     share: float  # of all names, those that match
+    is_asked_last: bool = False  # where few records have the state that is asked for
 
 
 def members(username: str, matching: bytes | None, renamed: bytes | None, names: bytes | None) -> Members:

@@ -296,9 +296,10 @@ def _page(
 ) -> Query:
     if members is not None:  # instead of the name
         where = msgspec.structs.replace(where, username=None)
-    first = members.conditions if members else ()
-    known = members.parameters if members else {}
-    conditions = _conditions(where, *more, users=_users(source), first=first)
+    whose, known = (members.conditions, members.parameters) if members else ((), {})
+    is_last = members is not None and members.is_asked_last
+    first, last = ((), whose) if is_last else (whose, ())
+    conditions = _conditions(where, *more, *last, users=_users(source), first=first)
     inner = f"""
     SELECT receipt.rowid AS id FROM {source} {conditions} ORDER BY {order} LIMIT :limit OFFSET :offset
     """  # noqa: S608 - constants only

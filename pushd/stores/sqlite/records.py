@@ -269,14 +269,17 @@ class SqliteRecords:
         if sort is not ReceiptSort.CREATED_AT:
             return await self._receipts(receipt_queries.by_user(where, sort, part))
         total = (await self.receive_stats(where)).total_users
-        named = await self._members(where)
+        named = await self._members(where, total)
         if await self._is_walk_short(where, sort, part, total, named.share):
             return await self._receipts(receipt_queries.walked(where, part, named))
         return await self._receipts(receipt_queries.sorted_all(where, sort, part))
 
-    async def _members(self, where: ReceiptFilter) -> Members:
+    async def _members(self, where: ReceiptFilter, total: int) -> Members:
+        """Who has the name in `where`, which `total` records match: whether they have it is asked last if few do."""
         name = where.username or ""
-        return members(name, *await self._statements.row("names", MEMBERS, username=name))
+        named = members(name, *await self._statements.row("names", MEMBERS, username=name))
+        (_, records) = await self._numbers("names", receipt_queries.in_range(where))
+        return named._replace(is_asked_last=total < named.share * named.share * records)
 
     async def _is_walk_short(
         self, where: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int, share: float
@@ -331,7 +334,7 @@ class SqliteRecords:
     async def _named_side(self, side: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int) -> list[ReceiptRow]:
         if not getattr(side, receipt_queries.TIMES[sort]):
             return await self._receipts(receipt_queries.untimed(side, part))
-        named = await self._members(side)
+        named = await self._members(side, total)
         if await self._is_walk_short(side, sort, part, total, named.share):
             return await self._receipts(receipt_queries.by_time(side, sort, part, named))
         return await self._receipts(receipt_queries.sorted_all(side, sort, part))

@@ -205,6 +205,11 @@ async def test_a_renamed_user_is_found_by_what_the_record_says(stores: Stores) -
     assert (await found("ann"), await found("BOB"), await found("")) == (["m1"], ["m2"], ["m2", "m1"])
     await stores.records.write([], [receipt("m1", 1, PENDING, username="carl")])
     assert (await found("ann"), await found("carl")) == ([], ["m1"])
+    totals = {
+        name: (await stores.records.receive_stats(ReceiptFilter(username=name))).total_users
+        for name in ("ann", "carl", "bob", "b")
+    }
+    assert totals == {"ann": 0, "carl": 1, "bob": 1, "b": 1}
 
 
 async def test_newest_of_many_users(stores: Stores) -> None:

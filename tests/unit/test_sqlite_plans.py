@@ -13,6 +13,7 @@ import pytest
 from pushd.model import Channel, DeliveryStatus
 from pushd.queries import PushFilter, PushSort, ReceiptFilter, ReceiptSort, Slice
 from pushd.stores.sqlite import push_queries, receipt_queries, records
+from pushd.stores.sqlite.members import members
 from pushd.stores.sqlite.receipt_queries import Query
 from pushd.stores.sqlite.schema import APPLICATION_ID, LADDER, open_connection, prepare
 
@@ -20,6 +21,9 @@ PAGE = Slice(20, 10)
 ANY = ReceiptFilter()
 NEWEST = ReceiptSort.CREATED_AT
 BY_NAME = ReceiptFilter(username="a")
+UNREAD_BY_NAME = ReceiptFilter(username="a", is_read=False, since_ms=1)
+FEW = members("a", b"[1,2]", b"[]", b"10")
+SPARSE = members("a", b"[1,5000000000]", b"[]", b"10")
 STATES = {
     "is_online": True,
     "is_received": False,
@@ -55,8 +59,8 @@ def bare_scans(plan: list[str]) -> list[str]:
 
 
 def sorts(plan: list[str]) -> list[str]:
-    """Steps that sort everything; "RIGHT PART" and "LAST TERM" sort what is equal so far."""
-    return [step for step in plan if step.startswith("USE TEMP B-TREE FOR ORDER BY")]
+    """Steps that sort everything, or ("RIGHT PART", "LAST TERM") what is equal so far."""
+    return [step for step in plan if step.startswith("USE TEMP B-TREE")]
 
 
 @pytest.mark.parametrize("is_descending", [True, False])
@@ -84,7 +88,28 @@ def sorts(plan: list[str]) -> list[str]:
             lambda part: receipt_queries.untimed(BY_NAME, part),
             "COVERING INDEX receive_records_user (user_id=?)",
         ),
-        (lambda part: receipt_queries.walked_by_name(BY_NAME, part), "receive_records_created"),
+        *(
+            (
+                lambda part, named=named: receipt_queries.walked(BY_NAME, part, named),
+                "COVERING INDEX receive_records_created",
+            )
+            for named in (FEW, SPARSE)
+        ),
+        *(
+            (
+                lambda part, named=named: receipt_queries.walked(UNREAD_BY_NAME, part, named),
+                "COVERING INDEX receive_records_state",
+            )
+            for named in (FEW, SPARSE)
+        ),
+        *(
+            (
+                lambda part, sort=sort, named=named: receipt_queries.by_time(UNREAD_BY_NAME, sort, part, named),
+                f"COVERING INDEX receive_records_{sort.removesuffix('_at')}",
+            )
+            for sort in receipt_queries.TIMES
+            for named in (FEW, SPARSE)
+        ),
         *(
             (
                 lambda part, sort=sort: receipt_queries.by_time(FILTERS["is_confirmed"], sort, part),
@@ -149,18 +174,23 @@ def test_no_list_scans_a_table(connection: sqlite3.Connection, where: ReceiptFil
         (receipt_queries.stats(FILTERS["time"]), "SEARCH counts USING PRIMARY KEY (created_at>? AND created_at<?)"),
         (receipt_queries.stats(ReceiptFilter("m1")), "INDEX receive_counts_message (message_id=?)"),
         (receipt_queries.stats(ReceiptFilter(user_id=1)), "COVERING INDEX receive_records_user (user_id=?)"),
-        (receipt_queries.stats(ReceiptFilter(username="a")), "COVERING INDEX receive_records_user (user_id=?)"),
+        (receipt_queries.stats(ReceiptFilter(username="a")), "counts USING PRIMARY KEY (user_id=? AND username=?)"),
+        (receipt_queries.stats(UNREAD_BY_NAME), "COVERING INDEX receive_records_user (user_id=? AND created_at>?)"),
+        (
+            receipt_queries.stats_less(UNREAD_BY_NAME),
+            "COVERING INDEX receive_records_user (user_id=? AND created_at<?)",
+        ),
         (receipt_queries.stats(ReceiptFilter("m1", username="a")), "(message_id=? AND user_id=?)"),
         (receipt_queries.sought(FILTERS["is_read"], PAGE), "COVERING INDEX receive_records_state (created_at=? AND"),
         (receipt_queries.sorted_all(ReceiptFilter("m1"), ReceiptSort.READ_AT, PAGE), "(message_id=?)"),
         (receipt_queries.sorted_all(ReceiptFilter(user_id=1), NEWEST, PAGE), "INDEX receive_records_user (user_id=?)"),
         (receipt_queries.NEWEST, "INDEX receive_records_user (user_id=?)"),
-        (receipt_queries.USER_SUMMARY, "INDEX receive_records_unread (user_id=?)"),
+        (receipt_queries.USER_SUMMARY, "receive_totals USING PRIMARY KEY (user_id=?)"),
         (receipt_queries.USER_SUMMARY, "COVERING INDEX receive_records_user (user_id=?)"),
         (receipt_queries.ALL_USER_RECEIPTS, "COVERING INDEX receive_records_user"),
         (receipt_queries.SOME_USER_RECEIPTS, "INDEX receive_records_created (created_at>? AND created_at<?)"),
         (receipt_queries.DROP_RECEIPTS, "(message_id=?)"),
-        (records.UNREAD_COUNTS, "INDEX receive_records_unread (user_id=?)"),
+        (records.UNREAD_COUNTS, "receive_totals USING PRIMARY KEY (user_id=?)"),
         (push_queries.ROWS, "push_records USING INDEX sqlite_autoindex_push_records_1 (message_id=?)"),
         (push_queries.ROWS, "INDEX receive_counts_message (message_id=?)"),
         (push_queries.stats(PushFilter()), "COVERING INDEX push_records_time"),

@@ -143,6 +143,44 @@ def test_names_of_version_3_are_found_in_either_case(tmp_path: Path, monkeypatch
         assert new.execute(counted).fetchall() == [("m2", 1), ("m3", 2)]
 
 
+def test_records_of_version_4_are_counted_by_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "pushd.db"
+    insert = (
+        "INSERT INTO admin_user_receive_records (message_id, user_id, username, is_read, created_at, updated_at)"
+        " VALUES (?, ?, ?, ?, 5, 5)"
+    )
+    state = "user_id, username, is_online, is_received, is_read, is_confirmed, delivery_status, push_channel"
+    by_hand = f"SELECT {state}, count(*) FROM admin_user_receive_records GROUP BY {state} ORDER BY {state}"
+    names = "SELECT DISTINCT user_id, username FROM {} ORDER BY 1, 2"
+
+    def check(connection: sqlite3.Connection, rows: int) -> None:
+        kept = connection.execute(f"SELECT * FROM receive_totals ORDER BY {state}").fetchall()
+        assert kept == connection.execute(by_hand).fetchall()
+        known, written = (names.format(table) for table in ("receive_names", "admin_user_receive_records"))
+        assert connection.execute(known).fetchall() == connection.execute(written).fetchall()
+        assert len(kept) == rows
+
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "LADDER", LADDER[:4])
+        prepare(path)
+    with closing(sqlite3.connect(path)) as old:
+        old.executemany(insert, [("m1", 1, "ann", 0), ("m2", 1, "ann", 0), ("m2", 2, "bob", 1)])
+        old.commit()
+    prepare(path)
+    with closing(sqlite3.connect(path)) as new:
+        check(new, 2)
+        new.executemany(insert, [("m3", 1, "ann", 0), ("m3", 3, "carl", 0)])
+        check(new, 3)
+        change = "UPDATE admin_user_receive_records SET"
+        new.execute(f"{change} is_read = 1, delivery_status = 'delivered' WHERE message_id = 'm3'")
+        check(new, 4)
+        new.execute(f"{change} username = 'anna' WHERE user_id = 1 AND message_id <> 'm2'")
+        check(new, 5)
+        new.execute(f"{change} updated_at = 9")
+        new.execute("DELETE FROM admin_user_receive_records WHERE message_id = 'm2'")
+        check(new, 3)
+
+
 def test_wall_clock_is_in_milliseconds() -> None:
     assert wall_ms() > 1_700_000_000_000
 
@@ -200,7 +238,6 @@ def test_no_statement_scans_a_table(connection: sqlite3.Connection, statement: s
         (journal.FIRST_SINCE, "journal_settled"),
         (journal.PURGE, "journal_settled"),
         (mailbox.REMOVE, "mailbox_once"),
-        (records.UNREAD_COUNTS, "receive_records_unread"),
         (records.PURGE_RECEIPTS, "receive_records_created"),
     ],
 )

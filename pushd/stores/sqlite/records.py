@@ -6,7 +6,8 @@ Writing is in records_write, the statements of lists in push_queries and receipt
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 
 import msgspec
 import orjson
@@ -26,6 +27,7 @@ from pushd.queries import (
     UserSummary,
 )
 from pushd.stores.sqlite import push_queries, receipt_queries
+from pushd.stores.sqlite.members import MEMBERS, Members, members
 from pushd.stores.sqlite.receipt_queries import Query
 from pushd.stores.sqlite.records_write import WRITE_PUSH_RECORDS, WRITE_RECEIPTS, push_rows, receipt_rows
 from pushd.stores.sqlite.statements import Parameter, Statements, chunks, drop_chunks
@@ -69,8 +71,8 @@ SELECT CAST(json_group_array(user_id) AS BLOB)
 
 UNREAD_COUNTS = """
 SELECT CAST(json_group_array(json_array(user_id, unread)) AS BLOB)
-  FROM (SELECT user_id, count(*) AS unread
-          FROM admin_user_receive_records INDEXED BY receive_records_unread
+  FROM (SELECT user_id, sum(total) AS unread
+          FROM receive_totals
          WHERE is_read = 0 AND delivery_status <> 'expired'
            AND user_id IN (SELECT value FROM json_each(CAST(:user_ids AS TEXT)))
          GROUP BY user_id)
@@ -191,14 +193,10 @@ class SqliteRecords:
         if part.offset < receipt_queries.FAR_ROWS:
             return await self._page(where, sort, part)
         total = (await self.receive_stats(where)).total_users
-        if part.offset * 2 < total:
-            return await self._page(where, sort, part)
-        limit = max(0, min(part.limit, total - part.offset))
-        mirrored = Slice(total - part.offset - limit, limit, not part.is_descending)
-        return (await self._page(where, sort, mirrored))[::-1] if limit else []
+        return await _from_nearer_end(part, total, lambda near: self._page(where, sort, near))
 
     async def _page(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
-        if _is_by_name(where):
+        if receipt_queries.is_by_name(where):
             return await self._by_name(where, sort, part)
         if receipt_queries.is_narrow(where) or (where.message_id is not None and sort is not ReceiptSort.CREATED_AT):
             return await self._receipts(receipt_queries.sorted_all(where, sort, part))
@@ -212,9 +210,16 @@ class SqliteRecords:
         """See ports.RecordStore."""
         where = await self._selective(where)
         if self._counted is None or self._counted[0] != where:
-            stats = ReceiptStats(*await self._numbers("receive_stats", receipt_queries.stats(where)))
-            self._counted = (where, stats)
+            self._counted = (where, ReceiptStats(*await self._numbers("receive_stats", await self._stats(where))))
         return self._counted[1]
+
+    async def _stats(self, where: ReceiptFilter) -> Query:
+        """What is counted are the records of the range, or the others if they are fewer."""
+        if receipt_queries.is_by_name(where) and receipt_queries.has_range(where):
+            wanted, total = await self._numbers("receive_stats", receipt_queries.in_range(where))
+            if wanted * 2 > total:
+                return receipt_queries.stats_less(where)
+        return receipt_queries.stats(where)
 
     async def newest_receive_records(self, user_ids: Collection[int], limit: int) -> dict[int, list[ReceiptRow]]:
         """See ports.RecordStore."""
@@ -252,7 +257,7 @@ class SqliteRecords:
 
     async def _selective(self, where: ReceiptFilter) -> ReceiptFilter:
         """`where` without a part of a name that all names have."""
-        if not _is_by_name(where):
+        if not receipt_queries.is_by_name(where):
             return where
         name = where.username or ""
         (is_selective,) = await self._statements.numbers("names", receipt_queries.IS_SELECTIVE, username=name)
@@ -264,20 +269,28 @@ class SqliteRecords:
         if sort is not ReceiptSort.CREATED_AT:
             return await self._receipts(receipt_queries.by_user(where, sort, part))
         total = (await self.receive_stats(where)).total_users
-        if await self._is_walk_short(where, part, total):
-            return await self._receipts(receipt_queries.walked_by_name(where, part))
+        named = await self._members(where, total)
+        if await self._is_walk_short(where, sort, part, total, named.share):
+            return await self._receipts(receipt_queries.walked(where, part, named))
         return await self._receipts(receipt_queries.sorted_all(where, sort, part))
 
-    async def _is_walk_short(self, where: ReceiptFilter, part: Slice, total: int) -> bool:
-        """True when a walk to the page's end costs less than sorting the `total` records that match.
-
-        Only where most records of the users with the name match: they are spread evenly then.
-        """
+    async def _members(self, where: ReceiptFilter, total: int) -> Members:
+        """Who has the name in `where`, which `total` records match: whether they have it is asked last if few do."""
         name = where.username or ""
-        having, names, records = await self._statements.numbers("names", receipt_queries.NAMES, username=name)
-        if total * names * 2 < records * having:
-            return False
-        return (part.offset + part.limit) * records <= total * total * receipt_queries.WALKED_PER_SORTED
+        named = members(name, *await self._statements.row("names", MEMBERS, username=name))
+        (_, records) = await self._numbers("names", receipt_queries.in_range(where))
+        return named._replace(is_asked_last=total < named.share * named.share * records)
+
+    async def _is_walk_short(
+        self, where: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int, share: float
+    ) -> bool:
+        """True when a walk to the page's end, if matches are spread evenly, costs less than sorting all `total`.
+
+        What is sorted is looked for among the records of the users with the name, who are a `share` of all.
+        """
+        passed = (await self._numbers("receive_records", receipt_queries.passed(where, sort)))[0]
+        sorting = share * passed * receipt_queries.WALKED_PER_OWNED + total * receipt_queries.WALKED_PER_SORTED
+        return (part.offset + part.limit) * passed <= total * sorting
 
     async def _by_creation(self, where: ReceiptFilter, part: Slice) -> list[ReceiptRow]:
         """A page by created_at: sought where adding up what comes before it is cheap, else walked to."""
@@ -299,7 +312,7 @@ class SqliteRecords:
                 total = (await self.receive_stats(side)).total_users
                 rest = msgspec.structs.replace(part, limit=part.limit - len(rows))
                 if part.offset < total and rest.limit > 0:
-                    rows += await self._side(side, sort, rest, total)
+                    rows += await _from_nearer_end(rest, total, partial(self._side, side, sort, total=total))
                 part = msgspec.structs.replace(part, offset=max(0, part.offset - total), limit=part.limit)
         return rows
 
@@ -314,15 +327,17 @@ class SqliteRecords:
             rest = msgspec.structs.replace(part, limit=part.limit - len(rows))
             if part.offset < total and rest.limit > 0:
                 side = msgspec.structs.replace(where, **{flag: has_time})
-                rows += await self._receipts(await self._named_side(side, sort, rest, total))
+                rows += await _from_nearer_end(rest, total, partial(self._named_side, side, sort, total=total))
             part = msgspec.structs.replace(part, offset=max(0, part.offset - total))
         return rows
 
-    async def _named_side(self, side: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int) -> Query:
+    async def _named_side(self, side: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int) -> list[ReceiptRow]:
         if not getattr(side, receipt_queries.TIMES[sort]):
-            return receipt_queries.untimed(side, part)
-        is_walked = total > receipt_queries.SORTED_ROWS and await self._is_walk_short(side, part, total)
-        return (receipt_queries.by_time if is_walked else receipt_queries.sorted_all)(side, sort, part)
+            return await self._receipts(receipt_queries.untimed(side, part))
+        named = await self._members(side, total)
+        if await self._is_walk_short(side, sort, part, total, named.share):
+            return await self._receipts(receipt_queries.by_time(side, sort, part, named))
+        return await self._receipts(receipt_queries.sorted_all(side, sort, part))
 
     async def _by_user(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
         total = (await self.receive_stats(where)).total_users
@@ -372,6 +387,12 @@ class SqliteRecords:
         )
 
 
-def _is_by_name(where: ReceiptFilter) -> bool:
-    """True when only a name says whose records of which notices are wanted."""
-    return where.username is not None and where.user_id is None and where.message_id is None
+async def _from_nearer_end(
+    part: Slice, total: int, page: Callable[[Slice], Awaitable[list[ReceiptRow]]]
+) -> list[ReceiptRow]:
+    """What `page` has for a part of a list of `total`, looked for from the other end where that is nearer."""
+    if part.offset < receipt_queries.FAR_ROWS or part.offset * 2 < total:
+        return await page(part)
+    limit = max(0, min(part.limit, total - part.offset))
+    mirrored = Slice(total - part.offset - limit, limit, not part.is_descending)
+    return (await page(mirrored))[::-1] if limit else []

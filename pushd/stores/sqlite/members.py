@@ -1,0 +1,61 @@
+"""Whose records a part of a name asks for, in the form in which SQLite tells members from others fastest."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import orjson
+
+from pushd.stores.sqlite.statements import Parameter
+
+# One byte each is looked up for up to so many user_ids: two thirds of what IN costs, which is left for those above.
+DENSE_IDS = 1 << 20
+
+# Who has the name, who of them has had another, so that not every record need have it, and how many names there are.
+MEMBERS = """
+SELECT CAST(json_group_array(user_id) AS BLOB),
+       CAST(json_group_array(user_id) FILTER (
+         WHERE EXISTS (SELECT 1 FROM receive_names AS other
+                        WHERE other.user_id = name.user_id AND other.username <> name.username)
+       ) AS BLOB),
+       (SELECT CAST(count(*) AS BLOB) FROM receive_names)
+  FROM receive_names AS name
+ WHERE instr(folded, lower(:username)) > 0
+"""
+
+# Ids of users are positive: guests, who have negative ones, have no records.
+_IS_DENSE = "substr(:members, receipt.user_id + 1, 1) = x'01'"
+_IS_LISTED = "receipt.user_id IN (SELECT value FROM json_each(CAST(:members AS TEXT)))"
+_HAS_NAME = """
+(receipt.user_id NOT IN (SELECT value FROM json_each(CAST(:renamed AS TEXT)))
+ OR instr(lower(receipt.username), lower(:username)) > 0)
+"""
+
+
+class Members(NamedTuple):
+    """What a statement needs to tell whether `receipt` belongs to a user with the name."""
+
+    conditions: tuple[str, ...]
+    parameters: dict[str, Parameter]
+    share: float  # of all names, those that match
+    is_asked_last: bool = False  # where few records have the state that is asked for
+
+
+def members(username: str, matching: bytes | None, renamed: bytes | None, names: bytes | None) -> Members:
+    """From the documents of MEMBERS. Costs the loop a tenth of a microsecond for each who has the name."""
+    user_ids: list[int] = orjson.loads(matching or b"[]")
+    several: list[int] = orjson.loads(renamed or b"[]")
+    is_dense = not user_ids or (min(user_ids) >= 0 and max(user_ids) < DENSE_IDS)
+    conditions = [_IS_DENSE if is_dense else _IS_LISTED]
+    parameters: dict[str, Parameter] = {"members": _marks(user_ids) if is_dense else orjson.dumps(user_ids)}
+    if several:
+        conditions.append(_HAS_NAME)
+        parameters |= {"renamed": orjson.dumps(several), "username": username}
+    return Members(tuple(conditions), parameters, len(user_ids) / max(1, int(names or 0)))
+
+
+def _marks(user_ids: list[int]) -> bytes:
+    marks = bytearray(max(user_ids, default=-1) + 1)
+    for user_id in user_ids:
+        marks[user_id] = 1
+    return bytes(marks)

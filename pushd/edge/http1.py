@@ -6,8 +6,10 @@ forms of a target, Host, framing, expectations, and which requests are WebSocket
 
 from __future__ import annotations
 
+import asyncio
 import re
 from base64 import b64decode
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
@@ -79,14 +81,26 @@ class Request:
         return self._query
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Response:
-    """One answer. A header named here replaces the one `encode` would add."""
+    """One answer. A header named here replaces the one `encode` would add. Not frozen: that triples what it costs."""
 
     status: int
     body: bytes = b""
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
+
+
+class Pending(NamedTuple):
+    """An answer that needs no task: once `done` is done, `respond` says it, as long as nobody else has.
+
+    After `within_s` it is given up, and `give_up` says what is answered then.
+    """
+
+    done: asyncio.Future[None]
+    respond: Callable[[], Response]
+    give_up: Callable[[], Response]
+    within_s: float
 
 
 class Head(NamedTuple):

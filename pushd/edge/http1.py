@@ -31,7 +31,7 @@ class Refusal(NamedTuple):
 
 
 class Request:
-    """One request, whole. Header names are lower case, repeated headers joined with ", "."""
+    """One request, whole. Header names are lower case, repeated headers joined with ", "; requests may share them."""
 
     __slots__ = (
         "_query",
@@ -71,6 +71,22 @@ class Request:
         self.peer = peer
         self.is_secure = is_secure
         self._query: dict[str, str] | None = None
+
+    def again(self, body: bytes, peer: str, is_secure: bool) -> Request:
+        """Another request with the same head."""
+        other = Request.__new__(Request)
+        other.path = self.path
+        other.query_string = self.query_string
+        other.method = self.method
+        other.target = self.target
+        other.headers = self.headers
+        other.body = body
+        other.keep_alive = self.keep_alive
+        other.is_upgrade = self.is_upgrade
+        other.peer = peer
+        other.is_secure = is_secure
+        other._query = self._query
+        return other
 
     @property
     def query(self) -> dict[str, str]:

@@ -140,17 +140,18 @@ class Intake:
         Costs no task: all that is begun in one turn of the loop shares one append and one future. Raises RequestError
         for what is refused at once.
         """
-        self._admit()
+        now = self._now()
+        self._admit(now)
         notice = self._notice(submission, sender, idempotency_key)
         keys = dedup_keys(notice, is_named=submission.message_id is not None)
-        earlier = self._window.find(keys, self._now())
-        return self._keep(notice, keys) if earlier is None else self._repeat(earlier, notice, keys)
+        earlier = self._window.find(keys, now)
+        return self._keep(notice, keys, now) if earlier is None else self._repeat(earlier, notice, keys)
 
-    def _admit(self) -> None:
+    def _admit(self, now: float) -> None:
         if self.is_draining:
             raise RequestError(ErrorCode.DRAINING, "the server is shutting down", retry_after_s=5)
         self._bucket.rate = self._bucket.burst = self._live.config.limits.publishes_per_s
-        if not self._bucket.take(self._now()):
+        if not self._bucket.take(now):
             raise RequestError(ErrorCode.RATE_LIMITED, "too many publishes per second", retry_after_s=1)
 
     # ---- repeats
@@ -172,7 +173,7 @@ class Intake:
                 self._count_repeat(notice)
                 return
         try:
-            attempt = self._keep(notice, repeat.keys)
+            attempt = self._keep(notice, repeat.keys, self._now())
         except RequestError as error:
             repeat.failure = error
             return
@@ -185,15 +186,15 @@ class Intake:
 
     # ---- into the journal
 
-    def _keep(self, notice: Notice, keys: list[str]) -> Attempt:
+    def _keep(self, notice: Notice, keys: list[str], now: float) -> Attempt:
         if not self._lanes.reserve():
             self._count([notice], "queue_full")
             raise RequestError(ErrorCode.QUEUE_FULL, "the queue is full", retry_after_s=1)
         if not self._group:
             self._decided = self._loop.create_future()
             self._loop.call_soon(self._flush)
-        attempt = Attempt(self._publication(notice), keys, self._decided)
-        self._window.keep(keys, attempt, self._now())
+        attempt = Attempt(Publication(notice, now, on_settled=self._settled), keys, self._decided)
+        self._window.keep(keys, attempt, now)
         self._group.append(attempt)
         if len(self._group) == GROUP_LIMIT:
             self._flush()
@@ -266,12 +267,13 @@ class Intake:
 
     def resend(self, row: PushRow, sender: Sender) -> Attempt:
         """Publish a stored notice again, for those who have not received it. Raises RequestError."""
-        self._admit()
+        now = self._now()
+        self._admit(now)
         notice = _stored_notice(row, next(self._seqs), self._wall_ms(), sender)
         if notice.is_expired(self._wall_ms()):
             text = "message_id: the notice has expired"
             raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": "message_id"})
-        return self._keep(notice, [])
+        return self._keep(notice, [], now)
 
     def restore(self, notices: list[Notice], *, queue: bool) -> None:
         """Notices of a former process: recognised when repeated and, with `queue`, delivered."""
@@ -279,7 +281,7 @@ class Intake:
         done: asyncio.Future[None] = self._loop.create_future()
         done.set_result(None)
         for notice in notices:
-            publication = self._publication(notice, is_restored=True)
+            publication = Publication(notice, now, is_restored=True, on_settled=self._settled)
             age_s = max(0.0, (wall_ms - notice.accepted_ms) / 1000)
             keys = dedup_keys(notice, is_named=True)
             self._window.keep(keys, Attempt(publication, keys, done), now - age_s)
@@ -295,9 +297,6 @@ class Intake:
         while self._commits:
             await asyncio.wait(self._commits)
             self._flush()
-
-    def _publication(self, notice: Notice, *, is_restored: bool = False) -> Publication:
-        return Publication(notice, self._now(), is_restored=is_restored, on_settled=self._settled)
 
     def _settled(self, publication: Publication) -> None:
         self.unsettled_total -= 1
@@ -317,7 +316,7 @@ class Intake:
             target=self._target(submission),
             accepted_ms=now_ms,
             type=_notice_type(submission.type),
-            data=self._data(submission.data),
+            data=None if submission.data is None else self._data(submission.data),
             priority=_PRIORITIES[submission.priority],
             need_confirm=submission.need_confirm,
             expires_ms=expires_ms,
@@ -337,8 +336,6 @@ class Intake:
         return content
 
     def _data(self, data: Any) -> Any:
-        if data is None:
-            return None
         limit = self._live.config.limits.max_data_bytes
         if _is_deeper(data, MAX_DATA_DEPTH):
             text = f"data: nested more than {MAX_DATA_DEPTH} levels deep"
@@ -359,31 +356,29 @@ class Intake:
 
     def _target(self, submission: Submission) -> Target:
         kind = _KINDS[submission.target]
-        self._check_ids(kind, submission)
-        return Target(
-            kind=kind,
-            user_ids=_distinct(submission.user_ids) if kind is TargetKind.CUSTOM else (),
-            roles=_distinct(submission.roles) if kind is TargetKind.ROLE else (),
-            exclude_ids=_distinct(submission.exclude_ids),
-        )
-
-    def _check_ids(self, kind: TargetKind, submission: Submission) -> None:
-        if kind is TargetKind.CUSTOM and not submission.user_ids:
-            raise RequestError(
-                ErrorCode.MISSING_USER_IDS, 'user_ids: required with target "custom"', details={"field": "user_ids"}
-            )
-        if kind is TargetKind.ROLE and not submission.roles:
-            raise RequestError(
-                ErrorCode.INVALID_REQUEST, 'roles: required with target "role"', details={"field": "roles"}
-            )
         limit = self._live.config.limits.max_user_ids
-        for field, ids in (("user_ids", submission.user_ids), ("exclude_ids", submission.exclude_ids)):
-            if len(ids) > limit:
-                raise RequestError(
-                    ErrorCode.TOO_MANY_USER_IDS,
-                    f"{field}: {len(ids)} ids, at most {limit} are allowed",
-                    details={"field": field, "max": limit},
-                )
+        if len(submission.user_ids) > limit or len(submission.exclude_ids) > limit:
+            raise _too_many_ids(submission, limit)
+        exclude_ids = _distinct(submission.exclude_ids)
+        if kind is TargetKind.CUSTOM:
+            return Target(kind, _required("user_ids", submission.user_ids, kind), exclude_ids=exclude_ids)
+        if kind is TargetKind.ROLE:
+            return Target(kind, roles=_required("roles", submission.roles, kind), exclude_ids=exclude_ids)
+        return Target(kind, exclude_ids=exclude_ids)
+
+
+def _required(field: str, ids: list[int], kind: TargetKind) -> tuple[int, ...]:
+    if not ids:
+        code = ErrorCode.MISSING_USER_IDS if kind is TargetKind.CUSTOM else ErrorCode.INVALID_REQUEST
+        raise RequestError(code, f'{field}: required with target "{kind}"', details={"field": field})
+    return _distinct(ids)
+
+
+def _too_many_ids(submission: Submission, limit: int) -> RequestError:
+    field = "user_ids" if len(submission.user_ids) > limit else "exclude_ids"
+    count = len(getattr(submission, field))
+    text = f"{field}: {count} ids, at most {limit} are allowed"
+    return RequestError(ErrorCode.TOO_MANY_USER_IDS, text, details={"field": field, "max": limit})
 
 
 def new_message_id(now_ms: int) -> str:

@@ -101,21 +101,26 @@ class Api:
         """POST /system/notices."""
         sender = _sender(call.identity)
         attempts = [self._begin_item(raw, sender) for raw in call.body.notices]
-        return views.PublishedBatch(items=[await self._item(attempt) for attempt in attempts])
+        undecided = {attempt.decided for attempt in attempts if isinstance(attempt, Attempt)}
+        if undecided:
+            await asyncio.wait(undecided)
+        return views.PublishedBatch(items=[self._item(attempt) for attempt in attempts])
 
-    def _begin_item(self, raw: msgspec.Raw, sender: Sender) -> Attempt | views.Refused:
+    def _begin_item(self, raw: msgspec.Raw, sender: Sender) -> Attempt | RequestError:
         try:
             return self._intake.begin(answers.decoded(_submission, raw), sender)
         except RequestError as error:
-            return _refused(error)
+            return error
 
-    async def _item(self, attempt: Attempt | views.Refused) -> views.Published | views.Refused:
-        if isinstance(attempt, views.Refused):
-            return attempt
+    def _item(self, attempt: Attempt | RequestError) -> views.Published | views.Refused:
         try:
-            return self._published(await self._intake.decided(attempt))
+            if isinstance(attempt, RequestError):
+                raise attempt
+            return self._published(attempt)
         except RequestError as error:
-            return _refused(error)
+            return views.Refused(
+                code=error.code.status, error=error.code.value, message=error.text, data=error.details or {}
+            )
 
     async def resend(self, call: Call[WaitQuery, None]) -> views.Published:
         """POST /notification/records/{message_id}/resend."""
@@ -146,7 +151,7 @@ class Api:
             message=notice.content,
             message_id=notice.message_id,
             push_time=moments.local_time(notice.accepted_ms, self.live.timezone),
-            target=notice.target.kind.value,
+            target=notice.target.kind,
             message_type=notice.type,
             recipients_count=recipients_text(notice.target),
             status="accepted",
@@ -269,10 +274,6 @@ class Api:
 
 def _sender(identity: Identity) -> Sender:
     return Sender(user_id=identity.user_id, name=identity.username)
-
-
-def _refused(error: RequestError) -> views.Refused:
-    return views.Refused(code=error.code.status, error=error.code.value, message=error.text, data=error.details or {})
 
 
 def _idempotency_key(request: Request) -> str:

@@ -53,6 +53,7 @@ class HttpConnection(asyncio.Protocol):
         "_is_choked",
         "_is_finished",
         "_is_last",
+        "_is_paused",
         "_is_secure",
         "_out",
         "_parser",
@@ -80,6 +81,7 @@ class HttpConnection(asyncio.Protocol):
         self._is_last = False
         self._is_finished = False
         self._is_choked = False
+        self._is_paused = False
         self._has_eof = False
 
     # What the transport calls.
@@ -250,7 +252,8 @@ class HttpConnection(asyncio.Protocol):
 
     def _settle(self) -> None:
         """After a turn: write, and read on, yield to the loop, or wait, with a deadline for what is awaited."""
-        self._flush()
+        if self._out:
+            self._flush()
         if self._is_finished:
             return
         if not self._is_at_work and not self._is_choked:
@@ -264,7 +267,11 @@ class HttpConnection(asyncio.Protocol):
         self._set_deadline()
 
     def _balance_reading(self) -> None:
-        if self._parser.held_bytes > HELD_BYTES:
+        is_full = self._parser.held_bytes > HELD_BYTES
+        if is_full is self._is_paused:
+            return
+        self._is_paused = is_full
+        if is_full:
             self._transport.pause_reading()
         elif not self._has_eof:
             self._transport.resume_reading()

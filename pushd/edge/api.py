@@ -273,7 +273,7 @@ class Api:
 
 
 def _sender(identity: Identity) -> Sender:
-    return Sender(user_id=identity.user_id, name=identity.username)
+    return Sender(identity.user_id, identity.username)
 
 
 def _idempotency_key(request: Request) -> str:

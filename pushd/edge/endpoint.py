@@ -7,6 +7,8 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import msgspec
+
 from pushd.edge.auth import Identity
 from pushd.edge.forms import Nothing
 from pushd.edge.http1 import Request
@@ -44,7 +46,7 @@ class Endpoint(NamedTuple):
         return "_".join([self.method.lower(), *words]).replace("-", "_")
 
 
-class Later(NamedTuple):
+class Later(msgspec.Struct, frozen=True):
     """What a handler returns that has begun its work and needs no task to end it.
 
     Once `done` is, `tell` says what goes into `data`, or raises RequestError. Without any caller the work goes on.

@@ -16,6 +16,8 @@ from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
 
+import msgspec
+
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]+)(:[0-9]*)?")
@@ -107,7 +109,7 @@ class Response:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-class Pending(NamedTuple):
+class Pending(msgspec.Struct, frozen=True):
     """An answer that needs no task: once `done` is done, `respond` says it, as long as nobody else has.
 
     After `within_s` it is given up, and `give_up` says what is answered then.

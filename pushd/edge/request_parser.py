@@ -7,6 +7,7 @@ message ends, sizes and counts, fields that may come only once, and the body of 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -23,7 +24,8 @@ MAX_KNOWN_HEAD_BYTES = 2048
 
 _EMPTY_LINE = b"\r\n\r\n"
 _FRAMING = ("content-length", "transfer-encoding")
-_UNUSUAL = frozenset({"expect", "transfer-encoding", "upgrade"})  # what is read otherwise than by Content-Length
+# Heads that are not learned: what is read otherwise than by Content-Length, and what never comes twice.
+_UNUSUAL = frozenset({"expect", "idempotency-key", "transfer-encoding", "upgrade"})
 _CLOSED = httptools.HttpRequestParser(object())
 _SINGLETONS = frozenset(
     {
@@ -40,6 +42,12 @@ _SINGLETONS = frozenset(
         "x-api-key",
     }
 )
+# As most clients spell them: looking one up takes less than decoding it.
+_NAMES = {
+    spelling.encode(): name
+    for name in (*_SINGLETONS, "accept", "accept-encoding", "accept-language", "connection", "cookie", "user-agent")
+    for spelling in (name, name.title())
+}
 
 
 class Stage(Enum):
@@ -59,13 +67,13 @@ class KnownHead(NamedTuple):
 
 # A publisher's requests have the same few heads over and over, which differ in their length at most. The oldest goes
 # when there are too many; a head is looked up whole, so nobody finds another's credentials here without having them.
-_known: dict[bytes, KnownHead] = {}
+_known: OrderedDict[bytes, KnownHead] = OrderedDict()
 
 
 def _learn(head: bytes, known: KnownHead) -> None:
     _known[head] = known
     if len(_known) > MAX_KNOWN_HEADS:
-        del _known[next(iter(_known))]
+        _known.popitem(last=False)
 
 
 class RequestParser:
@@ -246,7 +254,7 @@ class RequestParser:
 
     def on_header(self, raw_name: bytes, raw_value: bytes) -> None:
         """One header, or one trailer."""
-        name = raw_name.decode().lower()
+        name = _NAMES.get(raw_name) or raw_name.decode().lower()
         value = raw_value.decode("latin-1").strip(" \t")
         if self._request is None and name not in self._headers:
             self._headers[name] = value

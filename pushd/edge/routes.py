@@ -87,9 +87,10 @@ class Router:
             self._authenticator.check_source(request)
             if request.method == "OPTIONS" and "origin" in request.headers:
                 return self._preflight(request)
-            return self._with_cors(request, self._call(request))
+            answer = self._call(request)
         except RequestError as error:
-            return self._with_cors(request, self._failed(error))
+            answer = self._failed(error)
+        return self._with_cors(request, answer) if "origin" in request.headers else answer
 
     def failure(self, status: int, text: str) -> Response:
         """The answer to what the front refuses by itself."""
@@ -122,7 +123,7 @@ class Router:
             return self._finish(self._call_unrevoked(route, request, identity, params))
         result = self._handle(route, request, identity, params)
         if isinstance(result, Later):
-            return Pending(result.done, partial(self._told, result), self._too_late, ANSWER_WITHIN_S)
+            return Pending(result.done, partial(self._told, result.tell), self._too_late, ANSWER_WITHIN_S)
         return self._finish(result) if isinstance(result, Awaitable) else answers.success(result)
 
     async def _call_unrevoked(
@@ -137,12 +138,15 @@ class Router:
         return data
 
     def _handle(self, route: Route, request: Request, identity: Identity, params: dict[str, str]) -> Any:
-        query = _decoded_query(route, request)
-        body = _decoded_body(route, request)
+        query = _decoded_query(route, request) if request.query_string else route.empty_query
+        body = None if route.decode_body is None else _decoded_body(route.decode_body, request)
         return route.endpoint.handler(self._api, Call(request, identity, params, query, body))
 
     def _find(self, request: Request) -> tuple[Route, dict[str, str]]:
-        methods, params = self._match(request)
+        params: dict[str, str] = {}
+        methods = self._exact.get(request.path)
+        if methods is None:
+            methods, params = self._match(request)
         if methods is None:
             if request.path in self._gateway.paths():
                 raise _NotAnUpgrade if request.method in _READING else _MethodNotAllowed(("GET",))
@@ -153,9 +157,6 @@ class Router:
         return route, params
 
     def _match(self, request: Request) -> tuple[dict[str, Route] | None, dict[str, str]]:
-        methods = self._exact.get(request.path)
-        if methods is not None:
-            return methods, {}
         path = _undecoded_path(request)
         for pattern, candidates in self._patterns:
             match = pattern.fullmatch(path)
@@ -171,9 +172,9 @@ class Router:
             raise RequestError(ErrorCode.FORBIDDEN, "admin rights are required")
         return identity
 
-    def _told(self, result: Later) -> Response:
+    def _told(self, tell: Callable[[], Any]) -> Response:
         try:
-            return answers.success(result.tell())
+            return answers.success(tell())
         except RequestError as error:
             return self._failed(error)
 
@@ -212,16 +213,18 @@ class Router:
         return Response(204, headers=headers)
 
     def _with_cors(self, request: Request, response: Answer) -> Answer:
-        origin = request.headers.get("origin")
-        if origin is None or not self._authenticator.is_allowed_origin(origin, request.headers.get("host", "")):
+        origin = request.headers["origin"]
+        if not self._authenticator.is_allowed_origin(origin, request.headers.get("host", "")):
             return response
         headers = (("Access-Control-Allow-Origin", origin), ("Vary", "Origin"))
         if isinstance(response, Response):
             return _extended(response, headers)
         if isinstance(response, Pending):
             respond, give_up = response.respond, response.give_up
-            return response._replace(
-                respond=lambda: _extended(respond(), headers), give_up=lambda: _extended(give_up(), headers)
+            return msgspec.structs.replace(
+                response,
+                respond=lambda: _extended(respond(), headers),
+                give_up=lambda: _extended(give_up(), headers),
             )
         return _extended_later(response, headers)
 
@@ -245,8 +248,6 @@ class Router:
 
 def _decoded_query(route: Route, request: Request) -> Any:
     """The query's fields; empty ones count as left out, unknown ones are ignored."""
-    if not request.query_string:
-        return route.empty_query
     fields = {name: value for name, value in request.query.items() if value}
     query: Any = answers.decoded(lambda fields: msgspec.convert(fields, route.endpoint.query, strict=False), fields)
     for name in fields:
@@ -255,14 +256,12 @@ def _decoded_query(route: Route, request: Request) -> Any:
     return query
 
 
-def _decoded_body(route: Route, request: Request) -> Any:
+def _decoded_body(decode: Callable[[bytes], Any], request: Request) -> Any:
     """The body. Raises RequestError UNSUPPORTED_MEDIA_TYPE, INVALID_JSON or INVALID_REQUEST."""
-    if route.decode_body is None:
-        return None
     media_type = request.headers.get("content-type", "")
     if media_type != JSON and media_type.partition(";")[0].strip().lower() != JSON:
         raise RequestError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "Content-Type: application/json is required")
-    return answers.decoded(route.decode_body, request.body)
+    return answers.decoded(decode, request.body)
 
 
 class _WithHeaders(RequestError):

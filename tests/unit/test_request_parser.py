@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -27,7 +28,7 @@ GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 @pytest.fixture(autouse=True)
 def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_parser, "_known", {})
+    monkeypatch.setattr(request_parser, "_known", OrderedDict())
 
 
 def parser() -> RequestParser:
@@ -223,6 +224,7 @@ def test_a_known_head_may_announce_too_much_for_another_connection() -> None:
     [
         b"Connection: close",
         b"Expect: 100-continue",
+        b"Idempotency-Key: k",
         b"Transfer-Encoding: chunked",
         b"Connection: Upgrade\r\nUpgrade: h2c",
         b"Connection: Upgrade\r\nUpgrade: websocket",

@@ -153,8 +153,9 @@ def check_keys(auth: AuthConfig) -> None:
 
 
 def forget_keys() -> None:
-    """Key files are read again when they are next needed."""
+    """Key files are read again when they are next needed; old keys are not kept."""
     _verification_key.cache_clear()
+    _encoded.cache_clear()
 
 
 def issue_token(auth: AuthConfig, *, user_id: int, role: int, ttl_s: int) -> str:
@@ -185,8 +186,15 @@ def _credential(request: Request, *, query_token: bool) -> str:
 def _is_api_key(auth: AuthConfig, credential: str) -> bool:
     """Compares with every key, in time that does not depend on where they differ."""
     given = credential.encode()
-    matches = [hmac.compare_digest(given, key.encode()) for key in auth.api_keys]
-    return any(matches)
+    is_one = False
+    for key in _encoded(auth.api_keys):
+        is_one |= hmac.compare_digest(given, key)
+    return is_one
+
+
+@lru_cache(maxsize=4)
+def _encoded(keys: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple(key.encode() for key in keys)
 
 
 @lru_cache(maxsize=4)

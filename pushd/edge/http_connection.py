@@ -324,13 +324,15 @@ class HttpConnection(asyncio.Protocol):
 
     def _set_deadline(self) -> None:
         """For the answer that is awaited, or for the message that arrives; not anew for each of its bytes."""
-        now, limits, stage = self._front.loop.time(), self._front.limits, self._parser.stage
-        is_new = stage is not self._timed_stage
-        self._timed_stage = stage
+        now = self._front.loop.time()
         if self._pending is not None:
             self._timed_stage = None
             self._deadline = now + self._pending[1].within_s
-        elif self._task is not None:
+            return
+        limits, stage = self._front.limits, self._parser.stage
+        is_new = stage is not self._timed_stage
+        self._timed_stage = stage
+        if self._task is not None:
             self._timed_stage = None
             self._deadline = now + limits.handshake_timeout_s if self._is_admitting else inf
         elif stage is Stage.BODY:

@@ -81,7 +81,8 @@ class Attempt:
         self.failure: BaseException | None = None
 
     def check(self) -> None:
-        """Raises RequestError when nothing was kept."""
+        """Raises RequestError when nothing was kept; InvalidStateError before that is decided."""
+        self.decided.result()
         if isinstance(self.failure, StoreError):
             raise RequestError(ErrorCode.STORE_UNAVAILABLE, "the notice could not be stored", retry_after_s=5)
         if self.failure is not None:

@@ -191,7 +191,7 @@ class HttpConnection(asyncio.Protocol):
         self._pending = None
         try:
             response = pending.respond()
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             response = self._crash(request)
         self._reply(request, response)
         self._go_on()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from pushd import wire
-from pushd.errors import ErrorCode, RequestError, StoreError
+from pushd.errors import ErrorCode, RequestError, StoreError, StoreUnavailable
 from pushd.lanes import DedupWindow, Lanes, TokenBucket
 from pushd.live import Live
 from pushd.metrics import Metrics
@@ -22,11 +24,20 @@ from pushd.queries import PushRow
 
 MAX_USER_ID = 2**63 - 1
 MAX_DATA_DEPTH = 100  # decoders of clients, and ours with what is put around `data`, give up somewhere beyond
+GROUP_LIMIT = 1000  # notices of one append
+RANDOM_BYTES, RANDOM_IDS = 10, 256  # of an id; of so many in one call of the kernel
 UserId = Annotated[int, msgspec.Meta(ge=1, le=MAX_USER_ID)]
 Role = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 NoticeType = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.:-]{1,64}\Z")]
 PublicId = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.:=+/@-]{1,128}\Z")]
 PriorityWord = Literal["low", "normal", "high", "urgent"]
+
+_KINDS: dict[str, TargetKind] = {kind.value: kind for kind in TargetKind}
+_PRIORITIES: dict[int | str, Priority] = {
+    **{priority.value: priority for priority in Priority},
+    **{priority.name.lower(): priority for priority in Priority},
+}
+_random: list[str] = []  # hexadecimal digits, drawn in advance
 
 
 class Submission(msgspec.Struct, forbid_unknown_fields=False):
@@ -52,21 +63,30 @@ class Sender(msgspec.Struct, frozen=True):
     name: str = ""
 
 
-class Accepted(msgspec.Struct, frozen=True):
-    """A publish that is durable. A duplicate carries the publication it repeats."""
+class Attempt:
+    """One publish. Once `decided` is done, `check` tells whether it is durable; a whole group shares that future.
 
-    publication: Publication
-    is_duplicate: bool
+    A repeat carries the publication it repeats.
+    """
 
+    __slots__ = ("decided", "failure", "is_duplicate", "keys", "publication")
 
-class _Attempt:
-    """What the dedup window keeps: a publication, and whether it is in the journal yet."""
-
-    __slots__ = ("journaled", "publication")
-
-    def __init__(self, publication: Publication, journaled: asyncio.Future[None]) -> None:
+    def __init__(
+        self, publication: Publication, keys: list[str], decided: asyncio.Future[None], *, is_duplicate: bool = False
+    ) -> None:
         self.publication = publication
-        self.journaled = journaled
+        self.keys = keys
+        self.decided = decided
+        self.is_duplicate = is_duplicate
+        self.failure: BaseException | None = None
+
+    def check(self) -> None:
+        """Raises RequestError when nothing was kept; InvalidStateError before that is decided."""
+        self.decided.result()
+        if isinstance(self.failure, StoreError):
+            raise RequestError(ErrorCode.STORE_UNAVAILABLE, "the notice could not be stored", retry_after_s=5)
+        if self.failure is not None:
+            raise self.failure
 
 
 class Intake:
@@ -94,88 +114,178 @@ class Intake:
         self._wake = wake
         self._on_settled = on_settled
         self._seqs = itertools.count(last_seq + 1)
-        self._window: DedupWindow[_Attempt] = DedupWindow(live.config.delivery.dedup_window_s)
+        self._window: DedupWindow[Attempt] = DedupWindow(live.config.delivery.dedup_window_s)
         per_s = live.config.limits.publishes_per_s
         self._bucket = TokenBucket(per_s, per_s, now())
-        self._commits: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._group: list[Attempt] = []  # begun in this turn of the loop: they go to the journal together
+        self._decided: asyncio.Future[None] = self._loop.create_future()  # theirs
+        self._commits: set[asyncio.Future[None]] = set()
         self.is_draining = False
         self.unsettled_total = 0
 
-    async def accept(self, submission: Submission, sender: Sender, idempotency_key: str = "") -> Accepted:
+    async def accept(self, submission: Submission, sender: Sender, idempotency_key: str = "") -> Attempt:
         """Make a notice durable. Raises RequestError; nothing is kept then."""
-        self._admit()
+        return await self.decided(self.begin(submission, sender, idempotency_key))
+
+    async def decided(self, attempt: Attempt) -> Attempt:
+        """Wait until the attempt is durable. Raises RequestError; nothing is kept then."""
+        if not attempt.decided.done():
+            await asyncio.shield(attempt.decided)
+        attempt.check()
+        return attempt
+
+    def begin(self, submission: Submission, sender: Sender, idempotency_key: str = "") -> Attempt:
+        """Send a notice on its way into the journal, which it goes whether its publisher stays or leaves.
+
+        Costs no task: all that is begun in one turn of the loop shares one append and one future. Raises RequestError
+        for what is refused at once.
+        """
+        now = self._now()
+        self._admit(now)
         notice = self._notice(submission, sender, idempotency_key)
         keys = dedup_keys(notice, is_named=submission.message_id is not None)
-        while (earlier := self._window.find(keys, self._now())) is not None:
-            if await _is_journaled(earlier):
-                self._metrics.dedup_hits.inc()
-                self._count(notice, "duplicate")
-                return Accepted(earlier.publication, is_duplicate=True)
-        return Accepted(await self._commit(notice, keys), is_duplicate=False)
+        earlier = self._window.find(keys, now)
+        return self._keep(notice, keys, now) if earlier is None else self._repeat(earlier, notice, keys)
 
-    def _admit(self) -> None:
+    def _admit(self, now: float) -> None:
         if self.is_draining:
             raise RequestError(ErrorCode.DRAINING, "the server is shutting down", retry_after_s=5)
         self._bucket.rate = self._bucket.burst = self._live.config.limits.publishes_per_s
-        if not self._bucket.take(self._now()):
+        if not self._bucket.take(now):
             raise RequestError(ErrorCode.RATE_LIMITED, "too many publishes per second", retry_after_s=1)
 
-    async def _commit(self, notice: Notice, keys: list[str]) -> Publication:
-        if not self._lanes.reserve():
-            self._count(notice, "queue_full")
-            raise RequestError(ErrorCode.QUEUE_FULL, "the queue is full", retry_after_s=1)
-        publication = self._publication(notice)
-        journaled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        attempt = _Attempt(publication, journaled)
-        self._window.keep(keys, attempt, self._now())
-        # A task of its own: a publisher who goes away must not leave a durable notice outside its lane.
-        task = asyncio.create_task(self._make_durable(attempt, keys))
-        self._commits.add(task)
-        task.add_done_callback(self._commits.discard)
-        try:
-            await asyncio.shield(journaled)
-        except StoreError:
-            raise RequestError(ErrorCode.STORE_UNAVAILABLE, "the notice could not be stored", retry_after_s=5) from None
-        return publication
+    # ---- repeats
 
-    async def _make_durable(self, attempt: _Attempt, keys: list[str]) -> None:
-        publication, journaled = attempt.publication, attempt.journaled
-        notice = publication.notice
+    def _repeat(self, earlier: Attempt, notice: Notice, keys: list[str]) -> Attempt:
+        repeat = Attempt(earlier.publication, keys, earlier.decided, is_duplicate=True)
+        if earlier.decided.done():
+            self._count_repeat(notice)
+        else:
+            repeat.decided = self._own(self._loop.create_task(self._follow(repeat, notice)))
+        return repeat
+
+    async def _follow(self, repeat: Attempt, notice: Notice) -> None:
+        """Wait for what is repeated. When that was not kept, the repeat is an attempt of its own."""
+        while (earlier := self._window.find(repeat.keys, self._now())) is not None:
+            await asyncio.wait([earlier.decided])
+            if earlier.failure is None:
+                repeat.publication = earlier.publication
+                self._count_repeat(notice)
+                return
         try:
-            await self._journal.append([notice])
-        except BaseException as error:
-            self._window.drop(keys, attempt)
-            self._lanes.cancel()
-            self._count(notice, "store_unavailable")
-            journaled.set_exception(error)
-            journaled.exception()  # the publisher may have gone: then nobody else looks at it
-            if not isinstance(error, StoreError):
-                raise
+            attempt = self._keep(notice, repeat.keys, self._now())
+        except RequestError as error:
+            repeat.failure = error
             return
-        self.unsettled_total += 1
-        self._lanes.put(publication, notice.priority, self._now())
-        self._wake()
-        self._count(notice, "accepted")
-        journaled.set_result(None)
+        await asyncio.wait([attempt.decided])
+        repeat.publication, repeat.is_duplicate, repeat.failure = attempt.publication, False, attempt.failure
 
-    async def resend(self, row: PushRow, sender: Sender) -> Accepted:
+    def _count_repeat(self, notice: Notice) -> None:
+        self._metrics.dedup_hits.inc()
+        self._count([notice], "duplicate")
+
+    # ---- into the journal
+
+    def _keep(self, notice: Notice, keys: list[str], now: float) -> Attempt:
+        if not self._lanes.reserve():
+            self._count([notice], "queue_full")
+            raise RequestError(ErrorCode.QUEUE_FULL, "the queue is full", retry_after_s=1)
+        if not self._group:
+            self._decided = self._loop.create_future()
+            self._loop.call_soon(self._flush)
+        attempt = Attempt(Publication(notice, now, on_settled=self._settled), keys, self._decided)
+        self._window.keep(keys, attempt, now)
+        self._group.append(attempt)
+        if len(self._group) == GROUP_LIMIT:
+            self._flush()
+        return attempt
+
+    def _flush(self) -> None:
+        """Have the journal keep what was begun since the last time."""
+        group, self._group = self._group, []
+        if group:
+            try:
+                commit = asyncio.ensure_future(self._journal.append([one.publication.notice for one in group]))
+            except Exception as error:
+                self._refused(group, error)
+            else:
+                self._own(commit).add_done_callback(partial(self._committed, group))
+
+    def _own(self, work: asyncio.Future[None]) -> asyncio.Future[None]:
+        self._commits.add(work)
+        work.add_done_callback(self._commits.discard)
+        return work
+
+    def _committed(self, group: list[Attempt], commit: asyncio.Future[None]) -> None:
+        error = StoreUnavailable("journal", "cancelled") if commit.cancelled() else commit.exception()
+        if error is None:
+            self._enter(group)
+            self._decide(group)
+        else:
+            self._refused(group, error)
+
+    def _refused(self, group: list[Attempt], error: BaseException) -> None:
+        """The journal did not keep a group. One notice may be to blame for that: then it must not harm the others."""
+        if len(group) > 1 and not isinstance(error, StoreUnavailable):
+            self._own(self._loop.create_task(self._commit_singly(group)))
+            return
+        for attempt in group:
+            self._lose(attempt, error)
+        self._decide(group)
+
+    async def _commit_singly(self, group: list[Attempt]) -> None:
+        for attempt in group:
+            try:
+                await self._journal.append([attempt.publication.notice])
+            except Exception as error:
+                self._lose(attempt, error)
+            else:
+                self._enter([attempt])
+        self._decide(group)
+
+    def _decide(self, group: list[Attempt]) -> None:
+        group[0].decided.set_result(None)
+
+    def _enter(self, group: list[Attempt]) -> None:
+        """Durable notices go into their lanes."""
+        now = self._now()
+        self.unsettled_total += len(group)
+        for attempt in group:
+            publication = attempt.publication
+            self._lanes.put(publication, publication.notice.priority, now)
+            self._wake()
+        self._count([attempt.publication.notice for attempt in group], "accepted")
+
+    def _lose(self, attempt: Attempt, error: BaseException) -> None:
+        """Give everything back; what is no store's failure is a fault of ours, to be seen even if nobody waits."""
+        self._window.drop(attempt.keys, attempt)
+        self._lanes.cancel()
+        self._count([attempt.publication.notice], "store_unavailable")
+        attempt.failure = error
+        if not isinstance(error, StoreError):
+            self._loop.call_exception_handler({"message": "a notice could not be journaled", "exception": error})
+
+    def resend(self, row: PushRow, sender: Sender) -> Attempt:
         """Publish a stored notice again, for those who have not received it. Raises RequestError."""
-        self._admit()
+        now = self._now()
+        self._admit(now)
         notice = _stored_notice(row, next(self._seqs), self._wall_ms(), sender)
         if notice.is_expired(self._wall_ms()):
             text = "message_id: the notice has expired"
             raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": "message_id"})
-        return Accepted(await self._commit(notice, []), is_duplicate=False)
+        return self._keep(notice, [], now)
 
     def restore(self, notices: list[Notice], *, queue: bool) -> None:
         """Notices of a former process: recognised when repeated and, with `queue`, delivered."""
         now, wall_ms = self._now(), self._wall_ms()
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[None] = self._loop.create_future()
         done.set_result(None)
         for notice in notices:
-            publication = self._publication(notice, is_restored=True)
+            publication = Publication(notice, now, is_restored=True, on_settled=self._settled)
             age_s = max(0.0, (wall_ms - notice.accepted_ms) / 1000)
-            self._window.keep(dedup_keys(notice, is_named=True), _Attempt(publication, done), now - age_s)
+            keys = dedup_keys(notice, is_named=True)
+            self._window.keep(keys, Attempt(publication, keys, done), now - age_s)
             publication.saves = int(queue)  # the others were delivered: who repeats one need not wait
             if queue:
                 self.unsettled_total += 1
@@ -184,20 +294,18 @@ class Intake:
 
     async def finished(self) -> None:
         """Every publish that was begun is durable or refused."""
+        self._flush()
         while self._commits:
             await asyncio.wait(self._commits)
-
-    def _publication(self, notice: Notice, *, is_restored: bool = False) -> Publication:
-        publication = Publication(notice, self._now(), is_restored=is_restored)
-        publication.on_settled = self._settled
-        return publication
+            self._flush()
 
     def _settled(self, publication: Publication) -> None:
         self.unsettled_total -= 1
         self._on_settled(publication)
 
-    def _count(self, notice: Notice, result: str) -> None:
-        self._metrics.count_notice(notice.target.kind.value, notice.priority.name.lower(), result)
+    def _count(self, notices: list[Notice], result: str) -> None:
+        for (kind, priority), count in Counter((one.target.kind, one.priority) for one in notices).items():
+            self._metrics.count_notices(kind.value, priority.name.lower(), result, count)
 
     def _notice(self, submission: Submission, sender: Sender, idempotency_key: str) -> Notice:
         now_ms = self._wall_ms()
@@ -209,8 +317,8 @@ class Intake:
             target=self._target(submission),
             accepted_ms=now_ms,
             type=_notice_type(submission.type),
-            data=self._data(submission.data),
-            priority=_priority(submission.priority),
+            data=None if submission.data is None else self._data(submission.data),
+            priority=_PRIORITIES[submission.priority],
             need_confirm=submission.need_confirm,
             expires_ms=expires_ms,
             idempotency_key=idempotency_key,
@@ -229,8 +337,6 @@ class Intake:
         return content
 
     def _data(self, data: Any) -> Any:
-        if data is None:
-            return None
         limit = self._live.config.limits.max_data_bytes
         if _is_deeper(data, MAX_DATA_DEPTH):
             text = f"data: nested more than {MAX_DATA_DEPTH} levels deep"
@@ -250,46 +356,38 @@ class Intake:
         return data
 
     def _target(self, submission: Submission) -> Target:
-        kind = TargetKind(submission.target)
-        self._check_ids(kind, submission)
-        return Target(
-            kind=kind,
-            user_ids=tuple(dict.fromkeys(submission.user_ids)) if kind is TargetKind.CUSTOM else (),
-            roles=tuple(dict.fromkeys(submission.roles)) if kind is TargetKind.ROLE else (),
-            exclude_ids=tuple(dict.fromkeys(submission.exclude_ids)),
-        )
-
-    def _check_ids(self, kind: TargetKind, submission: Submission) -> None:
-        if kind is TargetKind.CUSTOM and not submission.user_ids:
-            raise RequestError(
-                ErrorCode.MISSING_USER_IDS, 'user_ids: required with target "custom"', details={"field": "user_ids"}
-            )
-        if kind is TargetKind.ROLE and not submission.roles:
-            raise RequestError(
-                ErrorCode.INVALID_REQUEST, 'roles: required with target "role"', details={"field": "roles"}
-            )
+        kind = _KINDS[submission.target]
         limit = self._live.config.limits.max_user_ids
-        for field, ids in (("user_ids", submission.user_ids), ("exclude_ids", submission.exclude_ids)):
-            if len(ids) > limit:
-                raise RequestError(
-                    ErrorCode.TOO_MANY_USER_IDS,
-                    f"{field}: {len(ids)} ids, at most {limit} are allowed",
-                    details={"field": field, "max": limit},
-                )
+        if len(submission.user_ids) > limit or len(submission.exclude_ids) > limit:
+            raise _too_many_ids(submission, limit)
+        exclude_ids = _distinct(submission.exclude_ids)
+        if kind is TargetKind.CUSTOM:
+            return Target(kind, _required("user_ids", submission.user_ids, kind), exclude_ids=exclude_ids)
+        if kind is TargetKind.ROLE:
+            return Target(kind, roles=_required("roles", submission.roles, kind), exclude_ids=exclude_ids)
+        return Target(kind, exclude_ids=exclude_ids)
 
 
-async def _is_journaled(attempt: _Attempt) -> bool:
-    """Whether the first publish of a repeated one was kept; waits while that is undecided."""
-    try:
-        await asyncio.shield(attempt.journaled)
-    except StoreError:
-        return False
-    return True
+def _required(field: str, ids: list[int], kind: TargetKind) -> tuple[int, ...]:
+    if not ids:
+        code = ErrorCode.MISSING_USER_IDS if kind is TargetKind.CUSTOM else ErrorCode.INVALID_REQUEST
+        raise RequestError(code, f'{field}: required with target "{kind}"', details={"field": field})
+    return _distinct(ids)
+
+
+def _too_many_ids(submission: Submission, limit: int) -> RequestError:
+    field = "user_ids" if len(submission.user_ids) > limit else "exclude_ids"
+    count = len(getattr(submission, field))
+    text = f"{field}: {count} ids, at most {limit} are allowed"
+    return RequestError(ErrorCode.TOO_MANY_USER_IDS, text, details={"field": field, "max": limit})
 
 
 def new_message_id(now_ms: int) -> str:
     """Unique, and sorted by time to the millisecond."""
-    return f"{now_ms:012x}{secrets.token_hex(10)}"
+    if not _random:
+        digits = secrets.token_hex(RANDOM_BYTES * RANDOM_IDS)
+        _random.extend(digits[at : at + 2 * RANDOM_BYTES] for at in range(0, len(digits), 2 * RANDOM_BYTES))
+    return f"{now_ms:012x}{_random.pop()}"
 
 
 def dedup_keys(notice: Notice, *, is_named: bool) -> list[str]:
@@ -320,6 +418,10 @@ def _stored_notice(row: PushRow, seq: int, now_ms: int, sender: Sender) -> Notic
     )
 
 
+def _distinct(ids: list[int]) -> tuple[int, ...]:
+    return tuple(ids) if len(ids) < 2 else tuple(dict.fromkeys(ids))
+
+
 def _notice_type(name: str) -> str:
     if name in wire.RESERVED_TYPES:
         raise RequestError(
@@ -337,7 +439,3 @@ def _is_deeper(data: Any, levels: int) -> bool:
             return False
         inner = [item for container in containers for item in container]
     return True
-
-
-def _priority(value: int | str) -> Priority:
-    return Priority[value.upper()] if isinstance(value, str) else Priority(value)

@@ -25,13 +25,14 @@ class Lanes(Generic[T]):
             priority: deque() for priority in sorted(Priority, reverse=True)
         }
         self._reserved = 0
+        self._waiting = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._lanes.values()))
+        return self._waiting
 
     def reserve(self) -> bool:
         """Claim a place; False when all are taken."""
-        if len(self) + self._reserved >= self.capacity:
+        if self._waiting + self._reserved >= self.capacity:
             return False
         self._reserved += 1
         return True
@@ -43,16 +44,19 @@ class Lanes(Generic[T]):
     def put(self, item: T, priority: Priority, now: float) -> None:
         """Fill a claimed place."""
         self._reserved -= 1
+        self._waiting += 1
         self._lanes[priority].append((now, item))
 
     def restore(self, item: T, priority: Priority, now: float) -> None:
         """Put without a claim: what a former process accepted is taken whatever the capacity."""
+        self._waiting += 1
         self._lanes[priority].append((now, item))
 
     def take(self) -> T | None:
         """The oldest of the highest non-empty lane."""
         for lane in self._lanes.values():
             if lane:
+                self._waiting -= 1
                 return lane.popleft()[1]
         return None
 
@@ -79,7 +83,11 @@ class DedupWindow(Generic[T]):
     def find(self, keys: Iterable[str], now: float) -> T | None:
         """The value first kept under one of `keys`."""
         self._forget(now)
-        return next((value for key in keys if (value := self._values.get(key)) is not None), None)
+        for key in keys:
+            value = self._values.get(key)
+            if value is not None:
+                return value
+        return None
 
     def keep(self, keys: Iterable[str], value: T, now: float) -> None:
         """Remember `value` under `keys` from now on."""

@@ -79,9 +79,9 @@ class Metrics:
         if not ok:
             self.store_errors.labels(store).inc()
 
-    def count_notice(self, target: str, priority: str, result: str) -> None:
-        """A publish was answered."""
-        self._answered[target, priority, result].inc()
+    def count_notices(self, target: str, priority: str, result: str, count: int) -> None:
+        """So many publishes were answered."""
+        self._answered[target, priority, result].inc(count)
 
     def count_frame(self, kind: str) -> None:
         """A message of a client was understood."""

@@ -42,7 +42,9 @@ class Target(msgspec.Struct, frozen=True, omit_defaults=True):
 def recipients_text(target: Target) -> str:
     """Whom a notice was for, in the words of CONTRACT section 3: "all_users", "all_admins", "3_users"."""
     if target.kind is TargetKind.CUSTOM:
-        return f"{len(set(target.user_ids).difference(target.exclude_ids))}_users"
+        user_ids, exclude_ids = target.user_ids, target.exclude_ids
+        is_obvious = len(user_ids) == 1 and not exclude_ids
+        return "1_users" if is_obvious else f"{len(set(user_ids).difference(exclude_ids))}_users"
     return "all_admins" if target.kind is TargetKind.ADMIN else f"{target.kind}_users"
 
 

@@ -7,7 +7,7 @@ idempotent in (`message_id`, `user_id`): doing one twice leaves the store as doi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,10 +37,11 @@ class Journal(Protocol):
     async def last_seq(self) -> int:
         """The highest `seq` ever appended; 0 for a new journal."""
 
-    async def append(self, notices: Sequence[Notice]) -> None:
-        """Keep `notices`. On return they survive `kill -9` and a power cut (with `delivery.fsync` "off": kill -9).
+    def append(self, notices: Sequence[Notice]) -> Awaitable[None]:
+        """Keep `notices`. Once awaited they survive `kill -9` and a power cut (with `delivery.fsync` "off": kill -9).
 
-        All or nothing. Raises StoreUnavailable when the disk is full; nothing is kept then.
+        All or nothing. Raises StoreUnavailable when the disk is full; nothing is kept then. What cannot be encoded
+        raises at once or when awaited.
         """
 
     async def settle(self, seqs: Sequence[int]) -> None:

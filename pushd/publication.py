@@ -33,7 +33,14 @@ class Publication:
         "waiting",
     )
 
-    def __init__(self, notice: Notice, accepted_at: float, *, is_restored: bool = False) -> None:
+    def __init__(
+        self,
+        notice: Notice,
+        accepted_at: float,
+        *,
+        is_restored: bool = False,
+        on_settled: Callable[[Publication], None] | None = None,
+    ) -> None:
         self.notice = notice
         self.accepted_at = accepted_at  # loop clock, s
         self.is_restored = is_restored  # accepted by a former process, which may have delivered it in part
@@ -45,7 +52,7 @@ class Publication:
         self.waiting = 0  # recipients who have it and have not answered
         self.early_received = NOBODY  # acknowledged while the fan-out was still under way
         self.early_gone = NOBODY  # disconnected meanwhile
-        self.on_settled: Callable[[Publication], None] = _nothing
+        self.on_settled: Callable[[Publication], None] = on_settled or _nothing
         self.on_delivered: Callable[[Publication], None] = _nothing
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import count
+from itertools import count, cycle
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -15,7 +15,7 @@ from bench.micro.hubs import Crowd
 from pushd import wire
 from pushd._fastpath import FanOut
 from pushd.config import AuthConfig, Config, LimitsConfig
-from pushd.edge.auth import Authenticator
+from pushd.edge.auth import VERIFIED_TOKENS, Authenticator
 from pushd.edge.request_parser import RequestParser
 from pushd.lanes import DedupWindow, Lanes
 from pushd.live import Live
@@ -70,19 +70,33 @@ def test_receive_pong(benchmark: BenchmarkFixture) -> None:
     assert benchmark(lambda: receive(Opcode.PONG, True, False, b"", next(clock), LIMITS)) is None
 
 
+def parsed(parser: RequestParser, data: bytes) -> bytes:
+    parser.feed(data)
+    request = parser.next()
+    assert request is not None
+    return request.body
+
+
 def test_parse_post(benchmark: BenchmarkFixture) -> None:
+    """With a head that says something new each time."""
+    parser, numbers = RequestParser(max_body_bytes=1_000_000), count()
+    assert benchmark(lambda: parsed(parser, POST.replace(b"key", b"%d" % next(numbers), 1))) == BODY
+
+
+def test_parse_post_with_known_head(benchmark: BenchmarkFixture) -> None:
     parser = RequestParser(max_body_bytes=1_000_000)
-
-    def parse() -> bytes:
-        parser.feed(POST)
-        request = parser.next()
-        assert request is not None
-        return request.body
-
-    assert benchmark(parse) == BODY
+    assert benchmark(parsed, parser, POST) == BODY
 
 
 def test_verify_token(benchmark: BenchmarkFixture) -> None:
+    """One that is not remembered."""
+    auth = AuthConfig(mode="jwt", jwt_secret=drive_plan.SECRET)
+    verify = Authenticator(Live(Config(auth=auth))).verify
+    tokens = cycle(drive_plan.tokens(range(1, 2 * VERIFIED_TOKENS)))
+    assert benchmark(lambda: verify(next(tokens))).user_id
+
+
+def test_verify_known_token(benchmark: BenchmarkFixture) -> None:
     auth = AuthConfig(mode="jwt", jwt_secret=drive_plan.SECRET)
     verify = Authenticator(Live(Config(auth=auth))).verify
     (token,) = drive_plan.tokens([7])

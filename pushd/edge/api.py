@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 
 import msgspec
 from cachetools import TTLCache
@@ -14,12 +15,12 @@ from pushd.directory import CachedDirectory
 from pushd.dispatch import Dispatcher
 from pushd.edge import answers, views
 from pushd.edge.auth import Authenticator, Identity
-from pushd.edge.endpoint import Call
+from pushd.edge.endpoint import Call, Later
 from pushd.edge.forms import BatchBody, DisconnectBody, MarkBody, MarksBody, Nothing, UserQuery, WaitQuery
 from pushd.edge.http1 import Request
 from pushd.errors import CloseCode, ErrorCode, RequestError
 from pushd.health import Health
-from pushd.intake import Accepted, Intake, Sender, Submission
+from pushd.intake import Attempt, Intake, Sender, Submission
 from pushd.lanes import Lanes
 from pushd.live import Live
 from pushd.metrics import Metrics, total
@@ -89,26 +90,37 @@ class Api:
 
     # ---- publishing
 
-    async def publish(self, call: Call[WaitQuery, Submission]) -> views.Published:
+    def publish(self, call: Call[WaitQuery, Submission]) -> Later | Awaitable[views.Published]:
         """POST /system/notice."""
-        key = _idempotency_key(call.request)
-        accepted = await self._intake.accept(call.body, _sender(call.identity), key)
-        return await self._waited(accepted, call.query.wait_ms)
+        attempt = self._intake.begin(call.body, _sender(call.identity), _idempotency_key(call.request))
+        if call.query.wait_ms:
+            return self._waited(attempt, call.query.wait_ms)
+        return Later(attempt.decided, partial(self._published, attempt))
 
     async def publish_batch(self, call: Call[Nothing, BatchBody]) -> views.PublishedBatch:
         """POST /system/notices."""
         sender = _sender(call.identity)
-        items = await asyncio.gather(*(self._publish_item(raw, sender) for raw in call.body.notices))
-        return views.PublishedBatch(items=items)
+        attempts = [self._begin_item(raw, sender) for raw in call.body.notices]
+        undecided = {attempt.decided for attempt in attempts if isinstance(attempt, Attempt)}
+        if undecided:
+            await asyncio.wait(undecided)
+        return views.PublishedBatch(items=[self._item(attempt) for attempt in attempts])
 
-    async def _publish_item(self, raw: msgspec.Raw, sender: Sender) -> views.Published | views.Refused:
+    def _begin_item(self, raw: msgspec.Raw, sender: Sender) -> Attempt | RequestError:
         try:
-            accepted = await self._intake.accept(answers.decoded(_submission, bytes(raw)), sender)
+            return self._intake.begin(answers.decoded(_submission, raw), sender)
+        except RequestError as error:
+            return error
+
+    def _item(self, attempt: Attempt | RequestError) -> views.Published | views.Refused:
+        try:
+            if isinstance(attempt, RequestError):
+                raise attempt
+            return self._published(attempt)
         except RequestError as error:
             return views.Refused(
                 code=error.code.status, error=error.code.value, message=error.text, data=error.details or {}
             )
-        return self._published(accepted)
 
     async def resend(self, call: Call[WaitQuery, None]) -> views.Published:
         """POST /notification/records/{message_id}/resend."""
@@ -116,12 +128,12 @@ class Api:
         row = await self.records.push_record(call.params["message_id"])
         if row is None:
             raise answers.unknown_notice()
-        return await self._waited(await self._intake.resend(row, _sender(call.identity)), call.query.wait_ms)
+        return await self._waited(self._intake.resend(row, _sender(call.identity)), call.query.wait_ms)
 
-    async def _waited(self, accepted: Accepted, wait_ms: int) -> views.Published:
-        published = self._published(accepted)
+    async def _waited(self, attempt: Attempt, wait_ms: int) -> views.Published:
+        published = self._published(await self._intake.decided(attempt))
         if wait_ms:
-            publication = accepted.publication
+            publication = attempt.publication
             await _delivered(publication, wait_ms / 1000)
             published.status = "delivered" if publication.is_delivered else "accepted"
             published.total_count = publication.total_count
@@ -130,18 +142,20 @@ class Api:
             published.delivered_count = publication.delivered_count
         return published
 
-    def _published(self, accepted: Accepted) -> views.Published:
-        notice = accepted.publication.notice
+    def _published(self, attempt: Attempt) -> views.Published:
+        """The result of an attempt that is decided. Raises RequestError."""
+        attempt.check()
+        notice = attempt.publication.notice
         return views.Published(
             success=True,
             message=notice.content,
             message_id=notice.message_id,
             push_time=moments.local_time(notice.accepted_ms, self.live.timezone),
-            target=notice.target.kind.value,
+            target=notice.target.kind,
             message_type=notice.type,
             recipients_count=recipients_text(notice.target),
             status="accepted",
-            duplicate=accepted.is_duplicate,
+            duplicate=attempt.is_duplicate,
         )
 
     # ---- receipts
@@ -259,7 +273,7 @@ class Api:
 
 
 def _sender(identity: Identity) -> Sender:
-    return Sender(user_id=identity.user_id, name=identity.username)
+    return Sender(identity.user_id, identity.username)
 
 
 def _idempotency_key(request: Request) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hmac
 import secrets
 import time
+from collections import OrderedDict
+from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -21,6 +23,7 @@ from pushd.intake import MAX_USER_ID
 from pushd.live import Live
 from pushd.ports import Revocations
 
+VERIFIED_TOKENS = 1024  # remembered
 FORBIDDEN_ORIGIN = "requests from this origin are not allowed (auth.allowed_origins)"
 FORBIDDEN_HOST = "without credentials only loopback host names are served"
 
@@ -42,8 +45,13 @@ ADMIN = Identity(is_admin=True)
 class Authenticator:
     """Checks credentials against the configuration in force."""
 
-    def __init__(self, live: Live, revocations: Revocations | None = None) -> None:
+    def __init__(
+        self, live: Live, revocations: Revocations | None = None, *, wall_s: Callable[[], float] = time.time
+    ) -> None:
         self._live = live
+        self._wall_s = wall_s
+        self._verified: OrderedDict[str, Identity] = OrderedDict()  # tokens found valid, the latest used last
+        self._verified_by = live.config.auth
         self.revocations = revocations
 
     def identify(self, request: Request, *, query_token: bool = False) -> Identity:
@@ -59,23 +67,29 @@ class Authenticator:
         return self.verify(credential)
 
     def verify(self, token: str) -> Identity:
-        """The identity a signed token states. Raises RequestError UNAUTHORIZED or TOKEN_EXPIRED."""
+        """The identity a signed token states. Raises RequestError UNAUTHORIZED or TOKEN_EXPIRED.
+
+        A token that was found valid is remembered until it expires or the configuration is reloaded: a publisher shows
+        the same one with each request. Whether it was revoked meanwhile is not asked here (`check_revoked`).
+        """
         auth = self._live.config.auth
-        try:
-            claims = jwt.decode(
-                token,
-                _verification_key(auth.jwt_secret, auth.jwt_public_key_file),
-                algorithms=list(auth.jwt_algorithms),
-                issuer=auth.jwt_issuer or None,
-                audience=auth.jwt_audience or None,
-                leeway=auth.leeway_s,
-                options={"require": ["exp"], "verify_aud": bool(auth.jwt_audience)},
-            )
-            return _identity(claims, auth)
-        except jwt.ExpiredSignatureError:
-            raise RequestError(ErrorCode.TOKEN_EXPIRED, "the token has expired") from None
-        except (jwt.PyJWTError, ValueError, OverflowError, RecursionError):  # PyJWT lets its JSON parser's through
-            raise RequestError(ErrorCode.UNAUTHORIZED, "the token is not valid") from None
+        if auth is not self._verified_by:
+            self._verified.clear()
+            self._verified_by = auth
+        identity = self._verified.get(token)
+        if identity is None:
+            return self._remember(token, _decoded(token, auth))
+        if identity.expires_s <= self._wall_s():
+            del self._verified[token]
+            raise RequestError(ErrorCode.TOKEN_EXPIRED, "the token has expired")
+        self._verified.move_to_end(token)
+        return identity
+
+    def _remember(self, token: str, identity: Identity) -> Identity:
+        self._verified[token] = identity
+        if len(self._verified) > VERIFIED_TOKENS:
+            self._verified.popitem(last=False)
+        return identity
 
     async def check_revoked(self, identity: Identity) -> None:
         """Raises RequestError UNAUTHORIZED for a revoked token, StoreError when that cannot be known."""
@@ -114,6 +128,24 @@ class Authenticator:
         return address
 
 
+def _decoded(token: str, auth: AuthConfig) -> Identity:
+    try:
+        claims = jwt.decode(
+            token,
+            _verification_key(auth.jwt_secret, auth.jwt_public_key_file),
+            algorithms=list(auth.jwt_algorithms),
+            issuer=auth.jwt_issuer or None,
+            audience=auth.jwt_audience or None,
+            leeway=auth.leeway_s,
+            options={"require": ["exp"], "verify_aud": bool(auth.jwt_audience)},
+        )
+        return _identity(claims, auth)
+    except jwt.ExpiredSignatureError:
+        raise RequestError(ErrorCode.TOKEN_EXPIRED, "the token has expired") from None
+    except (jwt.PyJWTError, ValueError, OverflowError, RecursionError):  # PyJWT lets its JSON parser's through
+        raise RequestError(ErrorCode.UNAUTHORIZED, "the token is not valid") from None
+
+
 def check_keys(auth: AuthConfig) -> None:
     """Raise StartError now rather than refuse every token later."""
     if auth.mode == "jwt":
@@ -121,8 +153,9 @@ def check_keys(auth: AuthConfig) -> None:
 
 
 def forget_keys() -> None:
-    """Key files are read again when they are next needed."""
+    """Key files are read again when they are next needed; old keys are not kept."""
     _verification_key.cache_clear()
+    _encoded.cache_clear()
 
 
 def issue_token(auth: AuthConfig, *, user_id: int, role: int, ttl_s: int) -> str:
@@ -153,8 +186,15 @@ def _credential(request: Request, *, query_token: bool) -> str:
 def _is_api_key(auth: AuthConfig, credential: str) -> bool:
     """Compares with every key, in time that does not depend on where they differ."""
     given = credential.encode()
-    matches = [hmac.compare_digest(given, key.encode()) for key in auth.api_keys]
-    return any(matches)
+    is_one = False
+    for key in _encoded(auth.api_keys):
+        is_one |= hmac.compare_digest(given, key)
+    return is_one
+
+
+@lru_cache(maxsize=4)
+def _encoded(keys: tuple[str, ...]) -> tuple[bytes, ...]:
+    return tuple(key.encode() for key in keys)
 
 
 @lru_cache(maxsize=4)
@@ -183,7 +223,7 @@ def _identity(claims: dict[str, Any], auth: AuthConfig) -> Identity:
         username=name if isinstance(name, str) else "",
         role=role,
         is_admin=role in auth.admin_roles,
-        expires_s=float(claims["exp"]) + auth.leeway_s,
+        expires_s=float(int(claims["exp"])) + auth.leeway_s,  # PyJWT, too, drops fractions
         token_id=token_id if isinstance(token_id, str) else "",
     )
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
 
 from pushd.edge.auth import Identity
 from pushd.edge.forms import Nothing
@@ -41,6 +44,16 @@ class Endpoint(NamedTuple):
         """Unique: aliases of a path have names of their own."""
         words = [word.strip("{}") for word in self.path.split("/") if word]
         return "_".join([self.method.lower(), *words]).replace("-", "_")
+
+
+class Later(msgspec.Struct, frozen=True):
+    """What a handler returns that has begun its work and needs no task to end it.
+
+    Once `done` is, `tell` says what goes into `data`, or raises RequestError. Without any caller the work goes on.
+    """
+
+    done: asyncio.Future[None]
+    tell: Callable[[], Any]
 
 
 class Call(Generic[Query, Body]):

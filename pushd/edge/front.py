@@ -22,7 +22,7 @@ import structlog
 
 from pushd.config import Config, LimitsConfig
 from pushd.edge import sockets
-from pushd.edge.http1 import Refusal, Request, Response
+from pushd.edge.http1 import Pending, Refusal, Request, Response
 from pushd.edge.http_connection import ANSWER_S, HttpConnection
 from pushd.edge.pace import Acceptor, Pace
 
@@ -37,7 +37,7 @@ AdmissionT = TypeVar("AdmissionT")
 class Application(Protocol[AdmissionT]):
     """What answers requests. An exception from `handle` or `admit` is logged and becomes a 500 without details."""
 
-    def handle(self, request: Request) -> Response | Awaitable[Response]:
+    def handle(self, request: Request) -> Response | Pending | Awaitable[Response]:
         """Answer any request that is no WebSocket upgrade. Work that was begun goes on when the peer leaves."""
 
     def failure(self, status: int, text: str) -> Response:

@@ -6,13 +6,17 @@ forms of a target, Host, framing, expectations, and which requests are WebSocket
 
 from __future__ import annotations
 
+import asyncio
 import re
 from base64 import b64decode
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
+
+import msgspec
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -29,7 +33,7 @@ class Refusal(NamedTuple):
 
 
 class Request:
-    """One request, whole. Header names are lower case, repeated headers joined with ", "."""
+    """One request, whole. Header names are lower case, repeated headers joined with ", "; requests may share them."""
 
     __slots__ = (
         "_query",
@@ -70,6 +74,22 @@ class Request:
         self.is_secure = is_secure
         self._query: dict[str, str] | None = None
 
+    def again(self, body: bytes, peer: str, is_secure: bool) -> Request:
+        """Another request with the same head."""
+        other = Request.__new__(Request)
+        other.path = self.path
+        other.query_string = self.query_string
+        other.method = self.method
+        other.target = self.target
+        other.headers = self.headers
+        other.body = body
+        other.keep_alive = self.keep_alive
+        other.is_upgrade = self.is_upgrade
+        other.peer = peer
+        other.is_secure = is_secure
+        other._query = self._query
+        return other
+
     @property
     def query(self) -> dict[str, str]:
         """The query's fields; the first of repeated ones wins. Parsed when first asked for."""
@@ -79,14 +99,26 @@ class Request:
         return self._query
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Response:
-    """One answer. A header named here replaces the one `encode` would add."""
+    """One answer. A header named here replaces the one `encode` would add. Not frozen: that triples what it costs."""
 
     status: int
     body: bytes = b""
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """An answer that needs no task: once `done` is done, `respond` says it, as long as nobody else has.
+
+    After `within_s` it is given up, and `give_up` says what is answered then.
+    """
+
+    done: asyncio.Future[None]
+    respond: Callable[[], Response]
+    give_up: Callable[[], Response]
+    within_s: float
 
 
 class Head(NamedTuple):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import structlog
 
 from pushd.edge import http1
-from pushd.edge.http1 import Refusal, Request, Response
+from pushd.edge.http1 import Pending, Refusal, Request, Response
 from pushd.edge.request_parser import RequestParser, Stage
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _FULL = Refusal(503, "there is no room for another connection", (("Retry-After",
 _UNDECIDED = Refusal(503, "the decision on the upgrade took too long", (("Retry-After", "1"),))
 _SLOW = Refusal(408, "the request took too long to arrive")
 
-_Waiting = tuple[Request, Awaitable[Response | None]]
+_Answer = Pending | Awaitable[Response | None]
 
 _log = structlog.get_logger("pushd.front")
 
@@ -39,7 +39,8 @@ _log = structlog.get_logger("pushd.front")
 class HttpConnection(asyncio.Protocol):
     """At most one request is in work, the following ones held as bytes.
 
-    An answer that is there at once is written without a task; one that must be awaited gets a task for that time.
+    An answer that is there at once is written without a task, and so is a `Pending` one when it comes; one that must be
+    awaited gets a task for that time.
     `_is_finished` once the last answer is written (or the connection lost): from then on bytes are discarded.
     """
 
@@ -52,9 +53,11 @@ class HttpConnection(asyncio.Protocol):
         "_is_choked",
         "_is_finished",
         "_is_last",
+        "_is_paused",
         "_is_secure",
         "_out",
         "_parser",
+        "_pending",
         "_task",
         "_timed_stage",
         "_transport",
@@ -68,6 +71,7 @@ class HttpConnection(asyncio.Protocol):
         self._front = front
         self._is_secure = is_secure
         self._task: asyncio.Task[None] | None = None
+        self._pending: tuple[Request, Pending] | None = None
         self._is_admitting = False
         self._out: list[bytes] = []
         self._timed_stage: Stage | None = Stage.IDLE
@@ -77,6 +81,7 @@ class HttpConnection(asyncio.Protocol):
         self._is_last = False
         self._is_finished = False
         self._is_choked = False
+        self._is_paused = False
         self._has_eof = False
 
     # What the transport calls.
@@ -99,20 +104,21 @@ class HttpConnection(asyncio.Protocol):
         if self._is_finished:
             return
         self._parser.feed(data)
-        if self._task is None and not self._is_choked:
-            self._turn()
+        if not self._is_at_work and not self._is_choked:
+            self._go_on()
         else:
             self._balance_reading()
 
     def eof_received(self) -> bool:
         """The peer sends no more: answer what it asked, then close. One that waits for an upgrade has left."""
         self._has_eof = True
-        is_busy = self._task is not None or self._is_choked or self._parser.held_bytes > 0
+        is_busy = self._is_at_work or self._is_choked or self._parser.held_bytes > 0
         return is_busy and not self._is_admitting and not self._is_finished and not self._is_secure
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing can be answered any more. A handler at work is left to finish, an admission is not."""
         self._is_finished = True
+        self._pending = None
         self._parser.close()
         if self._is_admitting and self._task is not None:
             self._task.cancel()
@@ -130,29 +136,42 @@ class HttpConnection(asyncio.Protocol):
 
     # Requests in, answers out.
 
-    def _turn(self) -> None:
-        """Answer what can be answered at once, in one write; what must be awaited gets the connection's task."""
-        if self._task is None and not self._is_choked and not self._is_finished:
-            waiting = self._answer_ready()
-            if waiting is not None:
-                self._task = self._front.spawn(self._work(*waiting))
-            self._settle()
+    @property
+    def _is_at_work(self) -> bool:
+        """Whether an answer is waited for."""
+        return self._pending is not None or self._task is not None
 
-    def _answer_ready(self) -> _Waiting | None:
-        """Reply to requests until one must be awaited, and return that one; None when there is nothing to do now."""
+    def _turn(self) -> None:
+        if not self._is_at_work and not self._is_choked and not self._is_finished:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Answer what can be answered at once, in one write, and begin to wait for what cannot."""
+        self._answer_ready()
+        self._settle()
+
+    def _answer_ready(self) -> None:
+        """Reply to requests until one must be waited for, or there is nothing to do now."""
         for _ in range(PIPELINE_DEPTH):
             request = None if self._is_last or self._is_choked else self._parser.next()
             if request is None:
                 break
             answer = self._ask(request)
             if not isinstance(answer, Response):
-                return request, answer
+                self._wait_for(request, answer)
+                return
             self._reply(request, answer)
         if self._parser.failure is not None and not self._is_last:
             self._reply(None, self._front.fail(self._parser.failure))
-        return None
 
-    def _ask(self, request: Request) -> Response | Awaitable[Response | None]:
+    def _wait_for(self, request: Request, answer: _Answer) -> None:
+        if isinstance(answer, Pending):
+            self._pending = request, answer
+            answer.done.add_done_callback(self._take_pending)
+        else:
+            self._task = self._front.spawn(self._work(request, answer))
+
+    def _ask(self, request: Request) -> Response | _Answer:
         if not request.is_upgrade:
             try:
                 return self._front.application.handle(request)
@@ -164,25 +183,27 @@ class HttpConnection(asyncio.Protocol):
         self._is_admitting = True
         return self._admit(request)
 
+    def _take_pending(self, done: asyncio.Future[None]) -> None:
+        """A pending answer is there; nobody waits for one that was given up."""
+        if self._pending is None or self._pending[1].done is not done:
+            return
+        request, pending = self._pending
+        self._pending = None
+        try:
+            response = pending.respond()
+        except (Exception, asyncio.CancelledError):
+            response = self._crash(request)
+        self._reply(request, response)
+        self._go_on()
+
     async def _work(self, request: Request, answer: Awaitable[Response | None]) -> None:
-        """Await answers, one after the other, while there are any; those that are there at once share a write."""
-        waiting: _Waiting | None = (request, answer)
-        awaited = 0
-        while waiting is not None:
-            response = await self._await_answer(*waiting)
-            self._is_admitting = False
-            if self._is_finished:
-                return
+        response = await self._await_answer(request, answer)
+        self._is_admitting = False
+        if not self._is_finished:
+            self._task = None
             if response is not None:
-                self._reply(waiting[0], response)
-            awaited += 1
-            if awaited % PIPELINE_DEPTH == 0:
-                await asyncio.sleep(0)
-            waiting = self._answer_ready()
-            if waiting is not None and self._out:
-                self._front.loop.call_soon(self._flush)
-        self._task = None
-        self._settle()
+                self._reply(request, response)
+            self._go_on()
 
     async def _await_answer(self, request: Request, answer: Awaitable[Response | None]) -> Response | None:
         try:
@@ -231,10 +252,11 @@ class HttpConnection(asyncio.Protocol):
 
     def _settle(self) -> None:
         """After a turn: write, and read on, yield to the loop, or wait, with a deadline for what is awaited."""
-        self._flush()
+        if self._out:
+            self._flush()
         if self._is_finished:
             return
-        if self._task is None and not self._is_choked:
+        if not self._is_at_work and not self._is_choked:
             if self._parser.held_bytes:
                 self._front.loop.call_soon(self._turn)
             elif self._has_eof:
@@ -245,7 +267,11 @@ class HttpConnection(asyncio.Protocol):
         self._set_deadline()
 
     def _balance_reading(self) -> None:
-        if self._parser.held_bytes > HELD_BYTES:
+        is_full = self._parser.held_bytes > HELD_BYTES
+        if is_full is self._is_paused:
+            return
+        self._is_paused = is_full
+        if is_full:
             self._transport.pause_reading()
         elif not self._has_eof:
             self._transport.resume_reading()
@@ -288,7 +314,7 @@ class HttpConnection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         """Close unless a request is being read or answered."""
-        is_busy = self._task is not None or self._is_finished or self._parser.held_bytes > 0
+        is_busy = self._is_at_work or self._is_finished or self._parser.held_bytes > 0
         if not is_busy and self._parser.stage is Stage.IDLE:
             self._transport.close()
 
@@ -298,7 +324,12 @@ class HttpConnection(asyncio.Protocol):
 
     def _set_deadline(self) -> None:
         """For the answer that is awaited, or for the message that arrives; not anew for each of its bytes."""
-        now, limits, stage = self._front.loop.time(), self._front.limits, self._parser.stage
+        now = self._front.loop.time()
+        if self._pending is not None:
+            self._timed_stage = None
+            self._deadline = now + self._pending[1].within_s
+            return
+        limits, stage = self._front.limits, self._parser.stage
         is_new = stage is not self._timed_stage
         self._timed_stage = stage
         if self._task is not None:
@@ -327,10 +358,17 @@ class HttpConnection(asyncio.Protocol):
         elif self._is_admitting and self._task is not None:
             self._task.cancel()
             self._refuse(_UNDECIDED)
+        elif self._pending is not None:
+            self._give_up(*self._pending)
         elif self._parser.stage is Stage.IDLE:
             self._transport.close()
         else:
             self._refuse(_SLOW)
+
+    def _give_up(self, request: Request, pending: Pending) -> None:
+        self._pending = None
+        self._reply(request, pending.give_up())
+        self._go_on()
 
 
 def _is_being_cancelled() -> bool:

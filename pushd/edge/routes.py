@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -15,18 +16,22 @@ from pushd import metrics
 from pushd.edge import answers, openapi
 from pushd.edge.api import Api
 from pushd.edge.auth import Identity
-from pushd.edge.endpoint import Call, Endpoint, Rights
+from pushd.edge.endpoint import Call, Endpoint, Later, Rights
 from pushd.edge.endpoints import ENDPOINTS
 from pushd.edge.gateway import Admission, Gateway
-from pushd.edge.http1 import Request, Response
+from pushd.edge.http1 import Pending, Request, Response
 from pushd.errors import ErrorCode, RequestError, StoreError
 
 log = structlog.get_logger("pushd.routes")
 ANSWER_WITHIN_S = 20.0
 NOBODY = Identity()
+JSON = "application/json"
 PREFLIGHT_MAX_AGE_S = "600"
 _READING = ("GET", "HEAD")
 _STATUSES_OF_THE_API = frozenset({413, 500})  # the front's that are about a call, not about HTTP or the upgrade
+
+
+Answer = Response | Pending | Awaitable[Response]
 
 
 class Route(NamedTuple):
@@ -76,15 +81,16 @@ class Router:
 
     # ---- what the front asks
 
-    def handle(self, request: Request) -> Response | Awaitable[Response]:
+    def handle(self, request: Request) -> Answer:
         """Answer a request that is no upgrade."""
         try:
             self._authenticator.check_source(request)
             if request.method == "OPTIONS" and "origin" in request.headers:
                 return self._preflight(request)
-            return self._with_cors(request, self._call(request))
+            answer = self._call(request)
         except RequestError as error:
-            return self._with_cors(request, self._failed(error))
+            answer = self._failed(error)
+        return self._with_cors(request, answer) if "origin" in request.headers else answer
 
     def failure(self, status: int, text: str) -> Response:
         """The answer to what the front refuses by itself."""
@@ -104,7 +110,7 @@ class Router:
 
     # ---- routing
 
-    def _call(self, request: Request) -> Response | Awaitable[Response]:
+    def _call(self, request: Request) -> Answer:
         probe = self._probes.get(request.path)
         if probe is not None:
             if request.method not in _READING:
@@ -116,6 +122,8 @@ class Router:
         if identity.token_id and self._authenticator.revocations is not None:
             return self._finish(self._call_unrevoked(route, request, identity, params))
         result = self._handle(route, request, identity, params)
+        if isinstance(result, Later):
+            return Pending(result.done, partial(self._told, result.tell), self._too_late, ANSWER_WITHIN_S)
         return self._finish(result) if isinstance(result, Awaitable) else answers.success(result)
 
     async def _call_unrevoked(
@@ -123,16 +131,22 @@ class Router:
     ) -> msgspec.Struct:
         await self._authenticator.check_revoked(identity)
         result = self._handle(route, request, identity, params)
+        if isinstance(result, Later):
+            await asyncio.wait([result.done])
+            result = result.tell()
         data: msgspec.Struct = await result if isinstance(result, Awaitable) else result
         return data
 
     def _handle(self, route: Route, request: Request, identity: Identity, params: dict[str, str]) -> Any:
-        query = _decoded_query(route, request)
-        body = _decoded_body(route, request)
+        query = _decoded_query(route, request) if request.query_string else route.empty_query
+        body = None if route.decode_body is None else _decoded_body(route.decode_body, request)
         return route.endpoint.handler(self._api, Call(request, identity, params, query, body))
 
     def _find(self, request: Request) -> tuple[Route, dict[str, str]]:
-        methods, params = self._match(request)
+        params: dict[str, str] = {}
+        methods = self._exact.get(request.path)
+        if methods is None:
+            methods, params = self._match(request)
         if methods is None:
             if request.path in self._gateway.paths():
                 raise _NotAnUpgrade if request.method in _READING else _MethodNotAllowed(("GET",))
@@ -143,9 +157,6 @@ class Router:
         return route, params
 
     def _match(self, request: Request) -> tuple[dict[str, Route] | None, dict[str, str]]:
-        methods = self._exact.get(request.path)
-        if methods is not None:
-            return methods, {}
         path = _undecoded_path(request)
         for pattern, candidates in self._patterns:
             match = pattern.fullmatch(path)
@@ -161,6 +172,12 @@ class Router:
             raise RequestError(ErrorCode.FORBIDDEN, "admin rights are required")
         return identity
 
+    def _told(self, tell: Callable[[], Any]) -> Response:
+        try:
+            return answers.success(tell())
+        except RequestError as error:
+            return self._failed(error)
+
     async def _finish(self, result: Awaitable[Any]) -> Response:
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
@@ -168,8 +185,14 @@ class Router:
         except RequestError as error:
             return self._failed(error)
         except (StoreError, TimeoutError) as error:
-            log.warning("request failed for want of a store", error=str(error), cause=repr(error.__cause__))
-            return self._failed(RequestError(ErrorCode.STORE_UNAVAILABLE, "a store does not answer", retry_after_s=5))
+            return self._storeless(error)
+
+    def _too_late(self) -> Response:
+        return self._storeless(TimeoutError())
+
+    def _storeless(self, error: StoreError | TimeoutError) -> Response:
+        log.warning("request failed for want of a store", error=str(error), cause=repr(error.__cause__))
+        return self._failed(RequestError(ErrorCode.STORE_UNAVAILABLE, "a store does not answer", retry_after_s=5))
 
     def _failed(self, error: RequestError) -> Response:
         response = answers.failure(
@@ -189,13 +212,20 @@ class Router:
         )
         return Response(204, headers=headers)
 
-    def _with_cors(self, request: Request, response: Response | Awaitable[Response]) -> Response | Awaitable[Response]:
-        origin = request.headers.get("origin")
-        if origin is None or not self._authenticator.is_allowed_origin(origin, request.headers.get("host", "")):
+    def _with_cors(self, request: Request, response: Answer) -> Answer:
+        origin = request.headers["origin"]
+        if not self._authenticator.is_allowed_origin(origin, request.headers.get("host", "")):
             return response
         headers = (("Access-Control-Allow-Origin", origin), ("Vary", "Origin"))
         if isinstance(response, Response):
             return _extended(response, headers)
+        if isinstance(response, Pending):
+            respond, give_up = response.respond, response.give_up
+            return msgspec.structs.replace(
+                response,
+                respond=lambda: _extended(respond(), headers),
+                give_up=lambda: _extended(give_up(), headers),
+            )
         return _extended_later(response, headers)
 
     # ---- probes
@@ -218,8 +248,6 @@ class Router:
 
 def _decoded_query(route: Route, request: Request) -> Any:
     """The query's fields; empty ones count as left out, unknown ones are ignored."""
-    if not request.query_string:
-        return route.empty_query
     fields = {name: value for name, value in request.query.items() if value}
     query: Any = answers.decoded(lambda fields: msgspec.convert(fields, route.endpoint.query, strict=False), fields)
     for name in fields:
@@ -228,14 +256,12 @@ def _decoded_query(route: Route, request: Request) -> Any:
     return query
 
 
-def _decoded_body(route: Route, request: Request) -> Any:
+def _decoded_body(decode: Callable[[bytes], Any], request: Request) -> Any:
     """The body. Raises RequestError UNSUPPORTED_MEDIA_TYPE, INVALID_JSON or INVALID_REQUEST."""
-    if route.decode_body is None:
-        return None
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
+    media_type = request.headers.get("content-type", "")
+    if media_type != JSON and media_type.partition(";")[0].strip().lower() != JSON:
         raise RequestError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "Content-Type: application/json is required")
-    return answers.decoded(route.decode_body, request.body)
+    return answers.decoded(decode, request.body)
 
 
 class _WithHeaders(RequestError):

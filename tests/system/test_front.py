@@ -29,7 +29,7 @@ from pushd.config import Config, LimitsConfig, ServerConfig
 from pushd.edge import front as front_module
 from pushd.edge import http_connection, sockets
 from pushd.edge.front import Front, listening
-from pushd.edge.http1 import Request, Response
+from pushd.edge.http1 import Pending, Request, Response
 from pushd.errors import StartError
 
 HEAD = b"Host: localhost\r\n"
@@ -52,7 +52,12 @@ class Echo(asyncio.Protocol):
 
 
 class FakeApplication:
-    """`/sync` answers at once, `/slow` when `release` is set, `/boom` and `/late-boom` raise, `/big` is a lot."""
+    """`/sync` answers at once, `/slow` when `release` is set, `/boom` and `/late-boom` raise, `/big` is a lot.
+
+    `/pending…` is answered without a task, after at most `within_s`.
+    """
+
+    within_s = 60.0
 
     def __init__(self) -> None:
         self.release = asyncio.Event()
@@ -61,7 +66,7 @@ class FakeApplication:
         self.requests: list[Request] = []
         self.finished = 0
 
-    def handle(self, request: Request) -> Response | Awaitable[Response]:
+    def handle(self, request: Request) -> Response | Pending | Awaitable[Response]:
         self.requests.append(request)
         match request.path:
             case "/boom":
@@ -72,7 +77,22 @@ class FakeApplication:
                 return Response(200, bytes(4_000_000))
             case "/sync":
                 return self._answer(request)
-        return self._await(request)
+        return self._pend(request) if request.path.startswith("/pending") else self._await(request)
+
+    def _pend(self, request: Request) -> Pending:
+        done: asyncio.Future[None] = asyncio.ensure_future(self._wait_if_slow(request))
+        return Pending(done, lambda: self._respond(request), lambda: Response(503, b"given up"), self.within_s)
+
+    async def _wait_if_slow(self, request: Request) -> None:
+        if request.path == "/pending-slow":
+            self.started.set()
+            await self.release.wait()
+        self.finished += 1
+
+    def _respond(self, request: Request) -> Response:
+        if request.path == "/pending-boom":
+            raise RuntimeError("secret")
+        return self._answer(request)
 
     async def _await(self, request: Request) -> Response:
         if request.path == "/slow":
@@ -195,7 +215,7 @@ def post(path: str, body: bytes, extra: bytes = b"") -> bytes:
 # Requests and answers
 
 
-@pytest.mark.parametrize("path", ["/sync", "/awaited"])
+@pytest.mark.parametrize("path", ["/sync", "/awaited", "/pending"])
 async def test_a_connection_answers_one_request_after_the_other(place: Place, path: str) -> None:
     client = await place.connect()
     for size in (0, 1, 100_000):
@@ -208,14 +228,15 @@ async def test_a_connection_answers_one_request_after_the_other(place: Place, pa
 
 
 async def test_pipelined_requests_are_answered_in_order(place: Place) -> None:
-    paths = [f"/{'sync' if number % 3 else 'awaited'}" for number in range(200)]
+    paths = [("/sync", "/awaited", "/pending", "/pending", "/sync")[number % 5] for number in range(200)]
     client = await place.connect(b"".join(post(path, bytes(number)) for number, path in enumerate(paths)))
     for number, path in enumerate(paths):
         assert (await client.receive())[2] == f"POST {path} {number}".encode()
 
 
-async def test_a_pipeline_waits_as_bytes_and_is_bounded(place: Place) -> None:
-    client = await place.connect(b"GET /slow HTTP/1.1\r\n" + HEAD + b"\r\n")
+@pytest.mark.parametrize("path", [b"/slow", b"/pending-slow"])
+async def test_a_pipeline_waits_as_bytes_and_is_bounded(place: Place, path: bytes) -> None:
+    client = await place.connect(b"GET " + path + b" HTTP/1.1\r\n" + HEAD + b"\r\n")
     await place.application.started.wait()
     client.writer.transport.set_write_buffer_limits(high=0)
     flood = asyncio.create_task(_flood(client, GET * 100_000))
@@ -224,7 +245,7 @@ async def test_a_pipeline_waits_as_bytes_and_is_bounded(place: Place) -> None:
     assert len(place.application.requests) == 1
     flood.cancel()
     place.application.release.set()
-    assert (await client.receive())[2] == b"GET /slow 0"
+    assert (await client.receive())[2] == b"GET %b 0" % path
     assert (await client.receive())[2] == b"GET /sync 0"
 
 
@@ -270,8 +291,9 @@ async def test_the_last_answer_ends_the_connection(place: Place, request_line: b
     assert await client.is_closed()
 
 
-async def test_a_peer_that_half_closes_gets_its_answers(place: Place) -> None:
-    client = await place.connect(post("/slow", b"") + GET)
+@pytest.mark.parametrize("path", ["/slow", "/pending-slow"])
+async def test_a_peer_that_half_closes_gets_its_answers(place: Place, path: str) -> None:
+    client = await place.connect(post(path, b"") + GET)
     client.writer.write_eof()
     await place.application.started.wait()
     place.application.release.set()
@@ -298,9 +320,10 @@ def leave(client: Client) -> None:
     client.writer.close()
 
 
+@pytest.mark.parametrize("path", ["/slow", "/pending-slow"])
 @pytest.mark.parametrize("go", [reset, leave])
-async def test_a_handler_goes_on_when_its_client_leaves(place: Place, go: Callable[[Client], None]) -> None:
-    client = await place.connect(post("/slow", b""))
+async def test_a_handler_goes_on_when_its_client_leaves(place: Place, go: Callable[[Client], None], path: str) -> None:
+    client = await place.connect(post(path, b""))
     await place.application.started.wait()
     go(client)
     await until(lambda: place.front.connections == 0 or go is leave)
@@ -308,7 +331,7 @@ async def test_a_handler_goes_on_when_its_client_leaves(place: Place, go: Callab
     await until(lambda: place.application.finished == 1 and place.front.connections == 0)
 
 
-@pytest.mark.parametrize("path", ["/boom", "/late-boom", "/cancelled", "/wrong"])
+@pytest.mark.parametrize("path", ["/boom", "/late-boom", "/pending-boom", "/cancelled", "/wrong"])
 async def test_errors_of_the_application_become_a_500_without_details(place: Place, path: str) -> None:
     status, _, body = await place.ask(post(path, b""))
     assert status == 500
@@ -403,11 +426,23 @@ async def test_a_request_that_trickles_is_refused(hasty: Place, start: bytes) ->
     trickle.cancel()
 
 
-async def test_a_slow_handler_is_not_the_clients_fault(hasty: Place) -> None:
-    client = await hasty.connect(post("/slow", b""))
+@pytest.mark.parametrize("path", ["/slow", "/pending-slow"])
+async def test_a_slow_handler_is_not_the_clients_fault(hasty: Place, path: str) -> None:
+    client = await hasty.connect(post(path, b""))
     await asyncio.sleep(0.4)
     hasty.application.release.set()
     assert await client.status() == 200
+
+
+async def test_a_pending_answer_is_given_up_in_time_and_the_connection_goes_on(hasty: Place) -> None:
+    hasty.application.within_s = 0.1
+    client = await hasty.connect(post("/pending-slow", b"") + GET)
+    assert (await client.receive())[::2] == (503, b"given up")
+    assert (await client.receive())[2] == b"GET /sync 0"
+    hasty.application.release.set()
+    await until(lambda: hasty.application.finished == 1)
+    client.send(GET)
+    assert (await client.receive())[2] == b"GET /sync 0"
 
 
 async def test_an_answer_that_is_not_taken_drops_the_connection(hasty: Place) -> None:

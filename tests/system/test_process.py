@@ -9,10 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 
 from tests.daemon import Process, until
@@ -127,11 +129,20 @@ async def test_sighup_takes_over_limits_and_keys(tmp_path: Path) -> None:
     async with Process(tmp_path, auth=auth) as daemon, await daemon.start() as probe:
         probe.http.headers["X-API-Key"] = key
         await probe.publish("x" * 500)
-        text = daemon.config_file.read_text()
+        claims = {"uid": 7, "type": 1, "exp": int(time.time()) + 600}
+        bearers = [{"Authorization": f"Bearer {jwt.encode(claims, char * 32)}"} for char in "st"]
+        del probe.http.headers["X-API-Key"]
+        answers = [await probe.post("/system/notice", {"content": "x"}, headers=bearer) for bearer in bearers]
+        assert [answer.status_code for answer in answers] == [200, 401]
+        probe.http.headers["X-API-Key"] = key
+        text = daemon.config_file.read_text().replace("s" * 32, "t" * 32)
         daemon.config_file.write_text(text.replace(key, new_key) + "\n[limits]\nmax_content_chars = 10\n")
         await daemon.signal(signal.SIGHUP)
         await until(lambda: any(event.get("event") == "configuration reloaded" for event in daemon.events()))
         assert (await probe.post("/system/notice", {"content": "x"})).status_code == 401
+        del probe.http.headers["X-API-Key"]
+        answers = [await probe.post("/system/notice", {"content": "x"}, headers=bearer) for bearer in bearers]
+        assert [answer.status_code for answer in answers] == [401, 200]
         probe.http.headers["X-API-Key"] = new_key
         assert (await probe.post("/system/notice", {"content": "x" * 11})).json()["error"] == "CONTENT_TOO_LONG"
 

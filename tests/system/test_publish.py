@@ -12,7 +12,9 @@ import httpx
 import pytest
 
 from pushd import app
+from pushd.edge import routes
 from tests.daemon import PREFIX, Probe, until
+from tests.unit.parts import Faulty
 
 TO_7: dict[str, Any] = {"target": "custom", "user_ids": [7]}
 
@@ -266,6 +268,22 @@ class TestLimits:
         assert len(refused) >= 10
         assert {_error(response)[:2] for response in refused} == {(429, "RATE_LIMITED")}
         assert all(int(response.headers["retry-after"]) > 0 for response in refused)
+
+    @pytest.mark.parametrize("path", ["/system/notice", "/system/notice?wait_ms=100", "/system/notices"])
+    async def test_a_journal_that_hangs(self, probe: Probe, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+        """The publisher is told in time; the notice is kept all the same once the journal goes on."""
+        monkeypatch.setattr(routes, "ANSWER_WITHIN_S", 0.05)
+        client = await probe.client(7)
+        journal = Faulty(probe.node.intake._journal)
+        monkeypatch.setattr(probe.node.intake, "_journal", journal)
+        gate = journal.hold("append")
+        body = {"content": "x", "notices": [{"content": "x"}]}
+        response = await probe.post(path, body)
+        assert _error(response)[:2] == (503, "STORE_UNAVAILABLE")
+        assert int(response.headers["retry-after"]) > 0
+        gate.set()
+        assert (await client.receive())["content"] == "x"
+        assert (await probe.post(path, body)).status_code == 200
 
     async def test_queue_full_keeps_nothing(self, start: Any) -> None:
         probe = await start(delivery={"queue_size": 2})

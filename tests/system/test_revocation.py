@@ -96,6 +96,13 @@ class TestRevoked:
         stats = await probe.get("/notification/stats", headers={"X-API-Key": API_KEY})
         assert stats["total_records"] == 0
 
+    async def test_a_publisher_is_heard_until_then(self, probe: Probe, redis_server: RedisServer) -> None:
+        headers = _bearer(token(1, 1, jti="soon"))
+        for content, status in (("x", 200), ("", 400), ("y", 200)):
+            assert (await probe.post("/system/notice", {"content": content}, headers=headers)).status_code == status
+        await _revoke(redis_server, "soon")
+        assert (await probe.post("/system/notice", {"content": "z"}, headers=headers)).status_code == 401
+
     async def test_live_connections(self, probe: Probe, redis_server: RedisServer) -> None:
         first = await _connect(probe, token(7, jti="bad"))
         second = await _connect(probe, token(7, jti="bad"))

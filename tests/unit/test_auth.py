@@ -6,8 +6,9 @@ import hmac
 import json
 import time
 from base64 import urlsafe_b64encode
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jwt
 import pytest
@@ -97,6 +98,103 @@ def test_times_and_leeway(authenticator: Authenticator, make_config: MakeConfig)
     assert refusal(authenticator, signed(nbf=NOW + 3600)) is ErrorCode.UNAUTHORIZED
     assert refusal(authenticator, signed(iat=NOW + 3600)) is ErrorCode.UNAUTHORIZED
     assert authenticator.verify(signed(nbf=NOW, iat=NOW)).user_id == 7
+
+
+# ---- tokens that are remembered
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The tokens that were verified, each as often as it was."""
+    tokens: list[str] = []
+    decode = jwt.decode
+
+    def count(token: str, *args: Any, **kwargs: Any) -> Any:
+        tokens.append(token)
+        return decode(token, *args, **kwargs)
+
+    monkeypatch.setattr(auth.jwt, "decode", count)
+    return tokens
+
+
+def test_a_valid_token_is_verified_once(authenticator: Authenticator, decoded: list[str]) -> None:
+    token, other = signed(), signed(uid=8)
+    assert authenticator.verify(token) is authenticator.verify(token)
+    assert [authenticator.verify(one).user_id for one in (other, token, other)] == [8, 7, 8]
+    assert decoded == [token, other]
+
+
+def test_a_token_that_begins_like_a_remembered_one_is_verified(authenticator: Authenticator) -> None:
+    token = signed()
+    authenticator.verify(token)
+    for other in (token[:-1], token + "A", token.partition(".")[0], f" {token}", token.upper()):
+        assert refusal(authenticator, other) is ErrorCode.UNAUTHORIZED
+
+
+@pytest.mark.parametrize("claims", [{"exp": NOW - 60}, {"nbf": NOW + 3600}, {"uid": 0}])
+def test_a_refused_token_is_not_remembered(
+    authenticator: Authenticator, decoded: list[str], claims: dict[str, Any]
+) -> None:
+    token = signed(**claims)
+    assert refusal(authenticator, token) is refusal(authenticator, token)
+    assert decoded == [token] * 2
+
+
+@pytest.mark.parametrize("exp", [NOW + 60, NOW + 60.9])
+def test_a_remembered_token_expires(make_config: MakeConfig, exp: float) -> None:
+    """To the second as PyJWT would have it, with the leeway."""
+    now = [float(NOW)]
+    authenticator = Authenticator(Live(jwt_config(make_config, leeway_s=5)), wall_s=lambda: now[0])
+    token = signed(exp=exp)
+    authenticator.verify(token)
+    now[0] = NOW + 64.9
+    assert authenticator.verify(token).user_id == 7
+    now[0] = NOW + 65.0
+    assert refusal(authenticator, token) is ErrorCode.TOKEN_EXPIRED
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"jwt_secret": "t" * 32}, {"jwt_issuer": "shop"}, {"jwt_secret": SECRET * 2, "jwt_algorithms": ["HS512"]}],
+)
+def test_a_reload_forgets_what_the_old_keys_said(make_config: MakeConfig, fields: dict[str, Any]) -> None:
+    live = Live(jwt_config(make_config))
+    authenticator, token = Authenticator(live), signed()
+    assert authenticator.verify(token).user_id == 7
+    live.config = jwt_config(make_config, **fields)
+    assert refusal(authenticator, token) is ErrorCode.UNAUTHORIZED
+    live.config = jwt_config(make_config)
+    assert authenticator.verify(token).user_id == 7
+
+
+def test_as_many_tokens_are_remembered_as_are_used(
+    authenticator: Authenticator, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "VERIFIED_TOKENS", 3)
+    busy, *others = [signed(uid=number) for number in range(1, 10)]
+    for other in others:
+        authenticator.verify(busy)
+        authenticator.verify(other)
+    assert decoded == [busy, *others]
+    authenticator.verify(others[-2])
+    authenticator.verify(others[0])
+    assert decoded == [busy, *others, others[0]]
+
+
+async def test_a_remembered_token_can_still_be_revoked(make_config: MakeConfig) -> None:
+    class Revoked:
+        token_ids: ClassVar[set[str]] = set()
+
+        async def revoked(self, token_ids: Collection[str]) -> set[str]:
+            return self.token_ids & set(token_ids)
+
+    authenticator = Authenticator(Live(jwt_config(make_config)), Revoked())
+    token = signed(jti="t1")
+    await authenticator.check_revoked(authenticator.verify(token))
+    Revoked.token_ids.add("t1")
+    with pytest.raises(RequestError) as caught:
+        await authenticator.check_revoked(authenticator.verify(token))
+    assert caught.value.code is ErrorCode.UNAUTHORIZED
 
 
 def forged(header: dict[str, Any], claims: Any = CLAIMS, secret: str = SECRET) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
 import pytest
 
+from pushd import intake
 from pushd.errors import ErrorCode, RequestError, StoreError
-from pushd.intake import Accepted, Sender, Submission, dedup_keys, new_message_id
+from pushd.intake import Attempt, Sender, Submission, dedup_keys, new_message_id
 from pushd.metrics import total
 from pushd.model import Notice, Priority, Target, TargetKind
 from pushd.ports import Stores
@@ -23,12 +24,22 @@ SENDER = Sender(7, "ada")
 
 
 @pytest.fixture
-def intake_house(make_house: Build, frail: Any) -> House:
+async def intake_house(make_house: Build, frail: Any) -> House:
     """Frail stores and nobody who takes notices out of their lanes."""
     return make_house(stores=frail)
 
 
-async def accept(house: House, submission: Submission | None = None, key: str = "") -> Accepted:
+@pytest.fixture
+async def unhandled() -> AsyncIterator[list[dict[str, Any]]]:
+    """What the event loop was told of; otherwise the test would fail."""
+    loop, contexts = asyncio.get_running_loop(), list[dict[str, Any]]()
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: contexts.append(context))
+    yield contexts
+    loop.set_exception_handler(before)
+
+
+async def accept(house: House, submission: Submission | None = None, key: str = "") -> Attempt:
     return await house.intake.accept(submission or Submission(content="x"), SENDER, key)
 
 
@@ -273,6 +284,73 @@ async def test_a_publisher_who_goes_away_before_a_failure_leaves_nothing(intake_
     assert not (await accept(intake_house, Submission(content="x", message_id="m"))).is_duplicate
 
 
+async def test_what_is_begun_in_one_turn_is_one_append(intake_house: House, frail: Any) -> None:
+    begun = [intake_house.intake.begin(Submission(content=str(number)), SENDER) for number in range(50)]
+    with pytest.raises(asyncio.InvalidStateError):
+        begun[0].check()
+    assert len({one.decided for one in begun}) == 1
+    await begun[0].decided
+    assert frail.journal.calls == ["append"]
+    assert [one.publication.notice for one in begun] == await intake_house.stores.journal.unsettled()
+
+
+async def test_an_append_is_bounded(intake_house: House, frail: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "GROUP_LIMIT", 20)
+    begun = [intake_house.intake.begin(Submission(content=str(number)), SENDER) for number in range(50)]
+    await intake_house.intake.finished()
+    assert frail.journal.calls == ["append"] * 3
+    assert len({one.decided for one in begun}) == 3
+    taken = [intake_house.lanes.take() for _ in range(50)]
+    assert [one and one.notice.seq for one in taken] == list(range(1, 51))
+
+
+async def test_a_notice_that_cannot_be_kept_harms_no_other(make_house: Build, unhandled: list[dict[str, Any]]) -> None:
+    """A lone surrogate, as a token's JSON may have one, has no bytes."""
+    house = make_house(delivery={"queue_size": 3})
+    submission = Submission(content="x", message_id="m")
+    good, bad = house.intake.begin(submission, SENDER), house.intake.begin(submission, Sender(7, "\ud800"))
+    assert bad.is_duplicate
+    bad = house.intake.begin(Submission(content="y", message_id="n"), Sender(7, "\ud800"))
+    other = house.intake.begin(Submission(content="z"), SENDER)
+    await house.intake.finished()
+    for one in (good, other):
+        one.check()
+    with pytest.raises(UnicodeEncodeError):
+        bad.check()
+    assert await house.unsettled() == ["m", other.publication.notice.message_id]
+    assert len(house.lanes) == house.intake.unsettled_total == 2
+    assert not (await accept(house, Submission(content="y", message_id="n"))).is_duplicate
+    assert [type(context["exception"]) for context in unhandled] == [UnicodeEncodeError]
+
+
+async def test_a_store_that_refuses_one_of_a_group_keeps_the_others(intake_house: House, frail: Any) -> None:
+    frail.journal.fail("append", 2, StoreError("journal", "never"))
+    begun = [intake_house.intake.begin(Submission(content="x", message_id=f"m{number}"), SENDER) for number in range(3)]
+    await intake_house.intake.finished()
+    assert [one.failure is None for one in begun] == [False, True, True]
+    assert await intake_house.unsettled() == ["m1", "m2"]
+    assert len(intake_house.lanes) == 2
+
+
+async def test_a_disk_that_is_full_refuses_a_whole_group(intake_house: House, frail: Any) -> None:
+    frail.journal.fail("append")
+    begun = [intake_house.intake.begin(Submission(content="x"), SENDER) for _ in range(3)]
+    await intake_house.intake.finished()
+    assert frail.journal.calls == ["append"]
+    for one in begun:
+        with pytest.raises(RequestError) as caught:
+            one.check()
+        assert caught.value.code is ErrorCode.STORE_UNAVAILABLE
+    assert len(intake_house.lanes) == 0
+
+
+async def test_a_closed_journal_refuses(make_house: Build, stores: Stores) -> None:
+    """As after a drain that took too long: `append` raises at once."""
+    house = make_house()
+    await stores.journal._thread.aclose()  # type: ignore[attr-defined]
+    assert (await refused(house, Submission(content="x"))).code is ErrorCode.STORE_UNAVAILABLE
+
+
 # ---- repeats
 
 
@@ -328,7 +406,7 @@ async def test_when_the_first_of_concurrent_repeats_fails_the_next_is_a_new_atte
     gate.set()
     results = await asyncio.gather(*publishing, return_exceptions=True)
     assert sum(isinstance(result, RequestError) for result in results) == 2
-    accepted = [result for result in results if isinstance(result, Accepted)]
+    accepted = [result for result in results if isinstance(result, Attempt)]
     assert [one.is_duplicate for one in accepted].count(False) == 1
     assert len(intake_house.lanes) == 1
     assert len(await intake_house.unsettled()) == 1

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import httptools
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from pushd.edge import request_parser
 from pushd.edge.http1 import Request
-from pushd.edge.request_parser import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES, RequestParser, Stage
+from pushd.edge.request_parser import (
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_KNOWN_HEAD_BYTES,
+    MAX_TARGET_BYTES,
+    RequestParser,
+    Stage,
+)
 
 MAX_BODY_BYTES = 1000
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_parser, "_known", OrderedDict())
 
 
 def parser() -> RequestParser:
@@ -155,6 +170,87 @@ def test_a_closed_parser_reads_nothing() -> None:
     assert source.failure is None
 
 
+# Heads that came before
+
+
+POST = b"POST /a?b=c HTTP/1.1\r\nHost: x:1\r\nAuthorization: Bearer t\r\nContent-Length: 5\r\n\r\n"
+
+
+def test_a_known_head_means_the_same_on_every_connection() -> None:
+    first, second = parser(), RequestParser(max_body_bytes=5, peer="192.0.2.2")
+    first.feed(POST + b"hello")
+    (learned,) = drain(first)
+    second.feed(POST + b"world" + GET + POST + b"again")
+    again, get, last = drain(second)
+    assert seen(again) == (*seen(learned)[:3], b"world", *seen(learned)[4:])
+    assert (again.path, again.query, again.peer, again.is_secure) == ("/a", {"b": "c"}, "192.0.2.2", False)
+    assert (learned.body, learned.peer, learned.is_secure) == (b"hello", "192.0.2.1", True)
+    assert (get.path, last.body, second.held_bytes, second.stage) == ("/", b"again", 0, Stage.IDLE)
+
+
+def test_a_known_head_does_not_reach_httptools() -> None:
+    source = parser()
+    for body in (b"first", b"other"):
+        source.feed(POST + body)
+        (request,) = drain(source)
+        assert request.body == body
+        source._http = httptools.HttpRequestParser(object())  # one that tells nobody
+
+
+def test_the_body_behind_a_known_head_may_come_later() -> None:
+    assert one(POST + b"hello").body == b"hello"
+    source = parser()
+    for piece, stage in ((POST[:-1], Stage.HEAD), (POST[-1:] + b"he", Stage.BODY), (b"ll", Stage.BODY)):
+        source.feed(piece)
+        assert drain(source) == []
+        assert source.stage is stage
+    source.feed(b"o" + POST + b"w")
+    assert [request.body for request in drain(source)] == [b"hello"]
+    source.feed(b"orld")
+    assert [request.body for request in drain(source)] == [b"world"]
+
+
+def test_a_known_head_may_announce_too_much_for_another_connection() -> None:
+    assert one(POST + b"hello").body == b"hello"
+    source = RequestParser(max_body_bytes=4)
+    source.feed(POST + b"hello")
+    assert source.next() is None
+    assert source.failure is not None
+    assert source.failure.status == 413
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"Connection: close",
+        b"Expect: 100-continue",
+        b"Idempotency-Key: k",
+        b"Transfer-Encoding: chunked",
+        b"Connection: Upgrade\r\nUpgrade: h2c",
+        b"Connection: Upgrade\r\nUpgrade: websocket",
+        b"X-Long: " + b"x" * MAX_KNOWN_HEAD_BYTES,
+    ],
+)
+def test_unusual_heads_are_not_learned(field: bytes) -> None:
+    parse(b"GET / HTTP/1.1\r\nHost: a\r\n" + field + b"\r\n\r\n0\r\n\r\n")
+    assert not request_parser._known
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n", b"nonsense\r\n\r\n"],
+)
+def test_a_refused_head_is_refused_again(head: bytes) -> None:
+    assert status_of(head) == status_of(head) >= 400
+
+
+def test_so_many_heads_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_parser, "MAX_KNOWN_HEADS", 10)
+    heads = [b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number for number in range(25)]
+    parse(*heads)
+    assert list(request_parser._known) == heads[-10:]
+
+
 # What is refused
 
 
@@ -292,6 +388,7 @@ def cut(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[begin:end] for begin, end in pairwise([0, *sorted(min(at, len(data)) for at in cuts), len(data)])]
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # what is known may grow from one to the next
 @given(st.lists(SENT, max_size=4), st.data())
 def test_what_was_sent_is_read_in_any_pieces(sent: list[Sent], data: st.DataObject) -> None:
     stream = b"".join(request.wire for request in sent)
@@ -319,6 +416,7 @@ FRAGMENTS = [
 BYTES = st.binary(max_size=200) | st.lists(st.sampled_from(FRAGMENTS), max_size=25).map(b"".join)
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(BYTES)
 @example(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n\r")
 def test_any_bytes_give_the_same_whole_and_one_by_one(data: bytes) -> None:

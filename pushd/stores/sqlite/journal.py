@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Sequence
 
@@ -71,16 +72,16 @@ class SqliteJournal:
     """ports.Journal. An append is one commit with its own fsync, shared by all that waited for it."""
 
     def __init__(self, thread: SqliteThread) -> None:
+        self._thread = thread
         self._statements = Statements(thread, "journal")
 
     async def last_seq(self) -> int:
         """See ports.Journal."""
         return (await self._statements.numbers("last_seq", LAST_SEQ))[0]
 
-    async def append(self, notices: Sequence[Notice]) -> None:
+    def append(self, notices: Sequence[Notice]) -> asyncio.Future[None]:
         """See ports.Journal."""
-        if notices:
-            await self._statements.append("append", encoded(notices))
+        return self._thread.append("journal", "append", encoded(notices)) if notices else _nothing_to_do()
 
     async def settle(self, seqs: Sequence[int]) -> None:
         """See ports.Journal."""
@@ -116,3 +117,9 @@ class SqliteJournal:
             if len(page) < PAGE_ROWS:
                 return found
             after_seq = page[-1].seq
+
+
+def _nothing_to_do() -> asyncio.Future[None]:
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    done.set_result(None)
+    return done

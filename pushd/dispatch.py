@@ -30,6 +30,7 @@ SETTLE_CHUNK = 2000  # recipients handled between two turns of the loop
 GROW_AFTER_S = 0.05  # a notice that waits longer gets another worker
 SHRINK_AFTER_S = 5.0
 LATE_ROUNDS = 3
+AT_ONCE_MOST = 64  # recipients of a notice that is not worth a slice of its own: a millisecond of sends
 ASIDE_MOST = 1000  # notices that wait for stores without keeping a worker from others
 
 
@@ -42,19 +43,22 @@ class Stage:
         self._queues: dict[Priority, deque[tuple[FanOut, asyncio.Future[None]]]] = {
             priority: deque() for priority in sorted(Priority, reverse=True)
         }
+        self._queued = 0
         self._waiting = asyncio.Event()
+
+    def is_blocked(self, priority: Priority) -> bool:
+        """Whether fan-outs that come before one of this priority are under way."""
+        return self._queued > 0 and any(queue and other >= priority for other, queue in self._queues.items())
 
     async def run(self, job: FanOut, priority: Priority) -> None:
         """Return when `job` has reached everyone. Does not suspend when one slice does and nothing comes before it."""
-        if not self._is_blocked(priority) and self._hub.advance(job, SLICE_S):
+        if not self.is_blocked(priority) and self._hub.advance(job, SLICE_S):
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queues[priority].append((job, done))
+        self._queued += 1
         self._waiting.set()
         await done
-
-    def _is_blocked(self, priority: Priority) -> bool:
-        return any(queue and other >= priority for other, queue in self._queues.items())
 
     async def serve(self) -> None:
         """Until cancelled."""
@@ -67,6 +71,7 @@ class Stage:
             job, done = queue[0]
             if self._advance(job, done):
                 queue.popleft()
+                self._queued -= 1
             await asyncio.sleep(0)
 
     def _advance(self, job: FanOut, done: asyncio.Future[None]) -> bool:
@@ -115,7 +120,8 @@ class Dispatcher:
         self._now = now
         self._wall_ms = wall_ms
         self._stage = Stage(hub)
-        self._available = asyncio.Semaphore(0)
+        self._resting: deque[asyncio.Future[None]] = deque()  # workers with nothing to do
+        self._is_served = False  # a worker is on its way to the lanes, or takes from them until they are empty
         self._group: asyncio.TaskGroup | None = None
         self._workers: set[asyncio.Task[None]] = set()
         self._busy = 0
@@ -139,8 +145,12 @@ class Dispatcher:
         return not len(self._lanes) and self._busy == self._aside == 0
 
     def wake(self) -> None:
-        """A notice entered a lane."""
-        self._available.release()
+        """A notice entered a lane. One worker comes for all that wait there."""
+        while self._resting and not self._is_served:
+            worker = self._resting.popleft()
+            if not worker.done():
+                self._is_served = True
+                worker.set_result(None)
 
     async def run(self) -> None:
         """Until cancelled; the workers end with it."""
@@ -159,7 +169,7 @@ class Dispatcher:
                 self._grow()
         elif self._lanes.oldest_age(now) > GROW_AFTER_S and len(self._workers) < config.max_workers:
             self._grow()
-        elif self._busy:
+        elif self._busy or len(self._lanes):
             self._idle_since = now
         elif now - self._idle_since > SHRINK_AFTER_S and len(self._workers) > config.min_workers:
             self._workers.pop().cancel()
@@ -186,27 +196,72 @@ class Dispatcher:
 
     async def _work(self) -> None:
         while len(self._workers) <= self._live.config.delivery.max_workers:
-            await self._available.acquire()
             publication = self._lanes.take()
             if publication is None:
+                await self._rest()
                 continue
-            self._count_busy(1)
             try:
-                await self._process(publication)
+                if not self._at_once(publication):
+                    self._leave_lanes()
+                    await self._at_length(publication)
             except Exception:
                 # The journal keeps the notice; the next start delivers it.
                 log.exception("dispatch failed", message_id=publication.notice.message_id)
                 self._metrics.errors.labels("dispatch").inc()
-            finally:
-                self._count_busy(-1)
-            await self._yield_when_due()
+            if self._now() - self._yielded_at >= SLICE_S:  # a worker that never waits would keep the loop to itself
+                await asyncio.sleep(0)
+                self._yielded_at = self._now()
+        self._leave_lanes()
 
-    async def _yield_when_due(self) -> None:
-        """Workers that never had to wait would keep the loop to themselves."""
-        now = self._now()
-        if now - self._yielded_at >= SLICE_S:
-            await asyncio.sleep(0)
-            self._yielded_at = self._now()
+    async def _rest(self) -> None:
+        """Until a notice comes."""
+        self._is_served = False
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._resting.append(woken)
+        try:
+            await woken
+        except asyncio.CancelledError:
+            if not woken.cancelled():
+                self._leave_lanes()
+            raise
+
+    def _leave_lanes(self) -> None:
+        """This worker will be busy with one notice: what else waits is another's."""
+        self._is_served = False
+        if len(self._lanes):
+            self.wake()
+
+    def _at_once(self, publication: Publication) -> bool:
+        """The usual notice, to a few users who are named, from the lane to the books; False leaves it untouched."""
+        notice = publication.notice
+        target = notice.target
+        if (
+            target.kind is not TargetKind.CUSTOM
+            or len(target.user_ids) > AT_ONCE_MOST
+            or target.exclude_ids
+            or notice.expires_ms
+            or self._is_partly_delivered(publication)
+            or self._stage.is_blocked(notice.priority)
+        ):
+            return False
+        began = self._now()
+        job = self._job(publication, list(target.user_ids))
+        self._receipts.begin(publication)
+        while not self._hub.advance(job, SLICE_S):
+            pass
+        self._sent(publication, job, began)
+        if job.absent:
+            self._receipts.absent(publication, job.absent)
+        self._conclude(publication, "success")
+        self._busy_s += self._now() - began
+        return True
+
+    async def _at_length(self, publication: Publication) -> None:
+        self._count_busy(1)
+        try:
+            await self._process(publication)
+        finally:
+            self._count_busy(-1)
 
     async def _process(self, publication: Publication) -> None:
         notice = publication.notice
@@ -308,10 +363,13 @@ class Dispatcher:
         job = self._job(publication, users)
         self._receipts.begin(publication)
         await self._stage.run(job, publication.notice.priority)
+        self._sent(publication, job, began)
+        return job
+
+    def _sent(self, publication: Publication, job: FanOut, began: float) -> None:
         ended = self._now()
         self._metrics.observe_delivery(ended - publication.accepted_at, ended - began)
         self._receipts.sent(publication, job.handed, job.waiting)
-        return job
 
     def _job(self, publication: Publication, users: list[int] | None) -> FanOut:
         notice = publication.notice

@@ -29,17 +29,17 @@ class Bench:
         prepare(path)
         self.durable = open_connection(path, synchronous="FULL")
         self.relaxed = open_connection(path, synchronous="NORMAL")
-        self.commits: list[list[bytes]] = []
+        self.commits: list[list[Any]] = []
         self.steps: list[str] = []
         self.observed: list[tuple[str, str, bool]] = []
         self.thread = SqliteThread(Connections(self.durable, self.relaxed), self.commit, self.observe)
 
-    def commit(self, connection: sqlite3.Connection, payloads: Sequence[bytes]) -> None:
+    def commit(self, connection: sqlite3.Connection, payloads: Sequence[Any]) -> None:
         self.commits.append(list(payloads))
         self.steps.append("commit")
         if b"bad" in payloads:
             raise sqlite3.IntegrityError("bad")
-        if not payloads[0].startswith(b"x"):
+        if isinstance(payloads[0], list):
             journal.commit(connection, payloads)
 
     def observe(self, store: str, name: str, seconds: float, is_ok: bool) -> None:

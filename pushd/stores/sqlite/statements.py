@@ -44,7 +44,7 @@ async def drop_chunks(limit: int, drop: Callable[[int], Awaitable[int]]) -> int:
 
 
 # Rows of a statement of its own; more are split into powers of two, so that few statements have to be kept.
-EXACT_ROWS = 32
+EXACT_ROWS, MOST_ROWS = 32, 512
 
 
 class Rows:
@@ -83,7 +83,7 @@ class Rows:
 
 def _pieces(rows: int) -> Iterator[int]:
     while rows > EXACT_ROWS:
-        size = 1 << (rows.bit_length() - 1)
+        size = min(1 << (rows.bit_length() - 1), MOST_ROWS)
         yield size
         rows -= size
     if rows:
@@ -97,7 +97,7 @@ class Statements:
         self._thread = thread
         self._store = store
 
-    async def append(self, name: str, payload: bytes) -> None:
+    async def append(self, name: str, payload: Any) -> None:
         """Commit `payload` durably, ahead of everything else (SqliteThread.append)."""
         await self._thread.append(self._store, name, payload)
 

@@ -25,7 +25,7 @@ from pushd.stores.sqlite.failures import is_passing, translated
 Result = TypeVar("Result")
 
 # Keeps the payloads of several appends in one durable transaction; runs on the thread.
-Commit = Callable[[sqlite3.Connection, Sequence[bytes]], None]
+Commit = Callable[[sqlite3.Connection, Sequence[Any]], None]
 
 # A commit takes no more appends than this, so that a flood does not make the first ones wait for the last.
 GROUP_LIMIT = 1000
@@ -63,7 +63,7 @@ class _Operation(Generic[Result]):
     submitted_s: float
     run: Callable[[sqlite3.Connection], Result] | None = None
     is_read: bool = False
-    payload: bytes = b""
+    payload: Any = None
     result: Result | None = None
     error: StoreError | None = None
     finished_s: float = 0.0
@@ -99,7 +99,7 @@ class SqliteThread:
 
     # On the loop.
 
-    def append(self, store: str, name: str, payload: bytes) -> asyncio.Future[None]:
+    def append(self, store: str, name: str, payload: Any) -> asyncio.Future[None]:
         """Have `payload` committed durably, ahead of all other operations, together with others that wait."""
         operation = _Operation[None](store, name, self._loop.create_future(), monotonic(), payload=payload)
         self._submit(operation, self._appends)

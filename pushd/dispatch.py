@@ -26,7 +26,7 @@ from pushd.receipts import Receipts
 log = structlog.get_logger("pushd.dispatch")
 
 SLICE_S = 0.002  # FACTS, "Fan-out": the loop runs between slices
-SETTLE_CHUNK = 2000  # recipients handled between two turns of the loop
+SETTLE_CHUNK = 1000  # recipients handled between two turns of the loop
 GROW_AFTER_S = 0.05  # a notice that waits longer gets another worker
 SHRINK_AFTER_S = 5.0
 LATE_ROUNDS = 3
@@ -249,7 +249,9 @@ class Dispatcher:
         self._receipts.begin(publication)
         while not self._hub.advance(job, SLICE_S):
             pass
-        self._sent(publication, job, began)
+        self._observe(publication, began)
+        self._receipts.sent(publication, *_answerable(job))
+        self._receipts.end(publication)
         if job.absent:
             self._receipts.absent(publication, job.absent)
         self._conclude(publication, "success")
@@ -363,13 +365,23 @@ class Dispatcher:
         job = self._job(publication, users)
         self._receipts.begin(publication)
         await self._stage.run(job, publication.notice.priority)
-        self._sent(publication, job, began)
+        self._observe(publication, began)
+        await self._book(publication, job)
         return job
 
-    def _sent(self, publication: Publication, job: FanOut, began: float) -> None:
+    def _observe(self, publication: Publication, began: float) -> None:
         ended = self._now()
         self._metrics.observe_delivery(ended - publication.accepted_at, ended - began)
-        self._receipts.sent(publication, job.handed, job.waiting)
+
+    async def _book(self, publication: Publication, job: FanOut) -> None:
+        """To whom it went, a share in each turn of the loop."""
+        handed, waiting = _answerable(job)
+        for start in range(0, max(len(handed), len(waiting)), SETTLE_CHUNK):
+            if start:
+                await asyncio.sleep(0)
+            share = slice(start, start + SETTLE_CHUNK)
+            self._receipts.sent(publication, handed[share], waiting[share])
+        self._receipts.end(publication)
 
     def _job(self, publication: Publication, users: list[int] | None) -> FanOut:
         notice = publication.notice
@@ -395,7 +407,7 @@ class Dispatcher:
             job = self._job(publication, late)
             self._receipts.begin(publication)
             await self._stage.run(job, publication.notice.priority)
-            self._receipts.sent(publication, job.handed, job.waiting)
+            await self._book(publication, job)
             await self._settle_absent(publication, job.absent, rounds - 1)
 
     def _conclude(self, publication: Publication, status: str) -> None:
@@ -408,3 +420,9 @@ class Dispatcher:
         if not publication.notice.is_resent:
             self._outbox.records.push_record(publication, record)
         publication.end_fan_out()
+
+
+def _answerable(job: FanOut) -> tuple[list[int], list[int]]:
+    """Who has the frame, and who must answer: of two connections, the one that acknowledges decides."""
+    handed, waiting = job.handed, job.waiting
+    return (list(set(handed).difference(waiting)) if handed and waiting else handed), waiting

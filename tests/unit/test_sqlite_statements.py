@@ -5,10 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import pairwise
 
 import pytest
 
-from pushd.stores.sqlite.statements import EXACT_ROWS, MOST_ROWS, Rows, Value
+from pushd.stores.sqlite.statements import EXACT_ROWS, MOST_ROWS, TURN_ROWS, Rows, Value
 
 PAIRS = Rows(("number", "word"), "INSERT INTO pair (number, word) SELECT number, word FROM given")
 NUMBERS = [1, 2, EXACT_ROWS, EXACT_ROWS + 1, 500, MOST_ROWS, 2 * MOST_ROWS + 77]
@@ -48,3 +49,16 @@ def test_few_statements_for_all_sizes(connection: sqlite3.Connection) -> None:
         connection.execute("DELETE FROM pair")
         PAIRS.write(connection, pairs(count))
     assert len(sizes) <= EXACT_ROWS + 4
+
+
+@pytest.mark.parametrize("count", NUMBERS)
+def test_in_turns_each_part_is_a_transaction(connection: sqlite3.Connection, count: int) -> None:
+    totals = [0]
+
+    def pause() -> None:
+        assert not connection.in_transaction
+        totals.append(connection.execute("SELECT count(*) FROM pair").fetchone()[0])
+
+    PAIRS.write_in_turns(connection, pairs(count), pause)
+    assert totals[-1] == count
+    assert max(later - earlier for earlier, later in pairwise(totals)) <= TURN_ROWS

@@ -260,3 +260,23 @@ async def test_an_append_passes_a_long_read_but_no_write(bench: Bench, is_read: 
     await bench.thread.append("test", "append", b"x")
     assert (await long < 300000) is is_read
     assert bench.commits == [[b"x"]]
+
+
+async def test_an_append_passes_between_the_transactions_of_a_write(bench: Bench) -> None:
+    appended: list[asyncio.Future[None]] = []
+    is_appended = threading.Event()
+
+    def submit_append() -> None:
+        appended.append(bench.thread.append("test", "append", b"x"))
+        is_appended.set()
+
+    def run(_connection: sqlite3.Connection) -> None:
+        bench.thread._loop.call_soon_threadsafe(submit_append)
+        assert is_appended.wait(WAIT_S)
+        for turn in ("first", "second"):
+            bench.steps.append(turn)
+            bench.thread.let_appends_pass()
+
+    await bench.thread.submit("test", "large", run)
+    await appended[0]
+    assert bench.steps == ["first", "commit", "second"]

@@ -46,6 +46,9 @@ async def drop_chunks(limit: int, drop: Callable[[int], Awaitable[int]]) -> int:
 # Rows of a statement of its own; more are split into powers of two, so that few statements have to be kept.
 EXACT_ROWS, MOST_ROWS = 32, 512
 
+# So many receive records take SQLite 2 ms: a journal append need not wait longer, nor whoever waits for its answer.
+TURN_ROWS = 128
+
 
 class Rows:
     """A statement over many rows: it reads them from the table `given` with the columns `names`.
@@ -63,16 +66,26 @@ class Rows:
 
     def write(self, connection: sqlite3.Connection, values: list[Value]) -> None:
         """Run the statement for the rows in `values`, one after the other, in one transaction."""
-        sizes = list(_pieces(len(values) // self._width))
-        if len(sizes) == 1:
-            connection.execute(self._text(sizes[0]), values)
+        pieces = list(self._pieces(values, MOST_ROWS))
+        if len(pieces) == 1:
+            connection.execute(*pieces[0])
             return
         with transaction(connection):
-            start = 0
-            for size in sizes:
-                end = start + size * self._width
-                connection.execute(self._text(size), values[start:end])
-                start = end
+            for text, part in pieces:
+                connection.execute(text, part)
+
+    def write_in_turns(self, connection: sqlite3.Connection, values: list[Value], pause: Callable[[], object]) -> None:
+        """The same in transactions of at most TURN_ROWS; `pause` is called behind each."""
+        for text, part in self._pieces(values, TURN_ROWS):
+            connection.execute(text, part)
+            pause()
+
+    def _pieces(self, values: list[Value], most: int) -> Iterator[tuple[str, list[Value]]]:
+        start = 0
+        for size in _sizes(len(values) // self._width, most):
+            end = start + size * self._width
+            yield self._text(size), values[start:end]
+            start = end
 
     def _text(self, size: int) -> str:
         text = self._texts.get(size)
@@ -81,9 +94,9 @@ class Rows:
         return text
 
 
-def _pieces(rows: int) -> Iterator[int]:
+def _sizes(rows: int, most: int) -> Iterator[int]:
     while rows > EXACT_ROWS:
-        size = min(1 << (rows.bit_length() - 1), MOST_ROWS)
+        size = min(1 << (rows.bit_length() - 1), most)
         yield size
         rows -= size
     if rows:
@@ -106,8 +119,9 @@ class Statements:
         return await self._thread.submit(self._store, name, lambda db: db.execute(statement, parameters).rowcount)
 
     async def write(self, name: str, rows: Rows, values: list[Value]) -> None:
-        """Write the rows in `values` (Rows.write)."""
-        await self._thread.submit(self._store, name, lambda db: rows.write(db, values))
+        """Write the rows in `values`, a part at a time: journal appends go between (Rows.write_in_turns)."""
+        pause = self._thread.let_appends_pass
+        await self._thread.submit(self._store, name, lambda db: rows.write_in_turns(db, values, pause))
 
     async def change_all(self, name: str, statements: Sequence[str], **parameters: Parameter) -> None:
         """Run several writing statements, each with those of `parameters` that it names, in one transaction."""

@@ -46,6 +46,11 @@ class Stage:
         self._queued = 0
         self._waiting = asyncio.Event()
 
+    @property
+    def is_busy(self) -> bool:
+        """A fan-out is under way."""
+        return self._queued > 0
+
     def is_blocked(self, priority: Priority) -> bool:
         """Whether fan-outs that come before one of this priority are under way."""
         return self._queued > 0 and any(queue and other >= priority for other, queue in self._queues.items())
@@ -138,6 +143,11 @@ class Dispatcher:
     def worker_count(self) -> int:
         """Workers at present."""
         return len(self._workers)
+
+    @property
+    def is_fanning_out(self) -> bool:
+        """Large fan-outs are under way, or one after the other."""
+        return self._stage.is_busy
 
     @property
     def is_idle(self) -> bool:

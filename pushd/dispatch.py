@@ -30,6 +30,7 @@ SETTLE_CHUNK = 1000  # recipients handled between two turns of the loop
 GROW_AFTER_S = 0.05  # a notice that waits longer gets another worker
 SHRINK_AFTER_S = 5.0
 LATE_ROUNDS = 3
+TURN_S = 0.001  # of a turn of the loop for notices that go out as they come
 AT_ONCE_MOST = 64  # recipients of a notice that is not worth a slice of its own: a millisecond of sends
 ASIDE_MOST = 1000  # notices that wait for stores without keeping a worker from others
 
@@ -126,6 +127,9 @@ class Dispatcher:
         self._wall_ms = wall_ms
         self._stage = Stage(hub)
         self._resting: deque[asyncio.Future[None]] = deque()  # workers with nothing to do
+        self._first: deque[Publication] = deque()  # taken from the lanes: they come before what waits there
+        self._is_in_turn = False
+        self._turn_ends = 0.0
         self._is_served = False  # a worker is on its way to the lanes, or takes from them until they are empty
         self._group: asyncio.TaskGroup | None = None
         self._workers: set[asyncio.Task[None]] = set()
@@ -152,10 +156,32 @@ class Dispatcher:
     @property
     def is_idle(self) -> bool:
         """No notice waits and none is on its way."""
-        return not len(self._lanes) and self._busy == self._aside == 0
+        return not self._first and not len(self._lanes) and self._busy == self._aside == 0
 
     def wake(self) -> None:
-        """A notice entered a lane. One worker comes for all that wait there."""
+        """A notice entered a lane. It goes out now where nothing has to be waited for, else a worker comes for it."""
+        if self._is_served or not self._resting:
+            return
+        if self._has_time():
+            publication = self._lanes.take()
+            if publication is None or self._is_done(publication):
+                return
+            self._first.append(publication)
+        self._call_worker()
+
+    def _has_time(self) -> bool:
+        """Whether this turn of the loop has not gone to notices yet."""
+        if not self._is_in_turn:
+            self._is_in_turn = True
+            self._turn_ends = self._now() + TURN_S
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        return self._now() < self._turn_ends
+
+    def _end_turn(self) -> None:
+        self._is_in_turn = False
+
+    def _call_worker(self) -> None:
+        """One worker comes for all that wait."""
         while self._resting and not self._is_served:
             worker = self._resting.popleft()
             if not worker.done():
@@ -179,7 +205,7 @@ class Dispatcher:
                 self._grow()
         elif self._lanes.oldest_age(now) > GROW_AFTER_S and len(self._workers) < config.max_workers:
             self._grow()
-        elif self._busy or len(self._lanes):
+        elif self._busy or self._is_served:
             self._idle_since = now
         elif now - self._idle_since > SHRINK_AFTER_S and len(self._workers) > config.min_workers:
             self._workers.pop().cancel()
@@ -206,18 +232,13 @@ class Dispatcher:
 
     async def _work(self) -> None:
         while len(self._workers) <= self._live.config.delivery.max_workers:
-            publication = self._lanes.take()
+            publication = self._first.popleft() if self._first else self._lanes.take()
             if publication is None:
                 await self._rest()
                 continue
-            try:
-                if not self._at_once(publication):
-                    self._leave_lanes()
-                    await self._at_length(publication)
-            except Exception:
-                # The journal keeps the notice; the next start delivers it.
-                log.exception("dispatch failed", message_id=publication.notice.message_id)
-                self._metrics.errors.labels("dispatch").inc()
+            if not self._is_done(publication):
+                self._leave_lanes()
+                await self._at_length(publication)
             if self._now() - self._yielded_at >= SLICE_S:  # a worker that never waits would keep the loop to itself
                 await asyncio.sleep(0)
                 self._yielded_at = self._now()
@@ -238,8 +259,21 @@ class Dispatcher:
     def _leave_lanes(self) -> None:
         """This worker will be busy with one notice: what else waits is another's."""
         self._is_served = False
-        if len(self._lanes):
-            self.wake()
+        if self._first or len(self._lanes):
+            self._call_worker()
+
+    def _is_done(self, publication: Publication) -> bool:
+        """Whether it could be delivered at once, or never can."""
+        try:
+            return self._at_once(publication)
+        except Exception:
+            self._failed(publication)
+            return True
+
+    def _failed(self, publication: Publication) -> None:
+        """The journal keeps the notice; the next start delivers it."""
+        log.exception("dispatch failed", message_id=publication.notice.message_id)
+        self._metrics.errors.labels("dispatch").inc()
 
     def _at_once(self, publication: Publication) -> bool:
         """The usual notice, to a few users who are named, from the lane to the books; False leaves it untouched."""
@@ -272,6 +306,8 @@ class Dispatcher:
         self._count_busy(1)
         try:
             await self._process(publication)
+        except Exception:
+            self._failed(publication)
         finally:
             self._count_busy(-1)
 

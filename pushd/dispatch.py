@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,10 @@ from pushd.receipts import Receipts
 log = structlog.get_logger("pushd.dispatch")
 
 SLICE_S = 0.002  # FACTS, "Fan-out": the loop runs between slices
+SHORT_SLICE_S = 0.0005
+# Of a slice and what the loop does until the next one: acknowledgements that come in take longer than the sends, and an
+# urgent notice needs a few turns of the loop from its POST to its socket.
+ROUND_S = 0.003
 SETTLE_CHUNK = 1000  # recipients handled between two turns of the loop
 GROW_AFTER_S = 0.05  # a notice that waits longer gets another worker
 SHRINK_AFTER_S = 5.0
@@ -35,12 +40,20 @@ AT_ONCE_MOST = 64  # recipients of a notice that is not worth a slice of its own
 ASIDE_MOST = 1000  # notices that wait for stores without keeping a worker from others
 
 
+def next_slice_s(slice_s: float, others_s: float) -> float:
+    """How long the slice behind one of `slice_s` may be, if everything else took the loop `others_s` in between."""
+    wanted_s = min(SLICE_S, max(SHORT_SLICE_S, ROUND_S - others_s))
+    return (slice_s + wanted_s) / 2  # what the others take depends on the slice: half the way does not swing
+
+
 class Stage:
     """Runs fan-outs: the highest priority first, equal ones one after the other, so that each
     connection sees notices of a priority in the order in which their fan-outs were begun."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, now: Callable[[], float] = time.monotonic) -> None:
         self._hub = hub
+        self._now = now
+        self._slice_s = SLICE_S
         self._queues: dict[Priority, deque[tuple[FanOut, asyncio.Future[None]]]] = {
             priority: deque() for priority in sorted(Priority, reverse=True)
         }
@@ -78,12 +91,17 @@ class Stage:
             if self._advance(job, done):
                 queue.popleft()
                 self._queued -= 1
-            await asyncio.sleep(0)
+            await self._let_others_run()
+
+    async def _let_others_run(self) -> None:
+        began = self._now()
+        await asyncio.sleep(0)
+        self._slice_s = next_slice_s(self._slice_s, self._now() - began)
 
     def _advance(self, job: FanOut, done: asyncio.Future[None]) -> bool:
         """One slice; True when the job is through or cannot go on, which then concerns nobody but its worker."""
         try:
-            is_finished = self._hub.advance(job, SLICE_S)
+            is_finished = self._hub.advance(job, min(self._slice_s, SLICE_S))
         except Exception as error:
             if not done.done():
                 done.set_exception(error)
@@ -125,7 +143,7 @@ class Dispatcher:
         self._metrics = metrics
         self._now = now
         self._wall_ms = wall_ms
-        self._stage = Stage(hub)
+        self._stage = Stage(hub, now)
         self._resting: deque[asyncio.Future[None]] = deque()  # workers with nothing to do
         self._first: deque[Publication] = deque()  # taken from the lanes: they come before what waits there
         self._is_in_turn = False

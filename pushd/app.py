@@ -114,6 +114,7 @@ class Node:
             now=now,
             wall_ms=wall_ms,
         )
+        outbox.records.writer.gives_way = lambda: self.dispatcher.is_fanning_out
         self.intake = Intake(
             stores.journal,
             self.lanes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -26,35 +27,57 @@ from pushd.receipts import Receipts
 log = structlog.get_logger("pushd.dispatch")
 
 SLICE_S = 0.002  # FACTS, "Fan-out": the loop runs between slices
-SETTLE_CHUNK = 2000  # recipients handled between two turns of the loop
+SHORT_SLICE_S = 0.0005
+# Of a slice and what the loop does until the next one: acknowledgements that come in take longer than the sends, and an
+# urgent notice needs a few turns of the loop from its POST to its socket.
+ROUND_S = 0.003
+SETTLE_CHUNK = 1000  # recipients handled between two turns of the loop
 GROW_AFTER_S = 0.05  # a notice that waits longer gets another worker
 SHRINK_AFTER_S = 5.0
 LATE_ROUNDS = 3
+TURN_S = 0.001  # of a turn of the loop for notices that go out as they come
+AT_ONCE_MOST = 64  # recipients of a notice that is not worth a slice of its own: a millisecond of sends
 ASIDE_MOST = 1000  # notices that wait for stores without keeping a worker from others
+
+
+def next_slice_s(slice_s: float, others_s: float) -> float:
+    """How long the slice behind one of `slice_s` may be, if everything else took the loop `others_s` in between."""
+    wanted_s = min(SLICE_S, max(SHORT_SLICE_S, ROUND_S - others_s))
+    return (slice_s + wanted_s) / 2  # what the others take depends on the slice: half the way does not swing
 
 
 class Stage:
     """Runs fan-outs: the highest priority first, equal ones one after the other, so that each
     connection sees notices of a priority in the order in which their fan-outs were begun."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, now: Callable[[], float] = time.monotonic) -> None:
         self._hub = hub
+        self._now = now
+        self._slice_s = SLICE_S
         self._queues: dict[Priority, deque[tuple[FanOut, asyncio.Future[None]]]] = {
             priority: deque() for priority in sorted(Priority, reverse=True)
         }
+        self._queued = 0
         self._waiting = asyncio.Event()
+
+    @property
+    def is_busy(self) -> bool:
+        """A fan-out is under way."""
+        return self._queued > 0
+
+    def is_blocked(self, priority: Priority) -> bool:
+        """Whether fan-outs that come before one of this priority are under way."""
+        return self._queued > 0 and any(queue and other >= priority for other, queue in self._queues.items())
 
     async def run(self, job: FanOut, priority: Priority) -> None:
         """Return when `job` has reached everyone. Does not suspend when one slice does and nothing comes before it."""
-        if not self._is_blocked(priority) and self._hub.advance(job, SLICE_S):
+        if not self.is_blocked(priority) and self._hub.advance(job, SLICE_S):
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queues[priority].append((job, done))
+        self._queued += 1
         self._waiting.set()
         await done
-
-    def _is_blocked(self, priority: Priority) -> bool:
-        return any(queue and other >= priority for other, queue in self._queues.items())
 
     async def serve(self) -> None:
         """Until cancelled."""
@@ -67,12 +90,18 @@ class Stage:
             job, done = queue[0]
             if self._advance(job, done):
                 queue.popleft()
-            await asyncio.sleep(0)
+                self._queued -= 1
+            await self._let_others_run()
+
+    async def _let_others_run(self) -> None:
+        began = self._now()
+        await asyncio.sleep(0)
+        self._slice_s = next_slice_s(self._slice_s, self._now() - began)
 
     def _advance(self, job: FanOut, done: asyncio.Future[None]) -> bool:
         """One slice; True when the job is through or cannot go on, which then concerns nobody but its worker."""
         try:
-            is_finished = self._hub.advance(job, SLICE_S)
+            is_finished = self._hub.advance(job, min(self._slice_s, SLICE_S))
         except Exception as error:
             if not done.done():
                 done.set_exception(error)
@@ -114,8 +143,12 @@ class Dispatcher:
         self._metrics = metrics
         self._now = now
         self._wall_ms = wall_ms
-        self._stage = Stage(hub)
-        self._available = asyncio.Semaphore(0)
+        self._stage = Stage(hub, now)
+        self._resting: deque[asyncio.Future[None]] = deque()  # workers with nothing to do
+        self._first: deque[Publication] = deque()  # taken from the lanes: they come before what waits there
+        self._is_in_turn = False
+        self._turn_ends = 0.0
+        self._is_served = False  # a worker is on its way to the lanes, or takes from them until they are empty
         self._group: asyncio.TaskGroup | None = None
         self._workers: set[asyncio.Task[None]] = set()
         self._busy = 0
@@ -134,13 +167,44 @@ class Dispatcher:
         return len(self._workers)
 
     @property
+    def is_fanning_out(self) -> bool:
+        """Large fan-outs are under way, or one after the other."""
+        return self._stage.is_busy
+
+    @property
     def is_idle(self) -> bool:
         """No notice waits and none is on its way."""
-        return not len(self._lanes) and self._busy == self._aside == 0
+        return not self._first and not len(self._lanes) and self._busy == self._aside == 0
 
     def wake(self) -> None:
-        """A notice entered a lane."""
-        self._available.release()
+        """A notice entered a lane. It goes out now where nothing has to be waited for, else a worker comes for it."""
+        if self._is_served or not self._resting:
+            return
+        if self._has_time():
+            publication = self._lanes.take()
+            if publication is None or self._is_done(publication):
+                return
+            self._first.append(publication)
+        self._call_worker()
+
+    def _has_time(self) -> bool:
+        """Whether this turn of the loop has not gone to notices yet."""
+        if not self._is_in_turn:
+            self._is_in_turn = True
+            self._turn_ends = self._now() + TURN_S
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        return self._now() < self._turn_ends
+
+    def _end_turn(self) -> None:
+        self._is_in_turn = False
+
+    def _call_worker(self) -> None:
+        """One worker comes for all that wait."""
+        while self._resting and not self._is_served:
+            worker = self._resting.popleft()
+            if not worker.done():
+                self._is_served = True
+                worker.set_result(None)
 
     async def run(self) -> None:
         """Until cancelled; the workers end with it."""
@@ -159,7 +223,7 @@ class Dispatcher:
                 self._grow()
         elif self._lanes.oldest_age(now) > GROW_AFTER_S and len(self._workers) < config.max_workers:
             self._grow()
-        elif self._busy:
+        elif self._busy or self._is_served:
             self._idle_since = now
         elif now - self._idle_since > SHRINK_AFTER_S and len(self._workers) > config.min_workers:
             self._workers.pop().cancel()
@@ -186,27 +250,84 @@ class Dispatcher:
 
     async def _work(self) -> None:
         while len(self._workers) <= self._live.config.delivery.max_workers:
-            await self._available.acquire()
-            publication = self._lanes.take()
+            publication = self._first.popleft() if self._first else self._lanes.take()
             if publication is None:
+                await self._rest()
                 continue
-            self._count_busy(1)
-            try:
-                await self._process(publication)
-            except Exception:
-                # The journal keeps the notice; the next start delivers it.
-                log.exception("dispatch failed", message_id=publication.notice.message_id)
-                self._metrics.errors.labels("dispatch").inc()
-            finally:
-                self._count_busy(-1)
-            await self._yield_when_due()
+            if not self._is_done(publication):
+                self._leave_lanes()
+                await self._at_length(publication)
+            if self._now() - self._yielded_at >= SLICE_S:  # a worker that never waits would keep the loop to itself
+                await asyncio.sleep(0)
+                self._yielded_at = self._now()
+        self._leave_lanes()
 
-    async def _yield_when_due(self) -> None:
-        """Workers that never had to wait would keep the loop to themselves."""
-        now = self._now()
-        if now - self._yielded_at >= SLICE_S:
-            await asyncio.sleep(0)
-            self._yielded_at = self._now()
+    async def _rest(self) -> None:
+        """Until a notice comes."""
+        self._is_served = False
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._resting.append(woken)
+        try:
+            await woken
+        except asyncio.CancelledError:
+            if not woken.cancelled():
+                self._leave_lanes()
+            raise
+
+    def _leave_lanes(self) -> None:
+        """This worker will be busy with one notice: what else waits is another's."""
+        self._is_served = False
+        if self._first or len(self._lanes):
+            self._call_worker()
+
+    def _is_done(self, publication: Publication) -> bool:
+        """Whether it could be delivered at once, or never can."""
+        try:
+            return self._at_once(publication)
+        except Exception:
+            self._failed(publication)
+            return True
+
+    def _failed(self, publication: Publication) -> None:
+        """The journal keeps the notice; the next start delivers it."""
+        log.exception("dispatch failed", message_id=publication.notice.message_id)
+        self._metrics.errors.labels("dispatch").inc()
+
+    def _at_once(self, publication: Publication) -> bool:
+        """The usual notice, to a few users who are named, from the lane to the books; False leaves it untouched."""
+        notice = publication.notice
+        target = notice.target
+        if (
+            target.kind is not TargetKind.CUSTOM
+            or len(target.user_ids) > AT_ONCE_MOST
+            or target.exclude_ids
+            or notice.expires_ms
+            or self._is_partly_delivered(publication)
+            or self._stage.is_blocked(notice.priority)
+        ):
+            return False
+        began = self._now()
+        job = self._job(publication, list(target.user_ids))
+        self._receipts.begin(publication)
+        while not self._hub.advance(job, SLICE_S):
+            pass
+        self._observe(publication, began)
+        self._receipts.sent(publication, *_answerable(job))
+        self._receipts.end(publication)
+        if job.absent:
+            self._receipts.absent(publication, job.absent)
+        self._conclude(publication, "success")
+        self._busy_s += self._now() - began
+        return True
+
+    async def _at_length(self, publication: Publication) -> None:
+        self._count_busy(1)
+        try:
+            await self._process(publication)
+        except Exception:
+            self._failed(publication)
+        finally:
+            self._count_busy(-1)
 
     async def _process(self, publication: Publication) -> None:
         notice = publication.notice
@@ -308,10 +429,23 @@ class Dispatcher:
         job = self._job(publication, users)
         self._receipts.begin(publication)
         await self._stage.run(job, publication.notice.priority)
+        self._observe(publication, began)
+        await self._book(publication, job)
+        return job
+
+    def _observe(self, publication: Publication, began: float) -> None:
         ended = self._now()
         self._metrics.observe_delivery(ended - publication.accepted_at, ended - began)
-        self._receipts.sent(publication, job.handed, job.waiting)
-        return job
+
+    async def _book(self, publication: Publication, job: FanOut) -> None:
+        """To whom it went, a share in each turn of the loop."""
+        handed, waiting = _answerable(job)
+        for start in range(0, max(len(handed), len(waiting)), SETTLE_CHUNK):
+            if start:
+                await asyncio.sleep(0)
+            share = slice(start, start + SETTLE_CHUNK)
+            self._receipts.sent(publication, handed[share], waiting[share])
+        self._receipts.end(publication)
 
     def _job(self, publication: Publication, users: list[int] | None) -> FanOut:
         notice = publication.notice
@@ -337,7 +471,7 @@ class Dispatcher:
             job = self._job(publication, late)
             self._receipts.begin(publication)
             await self._stage.run(job, publication.notice.priority)
-            self._receipts.sent(publication, job.handed, job.waiting)
+            await self._book(publication, job)
             await self._settle_absent(publication, job.absent, rounds - 1)
 
     def _conclude(self, publication: Publication, status: str) -> None:
@@ -350,3 +484,9 @@ class Dispatcher:
         if not publication.notice.is_resent:
             self._outbox.records.push_record(publication, record)
         publication.end_fan_out()
+
+
+def _answerable(job: FanOut) -> tuple[list[int], list[int]]:
+    """Who has the frame, and who must answer: of two connections, the one that acknowledges decides."""
+    handed, waiting = job.handed, job.waiting
+    return (list(set(handed).difference(waiting)) if handed and waiting else handed), waiting

@@ -62,20 +62,38 @@ class Receipts:
         self._under_way[publication.notice.message_id] = publication
 
     def sent(self, publication: Publication, handed: list[int], waiting: list[int]) -> None:
-        """The frame went to these users: `handed` have it, `waiting` must acknowledge or drain."""
-        self._under_way.pop(publication.notice.message_id, None)
+        """The frame went to these users: `handed` have it, `waiting` must acknowledge or drain.
+
+        They may be named in several calls; nobody comes twice.
+        """
+        publication.online_count += len(handed) + len(waiting)
+        if publication.early_received or publication.early_gone:
+            handed, waiting = self._sort_early(publication, handed, waiting)
+        if handed:
+            self._note_received(publication, handed)
+        if waiting:
+            self._await_answers(publication, waiting)
+
+    def _sort_early(
+        self, publication: Publication, handed: list[int], waiting: list[int]
+    ) -> tuple[list[int], list[int]]:
+        """The same without those who have left since; who has acknowledged since is among the former."""
         waiting_ids = set(waiting)
-        received = (set(handed) - waiting_ids) | (waiting_ids & publication.early_received)
+        received = waiting_ids & publication.early_received
         unsure = waiting_ids - received
         gone = {user_id for user_id in unsure & publication.early_gone if not self._hub.has_acking(user_id)}
-        publication.online_count += len(received) + len(unsure)
-        self._note_received(publication, received)
-        self._await_answers(publication, list(unsure - gone))
         self._note_sent(publication, gone)
         self.to_mailbox(publication, gone)
+        return [*handed, *received], list(unsure - gone)
+
+    def end(self, publication: Publication) -> None:
+        """Everybody to whom the frame went has been named."""
+        message_id = publication.notice.message_id
+        self._under_way.pop(message_id, None)
         publication.early_received = publication.early_gone = NOBODY
-        for watcher in self._watchers.pop(publication.notice.message_id, ()):
-            watcher.set()
+        if self._watchers:
+            for watcher in self._watchers.pop(message_id, ()):
+                watcher.set()
 
     def absent(self, publication: Publication, user_ids: Collection[int]) -> None:
         """These recipients have no connection: the notice waits for them."""
@@ -117,8 +135,6 @@ class Receipts:
         )
 
     def _await_answers(self, publication: Publication, user_ids: list[int]) -> None:
-        if not user_ids:
-            return
         publication.hold(len(user_ids))
         publication.waiting += len(user_ids)
         message_id = publication.notice.message_id

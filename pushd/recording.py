@@ -19,6 +19,8 @@ STATUS_RANK = {status: rank for rank, status in enumerate(DeliveryStatus)}
 
 def merged(first: Outcome, second: Outcome) -> Outcome:
     """What is known after both: flags stay set, first times stay, the status only moves forward, "offline" stays."""
+    if _says_less(first, second):
+        return second
     received = [at for at in (first.received_ms, second.received_ms) if at]
     return Outcome(
         created_ms=min(first.created_ms, second.created_ms),
@@ -26,6 +28,17 @@ def merged(first: Outcome, second: Outcome) -> Outcome:
         received_ms=min(received, default=0),
         status=max(first.status, second.status, key=STATUS_RANK.__getitem__),
         channel=Channel.OFFLINE if Channel.OFFLINE in (first.channel, second.channel) else first.channel,
+    )
+
+
+def _says_less(sent: Outcome, later: Outcome) -> bool:
+    """Whether nothing of `sent` is missing in `later`: of what goes out live nearly always."""
+    return (
+        sent.status is DeliveryStatus.PENDING
+        and later.is_online
+        and not sent.received_ms
+        and sent.channel is Channel.WEBSOCKET
+        and sent.created_ms == later.created_ms
     )
 
 

@@ -24,6 +24,8 @@ B = TypeVar("B")
 RETRY_MOST_S = 1.0
 PATIENCE_S = 2.0  # how long a flush waits for a store that fails
 ROWS_AT_ONCE = 20  # batches read back from the disk at a time
+HELD_MOST_S = 0.5  # writes are held back for what is more urgent, in all
+HELD_FOR_S = 0.01  # until that is looked at again
 CATCH_UP_S = 0.25  # then new writes go behind them, out of memory
 
 
@@ -101,6 +103,7 @@ class WriteBehind(Generic[B]):
         self.name = writes.name
         self.failure = ""  # why the last attempt failed; "" while it works
         self.on_disk = on_disk  # batches in the outbox
+        self.gives_way: Callable[[], bool] = lambda: False  # something is under way that these writes would slow down
         self._writes = writes
         self._metrics = metrics
         self._delay_s = delay_s
@@ -197,7 +200,9 @@ class WriteBehind(Generic[B]):
         flushes, securings = set(self._flushes), set(self._securings)  # later ones wait for what is given from here on
         batches = self._writes.collect()
         self._unwritten.take()
+        held_until = self._now() + (0.0 if flushes or securings else HELD_MOST_S)
         for batch in batches:
+            await self._give_way(held_until)
             await self._persist(batch)
         self._unwritten.written()
         _resolve(securings, self._securings)
@@ -206,6 +211,11 @@ class WriteBehind(Generic[B]):
         if not self.on_disk:
             _resolve(flushes, self._flushes)
             self._is_idle = True
+
+    async def _give_way(self, until: float) -> None:
+        """Leave the processor to what is more urgent, unless somebody waits for these writes."""
+        while self.gives_way() and self._now() < until and not self._is_urgent.is_set():
+            await asyncio.sleep(HELD_FOR_S)
 
     async def _persist(self, batch: B) -> None:
         """Into the store, or to the end of what waits for it on disk; while neither works, wait."""

@@ -11,7 +11,7 @@ import pytest
 from pushd import dispatch, wire
 from pushd._fastpath import FanOut
 from pushd.deflate import inflated
-from pushd.dispatch import Stage
+from pushd.dispatch import ROUND_S, SHORT_SLICE_S, SLICE_S, Stage, next_slice_s
 from pushd.errors import StoreError
 from pushd.metrics import total
 from pushd.model import Arrival, Channel, DeliveryStatus, Outcome, Priority, Receipt, Target, TargetKind, User
@@ -497,3 +497,18 @@ async def test_utilisation_is_busy_time_over_wall_time(
     await house.quiet()
     clock.move(10)
     await until(lambda: house.dispatcher.utilization == 0.0)
+
+
+def slices(others_s: Callable[[float], float]) -> float:
+    """What slices come to, when everything else takes so long behind a slice."""
+    slice_s = SLICE_S
+    for _ in range(20):
+        slice_s = next_slice_s(slice_s, others_s(slice_s))
+    return slice_s
+
+
+def test_slices_are_shorter_while_the_loop_is_busy_between_them() -> None:
+    assert slices(lambda _: 0.0001) == SLICE_S
+    assert slices(lambda _: 1.0) == pytest.approx(SHORT_SLICE_S, rel=0.01)
+    # Acknowledgements take twice the time of the sends they answer.
+    assert slices(lambda slice_s: 2 * slice_s) == pytest.approx(ROUND_S / 3, rel=0.01)

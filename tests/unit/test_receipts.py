@@ -229,6 +229,7 @@ async def begun(make_house: Build) -> Any:
 
 async def ended(house: House, publication: Publication, handed: list[int], waiting: list[int]) -> None:
     house.receipts.sent(publication, handed, waiting)
+    house.receipts.end(publication)
     publication.end_fan_out()
     await house.outbox.flushed()
 
@@ -267,14 +268,38 @@ async def test_who_leaves_early_with_another_acknowledging_connection_is_waited_
     assert await house.mailbox(1) == []
 
 
-async def test_handed_to_one_connection_and_waiting_on_another(begun: tuple[House, Publication]) -> None:
-    house, publication = begun
+@pytest.mark.parametrize("others", [0, 100])
+async def test_handed_to_one_connection_and_waiting_on_another(house: House, others: int) -> None:
     house.connect(1)
     house.connect(1, is_acking=True)
-    await ended(house, publication, [1], [1])
+    publication = await to(house, 1, *range(2, 2 + others))
     assert publication.online_count == 1
     assert publication.delivered_count == 0
     assert not is_settled(house, publication)
+
+
+async def test_answers_between_the_shares_of_a_large_fan_out(begun: tuple[House, Publication]) -> None:
+    house, publication = begun
+    message_id = publication.notice.message_id
+    clients = [house.connect(user_id, is_acking=True) for user_id in (1, 2, 3, 4, 5)]
+    house.receipts.sent(publication, [6], [1, 2])
+    clients[0].ack(message_id)  # is waited for
+    clients[2].ack(message_id)  # is to come
+    clients[3].leave()
+    house.receipts.sent(publication, [7], [3, 4])
+    house.receipts.sent(publication, [], [5])
+    house.receipts.end(publication)
+    publication.end_fan_out()
+    await house.outbox.flushed()
+    assert publication.online_count == 7
+    assert await house.received_by(publication) == {1, 3, 6, 7}
+    assert await house.mailbox(4) == [message_id]
+    assert not is_settled(house, publication)
+    for client in (clients[1], clients[4]):
+        client.ack(message_id)
+    await house.outbox.flushed()
+    assert await house.received_by(publication) == {1, 2, 3, 5, 6, 7}
+    assert is_settled(house, publication)
 
 
 async def test_reading_before_the_fan_out_ends(begun: tuple[House, Publication]) -> None:
@@ -283,6 +308,7 @@ async def test_reading_before_the_fan_out_ends(begun: tuple[House, Publication])
     marking = asyncio.create_task(house.receipts.mark(1, [publication.notice.message_id], Mark.READ))
     await asyncio.sleep(0)
     house.receipts.sent(publication, [1], [])
+    house.receipts.end(publication)
     publication.end_fan_out()
     assert await marking == [publication.notice.message_id]
 

@@ -29,17 +29,17 @@ class Bench:
         prepare(path)
         self.durable = open_connection(path, synchronous="FULL")
         self.relaxed = open_connection(path, synchronous="NORMAL")
-        self.commits: list[list[bytes]] = []
+        self.commits: list[list[Any]] = []
         self.steps: list[str] = []
         self.observed: list[tuple[str, str, bool]] = []
         self.thread = SqliteThread(Connections(self.durable, self.relaxed), self.commit, self.observe)
 
-    def commit(self, connection: sqlite3.Connection, payloads: Sequence[bytes]) -> None:
+    def commit(self, connection: sqlite3.Connection, payloads: Sequence[Any]) -> None:
         self.commits.append(list(payloads))
         self.steps.append("commit")
         if b"bad" in payloads:
             raise sqlite3.IntegrityError("bad")
-        if not payloads[0].startswith(b"x"):
+        if isinstance(payloads[0], list):
             journal.commit(connection, payloads)
 
     def observe(self, store: str, name: str, seconds: float, is_ok: bool) -> None:
@@ -260,3 +260,23 @@ async def test_an_append_passes_a_long_read_but_no_write(bench: Bench, is_read: 
     await bench.thread.append("test", "append", b"x")
     assert (await long < 300000) is is_read
     assert bench.commits == [[b"x"]]
+
+
+async def test_an_append_passes_between_the_transactions_of_a_write(bench: Bench) -> None:
+    appended: list[asyncio.Future[None]] = []
+    is_appended = threading.Event()
+
+    def submit_append() -> None:
+        appended.append(bench.thread.append("test", "append", b"x"))
+        is_appended.set()
+
+    def run(_connection: sqlite3.Connection) -> None:
+        bench.thread._loop.call_soon_threadsafe(submit_append)
+        assert is_appended.wait(WAIT_S)
+        for turn in ("first", "second"):
+            bench.steps.append(turn)
+            bench.thread.let_appends_pass()
+
+    await bench.thread.submit("test", "large", run)
+    await appended[0]
+    assert bench.steps == ["first", "commit", "second"]

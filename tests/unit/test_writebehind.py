@@ -366,3 +366,36 @@ async def test_of_a_former_process_it_is_not_known_whom_it_concerns(running: Run
     running(paper)
     await paper.writer.written_for({7})
     assert paper.written_numbers == [1]
+
+
+async def test_writes_give_way_while_nobody_waits_for_them(running: Running) -> None:
+    paper, busy = Paper(), [True]
+    paper.writer.gives_way = lambda: busy[0]
+    running(paper)
+    paper.put(1)
+    await begun(paper)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert paper.written_numbers == []
+    busy[0] = False
+    await until(lambda: paper.written_numbers == [1])
+
+
+async def test_writes_do_not_give_way_to_those_who_wait_for_them(running: Running) -> None:
+    paper = Paper()
+    paper.writer.gives_way = lambda: True
+    running(paper)
+    paper.put(1)
+    await begun(paper)
+    paper.put(2)
+    await paper.writer.flushed()
+    assert paper.written_numbers == [1, 2]
+
+
+async def test_writes_do_not_give_way_for_ever(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writebehind, "HELD_MOST_S", 0.02)
+    paper = Paper()
+    paper.writer.gives_way = lambda: True
+    running(paper)
+    paper.put(1, 2, 3)
+    await until(lambda: paper.written_numbers == [1, 2, 3])

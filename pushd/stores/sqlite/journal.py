@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Sequence
+from itertools import chain
 
 import msgspec
 import orjson
 
 from pushd.model import Notice
-from pushd.stores.sqlite.statements import Statements, chunks, drop_chunks
+from pushd.stores.sqlite.statements import Rows, Statements, Value, chunks, drop_chunks
 from pushd.stores.sqlite.thread import SqliteThread
 
 # Appending the same notice again is harmless; another notice under a used seq violates NOT NULL and is refused.
-APPEND = """
+APPEND = Rows(
+    ("seq", "accepted_ms", "body"),
+    """
 INSERT INTO journal (seq, accepted_ms, body)
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
-  FROM json_each(CAST(:rows AS TEXT))
+SELECT * FROM given
  WHERE true
     ON CONFLICT (seq) DO UPDATE SET body = CASE WHEN body = excluded.body THEN body END
-"""
+""",
+)
 
 LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'journal'"
 
@@ -57,15 +60,17 @@ PAGE_ROWS = 500
 _notices = msgspec.json.Decoder(list[Notice])
 
 
-def commit(connection: sqlite3.Connection, payloads: Sequence[bytes]) -> None:
-    """Keep the rows of all `payloads` (each what `encoded` returns) in one transaction: one statement is one."""
-    connection.execute(APPEND, {"rows": b"[" + b",".join(payloads) + b"]"})
+def commit(connection: sqlite3.Connection, payloads: Sequence[list[Value]]) -> None:
+    """Keep the rows of all `payloads` (each what `encoded` returns) in one transaction."""
+    APPEND.write(connection, [*chain.from_iterable(payloads)])
 
 
-def encoded(notices: Sequence[Notice]) -> bytes:
-    """The rows of `notices` as JSON arrays joined by commas; payloads joined by commas are rows again."""
-    encode = msgspec.json.encode
-    return orjson.dumps([(notice.seq, notice.accepted_ms, encode(notice).decode()) for notice in notices])[1:-1]
+def encoded(notices: Sequence[Notice]) -> list[Value]:
+    """The rows of APPEND."""
+    values: list[Value] = []
+    for notice in notices:
+        values += (notice.seq, notice.accepted_ms, msgspec.json.encode(notice).decode())
+    return values
 
 
 class SqliteJournal:

@@ -29,8 +29,8 @@ from pushd.queries import (
 from pushd.stores.sqlite import push_queries, receipt_queries
 from pushd.stores.sqlite.members import MEMBERS, Members, members
 from pushd.stores.sqlite.receipt_queries import Query
-from pushd.stores.sqlite.records_write import WRITE_PUSH_RECORDS, WRITE_RECEIPTS, push_rows, receipt_rows
-from pushd.stores.sqlite.statements import Parameter, Statements, chunks, drop_chunks
+from pushd.stores.sqlite.records_write import PUSH_RECORDS, RECEIPTS, push_values, receipt_values
+from pushd.stores.sqlite.statements import Parameter, Rows, Statements, Value, chunks, drop_chunks
 from pushd.stores.sqlite.thread import SqliteThread
 
 MARKABLE = """
@@ -124,9 +124,9 @@ class SqliteRecords:
     async def write(self, records: Sequence[PushRecord], receipts: Sequence[Receipt]) -> None:
         """See ports.RecordStore. Chunks are transactions of their own: repeat the whole call when it raises."""
         for record_chunk in chunks(records):
-            await self._change("write_records", WRITE_PUSH_RECORDS, **push_rows(record_chunk, self._clock()))
+            await self._write("write_records", PUSH_RECORDS, push_values(record_chunk, self._clock()))
         for receipt_chunk in chunks(receipts):
-            await self._change("write_receipts", WRITE_RECEIPTS, **receipt_rows(receipt_chunk))
+            await self._write("write_receipts", RECEIPTS, receipt_values(receipt_chunk))
 
     async def mark(self, user_id: int, message_ids: Sequence[str], mark: Mark, at_ms: int) -> list[str]:
         """See ports.RecordStore."""
@@ -360,6 +360,13 @@ class SqliteRecords:
             return await self._statements.change(name, statement, **parameters)
         finally:
             self._counted = None  # what was counted meanwhile is from before
+
+    async def _write(self, name: str, rows: Rows, values: list[Value]) -> None:
+        self._counted = None
+        try:
+            await self._statements.write(name, rows, values)
+        finally:
+            self._counted = None
 
     async def _read(self, name: str, query: Query) -> bytes:
         return await self._statements.document(name, query.statement, **query.parameters) or b"[]"

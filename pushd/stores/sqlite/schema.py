@@ -21,6 +21,9 @@ APPLICATION_ID = 0x70757368
 # Another process writes only for moments (`import-users`, a backup); the daemon waits that long for it.
 BUSY_TIMEOUT_S = 5.0
 
+# Kept compiled: more than there are, with those over many rows once for each size (statements.Rows).
+STATEMENTS = 256
+
 _JOURNAL = (
     # AUTOINCREMENT remembers the highest seq ever used, also when its row is purged.
     """
@@ -447,7 +450,9 @@ def open_connection(path: Path, *, synchronous: str, checkpoint_pages: int = 100
 
     May be handed to another thread, but used by one at a time only. Raises sqlite3.Error.
     """
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=STATEMENTS
+    )
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {synchronous}")

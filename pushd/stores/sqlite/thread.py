@@ -2,7 +2,8 @@
 
 Journal appends go first. All that wait while a commit runs share the next one; everything else runs in order, one
 operation at a time, so an append waits for one operation at most. Finished operations come back to the loop in
-batches, one wake-up for as many as have finished. A long read lets appends pass while it runs.
+batches, one wake-up for as many as have finished. A long read lets appends pass while it runs, a large write between
+its transactions.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pushd.stores.sqlite.failures import is_passing, translated
 Result = TypeVar("Result")
 
 # Keeps the payloads of several appends in one durable transaction; runs on the thread.
-Commit = Callable[[sqlite3.Connection, Sequence[bytes]], None]
+Commit = Callable[[sqlite3.Connection, Sequence[Any]], None]
 
 # A commit takes no more appends than this, so that a flood does not make the first ones wait for the last.
 GROUP_LIMIT = 1000
@@ -63,7 +64,7 @@ class _Operation(Generic[Result]):
     submitted_s: float
     run: Callable[[sqlite3.Connection], Result] | None = None
     is_read: bool = False
-    payload: bytes = b""
+    payload: Any = None
     result: Result | None = None
     error: StoreError | None = None
     finished_s: float = 0.0
@@ -93,13 +94,13 @@ class SqliteThread:
         self._submitted_total = 0
         self._done_total = 0
         self._ended: asyncio.Future[None] = self._loop.create_future()
-        connections.relaxed.set_progress_handler(self._let_appends_pass, PASS_STEPS)
+        connections.relaxed.set_progress_handler(self._pass_while_reading, PASS_STEPS)
         self._thread = threading.Thread(target=self._work, name="pushd-sqlite", daemon=True)
         self._thread.start()
 
     # On the loop.
 
-    def append(self, store: str, name: str, payload: bytes) -> asyncio.Future[None]:
+    def append(self, store: str, name: str, payload: Any) -> asyncio.Future[None]:
         """Have `payload` committed durably, ahead of all other operations, together with others that wait."""
         operation = _Operation[None](store, name, self._loop.create_future(), monotonic(), payload=payload)
         self._submit(operation, self._appends)
@@ -205,10 +206,15 @@ class SqliteThread:
             self._is_reading = False
         self._hand_back([operation])
 
-    def _let_appends_pass(self) -> int:
-        """SQLite calls this in the midst of a statement. A writing one holds the lock that a commit would wait for."""
-        if self._is_reading and self._appends:
+    def let_appends_pass(self) -> None:
+        """For an operation of several transactions to call between them, on the thread."""
+        if self._appends:
             self._commit_group()
+
+    def _pass_while_reading(self) -> int:
+        """SQLite calls this in the midst of a statement. A writing one holds the lock that a commit would wait for."""
+        if self._is_reading:
+            self.let_appends_pass()
         return 0  # go on
 
     def _hand_back(self, operations: list[_Operation[Any]]) -> None:

@@ -13,9 +13,10 @@ import pytest
 from pushd.model import Channel, DeliveryStatus
 from pushd.queries import PushFilter, PushSort, ReceiptFilter, ReceiptSort, Slice
 from pushd.stores.sqlite import push_queries, receipt_queries, records
+from pushd.stores.sqlite.connection import open_connection
 from pushd.stores.sqlite.members import members
 from pushd.stores.sqlite.receipt_queries import Query
-from pushd.stores.sqlite.schema import APPLICATION_ID, LADDER, open_connection, prepare
+from pushd.stores.sqlite.schema import APPLICATION_ID, LADDER, prepare
 
 PAGE = Slice(20, 10)
 ANY = ReceiptFilter()

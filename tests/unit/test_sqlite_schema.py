@@ -14,7 +14,8 @@ from pushd.config import Config, ServerConfig
 from pushd.errors import StartError
 from pushd.model import MailboxItem, User
 from pushd.stores.sqlite import import_users, journal, mailbox, open_stores, presence, records, schema, wall_ms
-from pushd.stores.sqlite.schema import APPLICATION_ID, LADDER, open_connection, prepare
+from pushd.stores.sqlite.connection import open_connection
+from pushd.stores.sqlite.schema import APPLICATION_ID, LADDER, prepare
 
 
 def config(data_dir: Path) -> Config:

@@ -14,20 +14,19 @@ from pushd.config import Config
 from pushd.errors import StartError
 from pushd.ports import Observe, Stores
 from pushd.stores.sqlite import journal, mailbox
+from pushd.stores.sqlite.checkpoint import checkpointing
+from pushd.stores.sqlite.connection import open_connection
 from pushd.stores.sqlite.directory import SqliteDirectory, import_users
 from pushd.stores.sqlite.outbox import SqliteOutbox
 from pushd.stores.sqlite.presence import SqlitePresence
 from pushd.stores.sqlite.records import SqliteRecords
-from pushd.stores.sqlite.schema import database_path, open_connection, prepare
+from pushd.stores.sqlite.schema import database_path, prepare
 from pushd.stores.sqlite.thread import Connections, SqliteThread
 
 __all__ = ["import_users", "open_stores"]
 
 # Required: UPDATE ... FROM (3.33), MATERIALIZED (3.35).
 OLDEST_SQLITE = (3, 35, 0)
-
-# The relaxed connection writes something for every notice and checkpoints at 1000 pages: an append should not have to.
-DURABLE_CHECKPOINT_PAGES = 4000
 
 LOCK_NAME = "pushd.lock"
 
@@ -54,7 +53,7 @@ async def open_stores(
         connections, last_position = _open(path, is_durable=config.delivery.fsync == "batch")
         thread = SqliteThread(connections, journal.commit, observe)
         try:
-            yield Stores(
+            stores = Stores(
                 journal=journal.SqliteJournal(thread),
                 outbox=SqliteOutbox(thread),
                 mailbox=mailbox.SqliteMailbox(
@@ -68,6 +67,8 @@ async def open_stores(
                 directory=SqliteDirectory(thread),
                 presence=SqlitePresence(thread),
             )
+            async with checkpointing(path, thread):
+                yield stores
         finally:
             await thread.aclose()
 
@@ -77,10 +78,10 @@ def _open(path: Path, *, is_durable: bool) -> tuple[Connections, int]:
     synchronous = "FULL" if is_durable else "NORMAL"
     with ExitStack() as opened:
         try:
-            durable = opened.enter_context(
-                closing(open_connection(path, synchronous=synchronous, checkpoint_pages=DURABLE_CHECKPOINT_PAGES))
+            durable, relaxed = (
+                opened.enter_context(closing(open_connection(path, synchronous=mode, checkpoint_pages=0)))
+                for mode in (synchronous, "NORMAL")
             )
-            relaxed = opened.enter_context(closing(open_connection(path, synchronous="NORMAL")))
             last_position: int = relaxed.execute(mailbox.LAST_POSITION).fetchone()[0] or 0
         except sqlite3.Error as error:
             raise StartError(f"cannot use {path}: {error}") from error

@@ -1,8 +1,8 @@
 """Moving the WAL into the database, beside the thread that writes.
 
-SQLite would do it within a commit, and what waited to be committed would wait for it: 40 to 200 ms. A passive checkpoint
-on another connection hinders nobody. But only a checkpoint that nobody has overtaken lets the WAL begin anew, so when it has grown
-long the writing thread does the last bit itself.
+SQLite would do it within a commit, and what waited to be committed would wait for it: 40 to 200 ms. A passive
+checkpoint on another connection hinders nobody. But only one that nobody has overtaken lets the WAL begin anew: when it
+has grown long, the writing thread does the last bit itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from pushd.errors import StoreError
-from pushd.stores.sqlite.schema import open_connection
+from pushd.stores.sqlite.connection import open_connection
 from pushd.stores.sqlite.thread import SqliteThread
 
 EVERY_S = 1.0
@@ -51,9 +51,9 @@ async def _watch(connection: sqlite3.Connection, executor: ThreadPoolExecutor, t
             continue
         seen = thread.done_total
         try:
-            frames = await loop.run_in_executor(executor, checkpoint, connection)
-            if frames >= LONG_FRAMES:
-                await thread.submit("journal", "checkpoint", checkpoint)
+            if await loop.run_in_executor(executor, checkpoint, connection) >= LONG_FRAMES:
+                await loop.run_in_executor(executor, checkpoint, connection)  # what was written meanwhile
+                await thread.submit("journal", "checkpoint", checkpoint)  # and meanwhile again: little
         except (sqlite3.Error, StoreError) as error:  # a full disk; the WAL keeps what is written
             log.warning("checkpoint failed", error=str(error))
 

@@ -11,7 +11,8 @@ import orjson
 
 from pushd.errors import StartError
 from pushd.model import User
-from pushd.stores.sqlite.schema import database_path, open_connection, prepare
+from pushd.stores.sqlite.connection import open_connection
+from pushd.stores.sqlite.schema import database_path, prepare
 from pushd.stores.sqlite.statements import Statements, chunks
 from pushd.stores.sqlite.thread import SqliteThread
 

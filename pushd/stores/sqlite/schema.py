@@ -12,17 +12,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from pushd.errors import StartError
+from pushd.stores.sqlite.connection import open_connection
 
 DATABASE_NAME = "pushd.db"
 
 # "push" in ASCII: tells our file from another program's database.
 APPLICATION_ID = 0x70757368
-
-# Another process writes only for moments (`import-users`, a backup); the daemon waits that long for it.
-BUSY_TIMEOUT_S = 5.0
-
-# Kept compiled: more than there are, with those over many rows once for each size (statements.Rows).
-STATEMENTS = 256
 
 _JOURNAL = (
     # AUTOINCREMENT remembers the highest seq ever used, also when its row is purged.
@@ -443,26 +438,6 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-
-
-def open_connection(path: Path, *, synchronous: str, checkpoint_pages: int = 1000) -> sqlite3.Connection:
-    """A connection in autocommit and WAL mode; `synchronous` is FULL (fsync at every commit) or NORMAL.
-
-    May be handed to another thread, but used by one at a time only. Raises sqlite3.Error.
-    """
-    connection = sqlite3.connect(
-        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=STATEMENTS
-    )
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute(f"PRAGMA synchronous = {synchronous}")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {checkpoint_pages}")
-        connection.execute("PRAGMA journal_size_limit = 67108864")
-        connection.execute("PRAGMA temp_store = MEMORY")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def prepare(path: Path) -> None:

@@ -92,7 +92,7 @@ class SqliteThread:
         self._is_closing = False
         self._is_reading = False
         self._submitted_total = 0
-        self._done_total = 0
+        self.done_total = 0  # operations
         self._ended: asyncio.Future[None] = self._loop.create_future()
         connections.relaxed.set_progress_handler(self._pass_while_reading, PASS_STEPS)
         self._thread = threading.Thread(target=self._work, name="pushd-sqlite", daemon=True)
@@ -125,16 +125,16 @@ class SqliteThread:
         self._tokens.put(None)
         if not self._is_watching:
             self._is_watching = True
-            self._loop.call_later(PATIENCE_S, self._watch, self._done_total)
+            self._loop.call_later(PATIENCE_S, self._watch, self.done_total)
 
     def _watch(self, done_total: int) -> None:
         """Every PATIENCE_S while there is work: give the thread the GIL if it has finished nothing in that time."""
-        if self._done_total == self._submitted_total:
+        if self.done_total == self._submitted_total:
             self._is_watching = False
             return
-        if self._done_total == done_total:
+        if self.done_total == done_total:
             sleep(REST_S)
-        self._loop.call_later(PATIENCE_S, self._watch, self._done_total)
+        self._loop.call_later(PATIENCE_S, self._watch, self.done_total)
 
     async def aclose(self) -> None:
         """Finish what was submitted, checkpoint, close the connections, end the thread. May be called again."""
@@ -223,7 +223,7 @@ class SqliteThread:
             operation.finished_s = finished_s
             operation.run = None
             self._finished.append(operation)
-        self._done_total += len(operations)
+        self.done_total += len(operations)
         if not self._is_delivery_due:
             self._is_delivery_due = True
             self._call_loop(self._deliver)

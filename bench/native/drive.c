@@ -9,7 +9,8 @@
  *
  * It connects MEMBERS, AT_ONCE at a time, says "connected"; at a line on stdin sends the requests and lets visitors
  * come and go; when every request is answered and DELIVERIES notices have reached members, or after WITHIN_S, says
- * "done"; holds the connections until stdin ends. A notice's content begins with # and its number.
+ * "done"; holds the connections until stdin ends. A notice's content begins with # and its number. It came when the last
+ * of its bytes reached this machine's kernel (SO_TIMESTAMPNS): this client may be busy with 10,000 others then.
  */
 #include "common.h"
 
@@ -33,7 +34,7 @@ static request_row *request_rows;
 static delivery_row *deliveries;
 static size_t deliveries_total, deliveries_room, member_deliveries;
 static int opened, failed, closed, under_way, next_client;
-static uint64_t started, stray_frames;
+static uint64_t started, stray_frames, clock_offset; /* of CLOCK_REALTIME to CLOCK_MONOTONIC */
 static char buffer[BUFFER_BYTES + 1]; /* its last byte is for a zero */
 
 /* A socket that cannot take a whole request at once is beyond what this client is for. */
@@ -82,6 +83,8 @@ static void begin(client *c, uint64_t at) {
   c->row.began = at;
   c->fd = dial(port, SOCK_NONBLOCK);
   c->state = CONNECTING;
+  int one = 1;
+  if (setsockopt(c->fd, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof one)) die("SO_TIMESTAMPNS");
   watch(c->fd, c - clients, EPOLLIN | EPOLLOUT | EPOLLET, EPOLL_CTL_ADD);
   under_way++;
 }
@@ -176,12 +179,27 @@ static size_t take_answer(client *c, const char *bytes, size_t size, uint64_t at
   return (size_t)(stop + 4 - bytes);
 }
 
-static void take_bytes(client *c, size_t size) {
-  uint64_t at = now_ns();
+static void take_bytes(client *c, size_t size, uint64_t at) {
   size_t used = 0;
   if (c->state == UPGRADING) used = take_answer(c, buffer, size, at);
   if (is_open(c)) used += take_frames(c, buffer + used, size - used, at);
   if (c->state == UPGRADING || is_open(c)) keep_tail(&c->tail, buffer + used, size - used);
+}
+
+/* `arrived`: when the kernel got the last of the bytes. */
+static ssize_t receive(int fd, char *bytes, size_t room, uint64_t *arrived) {
+  char control[CMSG_SPACE(sizeof(struct timespec))];
+  struct iovec piece = {bytes, room};
+  struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+  ssize_t count = recvmsg(fd, &message, 0);
+  *arrived = now_ns();
+  for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); count > 0 && c; c = CMSG_NXTHDR(&message, c)) {
+    struct timespec at;
+    if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_TIMESTAMPNS) continue;
+    memcpy(&at, CMSG_DATA(c), sizeof at);
+    *arrived = (uint64_t)at.tv_sec * 1000000000u + (uint64_t)at.tv_nsec - clock_offset;
+  }
+  return count;
 }
 
 static void serve_client(client *c, uint32_t events) {
@@ -192,12 +210,13 @@ static void serve_client(client *c, uint32_t events) {
   }
   while (c->state == UPGRADING || is_open(c)) {
     size_t had = c->tail.size, room = BUFFER_BYTES - had;
-    ssize_t count = recv(c->fd, buffer + had, room, 0);
+    uint64_t arrived;
+    ssize_t count = receive(c->fd, buffer + had, room, &arrived);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0 && errno == EAGAIN) return;
     if (count <= 0) { end(c); return; }
     take_tail(&c->tail, buffer);
-    take_bytes(c, had + (size_t)count);
+    take_bytes(c, had + (size_t)count, arrived);
     if ((size_t)count < room) return; /* drained: more is a new edge */
   }
 }
@@ -362,6 +381,9 @@ static int run(char **args) {
 }
 
 int main(int count, char **args) {
+  struct timespec real;
+  clock_gettime(CLOCK_REALTIME, &real);
+  clock_offset = (uint64_t)real.tv_sec * 1000000000u + (uint64_t)real.tv_nsec - now_ns();
   signal(SIGPIPE, SIG_IGN);
   poller = epoll_create1(EPOLL_CLOEXEC);
   if (count == 11 && poller >= 0) return run(args + 1);

@@ -28,8 +28,8 @@ from bench.loadlib.options import LoadError
 from bench.loadlib.rounds import Result, at_least, rounds_for
 from bench.loadlib.servers import cores, on_core, scratch
 from pushd._fastpath import Connection, FanOut, Hub
-from pushd.dispatch import Stage
 from pushd.model import Priority
+from pushd.stage import Stage
 from pushd.wire import Opcode, ws_frame
 
 SIZES = (200, 1024)  # bytes of a frame's payload

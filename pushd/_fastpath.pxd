@@ -23,6 +23,7 @@ cdef enum:
     SENDS_PER_CLOCK_READING = 16
     UNFLUSHED_BEFORE_LOOKING = 128
     DIALECTS = 4      # of wire.Dialect, each deflated or not
+    JOINED_BYTES = 32768   # of frames of several notices in one write
 
 
 cdef enum State:
@@ -99,8 +100,9 @@ cdef class Connection:
 
 cdef class FanOut:
     cdef list frames                     # per dialect, encoded when the first connection needs it
-    cdef object encode
-    cdef tuple ids                      # of one: the message_id
+    cdef list encoders                   # of one notice each, as many as ids
+    cdef tuple ids                      # message_ids: of one notice, or of all that go together
+    cdef FanOut leader                  # with which it goes, or None
     cdef readonly bint is_walk          # the whole array, rather than a list of users
     cdef list users
     cdef object exclude                 # a set, or None

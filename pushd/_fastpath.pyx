@@ -223,7 +223,7 @@ cdef class FanOut:
     def __init__(self, str message_id, encode, list users=None, exclude=None):
         self.ids = (message_id,)
         self.frames = [None] * DIALECTS
-        self.encode = encode
+        self.encoders = [encode]
         self.users = users
         self.is_walk = users is None
         self.exclude = exclude or None
@@ -236,20 +236,36 @@ cdef class FanOut:
     @property
     def handed(self):
         """Users for whom the kernel took the frame on a connection that does not acknowledge."""
-        return ids_unique(&self.handed_ids)
+        return ids_unique(&self.handed_ids) if self.leader is None else self.leader.handed
 
     @property
     def waiting(self):
         """Users who must acknowledge, or whose kernel has not taken the frame yet."""
-        return ids_unique(&self.waiting_ids)
+        return ids_unique(&self.waiting_ids) if self.leader is None else self.leader.waiting
+
+    def absorb(self, FanOut other not None):
+        """Take another whole walk along, its frames behind one's own in every write. False when that cannot be.
+
+        What comes of it is asked of `other` as if it had gone by itself.
+        """
+        if self.is_begun or other.is_begun or not (self.is_walk and other.is_walk) or self.exclude or other.exclude:
+            return False
+        if PyBytes_GET_SIZE(self._frame(0)) + PyBytes_GET_SIZE(other._frame(0)) > JOINED_BYTES:
+            return False
+        self.ids += other.ids
+        self.encoders += other.encoders
+        self.frames = [None] * DIALECTS
+        other.leader = self
+        return True
 
     cdef bytes _frame(self, int dialect):
         frame = self.frames[dialect]
         if frame is None:
-            frame = self.encode(dialect)
-            if type(frame) is not bytes:
-                raise TypeError("a frame is bytes")
-            self.frames[dialect] = frame
+            frames = [encode(dialect) for encode in self.encoders]
+            for frame in frames:
+                if type(frame) is not bytes:
+                    raise TypeError("a frame is bytes")
+            frame = self.frames[dialect] = frame if len(frames) == 1 else b"".join(frames)
         return <bytes>frame
 
     cdef int _note(self, Connection connection, int outcome) except -1:
@@ -595,6 +611,7 @@ cdef class Hub:
 
     cdef bint _walk(self, FanOut job, double until) except -1:
         cdef Py_ssize_t countdown = SENDS_PER_CLOCK_READING
+        cdef Py_ssize_t frames = frames_in(job.ids)
         cdef Py_ssize_t index
         cdef ssize_t sent
         cdef bytes frame
@@ -615,7 +632,7 @@ cdef class Hub:
                 frame = <bytes>job.frames[slot.dialect]
                 sent = try_send(slot.fd, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
                 if sent == PyBytes_GET_SIZE(frame):
-                    self.frames_sent += 1
+                    self.frames_sent += frames
                     self.bytes_sent += sent
                     job.sent_total += 1
                     if slot.user_id < 0:

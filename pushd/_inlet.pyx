@@ -1,8 +1,8 @@
 """The inlet: what clients send, a slice of it in each turn of the loop.
 
 uvloop reads everything that is ready in one turn: 10,000 acknowledgements were one turn of 250 ms. So plain connections
-stand in an epoll set of their own, whose descriptor the loop watches, and `serve` takes about a millisecond's worth of
-it. Their bytes do not pass through uvloop. Those of TLS connections do, and come in by `feed`.
+stand in an epoll set of their own, whose descriptor the loop watches, and `serve` takes about half a millisecond's worth
+of it. Their bytes do not pass through uvloop. Those of TLS connections do, and come in by `feed`.
 
 Between two frames a parser of picows holds nothing, and 3 KB of memory. So one serves all connections, and is lent to
 a connection only from the middle of a frame to its end.
@@ -38,7 +38,7 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_wait(int epoll, epoll_event* events, int most, int timeout_ms)
 
 
-cdef double SLICE_S = 0.001  # of reading in one turn of the loop
+cdef double SLICE_S = 0.0005  # of reading in one turn of the loop
 cdef int CLOSE_OPCODE = 8
 cdef int RSV_SHIFT = 4
 cdef int IS_DEFLATED = DEFLATED

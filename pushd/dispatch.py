@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -23,92 +22,17 @@ from pushd.outbox import Outbox
 from pushd.ports import RecordStore
 from pushd.publication import Publication
 from pushd.receipts import Receipts
+from pushd.stage import SLICE_S, Stage
 
 log = structlog.get_logger("pushd.dispatch")
 
-SLICE_S = 0.002  # FACTS, "Fan-out": the loop runs between slices
-SHORT_SLICE_S = 0.0005
-# Of a slice and what the loop does until the next one: acknowledgements that come in take longer than the sends, and an
-# urgent notice needs a few turns of the loop from its POST to its socket.
-ROUND_S = 0.003
-SETTLE_CHUNK = 1000  # recipients handled between two turns of the loop
+SETTLE_CHUNK = 250  # recipients handled between two turns of the loop
 GROW_AFTER_S = 0.05  # a notice that waits longer gets another worker
 SHRINK_AFTER_S = 5.0
 LATE_ROUNDS = 3
 TURN_S = 0.001  # of a turn of the loop for notices that go out as they come
 AT_ONCE_MOST = 64  # recipients of a notice that is not worth a slice of its own: a millisecond of sends
 ASIDE_MOST = 1000  # notices that wait for stores without keeping a worker from others
-
-
-def next_slice_s(slice_s: float, others_s: float) -> float:
-    """How long the slice behind one of `slice_s` may be, if everything else took the loop `others_s` in between."""
-    wanted_s = min(SLICE_S, max(SHORT_SLICE_S, ROUND_S - others_s))
-    return (slice_s + wanted_s) / 2  # what the others take depends on the slice: half the way does not swing
-
-
-class Stage:
-    """Runs fan-outs: the highest priority first, equal ones one after the other, so that each
-    connection sees notices of a priority in the order in which their fan-outs were begun."""
-
-    def __init__(self, hub: Hub, now: Callable[[], float] = time.monotonic) -> None:
-        self._hub = hub
-        self._now = now
-        self._slice_s = SLICE_S
-        self._queues: dict[Priority, deque[tuple[FanOut, asyncio.Future[None]]]] = {
-            priority: deque() for priority in sorted(Priority, reverse=True)
-        }
-        self._queued = 0
-        self._waiting = asyncio.Event()
-
-    @property
-    def is_busy(self) -> bool:
-        """A fan-out is under way."""
-        return self._queued > 0
-
-    def is_blocked(self, priority: Priority) -> bool:
-        """Whether fan-outs that come before one of this priority are under way."""
-        return self._queued > 0 and any(queue and other >= priority for other, queue in self._queues.items())
-
-    async def run(self, job: FanOut, priority: Priority) -> None:
-        """Return when `job` has reached everyone. Does not suspend when one slice does and nothing comes before it."""
-        if not self.is_blocked(priority) and self._hub.advance(job, SLICE_S):
-            return
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queues[priority].append((job, done))
-        self._queued += 1
-        self._waiting.set()
-        await done
-
-    async def serve(self) -> None:
-        """Until cancelled."""
-        while True:
-            await self._waiting.wait()
-            queue = next((queue for queue in self._queues.values() if queue), None)
-            if queue is None:
-                self._waiting.clear()
-                continue
-            job, done = queue[0]
-            if self._advance(job, done):
-                queue.popleft()
-                self._queued -= 1
-            await self._let_others_run()
-
-    async def _let_others_run(self) -> None:
-        began = self._now()
-        await asyncio.sleep(0)
-        self._slice_s = next_slice_s(self._slice_s, self._now() - began)
-
-    def _advance(self, job: FanOut, done: asyncio.Future[None]) -> bool:
-        """One slice; True when the job is through or cannot go on, which then concerns nobody but its worker."""
-        try:
-            is_finished = self._hub.advance(job, min(self._slice_s, SLICE_S))
-        except Exception as error:
-            if not done.done():
-                done.set_exception(error)
-            return True
-        if is_finished and not done.done():
-            done.set_result(None)
-        return is_finished
 
 
 class Dispatcher:
@@ -145,7 +69,6 @@ class Dispatcher:
         self._wall_ms = wall_ms
         self._stage = Stage(hub, now)
         self._resting: deque[asyncio.Future[None]] = deque()  # workers with nothing to do
-        self._first: deque[Publication] = deque()  # taken from the lanes: they come before what waits there
         self._is_in_turn = False
         self._turn_ends = 0.0
         self._is_served = False  # a worker is on its way to the lanes, or takes from them until they are empty
@@ -174,17 +97,17 @@ class Dispatcher:
     @property
     def is_idle(self) -> bool:
         """No notice waits and none is on its way."""
-        return not self._first and not len(self._lanes) and self._busy == self._aside == 0
+        return not len(self._lanes) and self._busy == self._aside == 0
 
     def wake(self) -> None:
         """A notice entered a lane. It goes out now where nothing has to be waited for, else a worker comes for it."""
-        if self._is_served or not self._resting:
+        if self._is_served or self._group is None:
             return
         if self._has_time():
-            publication = self._lanes.take()
-            if publication is None or self._is_done(publication):
+            publication = self._lanes.first()
+            if publication is not None and self._is_done(publication):
+                self._lanes.take()
                 return
-            self._first.append(publication)
         self._call_worker()
 
     def _has_time(self) -> bool:
@@ -250,7 +173,7 @@ class Dispatcher:
 
     async def _work(self) -> None:
         while len(self._workers) <= self._live.config.delivery.max_workers:
-            publication = self._first.popleft() if self._first else self._lanes.take()
+            publication = self._lanes.take()
             if publication is None:
                 await self._rest()
                 continue
@@ -277,7 +200,7 @@ class Dispatcher:
     def _leave_lanes(self) -> None:
         """This worker will be busy with one notice: what else waits is another's."""
         self._is_served = False
-        if self._first or len(self._lanes):
+        if len(self._lanes):
             self._call_worker()
 
     def _is_done(self, publication: Publication) -> bool:
@@ -355,13 +278,14 @@ class Dispatcher:
 
     @contextmanager
     def _standing_aside(self) -> Iterator[None]:
-        """The worker waits for a store; another one takes its place."""
+        """The worker waits for a store or for other fan-outs; another one takes its place."""
         worker = asyncio.current_task()
         if worker not in self._workers or self._aside >= ASIDE_MOST:
             yield
             return
         self._workers.discard(worker)
-        self._grow()
+        if not self._resting:
+            self._grow()
         self._count_busy(-1)
         self._aside += 1
         try:
@@ -428,10 +352,16 @@ class Dispatcher:
         began = self._now()
         job = self._job(publication, users)
         self._receipts.begin(publication)
-        await self._stage.run(job, publication.notice.priority)
+        await self._run(job, publication.notice.priority)
         self._observe(publication, began)
         await self._book(publication, job)
         return job
+
+    async def _run(self, job: FanOut, priority: Priority) -> None:
+        under_way = self._stage.begin(job, priority)
+        if under_way is not None:
+            with self._standing_aside():
+                await under_way
 
     def _observe(self, publication: Publication, began: float) -> None:
         ended = self._now()
@@ -470,7 +400,7 @@ class Dispatcher:
         if late:
             job = self._job(publication, late)
             self._receipts.begin(publication)
-            await self._stage.run(job, publication.notice.priority)
+            await self._run(job, publication.notice.priority)
             await self._book(publication, job)
             await self._settle_absent(publication, job.absent, rounds - 1)
 

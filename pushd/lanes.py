@@ -52,6 +52,10 @@ class Lanes(Generic[T]):
         self._waiting += 1
         self._lanes[priority].append((now, item))
 
+    def first(self) -> T | None:
+        """What `take` would give."""
+        return next((lane[0][1] for lane in self._lanes.values() if lane), None)
+
     def take(self) -> T | None:
         """The oldest of the highest non-empty lane."""
         for lane in self._lanes.values():

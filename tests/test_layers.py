@@ -24,7 +24,7 @@ LAYERS = {
     2.1: "_inlet",
     3.0: "ports",
     # the domain: what the others stand on, what stands on it, and so on
-    4.0: "writebehind directory",
+    4.0: "stage writebehind directory",
     4.1: "recording",
     4.2: "outbox",
     4.3: "intake receipts health maintenance",

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
-from pushd import dispatch, wire
+from pushd import dispatch, stage, wire
 from pushd._fastpath import FanOut
 from pushd.deflate import inflated
-from pushd.dispatch import ROUND_S, SHORT_SLICE_S, SLICE_S, Stage, next_slice_s
 from pushd.errors import StoreError
 from pushd.metrics import total
 from pushd.model import Arrival, Channel, DeliveryStatus, Outcome, Priority, Receipt, Target, TargetKind, User
 from pushd.ports import Stores
+from pushd.stage import ROUND_S, SHORT_SLICE_S, Stage, next_slice_s
+from pushd.wire import ws_frame
 from tests.daemon import until
 from tests.unit.parts import START_MS, Client, Clock, House, notice
 
@@ -26,7 +28,8 @@ ANN, BEN = User(1, "ann", 1), User(2, "ben", 2)
 @pytest.fixture
 def _slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slice ends after 16 connections."""
-    monkeypatch.setattr(dispatch, "SLICE_S", 0.0)
+    for name in ("SLICE_S", "SHORT_SLICE_S", "ROUND_S"):
+        monkeypatch.setattr(stage, name, 0.0)
 
 
 @pytest.fixture
@@ -132,6 +135,10 @@ async def test_a_short_notice_is_not_deflated(house: House) -> None:
 # ---- order
 
 
+def numbered(number: int, _dialect: int) -> bytes:
+    return ws_frame(1, b"%d" % number)
+
+
 async def test_order_within_a_priority(house: House) -> None:
     clients = crowd(house, 3)
     users = [client.connection.user_id for client in clients]
@@ -156,13 +163,13 @@ async def test_the_highest_lane_comes_first(make_house: Build) -> None:
 async def test_urgent_overtakes_a_broadcast_between_its_slices(make_house: Build) -> None:
     house = make_house()
     clients = crowd(house, 64)
-    stage = Stage(house.hub)
-    serving = asyncio.create_task(stage.serve())
+    staged = Stage(house.hub)
+    serving = asyncio.create_task(staged.serve())
     order: list[str] = []
 
     async def run(name: str, priority: int) -> None:
         job = FanOut(name, lambda dialect: b"\x81\x02{}", None)
-        await stage.run(job, Priority(priority))
+        await staged.run(job, Priority(priority))
         order.append(name)
 
     jobs = [("low", 0), ("normal 1", 1), ("normal 2", 1), ("urgent", 3), ("high", 2)]
@@ -190,25 +197,68 @@ async def test_equal_priorities_do_not_overtake_each_other_between_slices(house:
 async def test_a_frame_that_cannot_be_encoded_concerns_its_notice_only(make_house: Build) -> None:
     house = make_house()
     crowd(house, 40)
-    stage = Stage(house.hub)
+    staged = Stage(house.hub)
 
     def refuse(dialect: int) -> bytes:
         raise ValueError("not encodable")
 
-    serving = asyncio.create_task(stage.serve())
+    serving = asyncio.create_task(staged.serve())
     blocking = FanOut("first", lambda dialect: b"\x81\x02{}", None)
     priority = Priority.NORMAL
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dispatch, "SLICE_S", 0.0)
-        first = asyncio.create_task(stage.run(blocking, priority))
-        broken = asyncio.create_task(stage.run(FanOut("broken", refuse, None), priority))
-        third = asyncio.create_task(stage.run(FanOut("third", lambda dialect: b"\x81\x02{}", None), priority))
+        patch.setattr(stage, "SLICE_S", 0.0)
+        first = asyncio.create_task(staged.run(blocking, priority))
+        broken = asyncio.create_task(staged.run(FanOut("broken", refuse, None), priority))
+        third = asyncio.create_task(staged.run(FanOut("third", lambda dialect: b"\x81\x02{}", None), priority))
         with pytest.raises(ValueError, match="not encodable"):
             await broken
         await first
         await third
     serving.cancel()
     await asyncio.gather(serving, return_exceptions=True)
+
+
+@pytest.mark.usefixtures("_slices")
+async def test_broadcasts_that_wait_for_one_another_are_one_write(make_house: Build) -> None:
+    house = make_house()
+    clients = crowd(house, 40)
+    staged = Stage(house.hub)
+    jobs = [FanOut(str(number), partial(numbered, number), None) for number in range(5)]
+    ends = [staged.begin(job, Priority.NORMAL) for job in jobs]
+    apart = FanOut("apart", lambda dialect: ws_frame(1, b"apart"), [100, 101])
+    ends.append(staged.begin(apart, Priority.NORMAL))
+    ends.append(staged.begin(FanOut("last", lambda dialect: ws_frame(1, b"last"), None), Priority.NORMAL))
+    serving = asyncio.create_task(staged.serve())
+    await asyncio.gather(*(end for end in ends if end is not None))
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+    for client in clients:
+        mine = [b"0", b"1", b"2", b"3", b"4", *([b"apart"] if client.connection.user_id in (100, 101) else []), b"last"]
+        assert client.transport.received() == b"".join(ws_frame(1, payload) for payload in mine)
+    everybody = {client.connection.user_id for client in clients}
+    assert all(set(job.handed) | set(job.waiting) == everybody for job in jobs)
+    # The first had begun; of those behind it, the second took three along.
+    assert jobs[2].handed == jobs[1].handed
+    assert not staged.is_busy
+
+
+async def test_an_urgent_notice_to_a_few_needs_no_worker(
+    make_house: Build, frail: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "ASIDE_MOST", 0)  # a worker that waits for a store keeps its place
+    house = make_house(stores=frail, delivery={"min_workers": 1, "max_workers": 1})
+    client = house.connect(1)
+    answer = frail.directory.hold("ids_by_role")
+    house.start_all()
+    await until(lambda: house.dispatcher.worker_count == 1)
+    await house.publish("waits", target="role", roles=[1])
+    await until(lambda: "ids_by_role" in frail.directory.calls)
+    await house.publish("waits, too", target="online")
+    await house.publish("first", target="custom", user_ids=[1], priority="urgent")
+    assert client.notices == ["first"]
+    answer.set()
+    await house.quiet()
+    assert client.notices == ["first", "waits, too"]
 
 
 async def test_a_notice_that_fails_stays_in_the_journal_and_harms_no_other(
@@ -501,14 +551,14 @@ async def test_utilisation_is_busy_time_over_wall_time(
 
 def slices(others_s: Callable[[float], float]) -> float:
     """What slices come to, when everything else takes so long behind a slice."""
-    slice_s = SLICE_S
+    slice_s = ROUND_S
     for _ in range(20):
         slice_s = next_slice_s(slice_s, others_s(slice_s))
     return slice_s
 
 
 def test_slices_are_shorter_while_the_loop_is_busy_between_them() -> None:
-    assert slices(lambda _: 0.0001) == SLICE_S
+    assert slices(lambda _: 0.0001) == pytest.approx(ROUND_S - 0.0001, rel=0.01)
     assert slices(lambda _: 1.0) == pytest.approx(SHORT_SLICE_S, rel=0.01)
     # Acknowledgements take twice the time of the sends they answer.
     assert slices(lambda slice_s: 2 * slice_s) == pytest.approx(ROUND_S / 3, rel=0.01)

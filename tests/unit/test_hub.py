@@ -549,6 +549,33 @@ def test_what_a_fan_out_reports(hub: Hub, shop: Workshop, told: Told) -> None:
     assert told.gone == []
 
 
+def test_walks_that_go_together(hub: Hub, shop: Workshop, told: Told) -> None:
+    shop.join(1)
+    packed = shop.join(2, dialect=1, is_acking=True)
+    held = shop.join(3, is_released=False)
+    first, second = fan_out("first"), fan_out("second")
+    assert first.absorb(second)
+    before = hub.frames_sent
+    run(hub, first)
+    assert (second.handed, second.waiting, second.absent) == (first.handed, first.waiting, []) == ([1], [2, 3], [])
+    assert shop.drain(packed) == text("first/1") + text("second/1")
+    assert hub.frames_sent - before == 4
+    hub.release(held)
+    assert shop.drain(held) == text("first/0") + text("second/0")
+    assert told.handed[-1] == (held, ["first", "second"])
+
+
+def test_walks_that_go_alone(hub: Hub, shop: Workshop) -> None:
+    for number in range(40):
+        shop.join(number)
+    begun = fan_out("begun")
+    hub.advance(begun, 0.0)
+    large = fan_out("large", size=20_000)
+    for job in (begun, fan_out(users=[1]), fan_out(exclude={1}), large):
+        assert not job.absorb(fan_out("other", size=20_000))
+        assert not fan_out("other", size=20_000).absorb(job)
+
+
 def test_a_walk_stops_in_time_and_goes_on_where_it_stopped(hub: Hub, shop: Workshop) -> None:
     connections = [shop.join(number) for number in range(40)]
     job = fan_out()

@@ -1,0 +1,113 @@
+"""Fan-outs that take longer than a slice: their order, how much of one in a turn of the loop, and which go together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+
+from pushd._fastpath import FanOut, Hub
+from pushd.model import Priority
+
+SLICE_S = 0.002  # FACTS, "Fan-out": the loop runs between slices
+SHORT_SLICE_S = 0.0003
+# Of a slice and what the loop does until the next one: acknowledgements that come in take longer than the sends, and an
+# urgent notice needs four turns of the loop from its POST to its socket.
+ROUND_S = 0.0015
+
+_Queued = tuple[FanOut, list[asyncio.Future[None]]]  # and who waits for its end
+
+
+def next_slice_s(slice_s: float, others_s: float) -> float:
+    """How long the slice behind one of `slice_s` may be, if everything else took the loop `others_s` in between."""
+    wanted_s = max(SHORT_SLICE_S, ROUND_S - others_s)
+    return (slice_s + wanted_s) / 2  # what the others take depends on the slice: half the way does not swing
+
+
+class Stage:
+    """Runs fan-outs: the highest priority first, equal ones one after the other, so that each
+    connection sees notices of a priority in the order in which their fan-outs were begun."""
+
+    def __init__(self, hub: Hub, now: Callable[[], float] = time.monotonic) -> None:
+        self._hub = hub
+        self._now = now
+        self._slice_s = ROUND_S
+        self._queues: dict[Priority, deque[_Queued]] = {one: deque() for one in sorted(Priority, reverse=True)}
+        self._queued = 0
+        self._waiting = asyncio.Event()
+
+    @property
+    def is_busy(self) -> bool:
+        """A fan-out is under way."""
+        return self._queued > 0
+
+    def is_blocked(self, priority: Priority) -> bool:
+        """Whether fan-outs that come before one of this priority are under way."""
+        return self._queued > 0 and any(queue and other >= priority for other, queue in self._queues.items())
+
+    def begin(self, job: FanOut, priority: Priority) -> asyncio.Future[None] | None:
+        """None when `job` has reached everyone: one slice does, and nothing comes before it. Else its end."""
+        if not self.is_blocked(priority) and self._hub.advance(job, SLICE_S):
+            return None
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queues[priority].append((job, [done]))
+        self._queued += 1
+        self._waiting.set()
+        return done
+
+    async def run(self, job: FanOut, priority: Priority) -> None:
+        """Return when `job` has reached everyone."""
+        under_way = self.begin(job, priority)
+        if under_way is not None:
+            await under_way
+
+    async def serve(self) -> None:
+        """Until cancelled."""
+        while True:
+            await self._waiting.wait()
+            queue = next((queue for queue in self._queues.values() if queue), None)
+            if queue is None:
+                self._waiting.clear()
+                continue
+            self._join(queue)
+            if self._advance(*queue[0]):
+                queue.popleft()
+                self._queued -= 1
+            await self._let_others_run()
+
+    def _join(self, queue: deque[_Queued]) -> None:
+        """Fan-outs that wait behind one to the same connections go with it: one write for all of them."""
+        job, waiters = queue[0]
+        while len(queue) > 1 and _is_joined(job, queue[1][0]):
+            waiters.extend(queue[1][1])
+            del queue[1]
+            self._queued -= 1
+
+    async def _let_others_run(self) -> None:
+        began = self._now()
+        await asyncio.sleep(0)
+        self._slice_s = next_slice_s(self._slice_s, self._now() - began)
+
+    def _advance(self, job: FanOut, waiters: list[asyncio.Future[None]]) -> bool:
+        """One slice; True when the job is through or cannot go on, which then concerns nobody but its workers."""
+        failure = None
+        try:
+            is_finished = self._hub.advance(job, self._slice_s)
+        except Exception as error:
+            is_finished, failure = True, error
+        for done in waiters if is_finished else ():
+            if done.done():
+                continue
+            if failure is None:
+                done.set_result(None)
+            else:
+                done.set_exception(failure)
+        return is_finished
+
+
+def _is_joined(job: FanOut, other: FanOut) -> bool:
+    try:
+        return job.absorb(other)
+    except Exception:  # a frame that cannot be encoded: its own turn will tell
+        return False

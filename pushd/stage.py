@@ -15,13 +15,14 @@ SHORT_SLICE_S = 0.0003
 # Of a slice and what the loop does until the next one: acknowledgements that come in take longer than the sends, and an
 # urgent notice needs four turns of the loop from its POST to its socket.
 ROUND_S = 0.0015
+QUIET_S = 0.0002  # of the others, or less: then whole slices, of which a fan-out needs fewer
 
 _Queued = tuple[FanOut, list[asyncio.Future[None]]]  # and who waits for its end
 
 
 def next_slice_s(slice_s: float, others_s: float) -> float:
     """How long the slice behind one of `slice_s` may be, if everything else took the loop `others_s` in between."""
-    wanted_s = max(SHORT_SLICE_S, ROUND_S - others_s)
+    wanted_s = SLICE_S if others_s < QUIET_S else max(SHORT_SLICE_S, ROUND_S - others_s)
     return (slice_s + wanted_s) / 2  # what the others take depends on the slice: half the way does not swing
 
 
@@ -32,7 +33,7 @@ class Stage:
     def __init__(self, hub: Hub, now: Callable[[], float] = time.monotonic) -> None:
         self._hub = hub
         self._now = now
-        self._slice_s = ROUND_S
+        self._slice_s = SLICE_S
         self._queues: dict[Priority, deque[_Queued]] = {one: deque() for one in sorted(Priority, reverse=True)}
         self._queued = 0
         self._waiting = asyncio.Event()

@@ -16,7 +16,7 @@ from pushd.errors import StoreError
 from pushd.metrics import total
 from pushd.model import Arrival, Channel, DeliveryStatus, Outcome, Priority, Receipt, Target, TargetKind, User
 from pushd.ports import Stores
-from pushd.stage import ROUND_S, SHORT_SLICE_S, Stage, next_slice_s
+from pushd.stage import ROUND_S, SHORT_SLICE_S, SLICE_S, Stage, next_slice_s
 from pushd.wire import ws_frame
 from tests.daemon import until
 from tests.unit.parts import START_MS, Client, Clock, House, notice
@@ -558,7 +558,8 @@ def slices(others_s: Callable[[float], float]) -> float:
 
 
 def test_slices_are_shorter_while_the_loop_is_busy_between_them() -> None:
-    assert slices(lambda _: 0.0001) == pytest.approx(ROUND_S - 0.0001, rel=0.01)
+    assert slices(lambda _: 0.0001) == pytest.approx(SLICE_S, rel=0.01)
+    assert slices(lambda _: 0.001) == pytest.approx(ROUND_S - 0.001, rel=0.01)
     assert slices(lambda _: 1.0) == pytest.approx(SHORT_SLICE_S, rel=0.01)
     # Acknowledgements take twice the time of the sends they answer.
     assert slices(lambda slice_s: 2 * slice_s) == pytest.approx(ROUND_S / 3, rel=0.01)

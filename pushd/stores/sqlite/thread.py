@@ -1,4 +1,4 @@
-"""The daemon's only other thread: it owns the SQLite connections and runs what the event loop submits.
+"""The thread that writes: it owns the SQLite connections and runs what the event loop submits.
 
 Journal appends go first. All that wait while a commit runs share the next one; everything else runs in order, one
 operation at a time, so an append waits for one operation at most. Finished operations come back to the loop in

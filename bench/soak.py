@@ -24,7 +24,7 @@ from bench.mixed import CONFIG, Day, day, scraped  # noqa: E402
 
 DAY_S = 60
 GROWS_LESS_MB = 1.0  # a minute, from the second one on: what is remembered of visitors and notices
-SETTLED_WITHIN_S = 30
+SETTLED_WITHIN_S = 120
 
 
 async def soak(minutes: int) -> None:

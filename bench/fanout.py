@@ -108,7 +108,9 @@ class Ground:
         frame = self.frame(size)
         began = Cost.now()
         job = FanOut("m", lambda dialect: frame)
-        await self.stage.run(job, Priority.NORMAL)
+        under_way = self.stage.begin(job, Priority.NORMAL)
+        if under_way is not None:
+            await under_way
         took = Cost.now() - began
         if len(job.handed) != len(self.descriptors):
             raise LoadError(f"the kernel took {len(job.handed)} of {len(self.descriptors)} frames from the hub")

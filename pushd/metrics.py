@@ -114,11 +114,6 @@ class _AtScrape(Collector):
         return self._read()
 
 
-def total(counter: Counter | Counters) -> float:
-    """The sum of a counter over its labels."""
-    return counter.value
-
-
 def gauge(name: str, about: str, value: float) -> Metric:
     """A gauge read at the scrape."""
     return GaugeMetricFamily(name, about, value=value)

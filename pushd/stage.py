@@ -57,12 +57,6 @@ class Stage:
         self._waiting.set()
         return done
 
-    async def run(self, job: FanOut, priority: Priority) -> None:
-        """Return when `job` has reached everyone."""
-        under_way = self.begin(job, priority)
-        if under_way is not None:
-            await under_way
-
     async def serve(self) -> None:
         """Until cancelled."""
         while True:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import accumulate
+from typing import Generic, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -42,6 +43,25 @@ class Durations:
         self.sum_s += seconds
 
 
+T = TypeVar("T", Count, Durations)
+
+
+class _Labelled(Collector, Generic[T]):
+    """One of what `make` makes for each combination of labels."""
+
+    def __init__(self, make: Callable[[], T], name: str, about: str, labels: tuple[str, ...]) -> None:
+        self._make: Callable[[], T] = make
+        self._name, self._about, self._labels = name, about, labels
+        self._children: dict[tuple[str, ...], T] = {}
+
+    def labels(self, *values: str) -> T:
+        """What belongs to these values."""
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = self._make()
+        return child
+
+
 class Counter(Count, Collector):
     """A counter without labels; `name` without `_total`."""
 
@@ -54,29 +74,21 @@ class Counter(Count, Collector):
         return [CounterMetricFamily(self._name, self._about, value=self.value)]
 
 
-class Counters(Collector):
+class Counters(_Labelled[Count]):
     """A counter with labels."""
 
     def __init__(self, name: str, about: str, labels: tuple[str, ...]) -> None:
-        self._name, self._about, self._labels = name, about, labels
-        self._counts: dict[tuple[str, ...], Count] = {}
-
-    def labels(self, *values: str) -> Count:
-        """The count of these values."""
-        count = self._counts.get(values)
-        if count is None:
-            count = self._counts[values] = Count()
-        return count
+        super().__init__(Count, name, about, labels)
 
     @property
     def value(self) -> float:
         """The sum over all labels."""
-        return sum(count.value for count in self._counts.values())
+        return sum(count.value for count in self._children.values())
 
     def collect(self) -> list[Metric]:
         """See Collector."""
         family = CounterMetricFamily(self._name, self._about, labels=self._labels)
-        for values, count in self._counts.items():
+        for values, count in self._children.items():
             family.add_metric(values, count.value)
         return [family]
 
@@ -93,19 +105,11 @@ class Histogram(Durations, Collector):
         return [_histogram(self._name, self._about, (), [((), self)])]
 
 
-class Histograms(Collector):
+class Histograms(_Labelled[Durations]):
     """A histogram with labels."""
 
     def __init__(self, name: str, about: str, labels: tuple[str, ...]) -> None:
-        self._name, self._about, self._labels = name, about, labels
-        self._children: dict[tuple[str, ...], Durations] = {}
-
-    def labels(self, *values: str) -> Durations:
-        """The durations of these values."""
-        child = self._children.get(values)
-        if child is None:
-            child = self._children[values] = Durations()
-        return child
+        super().__init__(Durations, name, about, labels)
 
     def collect(self) -> list[Metric]:
         """See Collector."""

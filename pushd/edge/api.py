@@ -23,7 +23,7 @@ from pushd.health import Health
 from pushd.intake import Attempt, Intake, Sender, Submission
 from pushd.lanes import Lanes
 from pushd.live import Live
-from pushd.metrics import Metrics, total
+from pushd.metrics import Metrics
 from pushd.model import Mark, Priority, recipients_text
 from pushd.outbox import Outbox
 from pushd.ports import Stores
@@ -235,11 +235,11 @@ class Api:
     def stats(self, call: Call[Nothing, None]) -> views.Stats:
         """GET /websocket/stats. Works while a store hangs: asks none."""
         metrics, depths = self.metrics, self._lanes.depths()
-        errors = total(metrics.errors) + total(metrics.store_errors)
+        errors = metrics.errors.value + metrics.store_errors.value
         return views.Stats(
             active_connections=self.hub.connections_total,
             unique_users=self.hub.users_total,
-            total_connections=int(total(metrics.connects)),
+            total_connections=int(metrics.connects.value),
             total_messages=self.hub.frames_sent,
             message_latency_ms=views.Latency(p50=metrics.latency_ms(0.5), p99=metrics.latency_ms(0.99)),
             queue_size=views.QueueSize(
@@ -250,10 +250,10 @@ class Api:
             ),
             worker_count=self._dispatcher.worker_count,
             worker_utilization=round(self._dispatcher.utilization, 4),
-            error_rate=round(errors / max(1.0, total(metrics.notices)), 4),
-            dedup_hits=int(total(metrics.dedup_hits)),
-            offline_saved=int(total(metrics.mailbox_saved)),
-            offline_delivered=int(total(metrics.mailbox_delivered)),
+            error_rate=round(errors / max(1.0, metrics.notices.value), 4),
+            dedup_hits=int(metrics.dedup_hits.value),
+            offline_saved=int(metrics.mailbox_saved.value),
+            offline_delivered=int(metrics.mailbox_delivered.value),
             store_writers={"mailbox": self._mailbox.writers},
             outbox_pending={writer.name: writer.on_disk for writer in self._outbox.writers()},
             uptime_s=round(self.health.uptime_s, 3),

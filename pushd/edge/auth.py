@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 
 import jwt
 import msgspec
+from cachetools import LRUCache
 
 from pushd.config import AuthConfig
 from pushd.edge.http1 import Request
@@ -50,7 +50,7 @@ class Authenticator:
     ) -> None:
         self._live = live
         self._wall_s = wall_s
-        self._verified: OrderedDict[str, Identity] = OrderedDict()  # tokens found valid, the latest used last
+        self._verified: LRUCache[str, Identity] = LRUCache(VERIFIED_TOKENS)  # tokens found valid
         self._verified_by = live.config.auth
         self.revocations = revocations
 
@@ -78,17 +78,11 @@ class Authenticator:
             self._verified_by = auth
         identity = self._verified.get(token)
         if identity is None:
-            return self._remember(token, _decoded(token, auth))
+            identity = self._verified[token] = _decoded(token, auth)
+            return identity
         if identity.expires_s <= self._wall_s():
             del self._verified[token]
             raise RequestError(ErrorCode.TOKEN_EXPIRED, "the token has expired")
-        self._verified.move_to_end(token)
-        return identity
-
-    def _remember(self, token: str, identity: Identity) -> Identity:
-        self._verified[token] = identity
-        if len(self._verified) > VERIFIED_TOKENS:
-            self._verified.popitem(last=False)
         return identity
 
     async def check_revoked(self, identity: Identity) -> None:
@@ -156,6 +150,13 @@ def forget_keys() -> None:
     """Key files are read again when they are next needed; old keys are not kept."""
     _verification_key.cache_clear()
     _encoded.cache_clear()
+
+
+def renew_keys(auth: AuthConfig) -> None:
+    """Read the key file again. Raises StartError, and then what was read before stays."""
+    if auth.mode == "jwt":
+        _verification_key.__wrapped__(auth.jwt_secret, auth.jwt_public_key_file)
+    forget_keys()
 
 
 def issue_token(auth: AuthConfig, *, user_id: int, role: int, ttl_s: int) -> str:

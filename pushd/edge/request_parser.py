@@ -7,11 +7,11 @@ message ends, sizes and counts, fields that may come only once, and the body of 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from enum import Enum, auto
 from typing import NamedTuple
 
 import httptools
+from cachetools import FIFOCache
 
 from pushd.edge.http1 import Head, Refusal, Request, too_big
 
@@ -67,13 +67,7 @@ class KnownHead(NamedTuple):
 
 # A publisher's requests have the same few heads over and over, which differ in their length at most. The oldest goes
 # when there are too many; a head is looked up whole, so nobody finds another's credentials here without having them.
-_known: OrderedDict[bytes, KnownHead] = OrderedDict()
-
-
-def _learn(head: bytes, known: KnownHead) -> None:
-    _known[head] = known
-    if len(_known) > MAX_KNOWN_HEADS:
-        _known.popitem(last=False)
+_known: FIFOCache[bytes, KnownHead] = FIFOCache(MAX_KNOWN_HEADS)
 
 
 class RequestParser:
@@ -302,7 +296,7 @@ class RequestParser:
         self._is_continue_due = head.has_body and head.has_expectation
         is_whole = self._piece_bytes == len(self._piece) <= MAX_KNOWN_HEAD_BYTES
         if is_whole and request.keep_alive and _UNUSUAL.isdisjoint(head.headers):
-            _learn(self._piece, KnownHead(request.again(b"", "", is_secure=False), head.content_length))
+            _known[self._piece] = KnownHead(request.again(b"", "", is_secure=False), head.content_length)
         self._piece_bytes = 0
 
     def on_body(self, piece: bytes) -> None:

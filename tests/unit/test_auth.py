@@ -169,9 +169,10 @@ def test_a_reload_forgets_what_the_old_keys_said(make_config: MakeConfig, fields
 
 
 def test_as_many_tokens_are_remembered_as_are_used(
-    authenticator: Authenticator, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+    make_config: MakeConfig, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auth, "VERIFIED_TOKENS", 3)
+    authenticator = Authenticator(Live(jwt_config(make_config)))
     busy, *others = [signed(uid=number) for number in range(1, 10)]
     for other in others:
         authenticator.verify(busy)
@@ -277,6 +278,9 @@ def test_public_keys(make_config: MakeConfig, rsa_key: rsa.RSAPrivateKey, tmp_pa
     with pytest.raises(ConfigError):
         auth.issue_token(config.auth, user_id=7, role=1, ttl_s=60)
     path.unlink()
+    with pytest.raises(StartError, match="jwt_public_key_file"):
+        auth.renew_keys(config.auth)
+    assert authenticator.verify(jwt.encode({**CLAIMS, "jti": "new"}, rsa_key, algorithm="RS256")).user_id == 7
     auth.forget_keys()
     with pytest.raises(StartError, match="jwt_public_key_file"):
         auth.check_keys(config.auth)

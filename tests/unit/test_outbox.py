@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pushd.metrics import total
 from pushd.outbox import MailboxWriter, SettledWriter
 from tests.daemon import until
 from tests.unit.parts import Counted, House
@@ -38,7 +37,7 @@ async def test_saves_and_removals_keep_their_order(make_house: Build, frail: Any
     assert await house.mailbox(1) == ["m3", "m4"]
     assert await house.mailbox(2) == ["m1"]
     assert [one.settled for one in counted] == [1, 1, 1, 1]
-    assert total(house.metrics.mailbox_saved) == 6
+    assert house.metrics.mailbox_saved.value == 6
 
 
 async def test_saved_only_after_the_store_says_so(make_house: Build, frail: Any) -> None:

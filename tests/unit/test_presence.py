@@ -10,7 +10,6 @@ import pytest
 
 from pushd import presence
 from pushd.errors import CloseCode
-from pushd.metrics import total
 from pushd.model import MailboxItem, Mark
 from tests.daemon import until
 from tests.unit.parts import NODE_ID, START_MS, Client, House
@@ -70,7 +69,7 @@ async def test_hello_says_who_and_where(house: House) -> None:
         }
     ]
     assert await house.stores.directory.all_ids() == [7]
-    assert total(house.metrics.connects) == 1
+    assert house.metrics.connects.value == 1
 
 
 async def test_guests_are_greeted_at_once_and_leave_no_trace(frail_house: House, frail: Any) -> None:
@@ -110,7 +109,7 @@ async def test_hello_then_mailbox_then_live(frail_house: House, frail: Any) -> N
     assert [message.get("offline") for message in client.messages[1:]] == [True] * 3 + [None] * 3
     await emptied(frail_house, 7)
     assert await frail_house.unsettled() == []
-    assert total(frail_house.metrics.mailbox_delivered) == 3
+    assert frail_house.metrics.mailbox_delivered.value == 3
 
 
 async def test_what_was_on_its_way_into_the_mailbox_is_replayed(frail_house: House, frail: Any) -> None:
@@ -230,7 +229,7 @@ async def test_when_the_directory_fails_the_mailbox_comes_later(frail_house: Hou
     client = frail_house.arrive(7)
     await greeted(client)
     await until(lambda: client.ids == ids)
-    assert total(frail_house.metrics.errors) == 3
+    assert frail_house.metrics.errors.value == 3
 
 
 async def test_without_a_count_of_unread_notices_the_mailbox_comes_all_the_same(frail_house: House, frail: Any) -> None:

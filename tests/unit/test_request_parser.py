@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import httptools
 import pytest
+from cachetools import FIFOCache
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +28,7 @@ GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 @pytest.fixture(autouse=True)
 def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_parser, "_known", OrderedDict())
+    monkeypatch.setattr(request_parser, "_known", FIFOCache(request_parser.MAX_KNOWN_HEADS))
 
 
 def parser() -> RequestParser:
@@ -245,7 +245,7 @@ def test_a_refused_head_is_refused_again(head: bytes) -> None:
 
 
 def test_so_many_heads_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_parser, "MAX_KNOWN_HEADS", 10)
+    monkeypatch.setattr(request_parser, "_known", FIFOCache(10))
     heads = [b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number for number in range(25)]
     parse(*heads)
     assert list(request_parser._known) == heads[-10:]

@@ -12,7 +12,7 @@ import pytest
 
 from pushd import writebehind
 from pushd.errors import StoreError, StoreUnavailable
-from pushd.metrics import Metrics, total
+from pushd.metrics import Metrics
 from pushd.ports import Stores
 from pushd.writebehind import WriteBehind
 from tests.daemon import until
@@ -173,7 +173,7 @@ async def test_repeats_what_the_store_could_not_take_and_keeps_the_order(running
     await paper.writer.flushed()
     assert paper.written_numbers == [1, 2, 3, 4]
     assert paper.writer.failure == ""
-    assert total(paper.metrics.errors) == 0
+    assert paper.metrics.errors.value == 0
 
 
 async def test_flushed_while_the_store_is_down_waits_until_it_is_back(running: Running) -> None:
@@ -197,7 +197,7 @@ async def test_gives_up_what_the_store_refuses_for_good_and_goes_on(running: Run
     paper.put(1, 2, 3)
     await paper.writer.flushed()
     assert paper.written_numbers == [3]
-    assert total(paper.metrics.errors) == 1
+    assert paper.metrics.errors.value == 1
     assert paper.writer.failure == ""
 
 
@@ -323,7 +323,7 @@ async def test_what_can_never_be_written_is_given_up_and_counted(running: Runnin
     running(paper)
     await paper.writer.flushed()
     assert paper.written_numbers == [2]
-    assert total(paper.metrics.errors) == 2
+    assert paper.metrics.errors.value == 2
     assert await on_disk(stores) == 0
 
 

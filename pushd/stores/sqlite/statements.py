@@ -110,10 +110,6 @@ class Statements:
         self._thread = thread
         self._store = store
 
-    async def append(self, name: str, payload: Any) -> None:
-        """Commit `payload` durably, ahead of everything else (SqliteThread.append)."""
-        await self._thread.append(self._store, name, payload)
-
     async def change(self, name: str, statement: str, **parameters: Parameter) -> int:
         """Run one writing statement, which is a transaction of its own; how many rows it changed."""
         return await self._thread.submit(self._store, name, lambda db: db.execute(statement, parameters).rowcount)

@@ -90,6 +90,7 @@ class Connection:
         self._quick_s, self._write_s, self._count_s = quick_s, max(quick_s, WRITE_S), max(quick_s, COUNT_S)
         self._guard = Guard(store, observe, self._meaning, BUILD_S + 2 * GRACE_S)
         self._bulk = asyncio.Semaphore(1)
+        self._under_way: set[asyncio.Future[Any]] = set()
         self._answered_at = 0.0
 
     def collection(self, name: str) -> Collection:
@@ -133,13 +134,26 @@ class Connection:
             try:
                 async with asyncio.timeout(within_s + GRACE_S):
                     with pymongo.timeout(within_s):
-                        return await work()
+                        return await asyncio.shield(self._begun(work))
             except TimeoutError as error:
                 raise StoreLost(self.store, f"{operation}: no answer within {within_s:g} s") from error
 
         result = await self._guard.call(operation, limited, is_probe=is_probe)
         self._answered_at = monotonic()
         return result
+
+    def _begun(self, work: Callable[[], Awaitable[T]]) -> asyncio.Future[T]:
+        """The driver goes on with what nobody waits for any more, and somebody must hear of its failure."""
+
+        def ended(call: asyncio.Future[T]) -> None:
+            self._under_way.discard(call)
+            if not call.cancelled():
+                call.exception()
+
+        call = asyncio.ensure_future(work())
+        self._under_way.add(call)
+        call.add_done_callback(ended)
+        return call
 
     def writing(self) -> asyncio.Semaphore:
         """Who writes much holds this: two bulk writes at once would add up how long each holds up the loop."""
@@ -225,13 +239,15 @@ class Connection:
         return None
 
     async def aclose(self) -> None:
-        """Takes a second at most, also when the server does not answer."""
+        """Takes two seconds at most, also when the server does not answer."""
 
         def close() -> None:
             with pymongo.timeout(QUICK_S):
                 self._client.delegate.close()
 
         await asyncio.to_thread(close)
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=QUICK_S)
 
 
 def _options(url: str) -> set[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 
 import pytest
 from hypothesis import given
@@ -14,9 +16,10 @@ from bench.loadlib.lean import ACK_BYTES, FrameScanner, ack_frames, text_frame
 from bench.loadlib.options import LoadError
 from bench.loadlib.paired import Middle, middle
 from bench.loadlib.turns import Turns
-from bench.loadlib.watchers import sent_ns
+from bench.loadlib.watchers import SO_TIMESTAMPNS, TIMESPEC, monotonic_ns, sent_ns
 from pushd.wire import PING_FRAME, close_frame, ws_frame
 
+SLEPT_NS = 200_000_000
 BUCKET = "pushd_loop_lag_seconds_bucket"
 
 
@@ -101,3 +104,17 @@ def test_requests_without_an_answer_in_between_are_one_round_trip() -> None:
     for side in (server, client, client, server, server, client):  # a greeting, a request in two pieces, another
         last = turns.note(side, last, 1)
     assert (turns.total, turns.bytes_total) == (2, 6)
+
+
+def test_when_bytes_came_not_when_they_were_read() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        client.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        peer, _ = server.accept()
+        with peer:
+            before = time.monotonic_ns()
+            peer.sendall(b"it")
+            after = time.monotonic_ns()
+            time.sleep(SLEPT_NS / 1e9)
+            data, ((_, kind, stamp),), _, _ = client.recvmsg(10, socket.CMSG_SPACE(TIMESPEC.size))
+    assert (data, kind) == (b"it", SO_TIMESTAMPNS)
+    assert before - SLEPT_NS // 2 < monotonic_ns(stamp) < after + SLEPT_NS // 2

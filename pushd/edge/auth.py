@@ -96,6 +96,10 @@ class Authenticator:
         except (jwt.PyJWTError, ValueError, OverflowError, RecursionError):  # PyJWT lets its JSON parser's through
             raise RequestError(ErrorCode.UNAUTHORIZED, "the token is not valid") from None
 
+    def can_be_revoked(self, identity: Identity) -> bool:
+        """Whether `check_revoked` has anything to ask."""
+        return self.revocations is not None and bool(identity.token_id)
+
     async def check_revoked(self, identity: Identity) -> None:
         """Raises RequestError UNAUTHORIZED for a revoked token, StoreError when that cannot be known."""
         if self.revocations is not None and identity.token_id and await self.revocations.revoked([identity.token_id]):

@@ -66,19 +66,22 @@ class Authenticator:
             raise RequestError(ErrorCode.UNAUTHORIZED, "a token or an API key is required")
         if _is_api_key(auth, credential):
             return ADMIN
-        return self.verify(credential)
+        return self.verify(credential, remember=not query_token)
 
-    def verify(self, token: str) -> Identity:
+    def verify(self, token: str, *, remember: bool = True) -> Identity:
         """The identity a signed token states. Raises RequestError UNAUTHORIZED or TOKEN_EXPIRED.
 
-        A token that was found valid is remembered until it expires or the configuration is reloaded: a publisher shows
-        the same one with each request. Whether it was revoked meanwhile is not asked here (`check_revoked`).
+        With `remember`, one that was found valid is remembered until it expires or the configuration is reloaded: a
+        publisher shows the same one with each request, and thousands of clients one each. Whether it was revoked
+        meanwhile is not asked here (`check_revoked`).
         """
         auth = self._live.config.auth
         if auth is not self._verified_by:
             self._verified.clear()
             self._verifier = _verifier(auth)
             self._verified_by = auth
+        if not remember:
+            return self._decoded(token, auth)
         identity = self._verified.get(token)
         if identity is None:
             identity = self._verified[token] = self._decoded(token, auth)

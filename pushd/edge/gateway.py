@@ -188,7 +188,11 @@ class Gateway:
         session = Session(admission.dialect, is_echo=admission.is_echo, can_inflate=bool(admission.extensions))
         connection.owner = Listener(self, connection, session)
         transport.set_protocol(cast(asyncio.Protocol, connection))
-        transport.write(switching_protocols(request, admission.answer_headers()))
+        answer = switching_protocols(request, admission.answer_headers())
+        if admission.is_echo:  # no hello
+            transport.write(answer)
+        else:
+            connection.begin(answer)
         self._opened(connection, is_echo=admission.is_echo)
         self.inlet.feed(connection, tail)
         if connection.is_closing():

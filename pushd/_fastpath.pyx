@@ -18,6 +18,7 @@ from pushd.wire import PING_FRAME, close_frame
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t socket_send "send"(int fd, const void* data, size_t size, int flags)
     const int MSG_DONTWAIT
+    const int MSG_MORE
     const int MSG_NOSIGNAL
 
 
@@ -90,6 +91,14 @@ cdef class Connection:
     def pending_bytes(self):
         """Bytes accepted for this connection that the kernel does not have yet."""
         return self._pending()
+
+    def begin(self, bytes head not None):
+        """Write the handshake's answer; the kernel keeps it for the frame that follows, 200 ms at most (tcp(7))."""
+        cdef ssize_t sent = 0
+        if not self.is_secure and self.transport.get_write_buffer_size() == 0:
+            sent = max(0, socket_send(self.fd, <char*>head, len(head), MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE))
+        if sent < len(head):  # where it failed, the transport finds out why
+            self.transport.write(head[sent:])
 
     cdef Py_ssize_t _pending(self) except -1:
         if self.transport is None:

@@ -25,7 +25,7 @@ from pushd.receipts import Receipts
 log = structlog.get_logger("pushd.presence")
 
 ARRIVALS_PER_BATCH = 64
-WELCOMES_AT_ONCE = 4
+WELCOMES_AT_ONCE = 2  # fewer, but larger batches
 REPLAY_CHUNK_BYTES = 32 * 1024
 SLICE_S = 0.001  # the loop runs between slices of a welcome
 STORES_WITHIN_S = 2.0  # after that a user is greeted without them

@@ -89,7 +89,7 @@ OUTSIDE_CALLS = [
 ]
 MAX_LINES = 500
 # The hub is one extension module: a border inside it would run through the fan-out's inner loop.
-LONGER = {"pushd/_fastpath.pyx": 680}
+LONGER = {"pushd/_fastpath.pyx": 690}
 
 CIMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import\s+(.+)|c?import\s+(.+))$")
 
@@ -337,7 +337,7 @@ def test_a_sound_house() -> None:
         ("pushd/_inlet.pyx", "import socket", "imports socket"),
         ("pushd/wire.py", "\n" * 501, "501 lines, more than 500"),
         ("pushd/_fastpath.pxd", "\n" * 501, "501 lines, more than 500"),
-        ("pushd/_fastpath.pyx", "\n" * 681, "681 lines, more than 680"),
+        ("pushd/_fastpath.pyx", "\n" * 691, "691 lines, more than 690"),
         ("pushd/_inlet.pyx", "\n" * 501, "501 lines, more than 500"),
         ("pushd/stores/sqlite/thread.py", "\n" * 501, "501 lines, more than 500"),
     ],

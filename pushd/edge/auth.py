@@ -18,6 +18,7 @@ from cachetools import LRUCache
 
 from pushd.config import AuthConfig
 from pushd.edge.http1 import Request
+from pushd.edge.tokens import Verifier
 from pushd.errors import ConfigError, ErrorCode, RequestError, StartError
 from pushd.intake import MAX_USER_ID
 from pushd.live import Live
@@ -52,6 +53,7 @@ class Authenticator:
         self._wall_s = wall_s
         self._verified: LRUCache[str, Identity] = LRUCache(VERIFIED_TOKENS)  # tokens found valid
         self._verified_by = live.config.auth
+        self._verifier = _verifier(live.config.auth)
         self.revocations = revocations
 
     def identify(self, request: Request, *, query_token: bool = False) -> Identity:
@@ -64,26 +66,42 @@ class Authenticator:
             raise RequestError(ErrorCode.UNAUTHORIZED, "a token or an API key is required")
         if _is_api_key(auth, credential):
             return ADMIN
-        return self.verify(credential)
+        return self.verify(credential, remember=not query_token)
 
-    def verify(self, token: str) -> Identity:
+    def verify(self, token: str, *, remember: bool = True) -> Identity:
         """The identity a signed token states. Raises RequestError UNAUTHORIZED or TOKEN_EXPIRED.
 
-        A token that was found valid is remembered until it expires or the configuration is reloaded: a publisher shows
-        the same one with each request. Whether it was revoked meanwhile is not asked here (`check_revoked`).
+        With `remember`, one that was found valid is remembered until it expires or the configuration is reloaded: a
+        publisher shows the same one with each request, and thousands of clients one each. Whether it was revoked
+        meanwhile is not asked here (`check_revoked`).
         """
         auth = self._live.config.auth
         if auth is not self._verified_by:
             self._verified.clear()
+            self._verifier = _verifier(auth)
             self._verified_by = auth
+        if not remember:
+            return self._decoded(token, auth)
         identity = self._verified.get(token)
         if identity is None:
-            identity = self._verified[token] = _decoded(token, auth)
+            identity = self._verified[token] = self._decoded(token, auth)
             return identity
         if identity.expires_s <= self._wall_s():
             del self._verified[token]
             raise RequestError(ErrorCode.TOKEN_EXPIRED, "the token has expired")
         return identity
+
+    def _decoded(self, token: str, auth: AuthConfig) -> Identity:
+        try:
+            return _identity(self._verifier.claims(token, self._wall_s()), auth)
+        except jwt.ExpiredSignatureError:
+            raise RequestError(ErrorCode.TOKEN_EXPIRED, "the token has expired") from None
+        except (jwt.PyJWTError, ValueError, OverflowError, RecursionError):  # PyJWT lets its JSON parser's through
+            raise RequestError(ErrorCode.UNAUTHORIZED, "the token is not valid") from None
+
+    def can_be_revoked(self, identity: Identity) -> bool:
+        """Whether `check_revoked` has anything to ask."""
+        return self.revocations is not None and bool(identity.token_id)
 
     async def check_revoked(self, identity: Identity) -> None:
         """Raises RequestError UNAUTHORIZED for a revoked token, StoreError when that cannot be known."""
@@ -122,22 +140,8 @@ class Authenticator:
         return address
 
 
-def _decoded(token: str, auth: AuthConfig) -> Identity:
-    try:
-        claims = jwt.decode(
-            token,
-            _verification_key(auth.jwt_secret, auth.jwt_public_key_file),
-            algorithms=list(auth.jwt_algorithms),
-            issuer=auth.jwt_issuer or None,
-            audience=auth.jwt_audience or None,
-            leeway=auth.leeway_s,
-            options={"require": ["exp"], "verify_aud": bool(auth.jwt_audience)},
-        )
-        return _identity(claims, auth)
-    except jwt.ExpiredSignatureError:
-        raise RequestError(ErrorCode.TOKEN_EXPIRED, "the token has expired") from None
-    except (jwt.PyJWTError, ValueError, OverflowError, RecursionError):  # PyJWT lets its JSON parser's through
-        raise RequestError(ErrorCode.UNAUTHORIZED, "the token is not valid") from None
+def _verifier(auth: AuthConfig) -> Verifier:
+    return Verifier(auth, lambda: _verification_key(auth.jwt_secret, auth.jwt_public_key_file))
 
 
 def check_keys(auth: AuthConfig) -> None:

@@ -43,11 +43,11 @@ class Application(Protocol[AdmissionT]):
     def failure(self, status: int, text: str) -> Response:
         """The answer to what the front refuses by itself; `text` is written for people and holds no secret."""
 
-    async def admit(self, request: Request) -> Response | AdmissionT:
+    def admit(self, request: Request) -> Response | AdmissionT | Awaitable[Response | AdmissionT]:
         """Decide on a well-formed WebSocket upgrade; a Response refuses it.
 
-        Cancelled when the peer leaves or `limits.handshake_timeout_s` is over. Reserve nothing: an admission is
-        dropped without a word when the peer has left by the time it is given.
+        What takes time is cancelled when the peer leaves or `limits.handshake_timeout_s` is over. Reserve nothing: an
+        admission is dropped without a word when the peer has left by the time it is given.
         """
 
     def attach(self, transport: asyncio.Transport, request: Request, admission: AdmissionT, tail: bytes) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import secrets
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, cast
 
 import msgspec
@@ -103,15 +103,24 @@ class Gateway:
         """Where WebSocket clients connect."""
         return ("/ws", f"{self.live.config.server.api_prefix}/ws")
 
-    async def admit(self, request: Request) -> Admission:
+    def admit(self, request: Request) -> Admission | Awaitable[Admission]:
         """Decide about an upgrade. Raises RequestError; asks no store but that of revoked tokens, if there is one."""
         try:
             admission = self._admit(request)
+        except RequestError as error:
+            raise self._rejected(error) from None
+        return self._unrevoked(admission) if self.authenticator.can_be_revoked(admission.identity) else admission
+
+    async def _unrevoked(self, admission: Admission) -> Admission:
+        try:
             await self._check_revoked(admission.identity)
         except RequestError as error:
-            self.metrics.rejected.labels(error.code.value.lower()).inc()
-            raise
+            raise self._rejected(error) from None
         return admission
+
+    def _rejected(self, error: RequestError) -> RequestError:
+        self.metrics.rejected.labels(error.code.value.lower()).inc()
+        return error
 
     async def _check_revoked(self, identity: Identity) -> None:
         try:
@@ -179,7 +188,11 @@ class Gateway:
         session = Session(admission.dialect, is_echo=admission.is_echo, can_inflate=bool(admission.extensions))
         connection.owner = Listener(self, connection, session)
         transport.set_protocol(cast(asyncio.Protocol, connection))
-        transport.write(switching_protocols(request, admission.answer_headers()))
+        answer = switching_protocols(request, admission.answer_headers())
+        if admission.is_echo:  # no hello
+            transport.write(answer)
+        else:
+            connection.begin(answer)
         self._opened(connection, is_echo=admission.is_echo)
         self.inlet.feed(connection, tail)
         if connection.is_closing():

@@ -94,9 +94,14 @@ class Request:
     def query(self) -> dict[str, str]:
         """The query's fields; the first of repeated ones wins. Parsed when first asked for."""
         if self._query is None:
-            pairs = parse_qsl(self.query_string.decode("latin-1"), keep_blank_values=True) if self.query_string else []
-            self._query = dict(reversed(pairs))
+            self._query = dict(reversed(_pairs(self.query_string.decode("latin-1"))))
         return self._query
+
+
+def _pairs(query: str) -> list[tuple[str, str]]:
+    if "%" in query or "+" in query:
+        return parse_qsl(query, keep_blank_values=True)
+    return [(name, value) for name, _, value in (pair.partition("=") for pair in query.split("&") if pair)]
 
 
 @dataclass(slots=True)
@@ -215,9 +220,10 @@ def find_upgrade_fault(request: Request) -> Refusal | None:
     return None if len(key) == 16 else Refusal(400, "header Sec-WebSocket-Key is not 16 bytes in base64")
 
 
-def _tokens(value: str) -> set[str]:
+@lru_cache(maxsize=64)
+def _tokens(value: str) -> frozenset[str]:
     """The tokens of a list such as `keep-alive, Upgrade`, which is what Firefox sends as Connection."""
-    return {token.strip() for token in value.lower().split(",")}
+    return frozenset(token.strip() for token in value.lower().split(","))
 
 
 def too_big(max_body_bytes: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from math import inf
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
@@ -104,10 +104,20 @@ class HttpConnection(asyncio.Protocol):
         if self._is_finished:
             return
         self._parser.feed(data)
-        if not self._is_at_work and not self._is_choked:
-            self._go_on()
-        else:
+        if self._is_at_work or self._is_choked:
             self._balance_reading()
+        elif self._parser.has_upgrade:
+            self._is_admitting = True
+            self._set_deadline()
+            self._front.pace.queue(self.take_turn)
+        else:
+            self._go_on()
+
+    def take_turn(self) -> None:
+        """Its upgrade has waited for others that came before."""
+        if not self._is_finished:
+            self._is_admitting = False
+            self._go_on()
 
     def eof_received(self) -> bool:
         """The peer sends no more: answer what it asked, then close. One that waits for an upgrade has left."""
@@ -139,7 +149,7 @@ class HttpConnection(asyncio.Protocol):
     @property
     def _is_at_work(self) -> bool:
         """Whether an answer is waited for."""
-        return self._pending is not None or self._task is not None
+        return self._pending is not None or self._task is not None or self._is_admitting
 
     def _turn(self) -> None:
         if not self._is_at_work and not self._is_choked and not self._is_finished:
@@ -148,15 +158,18 @@ class HttpConnection(asyncio.Protocol):
     def _go_on(self) -> None:
         """Answer what can be answered at once, in one write, and begin to wait for what cannot."""
         self._answer_ready()
-        self._settle()
+        if not self._is_finished:
+            self._settle()
 
     def _answer_ready(self) -> None:
-        """Reply to requests until one must be waited for, or there is nothing to do now."""
+        """Reply to requests until one must be waited for, the connection is handed off, or there is nothing to do."""
         for _ in range(PIPELINE_DEPTH):
             request = None if self._is_last or self._is_choked else self._parser.next()
             if request is None:
                 break
-            answer = self._ask(request)
+            answer = self._ask_to_upgrade(request) if request.is_upgrade else self._ask(request)
+            if answer is None:
+                return
             if not isinstance(answer, Response):
                 self._wait_for(request, answer)
                 return
@@ -172,16 +185,27 @@ class HttpConnection(asyncio.Protocol):
             self._task = self._front.spawn(self._work(request, answer))
 
     def _ask(self, request: Request) -> Response | _Answer:
-        if not request.is_upgrade:
-            try:
-                return self._front.application.handle(request)
-            except Exception:
-                return self._crash(request)
+        try:
+            return self._front.application.handle(request)
+        except Exception:
+            return self._crash(request)
+
+    def _ask_to_upgrade(self, request: Request) -> Response | _Answer | None:
+        """None after the hand-off."""
         refusal = http1.find_upgrade_fault(request)
         if refusal is not None:
             return self._front.fail(refusal)
-        self._is_admitting = True
-        return self._admit(request)
+        try:
+            verdict = self._front.application.admit(request)
+        except Exception:
+            return self._crash(request)
+        if isinstance(verdict, Response):
+            return verdict
+        if isinstance(verdict, Awaitable):
+            self._is_admitting = True
+            return self._admit(request, verdict)
+        self._hand_off(request, verdict)
+        return None
 
     def _take_pending(self, done: asyncio.Future[None]) -> None:
         """A pending answer is there; nobody waits for one that was given up."""
@@ -215,14 +239,13 @@ class HttpConnection(asyncio.Protocol):
                 raise
             return self._crash(request)
 
-    async def _admit(self, request: Request) -> Response | None:
+    async def _admit(self, request: Request, verdict: Awaitable[Any]) -> Response | None:
         """The refusal of an upgrade, or None after the hand-off."""
-        await self._front.pace.turn()
-        verdict = await self._front.application.admit(request)
-        if isinstance(verdict, Response):
-            return verdict
-        if not self._is_finished and not self._transport.is_closing():
-            self._hand_off(request, verdict)
+        decision = await verdict
+        if isinstance(decision, Response):
+            return decision
+        if not self._is_finished:
+            self._hand_off(request, decision)
         return None
 
     def _crash(self, request: Request) -> Response:
@@ -277,6 +300,8 @@ class HttpConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _hand_off(self, request: Request, admission: object) -> None:
+        if self._transport.is_closing():
+            return
         self._flush()
         tail = self._parser.tail
         self._is_finished = True
@@ -332,7 +357,7 @@ class HttpConnection(asyncio.Protocol):
         limits, stage = self._front.limits, self._parser.stage
         is_new = stage is not self._timed_stage
         self._timed_stage = stage
-        if self._task is not None:
+        if self._task is not None or self._is_admitting:
             self._timed_stage = None
             self._deadline = now + limits.handshake_timeout_s if self._is_admitting else inf
         elif stage is Stage.BODY:
@@ -355,8 +380,9 @@ class HttpConnection(asyncio.Protocol):
     def _expire(self) -> None:
         if self._is_finished:
             self._transport.abort()
-        elif self._is_admitting and self._task is not None:
-            self._task.cancel()
+        elif self._is_admitting:
+            if self._task is not None:
+                self._task.cancel()
             self._refuse(_UNDECIDED)
         elif self._pending is not None:
             self._give_up(*self._pending)

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import socket
 import ssl
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import structlog
 
 ACCEPTS_PER_TURN = 16
-ADMISSIONS_PER_TURN = 8  # a millisecond or two
+SLICE_S = 0.001  # of admitting in one turn of the loop
 CROWD = 64  # upgrades that wait: nothing more is accepted then
 CROWDED_S = 0.002
 REST_S = 0.1  # after a connection that could not be taken for want of descriptors or memory
@@ -27,41 +28,36 @@ _log = structlog.get_logger("pushd.front")
 
 
 class Pace:
-    """Lets ADMISSIONS_PER_TURN through in each turn of the loop, in the order in which they asked."""
+    """Lets upgrades through for about SLICE_S in each turn of the loop, in the order in which they came."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._left = ADMISSIONS_PER_TURN
-        self._is_counting = False
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._is_due = False
 
     @property
     def is_crowded(self) -> bool:
         """So many wait that others had better not come yet."""
         return len(self._waiting) > CROWD
 
-    async def turn(self) -> None:
-        """Return when it is the caller's turn."""
-        if not self._is_counting:
-            self._is_counting = True
-            self._loop.call_soon(self._next_turn)
-        if self._left:
-            self._left -= 1
-        else:
-            turn: asyncio.Future[None] = self._loop.create_future()
-            self._waiting.append(turn)
-            await turn
+    def queue(self, enter: Callable[[], None]) -> None:
+        """Have `enter` called when it is its turn."""
+        self._waiting.append(enter)
+        self._come_again()
 
-    def _next_turn(self) -> None:
-        self._left = ADMISSIONS_PER_TURN
-        while self._left and self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():  # else its caller was cancelled
-                turn.set_result(None)
-                self._left -= 1
-        self._is_counting = self._left < ADMISSIONS_PER_TURN
-        if self._is_counting:
-            self._loop.call_soon(self._next_turn)
+    def _come_again(self) -> None:
+        if self._waiting and not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._serve)
+
+    def _serve(self) -> None:
+        self._is_due = False
+        until = time.monotonic() + SLICE_S
+        try:
+            while self._waiting and time.monotonic() < until:
+                self._waiting.popleft()()
+        finally:
+            self._come_again()
 
 
 class Acceptor:

@@ -117,6 +117,12 @@ class RequestParser:
         return len(self._data) - self._at
 
     @property
+    def has_upgrade(self) -> bool:
+        """Whether what comes next looks like a whole WebSocket upgrade. Others may be one, too, and this one not."""
+        data = self._data
+        return self.stage is Stage.IDLE and data.find(_EMPTY_LINE, self._at) >= 0 and b"pgrade: websocket" in data
+
+    @property
     def body_bytes(self) -> int:
         """How much of the arriving message's body is here."""
         return len(self._body)

@@ -97,10 +97,17 @@ class Router:
         in_body = self._live.config.server.status_in_body and status in _STATUSES_OF_THE_API
         return answers.of_status(status, text, status_in_body=in_body)
 
-    async def admit(self, request: Request) -> Response | Admission:
+    def admit(self, request: Request) -> Response | Admission | Awaitable[Response | Admission]:
         """Decide about an upgrade."""
         try:
-            return await self._gateway.admit(request)
+            verdict = self._gateway.admit(request)
+        except RequestError as error:
+            return answers.failure(error)
+        return verdict if isinstance(verdict, Admission) else self._admit_later(verdict)
+
+    async def _admit_later(self, verdict: Awaitable[Admission]) -> Response | Admission:
+        try:
+            return await verdict
         except RequestError as error:
             return answers.failure(error)
 

@@ -17,6 +17,12 @@ from pushd._fastpath import Connection, Hub
 T = TypeVar("T")
 
 
+def _tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        return listener.accept()[0], theirs
+
+
 class Bridge(asyncio.Protocol):
     """What picows and the listener do for a connection: tell it when its buffer is empty and when it is lost."""
 
@@ -94,14 +100,16 @@ class Workshop:
         send_buffer: int = 0,
         hub: Hub | None = None,
         now: float = 0.0,
+        is_tcp: bool = False,
     ) -> Connection:
         """A connection over a socket pair, not yet registered."""
-        ours, theirs = socket.socketpair()
+        ours, theirs = _tcp_pair() if is_tcp else socket.socketpair()
         if send_buffer:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         ours.setblocking(False)
         theirs.setblocking(False)
-        transport, bridge = self.run(self.loop.create_unix_connection(Bridge, sock=ours))
+        create = self.loop.create_connection if is_tcp else self.loop.create_unix_connection
+        transport, bridge = self.run(create(Bridge, sock=ours))
         self._made += 1
         connection = Connection(
             hub or self.hub,

@@ -6,6 +6,7 @@ import base64
 import http.client
 import io
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 from hypothesis import given
@@ -30,6 +31,12 @@ def test_a_request_splits_its_target() -> None:
     assert request.path == "/a b/已"
     assert request.query == {"x": "1", "y": "/", "empty": "", "plus": "a b"}
     assert request.target == b"/a%20b/%E5%B7%B2?x=1&y=%2F&x=2&empty=&plus=a+b"
+
+
+@pytest.mark.parametrize("query", ["a", "a=", "=a", "a&&b=c", "a=1&a=2", "a=b=c", "&", "\xe9=\xe8", "a;b=c"])
+def test_a_query_without_escapes_is_read_alike(query: str) -> None:
+    found = Request(target=b"/?" + query.encode("latin-1")).query
+    assert found == dict(reversed(parse_qsl(query, keep_blank_values=True)))
 
 
 def test_a_request_without_a_query_has_none() -> None:

@@ -206,6 +206,52 @@ def test_notices_wait_for_release_and_control_frames_do_not(hub: Hub, shop: Work
     assert told.lost_ids() == []
 
 
+def test_the_answer_to_a_handshake_waits_for_the_first_frame(hub: Hub, shop: Workshop) -> None:
+    connection = shop.connect(is_tcp=True)
+    hub.add(connection)
+    connection.begin(b"101")
+    assert connection.pending_bytes == 0
+    shop.turn()
+    assert shop.peers[connection].unread == 0
+    hub.send(connection, text("hello"))
+    assert shop.drain(connection) == b"101" + text("hello")
+
+
+def test_the_answer_to_a_handshake_does_not_wait_for_ever(hub: Hub, shop: Workshop) -> None:
+    connection = shop.join(is_tcp=True)
+    connection.begin(b"101")
+    sock = shop.peers[connection].sock
+    sock.settimeout(5)
+    assert sock.recv(100) == b"101"
+    sock.setblocking(False)
+
+
+def test_the_answer_to_a_handshake_goes_behind_what_is_queued(hub: Hub, shop: Workshop) -> None:
+    connection = shop.join(send_buffer=SMALL_BUFFER)
+    before, answer = text("before", MAX_PENDING - 1000), text("101", 100)
+    hub.send(connection, before)
+    assert connection.pending_bytes
+    connection.begin(answer)
+    hub.send(connection, text("hello"))
+    assert shop.drain(connection) == before + answer + text("hello")
+
+
+def test_the_answer_to_a_handshake_is_whole_where_the_kernel_takes_a_part(hub: Hub, shop: Workshop) -> None:
+    connection = shop.join(send_buffer=SMALL_BUFFER)
+    answer = text("101", MAX_PENDING)
+    connection.begin(answer)
+    assert 0 < connection.pending_bytes < len(answer)
+    assert shop.drain(connection) == answer
+
+
+def test_an_answer_that_cannot_be_written_ends_the_connection(hub: Hub, shop: Workshop) -> None:
+    connection = shop.join()
+    shop.peers[connection].sock.close()
+    connection.begin(b"101")
+    shop.turn(5)
+    assert connection.transport is None
+
+
 def test_the_callback_comes_when_the_kernel_has_it(hub: Hub, shop: Workshop, told: Told) -> None:
     connection = shop.join(send_buffer=SMALL_BUFFER)
     written = fill(shop, connection)

@@ -1,0 +1,204 @@
+"""Tokens whose header is known are judged as PyJWT judges them, which is asked about all others."""
+
+from __future__ import annotations
+
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from typing import Any
+
+import jwt
+import msgspec
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from pushd.config import AuthConfig
+from pushd.edge import tokens
+from pushd.edge.tokens import Verifier
+
+SECRET = "s" * 32
+NOW = int(time.time())
+CLAIMS: Mapping[str, Any] = {"uid": 7, "type": 2, "exp": NOW + 3600, "iss": "shop", "aud": "pushd"}
+AUTH = AuthConfig(mode="jwt", jwt_secret=SECRET, jwt_issuer="shop", jwt_audience="pushd", leeway_s=5)
+
+
+def signed(claims: Any = CLAIMS, **header: Any) -> str:
+    """Signed rightly, whatever it says."""
+    document = claims if isinstance(claims, bytes) else msgspec.json.encode(claims)
+    return jwt.PyJWS().encode(document, SECRET, "HS256", headers=header or None)
+
+
+def verdict(verifier: Verifier, token: str) -> Any:
+    """The claims, or the name of the error."""
+    try:
+        return verifier.claims(token, time.time())
+    except Exception as error:
+        return type(error).__name__
+
+
+@pytest.fixture
+def stranger() -> Verifier:
+    """Has seen no token."""
+    return Verifier(AUTH, lambda: SECRET)
+
+
+@pytest.fixture
+def expert(stranger: Verifier) -> Verifier:
+    """Knows the header of `signed()`."""
+    verifier = Verifier(AUTH, lambda: SECRET)
+    verifier.claims(signed(), NOW)
+    return verifier
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, expert: Verifier) -> list[str]:
+    """The tokens about which PyJWT is asked from now on."""
+    found: list[str] = []
+    decode = jwt.decode
+
+    def note(token: str, *args: Any, **kwargs: Any) -> Any:
+        found.append(token)
+        return decode(token, *args, **kwargs)
+
+    monkeypatch.setattr(tokens.jwt, "decode", note)
+    return found
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {},
+        {"iat": NOW, "nbf": NOW, "jti": "a", "sub": "b", "text": "é"},
+        {"iat": NOW + 4, "nbf": NOW + 4},
+        {"exp": NOW - 2},
+    ],
+)
+def test_a_plain_token_with_a_known_header_needs_no_asking(
+    expert: Verifier, asked: list[str], claims: dict[str, Any]
+) -> None:
+    assert verdict(expert, signed({**CLAIMS, **claims})) == {**CLAIMS, **claims}
+    assert not asked
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"exp": NOW - 6},
+        {"exp": NOW},
+        {"exp": NOW + 60.5},
+        {"exp": str(NOW + 60)},
+        {"exp": "soon"},
+        {"exp": None},
+        {"exp": True},
+        {"exp": 2**80},
+        {"exp": 1e400},
+        {"nbf": NOW + 60},
+        {"nbf": None},
+        {"nbf": NOW - 0.5},
+        {"nbf": "now"},
+        {"iat": NOW + 60},
+        {"iat": [1]},
+        {"iss": "other"},
+        {"iss": None},
+        {"iss": ["shop"]},
+        {"aud": "other"},
+        {"aud": ["other", "pushd"]},
+        {"aud": ["other"]},
+        {"aud": []},
+        {"aud": 7},
+        {"sub": 7},
+        {"sub": None},
+        {"jti": 7},
+        {"jti": None},
+    ],
+    ids=str,
+)
+def test_claims_are_judged_alike(stranger: Verifier, expert: Verifier, claims: dict[str, Any]) -> None:
+    token = signed({**CLAIMS, **claims})
+    assert verdict(expert, token) == verdict(stranger, token)
+
+
+@pytest.mark.parametrize("missing", ["exp", "iss", "aud"])
+def test_what_is_missing_is_missed(stranger: Verifier, expert: Verifier, missing: str) -> None:
+    token = signed({name: value for name, value in CLAIMS.items() if name != missing})
+    assert verdict(expert, token) == verdict(stranger, token) == "MissingRequiredClaimError"
+
+
+def changed(token: str, part: int, text: str) -> str:
+    """`token` with another segment; an empty text takes the last character away."""
+    parts = token.split(".")
+    parts[part] = text.replace("SAME", parts[part]) if text else parts[part][:-1]
+    return ".".join(parts)
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+@pytest.mark.parametrize("text", ["", "SAME=", "SAME==", "SAMEA", "SAME ", "SAME!", "\nSAME", "+/+/", "é", "SAME.SAME"])
+def test_segments_are_judged_alike(stranger: Verifier, expert: Verifier, part: int, text: str) -> None:
+    token = changed(signed(), part, text)
+    assert verdict(expert, token) == verdict(stranger, token)
+
+
+def test_spare_bits_of_a_signature_are_judged_alike(stranger: Verifier, expert: Verifier) -> None:
+    """32 bytes are 43 characters, the last of which has two bits too many."""
+    found = {verdict(expert, signed()[:-1] + last) == CLAIMS for last in "AEIMQUYcgkosw048"}
+    assert found == {True, False}
+    for last in "BCDFGHJK":
+        token = signed()[:-1] + last
+        assert verdict(expert, token) == verdict(stranger, token) == "DecodeError"
+
+
+@pytest.mark.parametrize(
+    "payload", [b"[]", b"7", b"", b"{", b'{"exp":NaN}', b'{"uid":"\xff"}', "{}".encode("utf-16"), b"[" * 5000]
+)
+def test_what_is_no_claims_is_judged_alike(stranger: Verifier, expert: Verifier, payload: bytes) -> None:
+    token = signed(payload)
+    assert verdict(expert, token) == verdict(stranger, token)
+
+
+def test_nothing_of_a_refused_token_is_remembered(stranger: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    for token in (signed({**CLAIMS, "exp": 1}), signed()[:-4], jwt.encode(dict(CLAIMS), None, algorithm="none")):
+        assert isinstance(verdict(stranger, token), str)
+    assert not stranger._signers
+
+
+def test_a_header_that_says_more_is_not_remembered(stranger: Verifier) -> None:
+    for header in ({"x5u": "https://example.com"}, {"cty": "JWT"}, {"jku": "https://example.com"}):
+        assert verdict(stranger, signed(CLAIMS, **header)) == CLAIMS
+    assert not stranger._signers
+    assert verdict(stranger, signed(CLAIMS, kid="1")) == CLAIMS
+    assert len(stranger._signers) == 1
+
+
+def test_an_unsigned_token_does_not_profit_from_a_known_header(expert: Verifier) -> None:
+    header, payload, _ = signed().split(".")
+    assert verdict(expert, f"{header}.{payload}.") == "InvalidSignatureError"
+    other = urlsafe_b64encode(msgspec.json.encode({**CLAIMS, "uid": 8})).rstrip(b"=").decode()
+    assert verdict(expert, f"{header}.{other}.{signed().rpartition('.')[2]}") == "InvalidSignatureError"
+
+
+def test_headers_are_remembered_up_to_a_limit(stranger: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "MAX_KNOWN_HEADERS", 2)
+    for number in range(5):
+        assert verdict(stranger, signed(CLAIMS, kid=str(number))) == CLAIMS
+    assert len(stranger._signers) == 2
+
+
+def test_public_keys_are_prepared_once() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    encoding = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    public = key.public_key().public_bytes(*encoding).decode()
+    read: list[str] = []
+
+    def read_key() -> str:
+        read.append(public)
+        return public
+
+    auth = AuthConfig(mode="jwt", jwt_public_key_file="key.pem", jwt_algorithms=("ES256",))
+    verifier = Verifier(auth, read_key)
+    for uid in range(1, 5):
+        claims = {**CLAIMS, "uid": uid}
+        assert verdict(verifier, jwt.encode(claims, key, algorithm="ES256")) == claims
+    assert len(read) == 2
+    forged = jwt.encode(dict(CLAIMS), ec.generate_private_key(ec.SECP256R1()), algorithm="ES256")
+    assert verdict(verifier, forged) == "InvalidSignatureError"

@@ -35,7 +35,7 @@ from pushd.wire import Opcode, ws_frame
 
 SIZES = (200, 1024)  # bytes of a frame's payload
 CONNECTIONS = (1000, 10_000)
-DELIVERIES, QUICK_DELIVERIES = 200_000, 30_000  # per contender and round
+DELIVERIES, QUICK_DELIVERIES = 120_000, 30_000  # per contender and round
 MAX_PENDING_BYTES = 1 << 20
 DELIVERED, SHARE = "connections x frame: deliveries/s", "the hub's rate to the bare loop's"
 CONTROL = "the bare loop's rate to itself: what the comparison cannot tell apart"

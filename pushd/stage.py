@@ -34,8 +34,10 @@ class Stage:
         self._hub = hub
         self._now = now
         self._slice_s = SLICE_S
+        self._yielded_at = 0.0
         self._queues: dict[Priority, deque[_Queued]] = {one: deque() for one in sorted(Priority, reverse=True)}
         self._queued = 0
+        self._first: _Queued | None = None  # the fan-out whose turn it is, while nothing has come since it was chosen
         self._waiting = asyncio.Event()
 
     @property
@@ -54,22 +56,54 @@ class Stage:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queues[priority].append((job, [done]))
         self._queued += 1
+        self._first = None
         self._waiting.set()
         return done
 
     async def serve(self) -> None:
         """Until cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
             await self._waiting.wait()
-            queue = next((queue for queue in self._queues.values() if queue), None)
-            if queue is None:
-                self._waiting.clear()
-                continue
-            self._join(queue)
-            if self._advance(*queue[0]):
-                queue.popleft()
-                self._queued -= 1
-            await self._let_others_run()
+            self._yielded_at = self._now()
+            through = loop.create_future()
+            loop.call_soon(self._take_turn, loop, through)
+            await through
+
+    def _take_turn(self, loop: asyncio.AbstractEventLoop, through: asyncio.Future[None]) -> None:
+        """A slice, and so in each turn of the loop until nothing is left.
+
+        Short, and no step of a task: behind a slice of sends nothing of this is in the core's caches any more.
+        """
+        if through.done():  # cancelled
+            return
+        try:
+            self._advance()
+        except BaseException as error:
+            through.set_exception(error)
+            return
+        if self._queued:
+            self._yielded_at = self._now()
+            loop.call_soon(self._take_turn, loop, through)
+        else:
+            self._waiting.clear()
+            through.set_result(None)
+
+    def _advance(self) -> None:
+        self._slice_s = next_slice_s(self._slice_s, self._now() - self._yielded_at)
+        first, failure = self._first or self._choose(), None
+        try:
+            is_finished = self._hub.advance(first[0], self._slice_s)
+        except Exception as error:  # it cannot go on, which concerns nobody but its workers
+            is_finished, failure = True, error
+        if is_finished:
+            self._end(first, failure)
+
+    def _choose(self) -> _Queued:
+        queue = next(queue for queue in self._queues.values() if queue)
+        self._join(queue)
+        self._first = queue[0]
+        return queue[0]
 
     def _join(self, queue: deque[_Queued]) -> None:
         """Fan-outs that wait behind one to the same connections go with it: one write for all of them."""
@@ -79,26 +113,18 @@ class Stage:
             del queue[1]
             self._queued -= 1
 
-    async def _let_others_run(self) -> None:
-        began = self._now()
-        await asyncio.sleep(0)
-        self._slice_s = next_slice_s(self._slice_s, self._now() - began)
-
-    def _advance(self, job: FanOut, waiters: list[asyncio.Future[None]]) -> bool:
-        """One slice; True when the job is through or cannot go on, which then concerns nobody but its workers."""
-        failure = None
-        try:
-            is_finished = self._hub.advance(job, self._slice_s)
-        except Exception as error:
-            is_finished, failure = True, error
-        for done in waiters if is_finished else ():
+    def _end(self, first: _Queued, failure: Exception | None) -> None:
+        queue = next(queue for queue in self._queues.values() if queue and queue[0] is first)
+        _, waiters = queue.popleft()
+        self._first = None
+        self._queued -= 1
+        for done in waiters:
             if done.done():
                 continue
             if failure is None:
                 done.set_result(None)
             else:
                 done.set_exception(failure)
-        return is_finished
 
 
 def _is_joined(job: FanOut, other: FanOut) -> bool:

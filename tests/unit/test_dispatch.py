@@ -246,6 +246,35 @@ async def test_broadcasts_that_wait_for_one_another_are_one_write(make_house: Bu
     assert not staged.is_busy
 
 
+@pytest.mark.usefixtures("_slices")
+async def test_fan_outs_that_begin_within_a_slice_or_after_all_are_through_are_served(make_house: Build) -> None:
+    house = make_house()
+    clients = crowd(house, 40)
+    staged = Stage(house.hub)
+    serving = asyncio.create_task(staged.serve())
+    urgent: list[asyncio.Future[None] | None] = []
+
+    def begin_another(dialect: int) -> bytes:
+        job = FanOut("urgent", lambda dialect: ws_frame(1, b"urgent"), None)
+        urgent.append(staged.begin(job, Priority.URGENT))
+        return ws_frame(1, b"first")
+
+    first = staged.begin(FanOut("zeroth", lambda dialect: ws_frame(1, b"zeroth"), None), Priority.NORMAL)
+    within = staged.begin(FanOut("first", begin_another, None), Priority.NORMAL)
+    await end_of(first)
+    await end_of(within)
+    assert urgent, "it was encoded"
+    assert not staged.is_busy, "what is urgent goes first"
+    await asyncio.sleep(0)
+    await end_of(staged.begin(FanOut("last", lambda dialect: ws_frame(1, b"last"), None), Priority.NORMAL))
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+    for client in clients:
+        got = client.transport.received()
+        assert got.endswith(ws_frame(1, b"last"))
+        assert len(got) == sum(len(ws_frame(1, text)) for text in (b"zeroth", b"first", b"urgent", b"last"))
+
+
 async def test_an_urgent_notice_to_a_few_needs_no_worker(
     make_house: Build, frail: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,9 +36,10 @@ test: setup
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
 
 # Every benchmark, about fifteen minutes (QUICK=1: three), or those named: make bench BENCH="fanout publish".
-# For "peers" the servers it compares with are installed first, as far as we may.
+# For "peers" the servers it compares with are installed first, as far as we may; so is what "stores" measures MongoDB with.
 bench: setup
 	$(if $(if $(BENCH),$(filter peers,$(BENCH)),peers),PYTHON="$(PYTHON)" bench/install-peers.sh)
+	$(if $(filter stores,$(BENCH)),bench/install-mongo-java.sh)
 	$(BIN)/python -m bench $(if $(QUICK),--quick) $(BENCH)
 
 # Ten minutes of mixed load on one daemon, all of it accounted for (MINUTES=60: an hour).

@@ -1,6 +1,8 @@
 """The MongoDB server of the tests: a real one where there is one, else a stand-in (tests.mongo_stub).
 
-A real one is what $PUSHD_TEST_MONGO_URL names, which cannot be stopped or frozen, or a `mongod` on PATH.
+A real one is what $PUSHD_TEST_MONGO_URL names, which cannot be stopped or frozen, or a `mongod` on PATH. With
+PUSHD_TEST_MONGO=java it is mongo-java-server (bench/install-mongo-java.sh): in memory, with less than MongoDB has, but
+by other people than the stand-in, so that what both agree on is not the mistake of one.
 """
 
 from __future__ import annotations
@@ -23,10 +25,13 @@ import pymongo
 import pytest
 from pymongo.errors import PyMongoError
 
+from bench.loadlib.servers import mongo_java
 from tests.daemon import until
 from tests.servers import free_port
 
 GIVEN_URL = os.environ.get("PUSHD_TEST_MONGO_URL", "")
+JAVA = "mongo-java-server"
+LACKS = {JAVA: {"collMod", "$unionWith", "users", "refusal of an index whose name is taken"}}
 PATIENCE_MS = 500
 
 
@@ -35,19 +40,29 @@ def client_of(url: str, **options: Any) -> pymongo.MongoClient[dict[str, Any]]:
     return pymongo.MongoClient(url, serverSelectionTimeoutMS=5000, retryWrites=False, **options)
 
 
+def chosen_kind() -> str:
+    """given, mongod, mongo-java-server or stand-in."""
+    if GIVEN_URL:
+        return "given"
+    if os.environ.get("PUSHD_TEST_MONGO") == "java":
+        return JAVA
+    return "mongod" if shutil.which("mongod") else "stand-in"
+
+
 class MongoServer:
     """It keeps what is written over `stop` and `start`. It can be stopped (killed), started again and frozen."""
 
     def __init__(self, directory: Path) -> None:
-        self.kind = "given" if GIVEN_URL else "mongod" if shutil.which("mongod") else "stand-in"
+        self.kind = chosen_kind()
         self.port = free_port()
         self.url = GIVEN_URL or f"mongodb://127.0.0.1:{self.port}/"
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
 
-    @property
-    def is_real(self) -> bool:
-        return self.kind != "stand-in"
+    def needs(self, what: str) -> None:
+        """Skip the test where the server has it not."""
+        if what in LACKS.get(self.kind, ()):
+            pytest.skip(f"{self.kind} has no {what}")
 
     async def start(self) -> None:
         if self.kind != "given":
@@ -65,6 +80,8 @@ class MongoServer:
                 "mongod", "--port", str(self.port), "--bind_ip", "127.0.0.1", "--dbpath", str(self._directory),
                 "--setParameter", "ttlMonitorEnabled=false",
             ]  # fmt: skip
+        if self.kind == JAVA:
+            return mongo_java(self.port)
         return [sys.executable, "-m", "tests.mongo_stub", str(self.port), str(self._directory / "journal.bson")]
 
     def _answers(self) -> bool:
@@ -75,7 +92,9 @@ class MongoServer:
             return False
 
     async def stop(self) -> None:
-        """At once; connections are reset."""
+        """At once; connections are reset. Skips the test where the server is not ours, or forgets."""
+        if self.kind in ("given", JAVA):
+            pytest.skip("the MongoDB server is not ours to stop, or would forget what it has")
         self.kill()
 
     def kill(self) -> None:
@@ -108,6 +127,8 @@ def mongo_version() -> str:
                 return f"MongoDB: {client.server_info()['version']} ($PUSHD_TEST_MONGO_URL)"
         except PyMongoError:
             return "MongoDB: $PUSHD_TEST_MONGO_URL does not answer"
+    if chosen_kind() == JAVA:
+        return f"MongoDB: {JAVA}"
     mongod = shutil.which("mongod")
     if mongod:
         said = subprocess.run([mongod, "--version"], capture_output=True, text=True, check=False).stdout
@@ -142,4 +163,4 @@ async def mongo_server(tmp_path: Path) -> AsyncIterator[MongoServer]:
         await server.start()
         yield server
     finally:
-        await server.stop()
+        server.kill()

@@ -449,11 +449,13 @@ def list_indexes(database: Any, command: Document) -> Document:
 
 
 def drop_indexes(database: Any, command: Document) -> Document:
-    collection, name = database[command["dropIndexes"]], command["index"]
-    if name == "*":
+    collection, wanted = database[command["dropIndexes"]], command["index"]
+    if wanted == "*":
         collection.drop_indexes()
     else:
-        collection.drop_index(name)
+        indexes = list(collection._store.indexes.items())
+        for name in [name for name, index in indexes if wanted in (name, dict(index["key"]))]:
+            collection.drop_index(name)
     return {"ok": 1.0}
 
 

@@ -21,6 +21,7 @@ from bench.loadlib.machine import usage_of
 from bench.loadlib.options import LoadError
 
 ROOT = Path(__file__).resolve().parents[2]
+MONGO_JAVA = ROOT / "build" / "mongo-java"
 READY_WITHIN_S = 30.0
 STOP_WITHIN_S = 30.0
 AS_ROOT = ["--user=root"] if os.geteuid() == 0 else []
@@ -153,25 +154,52 @@ def mariadb_server(directory: Path) -> Iterator[Server]:
         yield server
 
 
+def mongo_java(port: int) -> list[str]:
+    """The command that runs mongo-java-server. Raises LoadError with the reason where it cannot be run."""
+    program = shutil.which("java")
+    if program is None:
+        raise LoadError("java is not installed")
+    if not (MONGO_JAVA / "ready").exists():
+        raise LoadError("bench/install-mongo-java.sh has not been run, or could not install it")
+    # One core; and what a benchmark writes all stays, so that to collect seldom is to collect little.
+    machine = [program, "-XX:+UseSerialGC", "-Xms2g", "-Xmx2g", "-Xmn1g"]
+    return [*machine, "-cp", f"{MONGO_JAVA}:{MONGO_JAVA}/*", "MongoJava", str(port)]
+
+
+@dataclass(frozen=True)
+class Mongo:
+    """A MongoDB: given, a mongod, mongo-java-server or the tests' stand-in; `why` says why nothing better."""
+
+    kind: str
+    url: str
+    why: str = ""
+
+
 @contextmanager
-def mongo_server(directory: Path) -> Iterator[tuple[str, str]]:
-    """What it is (given, mongod, stand-in) and its URL: $PUSHD_TEST_MONGO_URL, else a mongod, else tests.mongo_stub."""
+def mongo_server(directory: Path) -> Iterator[Mongo]:
+    """$PUSHD_TEST_MONGO_URL, else a mongod, else mongo-java-server, else tests.mongo_stub. Raises LoadError."""
     if given := os.environ.get("PUSHD_TEST_MONGO_URL", ""):
-        yield "given", given
+        yield Mongo("given", given)
         return
     port, log = free_port(), directory / "mongo.log"
-    program = shutil.which("mongod")
-    command, kind = [sys.executable, "-m", "tests.mongo_stub", str(port)], "stand-in"
-    if program is not None:
-        (directory / "mongo").mkdir()
-        command, kind = (
-            [program, "--port", str(port), "--bind_ip", "127.0.0.1", "--dbpath", f"{directory}/mongo"],
-            "mongod",
-        )
+    kind, why, command = _mongo_command(directory, port)
     with running(kind, command, log) as server:
         server.port = port
         wait_for_port(server, log)
-        yield kind, f"mongodb://127.0.0.1:{port}/"
+        yield Mongo(kind, f"mongodb://127.0.0.1:{port}/", why)
+
+
+def _mongo_command(directory: Path, port: int) -> tuple[str, str, list[str]]:
+    """What it is, why nothing better, and how to run it."""
+    if program := shutil.which("mongod"):
+        data = directory / "mongo"
+        data.mkdir()
+        return "mongod", "", [program, "--port", str(port), "--bind_ip", "127.0.0.1", "--dbpath", str(data)]
+    try:
+        return "mongo-java-server", "no mongod on PATH", mongo_java(port)
+    except LoadError as error:
+        why = f"no mongod on PATH; mongo-java-server: {error}"
+        return "stand-in", why, [sys.executable, "-m", "tests.mongo_stub", str(port)]
 
 
 # ---- the daemon

@@ -61,6 +61,9 @@ class Node:
         """What it says of the mailbox beside its limits."""
         return {}
 
+    def needs(self, what: str) -> None:
+        """Skip the test where the server behind the stores has it not."""
+
     async def begin(self) -> None:
         """Start what the stores need."""
 

@@ -113,6 +113,9 @@ class MongoNode(Node):
         self.client.drop_database(self.database_name)
         self.client.close()
 
+    def needs(self, what: str) -> None:
+        self.server.needs(what)
+
     def sections(self) -> dict[str, Any]:
         return {"records": RecordsConfig(url=self.server.url, database=self.database_name)}
 

@@ -212,7 +212,8 @@ async def test_a_renamed_user_is_found_by_what_the_record_says(stores: Stores) -
     assert totals == {"ann": 0, "carl": 1, "bob": 1, "b": 1}
 
 
-async def test_newest_of_many_users(stores: Stores) -> None:
+async def test_newest_of_many_users(node: Node, stores: Stores) -> None:
+    node.needs("$unionWith")
     written = [
         receipt(f"m{notice:02}", user_id, Outcome(1000 + notice // 2))
         for notice in range(12)

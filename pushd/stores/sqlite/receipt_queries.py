@@ -259,11 +259,9 @@ def runs(where: ReceiptFilter) -> Query:
     return Query(f"SELECT count(*) FROM ({counted})", parameters_of(where))  # noqa: S608 - constants only
 
 
-def passed(where: ReceiptFilter, sort: ReceiptSort) -> Query:
-    """Selects how many entries the index has that `walked` or `by_time` walks."""
-    if sort in TIMES:
-        return Query(f"SELECT sum(total) FROM receive_counts WHERE {TIMES[sort]}", {})  # noqa: S608 - constants only
-    return in_range(where)
+def timed(sort: ReceiptSort) -> Query:
+    """Selects how many records have the time `sort` names: entries of the index that `by_time` walks."""
+    return Query(f"SELECT sum(total) FROM receive_counts WHERE {TIMES[sort]}", {})  # noqa: S608 - constants only
 
 
 def is_walk_short(part: Slice, total: int, passed: int, share: float) -> bool:
@@ -336,8 +334,8 @@ def by_time(where: ReceiptFilter, sort: ReceiptSort, part: Slice, members: Membe
     `where` need not ask for the flag that says so: the index has no others.
     """
     index = f"{_TABLE} INDEXED BY receive_records_{sort.value.removesuffix('_at')}"
-    timed = f"receipt.{sort.value} >= {EARLIEST_MS}"
-    return _page(where, part, index, order_of((sort.value,), part), timed, members=members)
+    has_time = f"receipt.{sort.value} >= {EARLIEST_MS}"
+    return _page(where, part, index, order_of((sort.value,), part), has_time, members=members)
 
 
 def others(where: ReceiptFilter, sort: ReceiptSort) -> Query:

@@ -266,9 +266,9 @@ class SqliteRecords:
 
     async def _selective(self, where: ReceiptFilter) -> ReceiptFilter:
         """`where` without a part of a name that all names have."""
-        if not receipt_queries.is_by_name(where):
-            return where
         name = where.username or ""
+        if not receipt_queries.is_by_name(where) or self._is_known(name):
+            return where
         (is_selective,) = await self._statements.numbers("names", receipt_queries.IS_SELECTIVE, username=name)
         return where if is_selective else msgspec.structs.replace(where, username=None)
 
@@ -278,8 +278,7 @@ class SqliteRecords:
         total = (await self.receive_stats(where)).total_users
         if sort is not ReceiptSort.CREATED_AT:
             return await self._by_owner(where, sort, part, total)
-        named = await self._members(where, total)
-        passed = await self._passed(where, sort)
+        named, passed = await self._members(where, sort, total)
         if not receipt_queries.is_walk_short(part, total, passed, named.share):
             return await self._receipts(receipt_queries.sorted_all(where, sort, part))
         if receipt_pivots.has_time_pivot(part, total, passed, named):
@@ -287,19 +286,23 @@ class SqliteRecords:
         return await self._receipts(receipt_queries.walked(where, part, named))
 
     async def _who(self, name: str) -> Members:
-        if self._named is None or self._named[0] != name:
+        if self._named is None or not self._is_known(name):
             self._named = (name, members(name, *await self._statements.row("names", MEMBERS, username=name)))
         return self._named[1]
 
-    async def _members(self, where: ReceiptFilter, total: int) -> Members:
-        """Who has the name in `where`, which `total` records match: whether they have it is asked last if few do."""
-        named = await self._who(where.username or "")
-        *_, records = await self._numbers("names", receipt_queries.in_range(where))
-        return named._replace(is_asked_last=total < named.share * named.share * records)
+    def _is_known(self, name: str) -> bool:
+        return self._named is not None and self._named[0] == name
 
-    async def _passed(self, where: ReceiptFilter, sort: ReceiptSort) -> int:
-        """How many entries a walk in this order passes from one end of the list to the other."""
-        return (await self._numbers("receive_records", receipt_queries.passed(where, sort)))[0]
+    async def _members(self, where: ReceiptFilter, sort: ReceiptSort, total: int) -> tuple[Members, int]:
+        """Who has the name in `where`, which `total` records match, and how many entries a walk of all would pass.
+
+        Whether a record is of one of them is asked last if few records have the state that is asked for.
+        """
+        named = await self._who(where.username or "")
+        passed, *_, records = await self._numbers("names", receipt_queries.in_range(where))
+        if sort in receipt_queries.TIMES:
+            (passed,) = await self._numbers("receive_records", receipt_queries.timed(sort))
+        return named._replace(is_asked_last=total < named.share * named.share * records), passed
 
     async def _from_moment(self, where: ReceiptFilter, part: Slice, total: int, named: Members) -> list[ReceiptRow]:
         """A page by created_at in the midst of the list, walked to from a moment nearby."""
@@ -378,8 +381,8 @@ class SqliteRecords:
     async def _named_side(self, side: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int) -> list[ReceiptRow]:
         if not getattr(side, receipt_queries.TIMES[sort]):
             return await self._by_owner(side, ReceiptSort.USER_ID, part, total)
-        named = await self._members(side, total)
-        if receipt_queries.is_walk_short(part, total, await self._passed(side, sort), named.share):
+        named, passed = await self._members(side, sort, total)
+        if receipt_queries.is_walk_short(part, total, passed, named.share):
             return await self._timed(side, sort, part, named)
         return await self._receipts(receipt_queries.sorted_all(side, sort, part))
 

@@ -110,6 +110,7 @@ async def test_pages_from_a_pivot_are_those_from_the_beginning(
         monkeypatch.setattr(receipt_queries, "SORTED_ROWS", -1)
         monkeypatch.setattr(receipt_pivots, "COUNTED_ALWAYS", -(10**9))
         monkeypatch.setattr(receipt_pivots, "SAMPLED_RECORDS", sampled)
+        monkeypatch.setattr(receipt_pivots, "RECORDS_PER_OWNER", 0)
         moments, users = spied(monkeypatch, "time_pivot"), spied(monkeypatch, "user_pivot")
         assert await pages(node, filters) == from_the_beginning
         assert len(moments) > 20

@@ -39,6 +39,10 @@ COUNTED_ALWAYS = 10_000
 SAMPLED_RECORDS = 1_000
 
 
+# Users with fewer records than so many each are passed as soon as counted.
+RECORDS_PER_OWNER = 8
+
+
 def has_time_pivot(part: Slice, total: int, passed: int, members: Members) -> bool:
     """True when `time_pivot` costs less than a walk from the list's end, which passes `passed` entries to the other.
 
@@ -87,6 +91,11 @@ def has_user_pivot(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> bool
     if part.offset < receipt_queries.FAR_ROWS or has_range(where):
         return False
     return sort is ReceiptSort.USERNAME or where.username is not None or has_state(where)
+
+
+def is_user_pivot_short(total: int, owners: Owners) -> bool:
+    """True when users with a name, whose are `total` records, have so many that counting them is less than a walk."""
+    return total >= RECORDS_PER_OWNER * owners.number
 
 
 def user_pivot(where: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int) -> Query:

@@ -275,10 +275,23 @@ def is_walk_short(part: Slice, total: int, passed: int, share: float) -> bool:
 
 
 def in_range(where: ReceiptFilter) -> Query:
+    """Selects how many records there are in the range of `where`, and how many altogether."""
+    inside = f"SELECT sum(total) FROM {_counts(_between(where))}"  # noqa: S608 - constants only
+    statement = f"SELECT ({inside}), (SELECT sum(total) FROM receive_counts)"  # noqa: S608 - constants only
+    if not has_range(where):
+        statement = "SELECT sum(total), sum(total) FROM receive_counts"
+    return Query(statement, parameters_of(_between(where)))
+
+
+def flags_in_range(where: ReceiptFilter) -> Query:
     """Selects how many records there are in the range of `where`, how many with each flag, and how many altogether."""
-    between = ReceiptFilter(since_ms=where.since_ms, before_ms=where.before_ms)
-    statement = f"SELECT {_SUMS}, (SELECT sum(total) FROM receive_counts) FROM {_counts(between)}"  # noqa: S608 - constants only
-    return Query(statement, parameters_of(between))
+    total = "(SELECT sum(total) FROM receive_counts)"
+    statement = f"SELECT {_SUMS}, {total} FROM {_counts(_between(where))}"  # noqa: S608 - constants only
+    return Query(statement, parameters_of(_between(where)))
+
+
+def _between(where: ReceiptFilter) -> ReceiptFilter:
+    return ReceiptFilter(since_ms=where.since_ms, before_ms=where.before_ms)
 
 
 def walked(where: ReceiptFilter, part: Slice, members: Members | None = None) -> Query:

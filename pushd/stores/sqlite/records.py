@@ -225,7 +225,7 @@ class SqliteRecords:
         named = await self._who(where.username or "")
         if not receipt_queries.has_range(where):
             return receipt_queries.stats_always(where, named.owners)
-        wanted, *flags, total = await self._numbers("receive_stats", receipt_queries.in_range(where))
+        wanted, *flags, total = await self._numbers("receive_stats", receipt_queries.flags_in_range(where))
         is_less = receipt_queries.is_less_short(wanted, total, named)
         count = receipt_queries.stats_less if is_less else receipt_queries.stats_within
         return count(where, named.owners, [flagged * 2 > wanted for flagged in flags])
@@ -275,9 +275,9 @@ class SqliteRecords:
     async def _by_name(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
         if sort in receipt_queries.TIMES:
             return await self._by_name_and_time(where, sort, part)
-        total = (await self.receive_stats(where)).total_users
         if sort is not ReceiptSort.CREATED_AT:
-            return await self._by_owner(where, sort, part, total)
+            return await self._by_owner(where, sort, part)
+        total = (await self.receive_stats(where)).total_users
         named, passed = await self._members(where, sort, total)
         if not receipt_queries.is_walk_short(part, total, passed, named.share):
             return await self._receipts(receipt_queries.sorted_all(where, sort, part))
@@ -299,7 +299,7 @@ class SqliteRecords:
         Whether a record is of one of them is asked last if few records have the state that is asked for.
         """
         named = await self._who(where.username or "")
-        passed, *_, records = await self._numbers("names", receipt_queries.in_range(where))
+        passed, records = await self._numbers("names", receipt_queries.in_range(where))
         if sort in receipt_queries.TIMES:
             (passed,) = await self._numbers("receive_records", receipt_queries.timed(sort))
         return named._replace(is_asked_last=total < named.share * named.share * records), passed
@@ -314,18 +314,23 @@ class SqliteRecords:
         pages = (partial(receipt_queries.walked, side, members=named) for side in sides)
         return await self._from_pivot(part, before, *pages)
 
-    async def _by_owner(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int) -> list[ReceiptRow]:
+    async def _by_owner(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
         """A page by user_id or username: in the midst of the list walked to from a user nearby."""
         if receipt_pivots.has_user_pivot(where, sort, part):
-            query = receipt_pivots.user_pivot(where, sort, part, total)
-            username, user_id, before = await self._statements.row(
-                "receive_records", query.statement, **query.parameters
-            )
-            if username is not None and user_id is not None:
-                sides = receipt_pivots.user_sides(part, username, int(user_id))
-                pages = (partial(receipt_queries.by_user, where, sort, side=side) for side in sides)
-                return await self._from_pivot(part, int(before or 0), *pages)
+            total = (await self.receive_stats(where)).total_users
+            name = where.username
+            if name is None or receipt_pivots.is_user_pivot_short(total, (await self._who(name)).owners):
+                return await self._from_user(where, sort, part, total)
         return await self._receipts(receipt_queries.by_user(where, sort, part))
+
+    async def _from_user(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int) -> list[ReceiptRow]:
+        query = receipt_pivots.user_pivot(where, sort, part, total)
+        username, user_id, before = await self._statements.row("receive_records", query.statement, **query.parameters)
+        if username is None or user_id is None:
+            return await self._receipts(receipt_queries.by_user(where, sort, part))
+        sides = receipt_pivots.user_sides(part, username, int(user_id))
+        pages = (partial(receipt_queries.by_user, where, sort, side=side) for side in sides)
+        return await self._from_pivot(part, int(before or 0), *pages)
 
     async def _from_pivot(
         self, part: Slice, before: int, first: Callable[[Slice], Query], rest: Callable[[Slice], Query]
@@ -338,6 +343,13 @@ class SqliteRecords:
             beyond = Slice(max(0, part.offset - before), part.limit - len(rows), part.is_descending)
             rows += await self._receipts(rest(beyond))
         return rows
+
+    async def _are_states_cheap(self, where: ReceiptFilter) -> bool:
+        """True when few rows say which states the records are in, and `where` asks for some."""
+        if not receipt_queries.has_state(where):
+            return False
+        (runs,) = await self._numbers("receive_records", receipt_queries.runs(ReceiptFilter()))
+        return runs <= receipt_queries.SOUGHT_RUNS
 
     async def _by_creation(self, where: ReceiptFilter, part: Slice) -> list[ReceiptRow]:
         """A page by created_at: sought where adding up what comes before it is cheap, else walked to."""
@@ -380,7 +392,7 @@ class SqliteRecords:
 
     async def _named_side(self, side: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int) -> list[ReceiptRow]:
         if not getattr(side, receipt_queries.TIMES[sort]):
-            return await self._by_owner(side, ReceiptSort.USER_ID, part, total)
+            return await self._by_owner(side, ReceiptSort.USER_ID, part)
         named, passed = await self._members(side, sort, total)
         if receipt_queries.is_walk_short(part, total, passed, named.share):
             return await self._timed(side, sort, part, named)
@@ -391,20 +403,21 @@ class SqliteRecords:
     ) -> list[ReceiptRow]:
         """A page by a time. On a long walk, entries are asked only for states that not all have."""
         where = msgspec.structs.replace(where, **{receipt_queries.TIMES[sort]: None})
-        if part.offset >= receipt_queries.FAR_ROWS and receipt_queries.has_state(where):
-            writes = self._writes
-            counted = await self._numbers("receive_records", receipt_queries.others(where, sort))
-            telling = receipt_queries.telling(where, counted)
-            rows = await self._receipts(receipt_queries.by_time(telling, sort, part, named))
-            if writes == self._writes:
-                return rows
+        if part.offset < receipt_queries.FAR_ROWS or not await self._are_states_cheap(where):
+            return await self._receipts(receipt_queries.by_time(where, sort, part, named))
+        writes = self._writes
+        counted = await self._numbers("receive_records", receipt_queries.others(where, sort))
+        telling = receipt_queries.telling(where, counted)
+        rows = await self._receipts(receipt_queries.by_time(telling, sort, part, named))
+        if writes == self._writes:
+            return rows
         return await self._receipts(receipt_queries.by_time(where, sort, part, named))
 
     async def _by_user(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
         total = (await self.receive_stats(where)).total_users
         if total <= receipt_queries.SORTED_ROWS:
             return await self._receipts(receipt_queries.sorted_all(where, sort, part))
-        return await self._by_owner(where, sort, part, total)
+        return await self._by_owner(where, sort, part)
 
     async def _side(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int) -> list[ReceiptRow]:
         if not getattr(where, receipt_queries.TIMES[sort]):

@@ -6,9 +6,10 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 
+import orjson
 import pytest
 
-from pushd.stores.sqlite.members import DENSE_IDS, MEMBERS, Members, members
+from pushd.stores.sqlite.members import DENSE_IDS, MEMBERS, SAMPLED_USERS, Members, members
 
 NAMES = {1: ["Ann"], 2: ["bob"], 7: ["hanna"], 8: ["Anna", "carl"], 9: ["dan", "HANNES"], 10: ["ed", "flo"]}
 
@@ -59,3 +60,15 @@ def test_only_users_with_several_names_are_looked_at_more_closely(connection: sq
 def test_nobody_has_the_name(connection: sqlite3.Connection) -> None:
     assert found(connection, named(connection, "zoe", NAMES)) == []
     assert members("zoe", None, None, None).share == 0
+
+
+def test_owners_are_each_listed_once_and_some_of_them_stand_for_all(connection: sqlite3.Connection) -> None:
+    owners = named(connection, "an", {1: ["Ann", "Hanna", "Dan"], 2: ["Jan"], 3: ["bob"]}).owners
+    assert orjson.loads(owners.parameters["owners"]) == [1, 2]
+    assert (owners.number, len(owners.conditions)) == (2, 1)
+    many = members("u", orjson.dumps(list(range(1, 1001))), b"[]", b"1000").owners
+    sample = orjson.loads(many.sample)
+    assert (many.number, many.sampled, many.conditions) == (1000, len(sample), ())
+    assert SAMPLED_USERS / 2 < len(sample) <= SAMPLED_USERS
+    assert sample[0] == 1
+    assert sample[-1] > 900

@@ -12,7 +12,7 @@ import pytest
 
 from pushd.model import Channel, DeliveryStatus
 from pushd.queries import PushFilter, PushSort, ReceiptFilter, ReceiptSort, Slice
-from pushd.stores.sqlite import push_queries, receipt_queries, records
+from pushd.stores.sqlite import push_queries, receipt_pivots, receipt_queries, records
 from pushd.stores.sqlite.connection import open_connection
 from pushd.stores.sqlite.members import members
 from pushd.stores.sqlite.receipt_queries import Query
@@ -22,9 +22,13 @@ PAGE = Slice(20, 10)
 ANY = ReceiptFilter()
 NEWEST = ReceiptSort.CREATED_AT
 BY_NAME = ReceiptFilter(username="a")
+UNREAD = ReceiptFilter(is_read=False)
 UNREAD_BY_NAME = ReceiptFilter(username="a", is_read=False, since_ms=1)
 FEW = members("a", b"[1,2]", b"[]", b"10")
 SPARSE = members("a", b"[1,5000000000]", b"[]", b"10")
+RENAMED = members("a", b"[1,2]", b"[2]", b"10")
+SIDE = receipt_queries.Side(">=", b"a", 1)
+COMMON = (True, True, False, False)
 STATES = {
     "is_online": True,
     "is_received": False,
@@ -86,8 +90,32 @@ def sorts(plan: list[str]) -> list[str]:
             "COVERING INDEX receive_names_username",
         ),
         (
-            lambda part: receipt_queries.untimed(BY_NAME, part),
-            "COVERING INDEX receive_records_user (user_id=?)",
+            lambda part: receipt_queries.by_user(UNREAD, ReceiptSort.USER_ID, part, SIDE),
+            "COVERING INDEX receive_records_user (user_id>?)",
+        ),
+        (
+            lambda part: receipt_queries.by_user(ANY, ReceiptSort.USERNAME, part, SIDE),
+            "COVERING INDEX receive_names_username ((username,user_id)>(?,?))",
+        ),
+        (
+            lambda part: receipt_queries.by_user(BY_NAME, ReceiptSort.USER_ID, part, SIDE),
+            "name USING PRIMARY KEY (user_id>?)",
+        ),
+        (
+            lambda part: receipt_pivots.user_pivot(UNREAD, ReceiptSort.USER_ID, part, 100),
+            "counts USING PRIMARY KEY (user_id",
+        ),
+        (
+            lambda part: receipt_pivots.user_pivot(UNREAD, ReceiptSort.USERNAME, part, 100),
+            "COVERING INDEX receive_names_username (username",
+        ),
+        (
+            lambda part: receipt_pivots.user_pivot(UNREAD, ReceiptSort.USERNAME, part, 100),
+            "counts USING PRIMARY KEY (user_id=? AND username=?)",
+        ),
+        (
+            lambda part: receipt_pivots.user_pivot(BY_NAME, ReceiptSort.USER_ID, part, 100),
+            "name USING PRIMARY KEY (user_id",
         ),
         *(
             (
@@ -175,11 +203,27 @@ def test_no_list_scans_a_table(connection: sqlite3.Connection, where: ReceiptFil
         (receipt_queries.stats(FILTERS["time"]), "SEARCH counts USING PRIMARY KEY (created_at>? AND created_at<?)"),
         (receipt_queries.stats(ReceiptFilter("m1")), "INDEX receive_counts_message (message_id=?)"),
         (receipt_queries.stats(ReceiptFilter(user_id=1)), "COVERING INDEX receive_records_user (user_id=?)"),
-        (receipt_queries.stats(ReceiptFilter(username="a")), "counts USING PRIMARY KEY (user_id=? AND username=?)"),
-        (receipt_queries.stats(UNREAD_BY_NAME), "COVERING INDEX receive_records_user (user_id=? AND created_at>?)"),
-        (
-            receipt_queries.stats_less(UNREAD_BY_NAME),
-            "COVERING INDEX receive_records_user (user_id=? AND created_at<?)",
+        *(
+            expected
+            for named in (FEW, RENAMED)
+            for expected in [
+                (
+                    receipt_queries.stats_always(ReceiptFilter(username="a"), named.owners),
+                    "receipt USING PRIMARY KEY (user_id=?)",
+                ),
+                (
+                    receipt_queries.stats_within(UNREAD_BY_NAME, named.owners, COMMON),
+                    "COVERING INDEX receive_records_user (user_id=? AND created_at>?)",
+                ),
+                (
+                    receipt_queries.stats_less(UNREAD_BY_NAME, named.owners, COMMON),
+                    "COVERING INDEX receive_records_user (user_id=? AND created_at<?)",
+                ),
+                (
+                    receipt_pivots.time_pivot(UNREAD_BY_NAME, PAGE, named.owners, 100),
+                    "COVERING INDEX receive_records_user (user_id=? AND created_at>?)",
+                ),
+            ]
         ),
         (receipt_queries.stats(ReceiptFilter("m1", username="a")), "(message_id=? AND user_id=?)"),
         (receipt_queries.sought(FILTERS["is_read"], PAGE), "COVERING INDEX receive_records_state (created_at=? AND"),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from pushd.model import Channel, DeliveryStatus, Outcome
+from pushd.model import Channel, DeliveryStatus, Mark, Outcome
 from pushd.queries import ReceiptFilter, ReceiptRow, ReceiptSort, Slice
-from pushd.stores.sqlite import members, receipt_queries
+from pushd.stores.sqlite import members, receipt_pivots, receipt_queries
+from pushd.stores.sqlite.receipt_queries import Query
 from tests.contract.conftest import Node
 from tests.contract.test_receipt_queries import counted, fill, matches
 from tests.contract.test_records import receipt
@@ -71,6 +73,92 @@ async def test_a_name_is_walked_to_in_the_order_of_sorting(tmp_path: Path, monke
             found.append(await pages(node, names))
         assert found[1:] == found[:1] * 4
         assert sum(map(len, found[0])) > 500
+    finally:
+        await node.stop()
+
+
+def spied(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Query]:
+    """What this function of receipt_pivots makes from now on."""
+    made: list[Query] = []
+    function = getattr(receipt_pivots, name)
+
+    def spy(*arguments: Any) -> Query:
+        made.append(function(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(receipt_pivots, name, spy)
+    return made
+
+
+@pytest.mark.parametrize("sampled", [1_000, 20, 1])
+async def test_pages_from_a_pivot_are_those_from_the_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampled: int
+) -> None:
+    """However good the guess is: with 1 record looked at, and users of one record and of dozens, it is bad or none."""
+    node = Node(tmp_path)
+    await node.start()
+    try:
+        await fill(node)
+        heavy = [receipt(f"h{notice}", 5, Outcome(1000 + notice), username="Ada") for notice in range(60)]
+        late = [receipt("late", user_id, LATE, username="Ada") for user_id in (1, 3, 5)]
+        named = [receipt("null", user_id, LATE, username="A\0da") for user_id in (20, 21)]
+        await node.stores.records.write([], [*heavy, *late, *named])
+        filters = [msgspec.structs.replace(where, username=name) for where in FILTERS for name in (None, "A", "d")]
+        from_the_beginning = await pages(node, filters)
+        monkeypatch.setattr(receipt_queries, "FAR_ROWS", 0)
+        monkeypatch.setattr(receipt_queries, "WALKED_PER_SORTED", 10**9)
+        monkeypatch.setattr(receipt_queries, "SORTED_ROWS", -1)
+        monkeypatch.setattr(receipt_pivots, "COUNTED_ALWAYS", -(10**9))
+        monkeypatch.setattr(receipt_pivots, "SAMPLED_RECORDS", sampled)
+        monkeypatch.setattr(receipt_pivots, "RECORDS_PER_OWNER", 0)
+        moments, users = spied(monkeypatch, "time_pivot"), spied(monkeypatch, "user_pivot")
+        assert await pages(node, filters) == from_the_beginning
+        assert len(moments) > 20
+        assert len(users) > 50
+    finally:
+        await node.stop()
+
+
+ORDERS: dict[ReceiptSort, Callable[[ReceiptRow], Any]] = {
+    ReceiptSort.CREATED_AT: lambda row: (row.created_ms, row.message_id, row.user_id),
+    ReceiptSort.USERNAME: lambda row: (row.username.encode(), row.user_id, -row.created_ms),
+    ReceiptSort.USER_ID: lambda row: (row.user_id, -row.created_ms),
+    ReceiptSort.RECEIVED_AT: lambda row: (row.received_ms, row.user_id, row.created_ms),
+    ReceiptSort.READ_AT: lambda row: (row.read_ms, row.user_id, row.created_ms),
+}
+
+
+@pytest.mark.parametrize("sort", ORDERS)
+@pytest.mark.parametrize("name", [None, "a", "user"])
+async def test_every_page_of_a_long_list_is_where_sorting_by_hand_puts_it(
+    tmp_path: Path, sort: ReceiptSort, name: str | None
+) -> None:
+    """With the limits as they are: of a list so long that pages in its midst are found from pivots."""
+    node = Node(tmp_path)
+    await node.start()
+    try:
+        written = [
+            receipt(f"m{notice:02}", user_id, Outcome(
+                created_ms=1000 + 10 * notice,
+                received_ms=1000 + 10 * notice + user_id * 7 % 25 if user_id % 3 else 0,
+                status=DeliveryStatus.DELIVERED if user_id % 3 else DeliveryStatus.OFFLINE,
+            ), username=f"{'Ann' if user_id % 4 else 'Bob'}{user_id % 50}user{user_id}")
+            for notice in range(40) for user_id in range(1, 301) if (notice + user_id) % 7 and user_id > 3 * notice
+        ]  # fmt: skip
+        await node.stores.records.write([], written)
+        for user_id in range(1, 301, 2):
+            await node.stores.records.mark(user_id, [f"m{notice:02}" for notice in range(40)], Mark.READ, 5000)
+        for where in (ReceiptFilter(username=name), ReceiptFilter(username=name, is_read=True, is_received=True)):
+            if sort in receipt_queries.TIMES and not where.is_read:
+                continue  # those without a time come in another order
+            whole = await node.stores.records.receive_records(where, sort, Slice(0, 10_000, is_descending=False))
+            assert len(whole) == (await node.stores.records.receive_stats(where)).total_users > 2_500
+            assert whole == sorted(whole, key=ORDERS[sort])
+            for offset in range(0, len(whole) + 500, 487):
+                forwards = await node.stores.records.receive_records(where, sort, Slice(offset, 20, False))
+                backwards = await node.stores.records.receive_records(where, sort, Slice(offset, 20, True))
+                assert forwards == whole[offset : offset + 20]
+                assert backwards == whole[::-1][offset : offset + 20]
     finally:
         await node.stop()
 

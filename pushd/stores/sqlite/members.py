@@ -19,17 +19,31 @@ SELECT CAST(json_group_array(user_id) AS BLOB),
                         WHERE other.user_id = name.user_id AND other.username <> name.username)
        ) AS BLOB),
        (SELECT CAST(count(*) AS BLOB) FROM receive_names)
-  FROM receive_names AS name
+  FROM receive_names AS name NOT INDEXED
  WHERE instr(folded, lower(:username)) > 0
 """
 
-# Ids of users are positive: guests, who have negative ones, have no records.
-_IS_DENSE = "substr(:members, receipt.user_id + 1, 1) = x'01'"
+# Ids of users are positive, as places in a text are: guests, who have negative ones, have no records.
+_IS_DENSE = "substr(:members, receipt.user_id, 1) = x'01'"
 _IS_LISTED = "receipt.user_id IN (SELECT value FROM json_each(CAST(:members AS TEXT)))"
 _HAS_NAME = """
 (receipt.user_id NOT IN (SELECT value FROM json_each(CAST(:renamed AS TEXT)))
  OR instr(lower(receipt.username), lower(:username)) > 0)
 """
+
+
+# So many users stand for all when a place in the list of their records is guessed.
+SAMPLED_USERS = 32
+
+
+class Owners(NamedTuple):
+    """What a statement needs to go through the records of each user with the name, or of some of them."""
+
+    conditions: tuple[str, ...]
+    parameters: dict[str, Parameter]
+    sample: bytes
+    sampled: int
+    number: int
 
 
 class Members(NamedTuple):
@@ -38,6 +52,7 @@ class Members(NamedTuple):
     conditions: tuple[str, ...]
     parameters: dict[str, Parameter]
     share: float  # of all names, those that match
+    owners: Owners
     is_asked_last: bool = False  # where few records have the state that is asked for
 
 
@@ -45,17 +60,23 @@ def members(username: str, matching: bytes | None, renamed: bytes | None, names:
     """From the documents of MEMBERS. Costs the loop a tenth of a microsecond for each who has the name."""
     user_ids: list[int] = orjson.loads(matching or b"[]")
     several: list[int] = orjson.loads(renamed or b"[]")
-    is_dense = not user_ids or (min(user_ids) >= 0 and max(user_ids) < DENSE_IDS)
-    conditions = [_IS_DENSE if is_dense else _IS_LISTED]
-    parameters: dict[str, Parameter] = {"members": _marks(user_ids) if is_dense else orjson.dumps(user_ids)}
-    if several:
-        conditions.append(_HAS_NAME)
-        parameters |= {"renamed": orjson.dumps(several), "username": username}
-    return Members(tuple(conditions), parameters, len(user_ids) / max(1, int(names or 0)))
+    share = len(user_ids) / max(1, int(names or 0))
+    has_name: dict[str, Parameter] = {"renamed": orjson.dumps(several), "username": username} if several else {}
+    is_dense = not user_ids or (min(user_ids) > 0 and max(user_ids) < DENSE_IDS)
+    listed = {"members": _marks(user_ids) if is_dense else orjson.dumps(user_ids)}
+    owners = _owners(list(dict.fromkeys(user_ids)) if several else user_ids, has_name)
+    return Members((_IS_DENSE if is_dense else _IS_LISTED, *owners.conditions), listed | has_name, share, owners)
+
+
+def _owners(user_ids: list[int], has_name: dict[str, Parameter]) -> Owners:
+    sample = user_ids[:: 1 + len(user_ids) // SAMPLED_USERS]
+    listed = {"owners": orjson.dumps(user_ids)}
+    conditions = (_HAS_NAME,) if has_name else ()
+    return Owners(conditions, listed | has_name, orjson.dumps(sample), len(sample), len(user_ids))
 
 
 def _marks(user_ids: list[int]) -> bytes:
-    marks = bytearray(max(user_ids, default=-1) + 1)
+    marks = bytearray(max(user_ids, default=0))
     for user_id in user_ids:
-        marks[user_id] = 1
+        marks[user_id - 1] = 1
     return bytes(marks)

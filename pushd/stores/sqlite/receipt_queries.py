@@ -8,18 +8,21 @@ And where a page is walked to, it is in the order of an index, ties included: an
 nanoseconds, and sorting, be it only what is equal so far, takes ten times as long. So what is walked is ordered by the
 first column of its index alone, and what is sorted instead, by all of them: both ways lead to the same page.
 
+How a page in the midst of a long list is not walked to from an end of it, is in receipt_pivots.
+
 A name is compared as SQLite's lower() has it: ASCII letters match in either case, other letters only as they are
 written. Folding them would take a function in Python, which would hold the GIL for every row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from pushd.queries import ReceiptFilter, ReceiptSort, Slice
-from pushd.stores.sqlite.members import Members
+from pushd.stores.sqlite.members import Members, Owners
 from pushd.stores.sqlite.schema import COUNTED, STATE
 from pushd.stores.sqlite.statements import Parameter
 
@@ -31,12 +34,24 @@ SORTED_ROWS = 5_000
 WALKED_PER_OWNED = 1.3
 WALKED_PER_SORTED = 11
 
-# Pages further back are looked for from the other end of the list if that is nearer.
+# Pages further back are looked for from the other end of the list if that is nearer, or from a place in its midst.
 FAR_ROWS = 1_000
+
+# What it costs to add up what all times have of each user with a name, in entries counted.
+TOTALS_PER_OWNER = 5
 
 # Up to so many rows of receive_counts are added up to seek a page; where more match, notices are small and the
 # records themselves are walked: the page will be full soon.
 SOUGHT_RUNS = 5_000
+
+# As a bound of an index, which costs less than asking every entry whether it is NULL.
+EARLIEST_MS = -(1 << 63)
+
+# The order of users in lists by them: what makes a row of receive_names unique, or SQLite would sort their records.
+NAME_KEYS = {
+    ReceiptSort.USERNAME: ("username", "user_id", "folded"),
+    ReceiptSort.USER_ID: ("user_id", "username"),
+}
 
 _EQUAL = ("message_id", "user_id", *STATE)
 _TRUTH = "iif({}, json('true'), json('false'))"
@@ -85,16 +100,19 @@ _ALIKE = " AND ".join(f"receipt.{name} = run.{name}" for name in COUNTED)
 _IN_RUN = f"{_TABLE} INDEXED BY receive_records_state ON {_ALIKE}"
 _NAMED = "receipt.user_id = name.user_id AND receipt.username = name.username"
 _BY_NAME = f"receive_names AS name CROSS JOIN {_BY_USER} ON {_NAMED}"
-_IN_ORDER_OF_NAMES = f"receive_names AS name INDEXED BY receive_names_username CROSS JOIN {_BY_USER} ON {_NAMED}"
-_TOTALS_BY_NAME = """
-receive_names AS name
-CROSS JOIN receive_totals AS counts ON counts.user_id = name.user_id AND counts.username = name.username
+NAMES_IN_ORDER = "receive_names AS name INDEXED BY receive_names_username"
+_IN_ORDER_OF_NAMES = f"{NAMES_IN_ORDER} CROSS JOIN {_BY_USER} ON {_NAMED}"
+# "+": or what a name is compared with would bound each user's totals instead of the users.
+THEIR_TOTALS = (
+    "CROSS JOIN receive_totals AS counts ON counts.user_id = +name.user_id AND counts.username = +name.username"
+)
+BY_OWNER = f"json_each(CAST(:{{}} AS TEXT)) AS owner CROSS JOIN {_BY_USER} ON receipt.user_id = owner.value"
+_TOTALS_BY_OWNER = """
+json_each(CAST(:owners AS TEXT)) AS owner CROSS JOIN receive_totals AS receipt ON receipt.user_id = owner.value
 """
 _SUMS = ", ".join(("sum(total) AS total", *(f"sum(total * {flag}) AS {flag}" for flag in _FLAGS)))
 # Half of what sum() costs.
-_COUNTED = ("count(*)", *(f"count(*) FILTER (WHERE receipt.{flag})" for flag in _FLAGS))
-_COUNTS = ", ".join(_COUNTED)
-_LESS = ", ".join(f"-{count}" for count in _COUNTED)
+_COUNTS = ", ".join(("count(*)", *(f"count(*) FILTER (WHERE receipt.{flag})" for flag in _FLAGS)))
 _BY_NAME_IN_NOTICE = f"receive_names AS name CROSS JOIN {_TABLE} ON {_NAMED}"
 
 # Correlated: each user's own index entries, and of them only so many.
@@ -154,6 +172,14 @@ class Query(NamedTuple):
     parameters: dict[str, Parameter]
 
 
+class Side(NamedTuple):
+    """A part of a list by users: those who compare like this with one of them."""
+
+    comparison: str
+    username: bytes
+    user_id: int
+
+
 def is_narrow(where: ReceiptFilter) -> bool:
     """True when what matches belongs to one user, or to the users with a certain name."""
     return where.user_id is not None or where.username is not None
@@ -176,48 +202,96 @@ def has_range(where: ReceiptFilter) -> bool:
 
 def stats(where: ReceiptFilter) -> Query:
     """Selects the numbers of a ReceiptStats."""
-    if is_by_name(where) and not has_range(where):
-        conditions = _conditions(where, table="counts", users="name")
-        return Query(f"SELECT {_SUMS} FROM {_TOTALS_BY_NAME} {conditions}", _parameters(where))  # noqa: S608 - constants only
     if is_narrow(where):
         source = _source(where)
-        conditions = _conditions(where, users=_users(source))
-        return Query(f"SELECT {_COUNTS} FROM {source} {conditions}", _parameters(where))  # noqa: S608 - constants only
-    return Query(f"SELECT {_SUMS} FROM {_counts(where)}", _parameters(where))  # noqa: S608 - constants only
+        conditions = clause_of(where, users=_users(source))
+        return Query(f"SELECT {_COUNTS} FROM {source} {conditions}", parameters_of(where))  # noqa: S608 - constants only
+    return Query(f"SELECT {_SUMS} FROM {_counts(where)}", parameters_of(where))  # noqa: S608 - constants only
 
 
-def stats_less(where: ReceiptFilter) -> Query:
-    """The same as `stats` selects by a name and a time, from all records of the name less those of other times."""
-    always = msgspec.structs.replace(where, since_ms=None, before_ms=None)
-    conditions = _conditions(always, table="counts", users="name")
-    parts = [f"SELECT {_SUMS} FROM {_TOTALS_BY_NAME} {conditions}"]  # noqa: S608 - constants only
+def stats_always(where: ReceiptFilter, owners: Owners) -> Query:
+    """The same as `stats` selects by a name but no time. Costs the rows of receive_totals of its users."""
+    conditions = clause_of(unnamed(where), first=owners.conditions)
+    statement = f"SELECT {_SUMS} FROM {_TOTALS_BY_OWNER} {conditions}"  # noqa: S608 - constants only
+    return Query(statement, parameters_of(unnamed(where)) | owners.parameters)
+
+
+def stats_within(where: ReceiptFilter, owners: Owners, common: Sequence[bool]) -> Query:
+    """The same by a name and a time; `common` says which of the flags most records have."""
+    conditions = clause_of(unnamed(where), first=owners.conditions)
+    counts = ", ".join(_counts_of(common))
+    statement = f"SELECT {counts} FROM {BY_OWNER.format('owners')} {conditions}"  # noqa: S608 - constants only
+    return Query(statement, parameters_of(unnamed(where)) | owners.parameters)
+
+
+def stats_less(where: ReceiptFilter, owners: Owners, common: Sequence[bool]) -> Query:
+    """The same from all records of the name less those of other times."""
+    always = msgspec.structs.replace(unnamed(where), since_ms=None, before_ms=None)
+    parts = [stats_always(always, owners).statement]
+    less = ", ".join(f"-({count})" for count in _counts_of(common))
     for bound, other in (("since_ms", "<"), ("before_ms", ">=")):
         if getattr(where, bound) is not None:
-            outside = _conditions(always, f"receipt.created_at {other} :{bound}", users="name")
-            parts.append(f"SELECT {_LESS} FROM {_BY_NAME} {outside}")  # noqa: S608 - constants only
+            outside = clause_of(always, f"receipt.created_at {other} :{bound}", first=owners.conditions)
+            parts.append(f"SELECT {less} FROM {BY_OWNER.format('owners')} {outside}")  # noqa: S608 - constants only
     sums = ", ".join(f"sum({name})" for name in ("total", *_FLAGS))
-    return Query(f"SELECT {sums} FROM ({' UNION ALL '.join(parts)})", _parameters(where))  # noqa: S608 - constants only
+    statement = f"SELECT {sums} FROM ({' UNION ALL '.join(parts)})"  # noqa: S608 - constants only
+    return Query(statement, parameters_of(unnamed(where)) | owners.parameters)
+
+
+def is_less_short(wanted: int, records: int, members: Members) -> bool:
+    """True when `stats_less` costs less than `stats_within`, of `records` of which `wanted` are of the time."""
+    return (wanted * 2 - records) * members.share > TOTALS_PER_OWNER * members.owners.number
+
+
+def _counts_of(common: Sequence[bool]) -> list[str]:
+    """What counts records and those with each flag: of those with and those without, the fewer are counted."""
+    fewer = (
+        f"count(*) - count(*) FILTER (WHERE NOT receipt.{flag})" if is_common else
+        f"count(*) FILTER (WHERE receipt.{flag})"
+        for flag, is_common in zip(_FLAGS, common, strict=True)
+    )  # fmt: skip
+    return ["count(*)", *fewer]
 
 
 def runs(where: ReceiptFilter) -> Query:
     """Selects how many rows of receive_counts match, SOUGHT_RUNS + 1 at most."""
     counted = f"SELECT 1 FROM {_counts(where)} LIMIT {SOUGHT_RUNS + 1}"  # noqa: S608 - constants only
-    return Query(f"SELECT count(*) FROM ({counted})", _parameters(where))  # noqa: S608 - constants only
+    return Query(f"SELECT count(*) FROM ({counted})", parameters_of(where))  # noqa: S608 - constants only
 
 
-def passed(where: ReceiptFilter, sort: ReceiptSort) -> Query:
-    """Selects how many entries the index has that `walked` or `by_time` walks."""
-    if sort in TIMES:
-        return Query(f"SELECT sum(total) FROM receive_counts WHERE {TIMES[sort]}", {})  # noqa: S608 - constants only
-    return in_range(where)
+def timed(sort: ReceiptSort) -> Query:
+    """Selects how many records have the time `sort` names: entries of the index that `by_time` walks."""
+    return Query(f"SELECT sum(total) FROM receive_counts WHERE {TIMES[sort]}", {})  # noqa: S608 - constants only
+
+
+def is_walk_short(part: Slice, total: int, passed: int, share: float) -> bool:
+    """True when a walk to the page's end, if matches are spread evenly, costs less than sorting all `total`.
+
+    A walk to the list's end passes `passed` entries. What is sorted is looked for among the records of the users with
+    the name, who are a `share` of all.
+    """
+    sorting = share * passed * WALKED_PER_OWNED + total * WALKED_PER_SORTED
+    return (part.offset + part.limit) * passed <= total * sorting
 
 
 def in_range(where: ReceiptFilter) -> Query:
     """Selects how many records there are in the range of `where`, and how many altogether."""
-    between = ReceiptFilter(since_ms=where.since_ms, before_ms=where.before_ms)
-    inside = f"SELECT sum(total) FROM {_counts(between)}"  # noqa: S608 - constants only
+    inside = f"SELECT sum(total) FROM {_counts(_between(where))}"  # noqa: S608 - constants only
     statement = f"SELECT ({inside}), (SELECT sum(total) FROM receive_counts)"  # noqa: S608 - constants only
-    return Query(statement, _parameters(between))
+    if not has_range(where):
+        statement = "SELECT sum(total), sum(total) FROM receive_counts"
+    return Query(statement, parameters_of(_between(where)))
+
+
+def flags_in_range(where: ReceiptFilter) -> Query:
+    """Selects how many records there are in the range of `where`, how many with each flag, and how many altogether."""
+    total = "(SELECT sum(total) FROM receive_counts)"
+    statement = f"SELECT {_SUMS}, {total} FROM {_counts(_between(where))}"  # noqa: S608 - constants only
+    return Query(statement, parameters_of(_between(where)))
+
+
+def _between(where: ReceiptFilter) -> ReceiptFilter:
+    return ReceiptFilter(since_ms=where.since_ms, before_ms=where.before_ms)
 
 
 def walked(where: ReceiptFilter, part: Slice, members: Members | None = None) -> Query:
@@ -225,14 +299,15 @@ def walked(where: ReceiptFilter, part: Slice, members: Members | None = None) ->
     index = "state" if has_state(where) else "created"
     more = () if where.message_id is None else (_TIMES_OF_NOTICE,)
     source = f"{_TABLE} INDEXED BY receive_records_{index}"
-    return _page(where, part, source, _order(("created_at",), part), *more, members=members)
+    return _page(where, part, source, order_of(("created_at",), part), *more, members=members)
 
 
 def sought(where: ReceiptFilter, part: Slice) -> Query:
     """The same page as `walked` gives with a filter by state. Costs the rows of receive_counts that match."""
+    order = order_of(COUNTED, part, "counts")
     inner = f"""
     WITH placed AS (
-      SELECT *, sum(total) OVER (ORDER BY {_order(COUNTED, part, "counts")} ROWS UNBOUNDED PRECEDING) - total AS skipped
+      SELECT *, sum(total) OVER (ORDER BY {order} ROWS UNBOUNDED PRECEDING) - total AS skipped
         FROM {_counts(where)}
     ),
     run AS MATERIALIZED (
@@ -241,32 +316,56 @@ def sought(where: ReceiptFilter, part: Slice) -> Query:
     SELECT receipt.rowid AS id
       FROM run
      CROSS JOIN {_IN_RUN}
-     ORDER BY {_order((*COUNTED, "user_id"), part)}
+     ORDER BY {order_of((*COUNTED, "user_id"), part)}
      LIMIT :limit OFFSET :offset - ifnull((SELECT min(skipped) FROM run), 0)
     """  # noqa: S608 - constants only
-    return Query(_PAGE.format(inner), _parameters(where) | _limits(part))
+    return Query(_PAGE.format(inner), parameters_of(where) | _limits(part))
 
 
-def by_user(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> Query:
-    """A page of all users' records by user_id or username. Costs the entries of the users up to the page's end."""
+def by_user(where: ReceiptFilter, sort: ReceiptSort, part: Slice, side: Side | None = None) -> Query:
+    """A page of users' records by user_id or username. Costs the entries of users, of `side`, up to its end."""
     if sort is ReceiptSort.USER_ID and where.username is None:
-        return _page(where, part, _BY_USER, _order(("user_id",), part))
-    # What makes a row of receive_names unique, or SQLite would sort the records of each.
-    names = ("username", "user_id", "folded") if sort is ReceiptSort.USERNAME else ("user_id", "username")
-    source = _IN_ORDER_OF_NAMES if sort is ReceiptSort.USERNAME else _BY_NAME
-    return _page(where, part, source, f"{_order(names, part, 'name')}, {_newest(part)}")
+        source, order, users = _BY_USER, order_of(("user_id",), part), "receipt"
+    else:
+        source = _IN_ORDER_OF_NAMES if sort is ReceiptSort.USERNAME else _BY_NAME
+        order, users = f"{order_of(NAME_KEYS[sort], part, 'name')}, {_newest(part)}", "name"
+    if side is None:
+        return _page(where, part, source, order)
+    place = "(CAST(:pivot_name AS TEXT), :pivot_id)" if sort is ReceiptSort.USERNAME else ":pivot_id"
+    query = _page(where, part, source, order, f"{user_key(sort, users)} {side.comparison} {place}")
+    return query._replace(parameters=query.parameters | {"pivot_name": side.username, "pivot_id": side.user_id})
+
+
+def user_key(sort: ReceiptSort, users: str) -> str:
+    """What a list by users is sorted by, of the table `users`."""
+    return f"({users}.username, {users}.user_id)" if sort is ReceiptSort.USERNAME else f"{users}.user_id"
 
 
 def by_time(where: ReceiptFilter, sort: ReceiptSort, part: Slice, members: Members | None = None) -> Query:
-    """A page of the records, of `members` only, that have the time `sort` names. Costs the entries up to its end."""
+    """A page of the records, of `members` only, that have the time `sort` names. Costs the entries up to its end.
+
+    `where` need not ask for the flag that says so: the index has no others.
+    """
     index = f"{_TABLE} INDEXED BY receive_records_{sort.value.removesuffix('_at')}"
-    timed = f"receipt.{sort.value} IS NOT NULL"
-    return _page(where, part, index, _order((sort.value,), part), timed, members=members)
+    has_time = f"receipt.{sort.value} >= {EARLIEST_MS}"
+    return _page(where, part, index, order_of((sort.value,), part), has_time, members=members)
 
 
-def untimed(where: ReceiptFilter, part: Slice) -> Query:
-    """A page of the records, of users with a certain name, without a time, which `where` says by its flag."""
-    return by_user(where, ReceiptSort.USER_ID, part)
+def others(where: ReceiptFilter, sort: ReceiptSort) -> Query:
+    """Selects for each of STATE that `where` asks for how many records with the time of `sort` are in another state."""
+    sums = [f"sum(total) FILTER (WHERE counts.{name} <> :{name})" for name in _asked(where)]
+    statement = f"SELECT {', '.join(sums)} FROM receive_counts AS counts WHERE counts.{TIMES[sort]}"  # noqa: S608 - constants only
+    return Query(statement, {name: parameters_of(where)[name] for name in _asked(where)})
+
+
+def telling(where: ReceiptFilter, counted: Sequence[int]) -> ReceiptFilter:
+    """`where` without the states of which no record is in another, as counted by `others`."""
+    vain = {name: None for name, others in zip(_asked(where), counted, strict=True) if not others}
+    return msgspec.structs.replace(where, **vain)
+
+
+def _asked(where: ReceiptFilter) -> list[str]:
+    return [name for name in STATE if getattr(where, name) is not None]
 
 
 def sorted_all(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> Query:
@@ -280,30 +379,30 @@ def sorted_all(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> Query:
 def _keys(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> str:
     """All columns of the index that is walked for this sort; each user's newest come first when ascending."""
     if sort is ReceiptSort.CREATED_AT:
-        return _order((*COUNTED, "user_id") if has_state(where) else ("created_at", "message_id", "user_id"), part)
+        return order_of((*COUNTED, "user_id") if has_state(where) else ("created_at", "message_id", "user_id"), part)
     if sort in TIMES:
-        return _order((sort.value, "user_id", "created_at", *STATE, "rowid"), part)
+        return order_of((sort.value, "user_id", "created_at", *STATE, "rowid"), part)
     by, then = (("username", "user_id"), ()) if sort is ReceiptSort.USERNAME else (("user_id",), ("username",))
-    return f"{_order(by, part)}, {_newest(part)}, {_order((*then, *STATE, 'rowid'), part)}"
+    return f"{order_of(by, part)}, {_newest(part)}, {order_of((*then, *STATE, 'rowid'), part)}"
 
 
 def _newest(part: Slice) -> str:
-    return f"receipt.created_at {_direction(part, is_reversed=True)}"
+    return f"receipt.created_at {direction_of(part, is_reversed=True)}"
 
 
 def _page(
     where: ReceiptFilter, part: Slice, source: str, order: str, *more: str, members: Members | None = None
 ) -> Query:
     if members is not None:  # instead of the name
-        where = msgspec.structs.replace(where, username=None)
+        where = unnamed(where)
     whose, known = (members.conditions, members.parameters) if members else ((), {})
     is_last = members is not None and members.is_asked_last
     first, last = ((), whose) if is_last else (whose, ())
-    conditions = _conditions(where, *more, *last, users=_users(source), first=first)
+    conditions = clause_of(where, *more, *last, users=_users(source), first=first)
     inner = f"""
     SELECT receipt.rowid AS id FROM {source} {conditions} ORDER BY {order} LIMIT :limit OFFSET :offset
     """  # noqa: S608 - constants only
-    return Query(_PAGE.format(inner), _parameters(where) | known | _limits(part))
+    return Query(_PAGE.format(inner), parameters_of(where) | known | _limits(part))
 
 
 def _source(where: ReceiptFilter) -> str:
@@ -315,7 +414,7 @@ def _source(where: ReceiptFilter) -> str:
 
 def _counts(where: ReceiptFilter) -> str:
     """The rows of receive_counts that match, as a FROM with its WHERE."""
-    return f"receive_counts AS counts {_conditions(where, table='counts')}"
+    return f"receive_counts AS counts {clause_of(where, table='counts')}"
 
 
 def _users(source: str) -> str:
@@ -323,9 +422,15 @@ def _users(source: str) -> str:
     return "name" if source.startswith("receive_names") else "receipt"
 
 
-def _conditions(
+def unnamed(where: ReceiptFilter) -> ReceiptFilter:
+    """`where` for a statement that knows the users with the name."""
+    return msgspec.structs.replace(where, username=None)
+
+
+def clause_of(
     where: ReceiptFilter, *more: str, table: str = "receipt", users: str = "receipt", first: tuple[str, ...] = ()
 ) -> str:
+    """The WHERE of a statement over `table`, with `more` conditions and, before all, `first`; `users` has the names."""
     conditions = [f"{table}.{name} = :{name}" for name in _EQUAL if getattr(where, name) is not None]
     if where.username is not None:
         conditions += _name_conditions(users)
@@ -341,7 +446,8 @@ def _name_conditions(users: str) -> list[str]:
     return [f"instr({folded}, lower(:username)) > 0"]
 
 
-def _parameters(where: ReceiptFilter) -> dict[str, Parameter]:
+def parameters_of(where: ReceiptFilter) -> dict[str, Parameter]:
+    """The parameters of the conditions that `where` is."""
     given: dict[str, Parameter] = msgspec.structs.asdict(where)
     return {name: value for name, value in given.items() if value is not None}
 
@@ -350,9 +456,11 @@ def _limits(part: Slice) -> dict[str, Parameter]:
     return {"limit": part.limit, "offset": part.offset}
 
 
-def _order(keys: tuple[str, ...], part: Slice, table: str = "receipt") -> str:
-    return ", ".join(f"{table}.{key} {_direction(part)}" for key in keys)
+def order_of(keys: tuple[str, ...], part: Slice, table: str = "receipt") -> str:
+    """The terms of an ORDER BY in the direction of `part`."""
+    return ", ".join(f"{table}.{key} {direction_of(part)}" for key in keys)
 
 
-def _direction(part: Slice, *, is_reversed: bool = False) -> str:
+def direction_of(part: Slice, *, is_reversed: bool = False) -> str:
+    """The direction of `part`, or the other one."""
     return "DESC" if part.is_descending is not is_reversed else "ASC"

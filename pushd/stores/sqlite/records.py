@@ -1,6 +1,6 @@
 """Push records and receive records: marks, counts, lists and retention.
 
-Writing is in records_write, the statements of lists in push_queries and receipt_queries.
+Writing is in records_write, the statements of lists in push_queries, receipt_queries and receipt_pivots.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pushd.queries import (
     UserReceipts,
     UserSummary,
 )
-from pushd.stores.sqlite import push_queries, receipt_queries
+from pushd.stores.sqlite import push_queries, receipt_pivots, receipt_queries
 from pushd.stores.sqlite.members import MEMBERS, Members, members
 from pushd.stores.sqlite.receipt_queries import Query
 from pushd.stores.sqlite.records_write import PUSH_RECORDS, RECEIPTS, push_values, receipt_values
@@ -119,7 +119,10 @@ class SqliteRecords:
     def __init__(self, thread: SqliteThread, *, clock: Callable[[], int]) -> None:
         self._statements = Statements(thread, "records")
         self._clock = clock
-        self._counted: tuple[ReceiptFilter, ReceiptStats] | None = None  # the last answer, until something is written
+        self._writes = 0  # begun, and ended
+        # The last answers, until something is written.
+        self._counted: tuple[ReceiptFilter, ReceiptStats] | None = None
+        self._named: tuple[str, Members] | None = None
 
     async def write(self, records: Sequence[PushRecord], receipts: Sequence[Receipt]) -> None:
         """See ports.RecordStore. Chunks are transactions of their own: repeat the whole call when it raises."""
@@ -210,16 +213,22 @@ class SqliteRecords:
         """See ports.RecordStore."""
         where = await self._selective(where)
         if self._counted is None or self._counted[0] != where:
+            if self._named is not None and self._named[0] != where.username:
+                self._named = None
             self._counted = (where, ReceiptStats(*await self._numbers("receive_stats", await self._stats(where))))
         return self._counted[1]
 
     async def _stats(self, where: ReceiptFilter) -> Query:
-        """What is counted are the records of the range, or the others if they are fewer."""
-        if receipt_queries.is_by_name(where) and receipt_queries.has_range(where):
-            wanted, total = await self._numbers("receive_stats", receipt_queries.in_range(where))
-            if wanted * 2 > total:
-                return receipt_queries.stats_less(where)
-        return receipt_queries.stats(where)
+        """What is counted by a name and a time are the records of the time, or the others if that is less work."""
+        if not receipt_queries.is_by_name(where):
+            return receipt_queries.stats(where)
+        named = await self._who(where.username or "")
+        if not receipt_queries.has_range(where):
+            return receipt_queries.stats_always(where, named.owners)
+        wanted, *flags, total = await self._numbers("receive_stats", receipt_queries.flags_in_range(where))
+        is_less = receipt_queries.is_less_short(wanted, total, named)
+        count = receipt_queries.stats_less if is_less else receipt_queries.stats_within
+        return count(where, named.owners, [flagged * 2 > wanted for flagged in flags])
 
     async def newest_receive_records(self, user_ids: Collection[int], limit: int) -> dict[int, list[ReceiptRow]]:
         """See ports.RecordStore."""
@@ -257,9 +266,9 @@ class SqliteRecords:
 
     async def _selective(self, where: ReceiptFilter) -> ReceiptFilter:
         """`where` without a part of a name that all names have."""
-        if not receipt_queries.is_by_name(where):
-            return where
         name = where.username or ""
+        if not receipt_queries.is_by_name(where) or self._is_known(name):
+            return where
         (is_selective,) = await self._statements.numbers("names", receipt_queries.IS_SELECTIVE, username=name)
         return where if is_selective else msgspec.structs.replace(where, username=None)
 
@@ -267,30 +276,80 @@ class SqliteRecords:
         if sort in receipt_queries.TIMES:
             return await self._by_name_and_time(where, sort, part)
         if sort is not ReceiptSort.CREATED_AT:
-            return await self._receipts(receipt_queries.by_user(where, sort, part))
+            return await self._by_owner(where, sort, part)
         total = (await self.receive_stats(where)).total_users
-        named = await self._members(where, total)
-        if await self._is_walk_short(where, sort, part, total, named.share):
-            return await self._receipts(receipt_queries.walked(where, part, named))
-        return await self._receipts(receipt_queries.sorted_all(where, sort, part))
+        named, passed = await self._members(where, sort, total)
+        if not receipt_queries.is_walk_short(part, total, passed, named.share):
+            return await self._receipts(receipt_queries.sorted_all(where, sort, part))
+        if receipt_pivots.has_time_pivot(part, total, passed, named):
+            return await self._from_moment(where, part, total, named)
+        return await self._receipts(receipt_queries.walked(where, part, named))
 
-    async def _members(self, where: ReceiptFilter, total: int) -> Members:
-        """Who has the name in `where`, which `total` records match: whether they have it is asked last if few do."""
-        name = where.username or ""
-        named = members(name, *await self._statements.row("names", MEMBERS, username=name))
-        (_, records) = await self._numbers("names", receipt_queries.in_range(where))
-        return named._replace(is_asked_last=total < named.share * named.share * records)
+    async def _who(self, name: str) -> Members:
+        if self._named is None or not self._is_known(name):
+            self._named = (name, members(name, *await self._statements.row("names", MEMBERS, username=name)))
+        return self._named[1]
 
-    async def _is_walk_short(
-        self, where: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int, share: float
-    ) -> bool:
-        """True when a walk to the page's end, if matches are spread evenly, costs less than sorting all `total`.
+    def _is_known(self, name: str) -> bool:
+        return self._named is not None and self._named[0] == name
 
-        What is sorted is looked for among the records of the users with the name, who are a `share` of all.
+    async def _members(self, where: ReceiptFilter, sort: ReceiptSort, total: int) -> tuple[Members, int]:
+        """Who has the name in `where`, which `total` records match, and how many entries a walk of all would pass.
+
+        Whether a record is of one of them is asked last if few records have the state that is asked for.
         """
-        passed = (await self._numbers("receive_records", receipt_queries.passed(where, sort)))[0]
-        sorting = share * passed * receipt_queries.WALKED_PER_OWNED + total * receipt_queries.WALKED_PER_SORTED
-        return (part.offset + part.limit) * passed <= total * sorting
+        named = await self._who(where.username or "")
+        passed, records = await self._numbers("names", receipt_queries.in_range(where))
+        if sort in receipt_queries.TIMES:
+            (passed,) = await self._numbers("receive_records", receipt_queries.timed(sort))
+        return named._replace(is_asked_last=total < named.share * named.share * records), passed
+
+    async def _from_moment(self, where: ReceiptFilter, part: Slice, total: int, named: Members) -> list[ReceiptRow]:
+        """A page by created_at in the midst of the list, walked to from a moment nearby."""
+        query = receipt_pivots.time_pivot(where, part, named.owners, total)
+        at_ms, before = await self._numbers("receive_records", query)
+        if not at_ms:
+            return await self._receipts(receipt_queries.walked(where, part, named))
+        sides = receipt_pivots.time_sides(where, part, at_ms)
+        pages = (partial(receipt_queries.walked, side, members=named) for side in sides)
+        return await self._from_pivot(part, before, *pages)
+
+    async def _by_owner(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
+        """A page by user_id or username: in the midst of the list walked to from a user nearby."""
+        if receipt_pivots.has_user_pivot(where, sort, part):
+            total = (await self.receive_stats(where)).total_users
+            name = where.username
+            if name is None or receipt_pivots.is_user_pivot_short(total, (await self._who(name)).owners):
+                return await self._from_user(where, sort, part, total)
+        return await self._receipts(receipt_queries.by_user(where, sort, part))
+
+    async def _from_user(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int) -> list[ReceiptRow]:
+        query = receipt_pivots.user_pivot(where, sort, part, total)
+        username, user_id, before = await self._statements.row("receive_records", query.statement, **query.parameters)
+        if username is None or user_id is None:
+            return await self._receipts(receipt_queries.by_user(where, sort, part))
+        sides = receipt_pivots.user_sides(part, username, int(user_id))
+        pages = (partial(receipt_queries.by_user, where, sort, side=side) for side in sides)
+        return await self._from_pivot(part, int(before or 0), *pages)
+
+    async def _from_pivot(
+        self, part: Slice, before: int, first: Callable[[Slice], Query], rest: Callable[[Slice], Query]
+    ) -> list[ReceiptRow]:
+        """A page near a place in the list that has `before` records before it; `first` and `rest` page its sides."""
+        rows: list[ReceiptRow] = []
+        if part.offset < before:
+            rows = await _from_nearer_end(part, before, lambda near: self._receipts(first(near)))
+        if len(rows) < part.limit:
+            beyond = Slice(max(0, part.offset - before), part.limit - len(rows), part.is_descending)
+            rows += await self._receipts(rest(beyond))
+        return rows
+
+    async def _are_states_cheap(self, where: ReceiptFilter) -> bool:
+        """True when few rows say which states the records are in, and `where` asks for some."""
+        if not receipt_queries.has_state(where):
+            return False
+        (runs,) = await self._numbers("receive_records", receipt_queries.runs(ReceiptFilter()))
+        return runs <= receipt_queries.SOUGHT_RUNS
 
     async def _by_creation(self, where: ReceiptFilter, part: Slice) -> list[ReceiptRow]:
         """A page by created_at: sought where adding up what comes before it is cheap, else walked to."""
@@ -333,40 +392,61 @@ class SqliteRecords:
 
     async def _named_side(self, side: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int) -> list[ReceiptRow]:
         if not getattr(side, receipt_queries.TIMES[sort]):
-            return await self._receipts(receipt_queries.untimed(side, part))
-        named = await self._members(side, total)
-        if await self._is_walk_short(side, sort, part, total, named.share):
-            return await self._receipts(receipt_queries.by_time(side, sort, part, named))
+            return await self._by_owner(side, ReceiptSort.USER_ID, part)
+        named, passed = await self._members(side, sort, total)
+        if receipt_queries.is_walk_short(part, total, passed, named.share):
+            return await self._timed(side, sort, part, named)
         return await self._receipts(receipt_queries.sorted_all(side, sort, part))
+
+    async def _timed(
+        self, where: ReceiptFilter, sort: ReceiptSort, part: Slice, named: Members | None = None
+    ) -> list[ReceiptRow]:
+        """A page by a time. On a long walk, entries are asked only for states that not all have."""
+        where = msgspec.structs.replace(where, **{receipt_queries.TIMES[sort]: None})
+        if part.offset < receipt_queries.FAR_ROWS or not await self._are_states_cheap(where):
+            return await self._receipts(receipt_queries.by_time(where, sort, part, named))
+        writes = self._writes
+        counted = await self._numbers("receive_records", receipt_queries.others(where, sort))
+        telling = receipt_queries.telling(where, counted)
+        rows = await self._receipts(receipt_queries.by_time(telling, sort, part, named))
+        if writes == self._writes:
+            return rows
+        return await self._receipts(receipt_queries.by_time(where, sort, part, named))
 
     async def _by_user(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
         total = (await self.receive_stats(where)).total_users
-        query = receipt_queries.sorted_all if total <= receipt_queries.SORTED_ROWS else receipt_queries.by_user
-        return await self._receipts(query(where, sort, part))
+        if total <= receipt_queries.SORTED_ROWS:
+            return await self._receipts(receipt_queries.sorted_all(where, sort, part))
+        return await self._by_owner(where, sort, part)
 
     async def _side(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int) -> list[ReceiptRow]:
         if not getattr(where, receipt_queries.TIMES[sort]):
             return await self._by_creation(where, part)
-        query = receipt_queries.sorted_all if total <= receipt_queries.SORTED_ROWS else receipt_queries.by_time
-        return await self._receipts(query(where, sort, part))
+        if total <= receipt_queries.SORTED_ROWS:
+            return await self._receipts(receipt_queries.sorted_all(where, sort, part))
+        return await self._timed(where, sort, part)
 
     async def _receipts(self, query: Query, name: str = "receive_records") -> list[ReceiptRow]:
         rows: list[ReceiptRow] = _receipt_rows.decode(await self._read(name, query))
         return rows
 
     async def _change(self, name: str, statement: str, **parameters: Parameter) -> int:
-        self._counted = None
+        self._forget()
         try:
             return await self._statements.change(name, statement, **parameters)
         finally:
-            self._counted = None  # what was counted meanwhile is from before
+            self._forget()  # what was counted meanwhile is from before
 
     async def _write(self, name: str, rows: Rows, values: list[Value]) -> None:
-        self._counted = None
+        self._forget()
         try:
             await self._statements.write(name, rows, values)
         finally:
-            self._counted = None
+            self._forget()
+
+    def _forget(self) -> None:
+        self._writes += 1
+        self._counted = self._named = None
 
     async def _read(self, name: str, query: Query) -> bytes:
         return await self._statements.document(name, query.statement, **query.parameters) or b"[]"

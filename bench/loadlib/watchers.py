@@ -10,6 +10,7 @@ import asyncio
 import socket
 import struct
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -152,7 +153,8 @@ class Watchers:
     async def _publish(self) -> None:
         """At `rate`, whatever the answers take: each on a connection of its own while another is unanswered."""
         # opened before the storm: a new one would wait in the backlog behind all who come back
-        idle = [await Admin(self.port).__aenter__() for _ in range(PUBLISHERS)]
+        # and used in turn: the daemon does not keep a silent one for long
+        idle = deque([await Admin(self.port).__aenter__() for _ in range(PUBLISHERS)])
         began_ns, number = time.monotonic_ns(), 0
         try:
             async with asyncio.TaskGroup() as group:
@@ -165,8 +167,8 @@ class Watchers:
             for admin in idle:
                 await admin.__aexit__()
 
-    async def _post(self, number: int, idle: list[Admin]) -> None:
-        admin = idle.pop() if idle else await Admin(self.port).__aenter__()
+    async def _post(self, number: int, idle: deque[Admin]) -> None:
+        admin = idle.popleft() if idle else await Admin(self.port).__aenter__()
         data = {"number": number, "sent_ns": time.monotonic_ns()}
         await admin.publish(notice(CONTENT.decode(), f"l{number:06d}", type="live", data=data, **self._fields))
         self._published += 1

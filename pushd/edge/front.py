@@ -24,7 +24,7 @@ from pushd.config import Config, LimitsConfig
 from pushd.edge import sockets
 from pushd.edge.http1 import Pending, Refusal, Request, Response
 from pushd.edge.http_connection import ANSWER_S, HttpConnection
-from pushd.edge.pace import Acceptor, Pace
+from pushd.edge.pace import Acceptor, Pace, Porch
 
 SWEEP_S = 0.5
 MAX_REFUSED = 128  # connections over the limit that are being told so; more are dropped without a word
@@ -89,6 +89,7 @@ class Front:
         self._open_sockets = open_sockets
         self._room = sockets.room_for(limits.max_connections)
         self.pace = Pace()
+        self.porch = Porch()
         self._acceptors: list[Acceptor] = []
         self._connections: set[HttpConnection] = set()
         self._refused: set[HttpConnection] = set()
@@ -141,6 +142,7 @@ class Front:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.wait_idle()
+        self.porch.close()
 
     def take(self, connection: HttpConnection) -> bool:
         """Count a new connection; whether there is room for it."""

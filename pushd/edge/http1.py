@@ -180,7 +180,7 @@ class Head(NamedTuple):
         host = self.headers.get("host")
         if host is None:
             return Refusal(400, "header Host is missing") if self.version == "1.1" else None
-        return None if _HOST.fullmatch(host) else Refusal(400, "header Host is malformed")
+        return None if _is_host(host) else Refusal(400, "header Host is malformed")
 
     def _find_framing_fault(self, max_body_bytes: int) -> Refusal | None:
         if self.is_chunked and self.version == "1.0":
@@ -218,6 +218,11 @@ def find_upgrade_fault(request: Request) -> Refusal | None:
     except ValueError:
         key = b""
     return None if len(key) == 16 else Refusal(400, "header Sec-WebSocket-Key is not 16 bytes in base64")
+
+
+@lru_cache(maxsize=64)
+def _is_host(value: str) -> bool:
+    return _HOST.fullmatch(value) is not None
 
 
 @lru_cache(maxsize=64)

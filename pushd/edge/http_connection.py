@@ -47,6 +47,7 @@ class HttpConnection(asyncio.Protocol):
     __slots__ = (
         "_body_since",
         "_deadline",
+        "_fd",
         "_front",
         "_has_eof",
         "_is_admitting",
@@ -76,6 +77,7 @@ class HttpConnection(asyncio.Protocol):
         self._out: list[bytes] = []
         self._timed_stage: Stage | None = Stage.IDLE
         self._deadline = inf
+        self._fd = -1  # of one that was silent at first
         self._unsent_until = inf
         self._body_since = 0.0
         self._is_last = False
@@ -98,6 +100,16 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(_FULL)
             if self._front.has_too_many_refused():
                 self._transport.abort()
+        elif not self._is_secure:
+            self._front.loop.call_soon(self._wait_on_porch)
+
+    def _wait_on_porch(self) -> None:
+        """Nothing has come yet: let the front choose the turn of the loop in which it is read."""
+        if self._is_finished or self._is_at_work or self._parser.held_bytes or self._parser.stage is not Stage.IDLE:
+            return
+        self._fd = self._transport.get_extra_info("socket").fileno()
+        self._transport.pause_reading()
+        self._front.porch.watch(self._fd, self._transport.resume_reading)
 
     def data_received(self, data: bytes) -> None:
         """Answer what is complete; hold what must wait."""
@@ -130,6 +142,7 @@ class HttpConnection(asyncio.Protocol):
         self._is_finished = True
         self._pending = None
         self._parser.close()
+        self._front.porch.forget(self._fd)
         if self._is_admitting and self._task is not None:
             self._task.cancel()
         self._front.forget(self)

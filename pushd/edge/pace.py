@@ -1,13 +1,15 @@
 """Connections at a pace: a few in each turn of the loop, so that a storm of them does not hold up what is live.
 
 uvloop's own server takes everything that waits at once, and handshakes come when they like: 5,000 clients that
-reconnected together made turns of 700 ms. Here they wait, most of them in the kernel's queue, which costs nothing.
+reconnected together made turns of 700 ms. Here so many are accepted, so many read from for the first time, and so many
+upgrades admitted in each turn. What is no upgrade waits for none of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import select
 import socket
 import ssl
 import time
@@ -19,7 +21,8 @@ import structlog
 
 ACCEPTS_PER_TURN = 16
 SLICE_S = 0.001  # of admitting in one turn of the loop
-CROWD = 64  # upgrades that wait: nothing more is accepted then
+CROWD = 4096  # upgrades that wait: nothing more is accepted then; a second's worth, and a few megabytes
+FIRST_READS_PER_TURN = 32
 CROWDED_S = 0.002
 REST_S = 0.1  # after a connection that could not be taken for want of descriptors or memory
 
@@ -58,6 +61,40 @@ class Pace:
                 self._waiting.popleft()()
         finally:
             self._come_again()
+
+
+class Porch:
+    """Connections that have said nothing yet. Those who begin to are read from a few in each turn of the loop.
+
+    uvloop reads from all who have sent something in one turn: the heads of 2,500 clients were one of 76 ms.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._epoll = select.epoll()
+        self._waiting: dict[int, Callable[[], None]] = {}
+        self._loop.add_reader(self._epoll.fileno(), self._serve)
+
+    def watch(self, fd: int, read: Callable[[], None]) -> None:
+        """Have `read` called once when something comes, unless `forget` is called before."""
+        self._waiting[fd] = read
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def forget(self, fd: int) -> None:
+        """Wait for it no more. Harmless when nobody does; call it before the descriptor is closed."""
+        if self._waiting.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def close(self) -> None:
+        """Nobody is on it any more."""
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+    def _serve(self) -> None:
+        for fd, _ in self._epoll.poll(0, FIRST_READS_PER_TURN):
+            read = self._waiting[fd]
+            self.forget(fd)
+            read()
 
 
 class Acceptor:

@@ -26,7 +26,7 @@ _EMPTY_LINE = b"\r\n\r\n"
 _FRAMING = ("content-length", "transfer-encoding")
 # Heads that are not learned: what is read otherwise than by Content-Length, and what never comes twice.
 _UNUSUAL = frozenset({"expect", "idempotency-key", "transfer-encoding", "upgrade"})
-_CLOSED = httptools.HttpRequestParser(object())
+_NO_PARSER = httptools.HttpRequestParser(object())
 _SINGLETONS = frozenset(
     {
         "authorization",
@@ -43,10 +43,12 @@ _SINGLETONS = frozenset(
     }
 )
 # As most clients spell them: looking one up takes less than decoding it.
+_USUAL = ("accept", "accept-encoding", "accept-language", "cache-control", "connection", "cookie", "pragma")
+_HANDSHAKE = ("upgrade", "user-agent", "sec-websocket-extensions", "sec-websocket-protocol")
 _NAMES = {
     spelling.encode(): name
-    for name in (*_SINGLETONS, "accept", "accept-encoding", "accept-language", "connection", "cookie", "user-agent")
-    for spelling in (name, name.title())
+    for name in (*_SINGLETONS, *_USUAL, *_HANDSHAKE)
+    for spelling in (name, name.title(), name.title().replace("Websocket", "WebSocket"))
 }
 
 
@@ -95,7 +97,7 @@ class RequestParser:
         self._at = 0
         self._seam = b""  # the last bytes given to httptools, when an empty line may have begun in them
         self._piece = b""  # what httptools reads at the moment
-        self._http = httptools.HttpRequestParser(self)
+        self._http = _NO_PARSER  # made when there is something to read
         self._whole: Request | None = None
         self._start_message()
 
@@ -173,7 +175,7 @@ class RequestParser:
     def close(self) -> None:
         """Read no more. Cuts the reference cycle with httptools, so that nothing waits for the garbage collector."""
         self._is_over = True
-        self._http = _CLOSED
+        self._http = _NO_PARSER
 
     def _skip_empty_lines(self) -> bool:
         """Pass over empty lines before a request line (RFC 9112 section 2.2); whether a message begins."""
@@ -186,6 +188,8 @@ class RequestParser:
 
     def _read_piece(self) -> None:
         piece = self._piece = self._cut()
+        if self._http is _NO_PARSER:
+            self._http = httptools.HttpRequestParser(self)
         try:
             self._http.feed_data(piece)
         except httptools.HttpParserUpgrade:

@@ -71,7 +71,6 @@ def asked(monkeypatch: pytest.MonkeyPatch, expert: Verifier) -> list[str]:
         {},
         {"iat": NOW, "nbf": NOW, "jti": "a", "sub": "b", "text": "é"},
         {"iat": NOW + 4, "nbf": NOW + 4},
-        {"exp": NOW - 2},
     ],
 )
 def test_a_plain_token_with_a_known_header_needs_no_asking(
@@ -81,11 +80,17 @@ def test_a_plain_token_with_a_known_header_needs_no_asking(
     assert not asked
 
 
+def test_a_clock_may_be_a_little_off(expert: Verifier, asked: list[str]) -> None:
+    now = int(time.time())
+    for claims in ({"exp": now - 2}, {"nbf": now + 4}, {"iat": now + 4}):
+        assert verdict(expert, signed({**CLAIMS, **claims})) == {**CLAIMS, **claims}
+    assert not asked
+
+
 @pytest.mark.parametrize(
     "claims",
     [
         {"exp": NOW - 6},
-        {"exp": NOW},
         {"exp": NOW + 60.5},
         {"exp": str(NOW + 60)},
         {"exp": "soon"},

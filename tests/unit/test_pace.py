@@ -1,0 +1,115 @@
+"""So much in one turn of the loop, and the rest in the next ones."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from itertools import count
+
+import pytest
+
+from pushd.edge import pace
+from pushd.edge.pace import Pace, Porch
+
+
+async def turns_until(done: list[int], expected: int) -> list[int]:
+    """How many were done after each turn of the loop, without turns in which none was."""
+    seen: list[int] = []
+    async with asyncio.timeout(5):
+        while len(done) < expected:
+            await asyncio.sleep(0)
+            if len(done) != (seen[-1] if seen else 0):
+                seen.append(len(done))
+    return seen
+
+
+# ---- upgrades
+
+
+async def test_upgrades_go_in_the_order_in_which_they_came() -> None:
+    line, entered = Pace(), list[int]()
+    for number in range(100):
+        line.queue(lambda number=number: entered.append(number))  # type: ignore[misc]
+    assert not entered
+    await turns_until(entered, 100)
+    assert entered == list(range(100))
+
+
+async def test_a_slice_of_them_in_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes a quarter of a slice and a bit."""
+    clock = count(0.0, 0.3 * pace.SLICE_S)
+    monkeypatch.setattr(pace.time, "monotonic", lambda: next(clock))
+    line, entered = Pace(), list[int]()
+    for number in range(10):
+        line.queue(lambda number=number: entered.append(number))  # type: ignore[misc]
+    assert await turns_until(entered, 10) == [3, 6, 9, 10]
+
+
+async def test_one_that_fails_does_not_stop_the_others() -> None:
+    loop, failures = asyncio.get_running_loop(), list[object]()
+    loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
+    line, entered = Pace(), list[int]()
+    line.queue(lambda: entered.append(1 // 0))
+    line.queue(lambda: entered.append(2))
+    await turns_until(entered, 1)
+    assert [type(failure) for failure in failures] == [ZeroDivisionError]
+
+
+async def test_a_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "CROWD", 2)
+    line, entered = Pace(), list[int]()
+    crowded = []
+    for number in range(4):
+        line.queue(lambda number=number: entered.append(number))  # type: ignore[misc]
+        crowded.append(line.is_crowded)
+    assert crowded == [False, False, True, True]
+    await turns_until(entered, 4)
+    assert not line.is_crowded
+
+
+# ---- silent connections
+
+
+@pytest.fixture
+async def porch() -> AsyncIterator[Porch]:
+    porch = Porch()
+    yield porch
+    porch.close()
+
+
+@pytest.fixture
+async def guests() -> AsyncIterator[list[tuple[socket.socket, socket.socket]]]:
+    pairs = [socket.socketpair() for _ in range(7)]
+    yield pairs
+    for pair in pairs:
+        for sock in pair:
+            sock.close()
+
+
+Pairs = list[tuple[socket.socket, socket.socket]]
+
+
+async def test_a_few_are_read_in_each_turn(porch: Porch, guests: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "FIRST_READS_PER_TURN", 3)
+    read: list[int] = []
+    for number, (ours, theirs) in enumerate(guests):
+        porch.watch(ours.fileno(), lambda number=number: read.append(number))  # type: ignore[misc]
+        theirs.send(b"x")
+    assert await turns_until(read, 7) == [3, 6, 7]
+    assert sorted(read) == list(range(7))
+
+
+async def test_who_is_silent_or_gone_is_not_read(porch: Porch, guests: Pairs) -> None:
+    read: list[int] = []
+    for number, (ours, _) in enumerate(guests):
+        porch.watch(ours.fileno(), lambda number=number: read.append(number))  # type: ignore[misc]
+    for number in (1, 2):
+        porch.forget(guests[number][0].fileno())
+        porch.forget(guests[number][0].fileno())
+    for number in (1, 3, 5):
+        guests[number][1].send(b"x")
+    guests[6][1].close()  # the end of what comes is something to read, too
+    await turns_until(read, 3)
+    await asyncio.sleep(0.01)
+    assert sorted(read) == [3, 5, 6]

@@ -442,4 +442,4 @@ def _settle_garbage() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 5, 1_000_000)
+    gc.set_threshold(2_000, 3, 1_000_000)

@@ -16,13 +16,15 @@ SHORT_SLICE_S = 0.0003
 # urgent notice needs four turns of the loop from its POST to its socket.
 ROUND_S = 0.0015
 QUIET_S = 0.0002  # of the others, or less: then whole slices, of which a fan-out needs fewer
+SHARE = 0.25  # of what the others take, at least: in a storm of connects short slices would help nobody
 
 _Queued = tuple[FanOut, list[asyncio.Future[None]]]  # and who waits for its end
 
 
 def next_slice_s(slice_s: float, others_s: float) -> float:
     """How long the slice behind one of `slice_s` may be, if everything else took the loop `others_s` in between."""
-    wanted_s = SLICE_S if others_s < QUIET_S else max(SHORT_SLICE_S, ROUND_S - others_s)
+    fair_s = min(SLICE_S, SHARE * others_s)
+    wanted_s = SLICE_S if others_s < QUIET_S else max(SHORT_SLICE_S, fair_s, ROUND_S - others_s)
     return (slice_s + wanted_s) / 2  # what the others take depends on the slice: half the way does not swing
 
 

@@ -152,9 +152,10 @@ class Watchers:
 
     async def _publish(self) -> None:
         """At `rate`, whatever the answers take: each on a connection of its own while another is unanswered."""
-        # opened before the storm: a new one would wait in the backlog behind all who come back
-        # and used in turn: the daemon does not keep a silent one for long
+        # in use before the storm, as a new one would wait behind all who come back, and in turn, to stay so
         idle = deque([await Admin(self.port).__aenter__() for _ in range(PUBLISHERS)])
+        for admin in idle:
+            await admin.ask("GET", "/healthz")
         began_ns, number = time.monotonic_ns(), 0
         try:
             async with asyncio.TaskGroup() as group:

@@ -19,10 +19,10 @@ from typing import Any
 
 import structlog
 
-ACCEPTS_PER_TURN = 16
-SLICE_S = 0.001  # of admitting in one turn of the loop
+ACCEPTS_PER_TURN = 8
+SLICE_S = 0.0005  # of admitting in one turn of the loop
 CROWD = 4096  # upgrades that wait: nothing more is accepted then; a second's worth, and a few megabytes
-FIRST_READS_PER_TURN = 32
+FIRST_READS_PER_TURN = 16
 CROWDED_S = 0.002
 REST_S = 0.1  # after a connection that could not be taken for want of descriptors or memory
 

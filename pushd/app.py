@@ -114,7 +114,7 @@ class Node:
             now=now,
             wall_ms=wall_ms,
         )
-        outbox.records.writer.gives_way = lambda: self.dispatcher.is_fanning_out
+        outbox.records.writer.gives_way = lambda: self.dispatcher.is_fanning_out or self.presence.is_crowded
         self.intake = Intake(
             stores.journal,
             self.lanes,

@@ -115,6 +115,11 @@ class Presence:
             at_ms=self._wall_ms(),
         )
 
+    @property
+    def is_crowded(self) -> bool:
+        """Some wait for others to be welcomed."""
+        return bool(self._arrivals)
+
     async def serve_arrivals(self) -> None:
         """Until cancelled. While one batch waits for the stores, others may be asked for."""
         free = asyncio.Semaphore(WELCOMES_AT_ONCE)

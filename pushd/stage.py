@@ -40,7 +40,8 @@ class Stage:
         self._queues: dict[Priority, deque[_Queued]] = {one: deque() for one in sorted(Priority, reverse=True)}
         self._queued = 0
         self._first: _Queued | None = None  # the fan-out whose turn it is, while nothing has come since it was chosen
-        self._waiting = asyncio.Event()
+        self._serving: asyncio.Future[None] | None = None
+        self._is_due = False
 
     @property
     def is_busy(self) -> bool:
@@ -59,37 +60,35 @@ class Stage:
         self._queues[priority].append((job, [done]))
         self._queued += 1
         self._first = None
-        self._waiting.set()
+        self._come_again()
         return done
 
     async def serve(self) -> None:
-        """Until cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._waiting.wait()
+        """Until cancelled, or something fails that concerns more than one fan-out."""
+        self._serving = asyncio.get_running_loop().create_future()
+        if self._queued:
+            self._come_again()
+        await self._serving
+
+    def _come_again(self) -> None:
+        """A callback, not a task's step: behind a slice of sends nothing of this is in the core's caches any more."""
+        if not self._is_due and self._serving is not None:
+            self._is_due = True
             self._yielded_at = self._now()
-            through = loop.create_future()
-            loop.call_soon(self._take_turn, loop, through)
-            await through
+            self._serving.get_loop().call_soon(self._take_turn, self._serving)
 
-    def _take_turn(self, loop: asyncio.AbstractEventLoop, through: asyncio.Future[None]) -> None:
-        """A slice, and so in each turn of the loop until nothing is left.
-
-        Short, and no step of a task: behind a slice of sends nothing of this is in the core's caches any more.
-        """
-        if through.done():  # cancelled
+    def _take_turn(self, serving: asyncio.Future[None]) -> None:
+        """A slice, and so in each turn of the loop until nothing is left."""
+        self._is_due = False
+        if serving.done():  # cancelled
             return
         try:
             self._advance()
         except BaseException as error:
-            through.set_exception(error)
+            serving.set_exception(error)
             return
         if self._queued:
-            self._yielded_at = self._now()
-            loop.call_soon(self._take_turn, loop, through)
-        else:
-            self._waiting.clear()
-            through.set_result(None)
+            self._come_again()
 
     def _advance(self) -> None:
         self._slice_s = next_slice_s(self._slice_s, self._now() - self._yielded_at)

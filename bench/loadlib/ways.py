@@ -38,6 +38,7 @@ Work = Callable[[int], Awaitable[None]]  # the number of the round, from 0; rais
 
 TEXT = CONTENT.decode()
 MAX_PER_USER, TTL_S, WAITING = 100, 7 * 86_400, 5
+FORGOTTEN_AT_ONCE = 200
 OLD_PREFIX = "old:"
 INDEXES = (([("user_id", 1), ("created_at", -1)], False), ([("message_id", 1), ("user_id", 1)], True),
            ([("is_online", 1), ("delivery_status", 1)], False))  # fmt: skip
@@ -114,6 +115,14 @@ async def each(values: Iterable[T], work: Callable[[T], Awaitable[object]], at_o
     await asyncio.gather(*(worker() for _ in range(at_once)))
 
 
+async def let_go(found: dict[int, list[Any]]) -> None:
+    """Forget what was read user by user: all of it at once would hold up the loop, and nobody keeps all of it."""
+    while found:
+        for _ in range(min(len(found), FORGOTTEN_AT_ONCE)):
+            found.popitem()
+        await asyncio.sleep(0)
+
+
 # ---- the old way
 
 
@@ -149,6 +158,7 @@ class OldWay:
 
         await each(self._readers, one, self._at_once)
         check(sum(map(len, found.values())) == WAITING * len(self._users), "old way: not all mailboxes read")
+        await let_go(found)
 
     async def write(self, number: int) -> None:
         now = datetime.now(UTC)
@@ -225,6 +235,7 @@ class OurWay:
     async def read(self, number: int) -> None:
         found = await self._stores.mailbox.read(self._readers)
         check(sum(map(len, found.values())) == WAITING * len(self._users), "ours: not all mailboxes read")
+        await let_go(found)
 
     async def write(self, number: int) -> None:
         await self._stores.records.write([self._round.record], self._round.receipts)

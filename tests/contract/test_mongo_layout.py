@@ -17,6 +17,7 @@ from pushd.queries import PushFilter, PushSort, PushStats, ReceiptFilter, Receip
 from pushd.stores import mongo
 from pushd.stores.mongo.presence import MongoPresence
 from pushd.stores.mongo.records import MongoRecords
+from pushd.stores.mongo.records_write import WRITES_AT_ONCE
 from tests.daemon import until
 from tests.mongo_server import MongoServer
 from tests.mongo_server import mongo_server as mongo_server  # a fixture
@@ -185,20 +186,38 @@ async def test_stored_counts_are_true_after_the_end(node: MongoNode, database: A
     assert database[PUSHES].find_one({"message_id": "m1"})["delivered_count"] == 1
 
 
-@pytest.mark.parametrize(("is_late", "calls"), [(False, 3), (True, 3)])
-async def test_another_connection_takes_one_more_write(
-    node: MongoNode, database: Any, is_late: bool, calls: int
-) -> None:
+@pytest.mark.parametrize(("is_late", "calls"), [(False, 4), (True, 3)])
+async def test_another_connection_takes_few_writes(node: MongoNode, database: Any, is_late: bool, calls: int) -> None:
     seen: list[str] = []
     async with mongo.open_records(config_of(node), lambda *call: seen.append(call[1]), node.clock) as records:
         nobody = {"connection_id": "", "client_ip": "", "user_agent": ""}
-        await records.write([], [receipt("m1", user, OFFLINE, **nobody) for user in range(200)])
+        await records.write([], [receipt("m1", user, OFFLINE, **nobody) for user in range(100)])
         await records.write(
-            [push_record("m1")], [receipt("m1", user, DELIVERED, is_late=is_late) for user in range(200)]
+            [push_record("m1")], [receipt("m1", user, DELIVERED, is_late=is_late) for user in range(100)]
         )
         assert seen.count("write_receipts") == calls
     where = {"connection_id": "c1", "is_received": True, "push_channel": "offline", "delivery_status": "delivered"}
-    assert database[RECEIPTS].count_documents(where) == 200
+    assert database[RECEIPTS].count_documents(where) == 100
+
+
+async def test_records_are_inserted_until_there_are_some(node: MongoNode) -> None:
+    seen: list[str] = []
+    async with mongo.open_records(config_of(node), lambda *call: seen.append(call[1]), node.clock) as records:
+
+        async def calls_for(message_id: str) -> int:
+            seen.clear()
+            await records.write([], [receipt(message_id, user, DELIVERED) for user in range(3 * WRITES_AT_ONCE)])
+            return seen.count("write_receipts")
+
+        assert await calls_for("m1") == 3
+        assert await calls_for("m1") == 1 + 3  # the first chunk is inserted in vain
+        assert await calls_for("m1") == 3
+        assert await calls_for("m2") == 3
+        assert await calls_for("m3") == 3
+        for message_id in ("m1", "m2", "m3"):
+            status = await records.receive_status(message_id)
+            assert status
+            assert status.received_users == status.total_users == 3 * WRITES_AT_ONCE
 
 
 async def test_any_time_may_be_asked_for(node: MongoNode) -> None:

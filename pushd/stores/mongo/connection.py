@@ -32,7 +32,7 @@ from pushd.stores.guard import Guard
 
 T = TypeVar("T")
 Document = dict[str, Any]
-Write = pymongo.UpdateOne | pymongo.UpdateMany
+Write = pymongo.InsertOne[Document] | pymongo.UpdateOne | pymongo.UpdateMany
 Collection = AsyncIOMotorCollection[Document]
 
 MOST_TEXT = 300
@@ -64,9 +64,11 @@ CODEC: CodecOptions[Document] = CodecOptions(
 
 
 class Done(NamedTuple):
-    """What became of a bulk write: how many documents it found, and the duplicate-key errors (`index`, `errmsg`)."""
+    """What became of a bulk write: how many documents it found, how many its upserts made, and the duplicate-key
+    errors (`index`, `errmsg`)."""
 
     matched: int
+    made: int
     duplicates: list[Document]
 
 
@@ -171,7 +173,7 @@ class Connection:
                 result = await self.collection(collection).bulk_write(writes, ordered=False)
             except BulkWriteError as error:
                 return self._partly_done(error, refused)
-            return Done(result.matched_count, [])
+            return Done(result.matched_count, result.upserted_count, [])
 
         try:
             return await self.change(operation, work)
@@ -180,13 +182,13 @@ class Connection:
         except StoreError as error:
             if len(writes) == 1:
                 refused.append(error)
-                return Done(0, [])
+                return Done(0, 0, [])
         # The driver cannot encode one of them.
         middle = len(writes) // 2
         first = await self.bulk(operation, collection, writes[:middle], refused)
         second = await self.bulk(operation, collection, writes[middle:], refused)
         moved = [{**wrong, "index": wrong["index"] + middle} for wrong in second.duplicates]
-        return Done(first.matched + second.matched, first.duplicates + moved)
+        return Done(first.matched + second.matched, first.made + second.made, first.duplicates + moved)
 
     def _partly_done(self, error: BulkWriteError, refused: list[StoreError]) -> Done:
         """Raises StoreUnavailable for what may be written later."""
@@ -202,7 +204,7 @@ class Connection:
                 refused.append(StoreError(self.store, f"write refused: {said}"))
             else:
                 raise StoreUnavailable(self.store, said) from error
-        return Done(details.get("nMatched", 0), duplicates)
+        return Done(details.get("nMatched", 0), details.get("nUpserted", 0), duplicates)
 
     async def require_version(self, least: tuple[int, int]) -> None:
         """Raises StartError for a server that is older."""

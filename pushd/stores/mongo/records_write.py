@@ -4,22 +4,24 @@ The merge of sqlite.records_write, in plain update operators: flags by $max, fir
 (the statuses' alphabetical order is the reverse of their rank, and "offline" comes before "websocket"). So writes
 may be repeated and come in any order. Receipts of one recipient in one call become one upsert.
 
-The identity of a receive record, its user and its connection as they were, is merged as a whole: the greater stays. No
-operator does that, so the identity is part of the upsert's filter. Where the stored one is another, the upsert runs
-into the unique index, and only then more writes settle which one stays: one if only the connection is another, and a
-lesser one, as for what waited in a mailbox; else four.
+Nearly every receive record is written once, so it is inserted, which costs a server a third of an upsert. What runs
+into the unique index is merged, and what follows it is merged at once, until that finds no records. The identity of a
+record, its user and its connection as they were, is merged as a whole: the greater stays. No operator does that, so the
+identity is part of the upsert's filter. Where the stored one is another, the upsert runs into the unique index as well,
+and only then more writes settle which one stays: one if only the connection is another, and a lesser one, as for what
+waited in a mailbox; else four.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import bson
 import msgspec
 from bson.raw_bson import RawBSONDocument
-from pymongo import UpdateOne
+from pymongo import InsertOne, UpdateOne
 
 from pushd.errors import StoreError
 from pushd.model import Outcome, PushRecord, Receipt, recipients_text
@@ -27,8 +29,8 @@ from pushd.stores.mongo.connection import Connection, Document, Done, Write
 from pushd.stores.mongo.counts import StoredCounts, chunks
 from pushd.stores.mongo.documents import PUSH_RECORDS, RECEIVE_RECORDS, date
 
-# Two milliseconds of the driver's thread, and as many of the loop.
-WRITES_AT_ONCE = 250
+# A millisecond of the driver's thread, and half of one of the loop.
+WRITES_AT_ONCE = 125
 SORTED_AT_ONCE = 1000
 # A thousand user ids, or data of unknown size, count as so many records.
 IDS_PER_WRITE, DATA_WRITES = 50, 10
@@ -39,11 +41,11 @@ INT64 = 1 << 63
 # BSON's limit is 100 levels, of which the record and a few operators take some.
 MOST_LEVELS = 80
 
+T = TypeVar("T")
 Key = tuple[str, int]
 KEY = ("message_id", "user_id")
 USER = ("username", "user_role")
 CONNECTION = ("connection_id", "client_ip", "user_agent")
-DEVICE = ("device_type", "platform", "browser")
 
 
 class Upserts:
@@ -53,6 +55,7 @@ class Upserts:
         self._connection = connection
         self._counts = counts
         self._clock = clock
+        self._had_records = False  # most of the recipients written last had records before
 
     async def write(self, records: Sequence[PushRecord], receipts: Sequence[Receipt]) -> None:
         """See ports.RecordStore. What a server refuses keeps nothing else from being written: it is raised at the end.
@@ -73,17 +76,27 @@ class Upserts:
 
     async def _write_receipts(self, recipients: list[list[Receipt]], refused: list[StoreError]) -> None:
         recipients = await self._without_gone(recipients)
-        unwritten = recipients
-        # What waited in a mailbox was written for nobody's connection, so that its upsert would only fail.
+        # What waited in a mailbox was written for nobody's connection, so that its insert and upsert would only fail.
         late = [receipts for receipts in recipients if receipts[0].is_late]
         if await self._replace_lesser(late, refused):
-            unwritten = [receipts for receipts in recipients if not receipts[0].is_late]
-        if unwritten:
-            await self._upsert_receipts(unwritten, refused)
+            late = []
+        first = [receipts for receipts in recipients if not receipts[0].is_late]
+        await self._merge_receipts(late + await self._insert_receipts(first, refused), refused)
         self._counts.changed({receipts[0].message_id for receipts in recipients})
 
-    async def _upsert_receipts(self, recipients: list[list[Receipt]], refused: list[StoreError]) -> None:
+    async def _insert_receipts(self, recipients: list[list[Receipt]], refused: list[StoreError]) -> list[list[Receipt]]:
+        """Those of which there are records, or may be if those before had some: they follow one another."""
+        if not recipients or self._had_records:
+            return recipients
+        done = await self._bulk(receipt_inserts(recipients), refused)
+        self._had_records = len(done.duplicates) * 2 > len(recipients)
+        return [recipients[error["index"]] for error in done.duplicates]
+
+    async def _merge_receipts(self, recipients: list[list[Receipt]], refused: list[StoreError]) -> None:
+        if not recipients:
+            return
         done = await self._bulk(receipt_upserts(recipients), refused)
+        self._had_records = self._had_records and done.made * 2 < len(recipients)
         others = [recipients[error["index"]] for error in done.duplicates]
         if await self._replace_lesser(others, refused):
             return
@@ -154,23 +167,36 @@ def _by_weight(records: Iterable[PushRecord]) -> Iterator[list[PushRecord]]:
 # ---- receive records
 
 
-def receipt_upserts(recipients: Iterable[Sequence[Receipt]]) -> list[UpdateOne]:
-    """One upsert per recipient. What it says beside the identity is encoded once if it is true of several."""
-    merges: dict[tuple[object, ...], Document | RawBSONDocument] = {}
-    upserts = []
+def receipt_inserts(recipients: Iterable[Sequence[Receipt]]) -> list[Write]:
+    """One new record per recipient."""
+
+    def rest_of(device: Document, merge: Document) -> Document:
+        return {**device, **FIRST, **merge["$min"], **merge["$max"]}
+
+    return [InsertOne({**identity, **rest}) for identity, rest in _each(recipients, rest_of)]
+
+
+def receipt_upserts(recipients: Iterable[Sequence[Receipt]]) -> list[Write]:
+    """For each recipient, merge into the record that says the same user and connection, or make it."""
+
+    def merge_of(device: Document, merge: Document) -> RawBSONDocument:
+        return RawBSONDocument(bson.encode({"$setOnInsert": {**device, **FIRST}, **merge}))
+
+    return [UpdateOne(identity, merge, upsert=True) for identity, merge in _each(recipients, merge_of)]
+
+
+def _each(
+    recipients: Iterable[Sequence[Receipt]], make: Callable[[Document, Document], T]
+) -> Iterator[tuple[Document, T]]:
+    """Each one's identity, and what `make` makes of device and merge: once for all of whom the same is true."""
+    made: dict[tuple[object, ...], T] = {}
     for receipts in recipients:
         outcomes = [receipt.outcome for receipt in receipts]
-        chosen = receipts[0] if len(receipts) == 1 else max(receipts, key=_connection)
-        device = (chosen.device_type, chosen.platform, chosen.browser)
-        key = (*outcomes, device)
-        merge = merges.get(key)
-        if merge is None:
-            merge = {"$setOnInsert": {**dict(zip(DEVICE, device, strict=True)), **FIRST}, **_merge_of(outcomes)}
-            merges[key] = merge
-        elif isinstance(merge, dict):
-            merge = merges[key] = RawBSONDocument(bson.encode(merge))
-        upserts.append(UpdateOne(_identity(receipts, chosen), merge, upsert=True))
-    return upserts
+        chosen = _chosen(receipts)
+        key = (*outcomes, chosen.device_type, chosen.platform, chosen.browser)
+        if key not in made:
+            made[key] = make(_device(chosen), _merge_of(outcomes))
+        yield _identity(receipts, chosen), made[key]
 
 
 FIRST: Document = {"is_read": False, "is_confirmed": False, "retry_count": 0}
@@ -187,6 +213,14 @@ def _identity(receipts: Sequence[Receipt], chosen: Receipt) -> Document:
         "client_ip": chosen.client_ip,
         "user_agent": chosen.user_agent,
     }
+
+
+def _chosen(receipts: Sequence[Receipt]) -> Receipt:
+    return receipts[0] if len(receipts) == 1 else max(receipts, key=_connection)
+
+
+def _device(receipt: Receipt) -> Document:
+    return {"device_type": receipt.device_type, "platform": receipt.platform, "browser": receipt.browser}
 
 
 def _user(receipt: Receipt) -> tuple[str, int]:
@@ -242,11 +276,10 @@ def other_identity(receipts: Sequence[Receipt]) -> list[UpdateOne]:
 
 def _parts(receipts: Sequence[Receipt]) -> tuple[Document, Document, Document, Document]:
     """Key, user, connection and device."""
-    chosen = max(receipts, key=_connection)
+    chosen = _chosen(receipts)
     identity = _identity(receipts, chosen)
-    device = dict(zip(DEVICE, (chosen.device_type, chosen.platform, chosen.browser), strict=True))
     key, user, connection = ({name: identity[name] for name in names} for names in (KEY, USER, CONNECTION))
-    return key, user, connection, device
+    return key, user, connection, _device(chosen)
 
 
 def _is_less(values: Document) -> Document:

@@ -71,7 +71,9 @@ class Watcher:
         try:
             if not data:
                 raise LoadError("the daemon ended a watching connection")
-            self._take(data, *(monotonic_ns(stamp) for _, kind, stamp in extra if kind == SO_TIMESTAMPNS))
+            stamps = [monotonic_ns(stamp) for _, kind, stamp in extra if kind == SO_TIMESTAMPNS]
+            # The kernel begins to note times a moment after the first socket asks for them.
+            self._take(data, stamps[0] if stamps else time.monotonic_ns())
         except LoadError as error:
             self.close()
             self._crew.failure = self._crew.failure or error

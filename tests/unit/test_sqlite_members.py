@@ -9,7 +9,7 @@ from contextlib import closing
 import orjson
 import pytest
 
-from pushd.stores.sqlite.members import DENSE_IDS, MEMBERS, SAMPLED_USERS, Members, members
+from pushd.stores.sqlite.members import DENSE_IDS, MEMBERS, WHOLE_USERS, Members, members
 
 NAMES = {1: ["Ann"], 2: ["bob"], 7: ["hanna"], 8: ["Anna", "carl"], 9: ["dan", "HANNES"], 10: ["ed", "flo"]}
 
@@ -62,13 +62,14 @@ def test_nobody_has_the_name(connection: sqlite3.Connection) -> None:
     assert members("zoe", None, None, None).share == 0
 
 
-def test_owners_are_each_listed_once_and_some_of_them_stand_for_all(connection: sqlite3.Connection) -> None:
+def test_owners_are_each_listed_once_and_counted_in_halves_if_many(connection: sqlite3.Connection) -> None:
     owners = named(connection, "an", {1: ["Ann", "Hanna", "Dan"], 2: ["Jan"], 3: ["bob"]}).owners
-    assert orjson.loads(owners.parameters["owners"]) == [1, 2]
-    assert (owners.number, len(owners.conditions)) == (2, 1)
-    many = members("u", orjson.dumps(list(range(1, 1001))), b"[]", b"1000").owners
-    sample = orjson.loads(many.sample)
-    assert (many.number, many.sampled, many.conditions) == (1000, len(sample), ())
-    assert SAMPLED_USERS / 2 < len(sample) <= SAMPLED_USERS
-    assert sample[0] == 1
-    assert sample[-1] > 900
+    assert orjson.loads(owners.parameters["owners"]) == owners.user_ids == [1, 2]
+    assert [orjson.loads(part) for part in owners.parts] == [[1, 2]]
+    assert len(owners.conditions) == 1
+    everybody = list(range(1, WHOLE_USERS + 2))
+    many = members("u", orjson.dumps(everybody[::-1]), b"[]", b"1000").owners
+    assert many.conditions == ()
+    assert len(many.parts) == 2
+    assert [user_id for part in many.parts for user_id in orjson.loads(part)] == many.user_ids == everybody
+    assert [orjson.loads(part) for part in members("u", None, None, None).owners.parts] == [[]]

@@ -15,8 +15,9 @@ from pushd.queries import PushFilter, PushSort, ReceiptFilter, ReceiptSort, Slic
 from pushd.stores.sqlite import push_queries, receipt_pivots, receipt_queries, records
 from pushd.stores.sqlite.connection import open_connection
 from pushd.stores.sqlite.members import members
-from pushd.stores.sqlite.receipt_queries import Query
+from pushd.stores.sqlite.receipt_queries import TimeSide
 from pushd.stores.sqlite.schema import APPLICATION_ID, LADDER, prepare
+from pushd.stores.sqlite.statements import Query
 
 PAGE = Slice(20, 10)
 ANY = ReceiptFilter()
@@ -219,15 +220,29 @@ def test_no_list_scans_a_table(connection: sqlite3.Connection, where: ReceiptFil
                     receipt_queries.stats_less(UNREAD_BY_NAME, named.owners, COMMON),
                     "COVERING INDEX receive_records_user (user_id=? AND created_at<?)",
                 ),
-                (
-                    receipt_pivots.time_pivot(UNREAD_BY_NAME, PAGE, named.owners, 100),
-                    "COVERING INDEX receive_records_user (user_id=? AND created_at>?)",
+                *(
+                    (
+                        receipt_pivots.moment(UNREAD_BY_NAME, sort, PAGE, named.owners, 100),
+                        "COVERING INDEX receive_records_user (user_id=? AND created_at>?)",
+                    )
+                    for sort in (NEWEST, ReceiptSort.RECEIVED_AT)
+                ),
+                *(
+                    (
+                        receipt_pivots.count_beside(UNREAD_BY_NAME, sort, TimeSide(">=", 1050), named.owners),
+                        "COVERING INDEX receive_records_user (user_id=? AND created_at>?)",
+                    )
+                    for sort in (NEWEST, ReceiptSort.RECEIVED_AT)
                 ),
             ]
         ),
         (receipt_queries.stats(ReceiptFilter("m1", username="a")), "(message_id=? AND user_id=?)"),
         (receipt_queries.sought(FILTERS["is_read"], PAGE), "COVERING INDEX receive_records_state (created_at=? AND"),
         (receipt_queries.sorted_all(ReceiptFilter("m1"), ReceiptSort.READ_AT, PAGE), "(message_id=?)"),
+        (
+            receipt_queries.sorted_all(ReceiptFilter("m1", is_read=True), ReceiptSort.READ_AT, PAGE),
+            "INDEX receive_records_state (created_at=? AND message_id=?",
+        ),
         (receipt_queries.sorted_all(ReceiptFilter(user_id=1), NEWEST, PAGE), "INDEX receive_records_user (user_id=?)"),
         (receipt_queries.NEWEST, "INDEX receive_records_user (user_id=?)"),
         (receipt_queries.USER_SUMMARY, "receive_totals USING PRIMARY KEY (user_id=?)"),

@@ -12,7 +12,7 @@ import pytest
 from pushd.model import Channel, DeliveryStatus, Mark, Outcome
 from pushd.queries import ReceiptFilter, ReceiptRow, ReceiptSort, Slice
 from pushd.stores.sqlite import members, receipt_pivots, receipt_queries
-from pushd.stores.sqlite.receipt_queries import Query
+from pushd.stores.sqlite.statements import Query
 from tests.contract.conftest import Node
 from tests.contract.test_receipt_queries import counted, fill, matches
 from tests.contract.test_records import receipt
@@ -111,9 +111,10 @@ async def test_pages_from_a_pivot_are_those_from_the_beginning(
         monkeypatch.setattr(receipt_pivots, "COUNTED_ALWAYS", -(10**9))
         monkeypatch.setattr(receipt_pivots, "SAMPLED_RECORDS", sampled)
         monkeypatch.setattr(receipt_pivots, "RECORDS_PER_OWNER", 0)
-        moments, users = spied(monkeypatch, "time_pivot"), spied(monkeypatch, "user_pivot")
+        moments, users = spied(monkeypatch, "count_beside"), spied(monkeypatch, "user_pivot")
         assert await pages(node, filters) == from_the_beginning
         assert len(moments) > 20
+        assert sum("receipt.received_at " in moment.statement for moment in moments) > 10
         assert len(users) > 50
     finally:
         await node.stop()

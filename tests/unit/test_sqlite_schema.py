@@ -182,6 +182,20 @@ def test_records_of_version_4_are_counted_by_user(tmp_path: Path, monkeypatch: p
         check(new, 3)
 
 
+def test_the_index_of_users_of_version_5_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "pushd.db"
+    columns = "SELECT name FROM pragma_index_info('receive_records_user')"
+    found = []
+    for ladder in (LADDER[:5], LADDER):
+        with monkeypatch.context() as patch:
+            patch.setattr(schema, "LADDER", ladder)
+            prepare(path)
+        with closing(sqlite3.connect(path)) as connection:
+            found.append([name for (name,) in connection.execute(columns)])
+    assert found[0][:3] == ["user_id", "created_at", "username"]
+    assert found[1][:4] == ["user_id", "created_at", "received_at", "username"]
+
+
 def test_wall_clock_is_in_milliseconds() -> None:
     assert wall_ms() > 1_700_000_000_000
 

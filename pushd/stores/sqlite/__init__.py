@@ -19,6 +19,7 @@ from pushd.stores.sqlite.connection import open_connection
 from pushd.stores.sqlite.directory import SqliteDirectory, import_users
 from pushd.stores.sqlite.outbox import SqliteOutbox
 from pushd.stores.sqlite.presence import SqlitePresence
+from pushd.stores.sqlite.readers import reading
 from pushd.stores.sqlite.records import SqliteRecords
 from pushd.stores.sqlite.schema import database_path, prepare
 from pushd.stores.sqlite.thread import Connections, SqliteThread
@@ -53,22 +54,21 @@ async def open_stores(
         connections, last_position = _open(path, is_durable=config.delivery.fsync == "batch")
         thread = SqliteThread(connections, journal.commit, observe)
         try:
-            stores = Stores(
-                journal=journal.SqliteJournal(thread),
-                outbox=SqliteOutbox(thread),
-                mailbox=mailbox.SqliteMailbox(
-                    thread,
-                    last_position=last_position,
-                    max_per_user=config.mailbox.max_per_user,
-                    ttl_days=config.mailbox.ttl_days,
-                    clock=clock,
-                ),
-                records=SqliteRecords(thread, clock=clock),
-                directory=SqliteDirectory(thread),
-                presence=SqlitePresence(thread),
-            )
-            async with checkpointing(path, thread):
-                yield stores
+            async with reading(path, observe) as readers, checkpointing(path, thread):
+                yield Stores(
+                    journal=journal.SqliteJournal(thread),
+                    outbox=SqliteOutbox(thread),
+                    mailbox=mailbox.SqliteMailbox(
+                        thread,
+                        last_position=last_position,
+                        max_per_user=config.mailbox.max_per_user,
+                        ttl_days=config.mailbox.ttl_days,
+                        clock=clock,
+                    ),
+                    records=SqliteRecords(thread, readers, clock=clock),
+                    directory=SqliteDirectory(thread),
+                    presence=SqlitePresence(thread),
+                )
         finally:
             await thread.aclose()
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from pushd.queries import PushFilter, PushSort, Slice
-from pushd.stores.sqlite.receipt_queries import Query
-from pushd.stores.sqlite.statements import Parameter
+from pushd.stores.sqlite.statements import Parameter, Query
 
 # A record may name 10,000 users and carry 64 KB of data: decoding so many takes the loop a millisecond or two.
 DECODED_ROWS = 10

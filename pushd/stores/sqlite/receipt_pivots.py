@@ -6,7 +6,9 @@ there. The place is a guess and only decides how far that is; the count is exact
 
 from __future__ import annotations
 
-import msgspec
+from math import inf
+
+import orjson
 
 from pushd.queries import ReceiptFilter, ReceiptSort, Slice
 from pushd.stores.sqlite import receipt_queries
@@ -16,18 +18,20 @@ from pushd.stores.sqlite.receipt_queries import (
     NAME_KEYS,
     NAMES_IN_ORDER,
     THEIR_TOTALS,
-    Query,
     Side,
+    TimeSide,
     clause_of,
     direction_of,
     has_range,
     has_state,
+    on_side,
     order_of,
     parameters_of,
     unnamed,
     user_key,
+    within,
 )
-from pushd.stores.sqlite.statements import Parameter
+from pushd.stores.sqlite.statements import Parameter, Query
 
 # What it costs to count what the users with a name have before a moment, in entries passed on a walk: each user's
 # entries have to be found first, and then each entry is half of what it is on a walk.
@@ -35,55 +39,67 @@ COUNTED_PER_OWNER = 15
 COUNTED_PER_OWNED = 0.5
 COUNTED_ALWAYS = 10_000
 
-# So many of their records are looked at to guess that moment: it is one or two in a hundred off.
-SAMPLED_RECORDS = 1_000
+# So many of their records are looked at to guess that moment, which makes it one or two in a hundred off, of at least
+# so many of the users, or more where few have any.
+SAMPLED_RECORDS, SAMPLED_USERS = 1_000, 32
 
 
 # Users with fewer records than so many each are passed as soon as counted.
 RECORDS_PER_OWNER = 8
 
 
-def has_time_pivot(part: Slice, total: int, passed: int, members: Members) -> bool:
-    """True when `time_pivot` costs less than a walk from the list's end, which passes `passed` entries to the other.
+def pivoting_cost(sort: ReceiptSort, part: Slice, total: int, passed: int, members: Members) -> float:
+    """What a page by way of `moment` costs, in entries passed on a walk.
 
-    A walk that asks most entries for their state only costs half: less than any count.
+    What was created before a moment are a user's first entries; to see what was received, all are looked at. No other
+    time is in their index.
     """
-    if part.offset < receipt_queries.FAR_ROWS or members.is_asked_last:
-        return False
-    walk = part.offset * passed / max(1, total)
-    counting = COUNTED_PER_OWNER * members.owners.number + COUNTED_PER_OWNED * members.share * walk
-    return COUNTED_ALWAYS + counting < walk
+    if sort not in (ReceiptSort.CREATED_AT, ReceiptSort.RECEIVED_AT):
+        return inf
+    owners = members.owners
+    share = members.share * (part.offset / max(1, total) if sort is ReceiptSort.CREATED_AT else 1)
+    counting = COUNTED_PER_OWNER * len(owners.user_ids) + COUNTED_PER_OWNED * share * passed
+    return COUNTED_ALWAYS + counting / len(owners.parts)
 
 
-def time_pivot(where: ReceiptFilter, part: Slice, owners: Owners, total: int) -> Query:
-    """Selects a moment near the record that `part` begins with, and how many of `total` are before it in the list.
+def moment(where: ReceiptFilter, sort: ReceiptSort, part: Slice, owners: Owners, total: int) -> Query:
+    """Selects a moment near the time of the record that `part` begins with, of `total`.
 
-    The moment is what some of the users' records suggest, 0 when those have none.
+    It is what some of the users' records suggest, 0 when those have none.
     """
-    comparison = ">=" if part.is_descending else "<"  # as time_sides() has it
-    records, moment = unnamed(where), "(SELECT at_ms FROM pivot)"
-    before = clause_of(records, f"receipt.created_at {comparison} {moment}", first=owners.conditions)
+    records = unnamed(where)
     statement = f"""
     WITH sampled AS MATERIALIZED (
-      SELECT receipt.created_at AS at_ms FROM {BY_OWNER.format("sample")}
+      SELECT receipt.{sort.value} AS at_ms FROM {BY_OWNER.format("sample")}
       {clause_of(records, "receipt.rowid % :every = 0")}
-    ),
-    pivot AS MATERIALIZED (
-      SELECT at_ms FROM sampled ORDER BY at_ms {direction_of(part)}
-       LIMIT 1 OFFSET (SELECT count(*) * :offset / :total FROM sampled)
     )
-    SELECT {moment}, (SELECT count(*) FROM {BY_OWNER.format("owners")} {before})
+    SELECT (SELECT at_ms FROM sampled ORDER BY at_ms {direction_of(part)}
+             LIMIT 1 OFFSET (SELECT count(*) * :offset / :total FROM sampled))
     """  # noqa: S608 - constants only
-    every = 1 + total * owners.sampled // max(1, owners.number) // SAMPLED_RECORDS
-    guess: dict[str, Parameter] = {"sample": owners.sample, "every": every}
+    wanted = max(SAMPLED_USERS, SAMPLED_RECORDS * len(owners.user_ids) // max(1, 2 * total))
+    sample = owners.user_ids[:: 1 + len(owners.user_ids) // wanted]
+    every = 1 + total * len(sample) // max(1, len(owners.user_ids)) // SAMPLED_RECORDS
+    guess: dict[str, Parameter] = {"sample": orjson.dumps(sample), "every": every}
     return Query(statement, parameters_of(records) | owners.parameters | guess | _rank(part, total))
 
 
-def time_sides(where: ReceiptFilter, part: Slice, at_ms: int) -> tuple[ReceiptFilter, ReceiptFilter]:
-    """What is before the moment of `time_pivot` in the list, and what is not."""
-    earlier = msgspec.structs.replace(where, before_ms=at_ms)
-    later = msgspec.structs.replace(where, since_ms=at_ms)
+def time_sides(part: Slice, at_ms: int) -> tuple[TimeSide, TimeSide]:
+    """What is before this moment in the list, and what is not."""
+    later, earlier = TimeSide(">=", at_ms), TimeSide("<", at_ms)
     return (later, earlier) if part.is_descending else (earlier, later)
+
+
+def count_beside(where: ReceiptFilter, sort: ReceiptSort, side: TimeSide, owners: Owners) -> Query:
+    """Selects how many records of `owners` are on this side of a moment."""
+    records = unnamed(where)
+    conditions: tuple[str, ...] = ()
+    if sort is ReceiptSort.CREATED_AT:
+        records = within(records, side)
+    else:
+        conditions = (on_side(sort, side),)
+    clause = clause_of(records, *conditions, first=owners.conditions)
+    statement = f"SELECT count(*) FROM {BY_OWNER.format('owners')} {clause}"  # noqa: S608 - constants only
+    return Query(statement, parameters_of(records) | owners.parameters)
 
 
 def has_user_pivot(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> bool:
@@ -95,7 +111,7 @@ def has_user_pivot(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> bool
 
 def is_user_pivot_short(total: int, owners: Owners) -> bool:
     """True when users with a name, whose are `total` records, have so many that counting them is less than a walk."""
-    return total >= RECORDS_PER_OWNER * owners.number
+    return total >= RECORDS_PER_OWNER * len(owners.user_ids)
 
 
 def user_pivot(where: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int) -> Query:

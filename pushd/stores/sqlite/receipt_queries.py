@@ -24,15 +24,18 @@ import msgspec
 from pushd.queries import ReceiptFilter, ReceiptSort, Slice
 from pushd.stores.sqlite.members import Members, Owners
 from pushd.stores.sqlite.schema import COUNTED, STATE
-from pushd.stores.sqlite.statements import Parameter
+from pushd.stores.sqlite.statements import Parameter, Query
 
 # Most rows that are sorted to answer one page where an index in the order of the page exists.
 SORTED_ROWS = 5_000
 
-# An index is walked to a page's end, rather than what matches sorted, if that passes no more than so many entries for
-# each record of the users with the name, as all of them are looked at to sort, and so many for each that matches.
+# What sorting costs in entries passed on a walk: for each record of the users with the name, as all of them are looked
+# at, and for each that matches.
 WALKED_PER_OWNED = 1.3
 WALKED_PER_SORTED = 11
+
+# What an entry costs on a walk that asks for the state first, which few have, beside one that asks for the user.
+WALKED_ASKED_LAST = 0.6
 
 # Pages further back are looked for from the other end of the list if that is nearer, or from a place in its midst.
 FAR_ROWS = 1_000
@@ -165,19 +168,19 @@ DELETE FROM admin_user_receive_records
 IS_SELECTIVE = "SELECT EXISTS (SELECT 1 FROM receive_names WHERE instr(folded, lower(:username)) = 0)"
 
 
-class Query(NamedTuple):
-    """A statement with its parameters."""
-
-    statement: str
-    parameters: dict[str, Parameter]
-
-
 class Side(NamedTuple):
     """A part of a list by users: those who compare like this with one of them."""
 
     comparison: str
     username: bytes
     user_id: int
+
+
+class TimeSide(NamedTuple):
+    """A part of a list by a time: what compares like this, ">=" or "<", with one of them."""
+
+    comparison: str
+    at_ms: int
 
 
 def is_narrow(where: ReceiptFilter) -> bool:
@@ -240,7 +243,7 @@ def stats_less(where: ReceiptFilter, owners: Owners, common: Sequence[bool]) -> 
 
 def is_less_short(wanted: int, records: int, members: Members) -> bool:
     """True when `stats_less` costs less than `stats_within`, of `records` of which `wanted` are of the time."""
-    return (wanted * 2 - records) * members.share > TOTALS_PER_OWNER * members.owners.number
+    return (wanted * 2 - records) * members.share > TOTALS_PER_OWNER * len(members.owners.user_ids)
 
 
 def _counts_of(common: Sequence[bool]) -> list[str]:
@@ -264,14 +267,15 @@ def timed(sort: ReceiptSort) -> Query:
     return Query(f"SELECT sum(total) FROM receive_counts WHERE {TIMES[sort]}", {})  # noqa: S608 - constants only
 
 
-def is_walk_short(part: Slice, total: int, passed: int, share: float) -> bool:
-    """True when a walk to the page's end, if matches are spread evenly, costs less than sorting all `total`.
+def walking_cost(part: Slice, total: int, passed: int, members: Members) -> float:
+    """What a walk to the page's end costs, in entries passed, if matches are spread evenly over `passed` entries."""
+    entries = (part.offset + part.limit) * passed / max(1, total)
+    return entries * (WALKED_ASKED_LAST if members.is_asked_last else 1)
 
-    A walk to the list's end passes `passed` entries. What is sorted is looked for among the records of the users with
-    the name, who are a `share` of all.
-    """
-    sorting = share * passed * WALKED_PER_OWNED + total * WALKED_PER_SORTED
-    return (part.offset + part.limit) * passed <= total * sorting
+
+def sorting_cost(total: int, passed: int, members: Members) -> float:
+    """What sorting all `total` costs: they are looked for among all records of the users with the name."""
+    return members.share * passed * WALKED_PER_OWNED + total * WALKED_PER_SORTED
 
 
 def in_range(where: ReceiptFilter) -> Query:
@@ -294,12 +298,19 @@ def _between(where: ReceiptFilter) -> ReceiptFilter:
     return ReceiptFilter(since_ms=where.since_ms, before_ms=where.before_ms)
 
 
-def walked(where: ReceiptFilter, part: Slice, members: Members | None = None) -> Query:
-    """A page by created_at, of `members` only. Costs the entries of the time range up to the end of the page."""
+def walked(where: ReceiptFilter, part: Slice, members: Members | None = None, side: TimeSide | None = None) -> Query:
+    """A page by created_at, of `members` and `side` only. Costs the entries of the times up to the end of the page."""
     index = "state" if has_state(where) else "created"
     more = () if where.message_id is None else (_TIMES_OF_NOTICE,)
     source = f"{_TABLE} INDEXED BY receive_records_{index}"
-    return _page(where, part, source, order_of(("created_at",), part), *more, members=members)
+    return _page(within(where, side), part, source, order_of(("created_at",), part), *more, members=members)
+
+
+def within(where: ReceiptFilter, side: TimeSide | None) -> ReceiptFilter:
+    """What of `where` is on this side of a moment at which something of it was created."""
+    if side is None:
+        return where
+    return msgspec.structs.replace(where, **{"since_ms" if side.comparison == ">=" else "before_ms": side.at_ms})
 
 
 def sought(where: ReceiptFilter, part: Slice) -> Query:
@@ -341,14 +352,21 @@ def user_key(sort: ReceiptSort, users: str) -> str:
     return f"({users}.username, {users}.user_id)" if sort is ReceiptSort.USERNAME else f"{users}.user_id"
 
 
-def by_time(where: ReceiptFilter, sort: ReceiptSort, part: Slice, members: Members | None = None) -> Query:
-    """A page of the records, of `members` only, that have the time `sort` names. Costs the entries up to its end.
+def by_time(
+    where: ReceiptFilter, sort: ReceiptSort, part: Slice, members: Members | None = None, side: TimeSide | None = None
+) -> Query:
+    """A page of the records, of `members` and `side` only, that have the time `sort` names.
 
-    `where` need not ask for the flag that says so: the index has no others.
+    Costs the entries up to its end. `where` need not ask for the flag that says so: the index has no others.
     """
     index = f"{_TABLE} INDEXED BY receive_records_{sort.value.removesuffix('_at')}"
-    has_time = f"receipt.{sort.value} >= {EARLIEST_MS}"
+    has_time = on_side(sort, side or TimeSide(">=", EARLIEST_MS))
     return _page(where, part, index, order_of((sort.value,), part), has_time, members=members)
+
+
+def on_side(sort: ReceiptSort, side: TimeSide) -> str:
+    """The condition that the time `sort` names is on this side."""
+    return f"receipt.{sort.value} {side.comparison} {int(side.at_ms)}"
 
 
 def others(where: ReceiptFilter, sort: ReceiptSort) -> Query:
@@ -371,7 +389,7 @@ def _asked(where: ReceiptFilter) -> list[str]:
 def sorted_all(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> Query:
     """A page found by sorting all that match, in the order of `walked`, `by_user` and `by_time`."""
     source = _source(where)
-    if where.message_id is None and not is_narrow(where):
+    if not is_narrow(where) and (where.message_id is None or has_state(where)):
         source = f"(SELECT * FROM {_counts(where)}) AS run CROSS JOIN {_IN_RUN}"  # noqa: S608 - constants only
     return _page(where, part, source, _keys(where, sort, part))
 
@@ -383,7 +401,7 @@ def _keys(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> str:
     if sort in TIMES:
         return order_of((sort.value, "user_id", "created_at", *STATE, "rowid"), part)
     by, then = (("username", "user_id"), ()) if sort is ReceiptSort.USERNAME else (("user_id",), ("username",))
-    return f"{order_of(by, part)}, {_newest(part)}, {order_of((*then, *STATE, 'rowid'), part)}"
+    return f"{order_of(by, part)}, {_newest(part)}, {order_of(('received_at', *then, *STATE, 'rowid'), part)}"
 
 
 def _newest(part: Slice) -> str:

@@ -407,6 +407,15 @@ _TOTALS = (
     "CREATE UNIQUE INDEX receive_names_username ON receive_names (username, user_id, folded)",
 )
 
+# Version 6. What a user received before a moment is counted from the index that has all else of the user.
+_MOMENTS = (
+    "DROP INDEX receive_records_user",
+    f"""
+    CREATE INDEX receive_records_user
+        ON admin_user_receive_records (user_id, created_at DESC, received_at, username, {_STATES})
+    """,
+)
+
 # One entry per schema version: the statements that lead to it from the version before.
 LADDER: tuple[tuple[str, ...], ...] = (
     (*_JOURNAL, *_MAILBOX, *_RECORDS, *_USERS),
@@ -414,6 +423,7 @@ LADDER: tuple[tuple[str, ...], ...] = (
     _OUTBOX,
     _NAMES,
     _TOTALS,
+    _MOMENTS,
 )
 
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pushd.stores.sqlite.schema import transaction
 from pushd.stores.sqlite.thread import SqliteThread
 
 Row = TypeVar("Row")
 Parameter = bytes | str | int
+Run = Callable[[sqlite3.Connection], tuple[Any, ...]]
 Value = bytes | str | int | None  # exactly: what is of a subclass takes sqlite3 ten times as long to bind
 
 # A journal append waits behind one chunk at most: 500 receive records take SQLite a few milliseconds.
@@ -103,12 +105,48 @@ def _sizes(rows: int, most: int) -> Iterator[int]:
         yield rows
 
 
-class Statements:
-    """One store's access to the thread, under the store's name."""
+class Query(NamedTuple):
+    """A statement with its parameters."""
+
+    statement: str
+    parameters: dict[str, Parameter]
+
+
+class Reads:
+    """What one store reads, by `submit(store, name, run)`."""
+
+    def __init__(self, submit: Callable[[str, str, Run], Awaitable[Any]], store: str) -> None:
+        self._submit = submit
+        self._store = store
+
+    async def row(self, name: str, statement: str, **parameters: Parameter) -> tuple[bytes | None, ...]:
+        """The one row of documents that `statement` selects; a document is None where there was nothing."""
+        return await self._one(name, statement, parameters)
+
+    async def document(self, name: str, statement: str, **parameters: Parameter) -> bytes | None:
+        """The one document that `statement` selects, None where there was nothing."""
+        document: bytes | None = (await self._one(name, statement, parameters))[0]
+        return document
+
+    async def numbers(self, name: str, statement: str, **parameters: Parameter) -> tuple[int, ...]:
+        """The one row of numbers that `statement` selects, 0 for NULL."""
+        return tuple(number or 0 for number in await self._one(name, statement, parameters))
+
+    async def _one(self, name: str, statement: str, parameters: Mapping[str, Parameter]) -> tuple[Any, ...]:
+        def run(connection: sqlite3.Connection) -> tuple[Any, ...]:
+            row: tuple[Any, ...] = connection.execute(statement, parameters).fetchone()
+            return row
+
+        row: tuple[Any, ...] = await self._submit(self._store, name, run)
+        return row
+
+
+class Statements(Reads):
+    """One store's access to the writing thread, under the store's name: what it reads comes after what it wrote."""
 
     def __init__(self, thread: SqliteThread, store: str) -> None:
+        super().__init__(partial(thread.submit, is_read=True), store)
         self._thread = thread
-        self._store = store
 
     async def change(self, name: str, statement: str, **parameters: Parameter) -> int:
         """Run one writing statement, which is a transaction of its own; how many rows it changed."""
@@ -128,21 +166,3 @@ class Statements:
                     connection.execute(statement, parameters)
 
         await self._thread.submit(self._store, name, run)
-
-    async def row(self, name: str, statement: str, **parameters: Parameter) -> tuple[bytes | None, ...]:
-        """The one row of documents that `statement` selects; a document is None where there was nothing."""
-        return await self._thread.submit(self._store, name, lambda db: _one(db, statement, parameters), is_read=True)
-
-    async def document(self, name: str, statement: str, **parameters: Parameter) -> bytes | None:
-        """The one document that `statement` selects, None where there was nothing."""
-        return (await self.row(name, statement, **parameters))[0]
-
-    async def numbers(self, name: str, statement: str, **parameters: Parameter) -> tuple[int, ...]:
-        """The one row of numbers that `statement` selects, 0 for NULL."""
-        row = await self._thread.submit(self._store, name, lambda db: _one(db, statement, parameters), is_read=True)
-        return tuple(number or 0 for number in row)
-
-
-def _one(connection: sqlite3.Connection, statement: str, parameters: Mapping[str, Parameter]) -> tuple[Any, ...]:
-    row: tuple[Any, ...] = connection.execute(statement, parameters).fetchone()
-    return row

@@ -12,7 +12,7 @@ import msgspec
 from pushd.queries import ReceiptFilter, ReceiptRow, ReceiptSort, ReceiptStats, Slice
 from pushd.stores.sqlite import receipt_pivots, receipt_queries
 from pushd.stores.sqlite.members import MEMBERS, Members, Owners, members
-from pushd.stores.sqlite.receipt_queries import Side, TimeSide
+from pushd.stores.sqlite.receipt_queries import Side, TimeSide, Walk
 from pushd.stores.sqlite.statements import Query, Reads
 
 Page = Callable[[Slice], Awaitable[list[ReceiptRow]]]
@@ -136,16 +136,19 @@ class ReceiptLists:
     def _is_known(self, name: str) -> bool:
         return self._named is not None and self._named[0] == name
 
-    async def _members(self, where: ReceiptFilter, sort: ReceiptSort, total: int) -> tuple[Members, int]:
-        """Who has the name in `where`, which `total` records match, and how many entries a walk of all would pass.
+    async def _members(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int) -> tuple[Members, Walk]:
+        """Who has the name in `where`, which `total` records match, and what a walk in the order of `part` passes.
 
         Whether a record is of one of them is asked last if few records have the state that is asked for.
         """
         named = await self._who(where.username or "")
-        passed, records = await self._numbers("names", receipt_queries.in_range(where))
+        before, inside, after = await self._numbers("names", receipt_queries.spread(where))
+        walk = Walk(0, inside, inside)
         if sort in receipt_queries.TIMES:
-            (passed,) = await self._numbers("receive_records", receipt_queries.timed(sort))
-        return named._replace(is_asked_last=total < named.share * named.share * records), passed
+            (timed,) = await self._numbers("receive_records", receipt_queries.timed(sort))
+            share = timed / max(1, before + inside + after)
+            walk = Walk(share * (after if part.is_descending else before), share * inside, inside)
+        return named._replace(is_asked_last=total < named.share * named.share * inside), walk
 
     async def _from_moment(
         self, where: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int, named: Members
@@ -254,10 +257,10 @@ class ReceiptLists:
         self, where: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int
     ) -> list[ReceiptRow]:
         """A page by a time that all `total` have: walked to from the list's end or a moment, or found by sorting."""
-        named, passed = await self._members(where, sort, total)
-        walking = receipt_queries.walking_cost(part, total, passed, named)
-        sorting = receipt_queries.sorting_cost(total, passed, named)
-        if receipt_pivots.pivoting_cost(sort, part, total, passed, named) < min(walking, sorting):
+        named, walk = await self._members(where, sort, part, total)
+        walking = receipt_queries.walking_cost(part, total, walk, named)
+        sorting = receipt_queries.sorting_cost(total, walk, named)
+        if receipt_pivots.pivoting_cost(sort, part, total, walk, named) < min(walking, sorting):
             return await self._from_moment(where, sort, part, total, named)
         if walking < sorting:
             return await self._walk(where, sort, named, part)

@@ -21,6 +21,7 @@ from pushd.stores.sqlite.receipt_queries import (
     THEIR_TOTALS,
     Side,
     TimeSide,
+    Walk,
     clause_of,
     direction_of,
     has_range,
@@ -49,7 +50,7 @@ SAMPLED_RECORDS, SAMPLED_USERS = 1_000, 32
 RECORDS_PER_OWNER = 8
 
 
-def pivoting_cost(sort: ReceiptSort, part: Slice, total: int, passed: int, members: Members) -> float:
+def pivoting_cost(sort: ReceiptSort, part: Slice, total: int, walk: Walk, members: Members) -> float:
     """What a page by way of `moment` costs, in entries passed on a walk.
 
     What was created before a moment are a user's first entries; to see what was received, all are looked at. No other
@@ -59,7 +60,7 @@ def pivoting_cost(sort: ReceiptSort, part: Slice, total: int, passed: int, membe
         return inf
     owners = members.owners
     share = members.share * (part.offset / max(1, total) if sort is ReceiptSort.CREATED_AT else 1)
-    counting = COUNTED_PER_OWNER * len(owners.user_ids) + COUNTED_PER_OWNED * share * passed
+    counting = COUNTED_PER_OWNER * len(owners.user_ids) + COUNTED_PER_OWNED * share * walk.records
     return COUNTED_ALWAYS + counting / len(owners.parts)
 
 

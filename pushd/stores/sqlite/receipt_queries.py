@@ -267,24 +267,32 @@ def timed(sort: ReceiptSort) -> Query:
     return Query(f"SELECT sum(total) FROM receive_counts WHERE {TIMES[sort]}", {})  # noqa: S608 - constants only
 
 
-def walking_cost(part: Slice, total: int, passed: int, members: Members) -> float:
-    """What a walk to the page's end costs, in entries passed, if matches are spread evenly over `passed` entries."""
-    entries = (part.offset + part.limit) * passed / max(1, total)
+class Walk(NamedTuple):
+    """What a walk to the end of a list by a time passes, in entries, and of how many records of anybody's that is."""
+
+    outside: float  # before any of the times that are asked for
+    inside: float
+    records: int
+
+
+def walking_cost(part: Slice, total: int, walk: Walk, members: Members) -> float:
+    """What a walk to the page's end costs, in entries passed, if the `total` matches are spread evenly."""
+    entries = walk.outside + (part.offset + part.limit) * walk.inside / max(1, total)
     return entries * (WALKED_ASKED_LAST if members.is_asked_last else 1)
 
 
-def sorting_cost(total: int, passed: int, members: Members) -> float:
+def sorting_cost(total: int, walk: Walk, members: Members) -> float:
     """What sorting all `total` costs: they are looked for among all records of the users with the name."""
-    return members.share * passed * WALKED_PER_OWNED + total * WALKED_PER_SORTED
+    return members.share * walk.records * WALKED_PER_OWNED + total * WALKED_PER_SORTED
 
 
-def in_range(where: ReceiptFilter) -> Query:
-    """Selects how many records there are in the range of `where`, and how many altogether."""
-    inside = f"SELECT sum(total) FROM {_counts(_between(where))}"  # noqa: S608 - constants only
-    statement = f"SELECT ({inside}), (SELECT sum(total) FROM receive_counts)"  # noqa: S608 - constants only
-    if not has_range(where):
-        statement = "SELECT sum(total), sum(total) FROM receive_counts"
-    return Query(statement, parameters_of(_between(where)))
+def spread(where: ReceiptFilter) -> Query:
+    """Selects how many records of anybody's are before, in and after the range of `where`."""
+    in_range = clause_of(_between(where), table="counts").removeprefix("WHERE ")
+    before = "counts.created_at < :since_ms" if where.since_ms is not None else "false"
+    after = "counts.created_at >= :before_ms" if where.before_ms is not None else "false"
+    sums = ", ".join(f"sum(total) FILTER (WHERE {condition})" for condition in (before, in_range, after))
+    return Query(f"SELECT {sums} FROM receive_counts AS counts", parameters_of(_between(where)))  # noqa: S608 - constants only
 
 
 def flags_in_range(where: ReceiptFilter) -> Query:

@@ -106,6 +106,10 @@ PAGES = (
     "/admin-receive-records?username=4&page=264&is_read=true&sort_by=received_at",
     "/admin-receive-records?username=4&start_date={day}&page=2000",
     "/admin-receive-records?username=4&start_date={day}&page=2000&sort_by=received_at",
+    "/admin-receive-records?username=4&start_date={day}&page=1900&is_read=false",
+    "/admin-receive-records?username=4&start_date={day}&page=1900&is_read=false&sort_by=received_at",
+    "/admin-receive-records?username=4&start_date={day}&page=1900&is_read=false&sort_by=user_id",
+    "/admin-receive-records?start_date={day}&page=8000&is_read=false&sort_by=username",
     "/messages/m7/receive-status",
     "/user-summary?user_id=4711",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -77,16 +78,16 @@ async def test_a_name_is_walked_to_in_the_order_of_sorting(tmp_path: Path, monke
         await node.stop()
 
 
-def spied(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Query]:
-    """What this function of receipt_pivots makes from now on."""
+def spied(monkeypatch: pytest.MonkeyPatch, name: str, module: ModuleType = receipt_pivots) -> list[Query]:
+    """What this function makes from now on."""
     made: list[Query] = []
-    function = getattr(receipt_pivots, name)
+    function = getattr(module, name)
 
     def spy(*arguments: Any) -> Query:
         made.append(function(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(receipt_pivots, name, spy)
+    monkeypatch.setattr(module, name, spy)
     return made
 
 
@@ -116,6 +117,41 @@ async def test_pages_from_a_pivot_are_those_from_the_beginning(
         assert len(moments) > 20
         assert sum("receipt.received_at " in moment.statement for moment in moments) > 10
         assert len(users) > 50
+    finally:
+        await node.stop()
+
+
+async def test_what_was_received_earlier_is_counted_together_with_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a page by received_at with a name and a time, unless it was counted for a page nearby."""
+    node = Node(tmp_path)
+    await node.start()
+
+    async def found(where: ReceiptFilter, is_descending: bool) -> tuple[Any, ...]:
+        records, by_moment = node.stores.records, ReceiptSort.RECEIVED_AT
+        await records.receive_stats(ReceiptFilter(user_id=1))  # what was counted for another list is forgotten
+        parts = (Slice(offset, 13, is_descending) for offset in (29, 0, 13, 60, 31))
+        rows = [await records.receive_records(where, by_moment, part) for part in parts]
+        return *rows, await records.receive_stats(where)
+
+    try:
+        await fill(node)
+        every = {"since_ms": 1010, "before_ms": 1090}
+        wanted = [ReceiptFilter(username="a", **every), ReceiptFilter(username="d", is_received=True, **every),
+                  ReceiptFilter(username="a", is_received=False, **every), ReceiptFilter(username="%", before_ms=1020),
+                  ReceiptFilter(username="d", is_online=True, since_ms=1050)]  # fmt: skip
+        lists = [(where, is_descending) for where in wanted for is_descending in (True, False)]
+        before = [await found(*each) for each in lists]
+        monkeypatch.setattr(receipt_queries, "FAR_ROWS", 1)
+        monkeypatch.setattr(receipt_queries, "WALKED_PER_SORTED", 10**9)
+        monkeypatch.setattr(receipt_pivots, "COUNTED_ALWAYS", -(10**9))
+        together = spied(monkeypatch, "stats_within", receipt_queries)
+        again = spied(monkeypatch, "count_beside")
+        assert [await found(*each) for each in lists] == before
+        assert sum("receipt.received_at < " in query.statement for query in together) >= 3
+        assert again
+        assert any(rows for *rows, _ in before)
     finally:
         await node.stop()
 

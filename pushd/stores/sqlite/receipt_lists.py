@@ -30,6 +30,8 @@ class ReceiptLists:
         # The last answers, until something is written.
         self._counted: tuple[ReceiptFilter, ReceiptStats] | None = None
         self._named: tuple[str, Members] | None = None
+        # Of which records, a moment, and how many of them were received before it.
+        self._earlier: tuple[ReceiptFilter, int, int] | None = None
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -44,7 +46,7 @@ class ReceiptLists:
 
     def _forget(self) -> None:
         self._writes += 1
-        self._counted = self._named = None
+        self._counted = self._named = self._earlier = None
 
     async def rows(self, query: Query, name: str = "receive_records") -> list[ReceiptRow]:
         """What a statement of receipt_queries selects."""
@@ -66,6 +68,8 @@ class ReceiptLists:
         where = await self._selective(where)
         if part.offset < receipt_queries.FAR_ROWS:
             return await self._page(where, sort, part)
+        if sort is ReceiptSort.RECEIVED_AT and receipt_queries.is_by_name(where) and receipt_queries.has_range(where):
+            await self._count_earlier(where, part)
         total = (await self.stats(where)).total_users
         return await _from_nearer_end(part, total, partial(self._page, where, sort))
 
@@ -107,6 +111,25 @@ class ReceiptLists:
         count = receipt_queries.stats_less if is_less else receipt_queries.stats_within
         query = count(where, named.owners, [flagged * 2 > wanted for flagged in flags])
         return await self._sums("receive_stats", query, named.owners)
+
+    async def _count_earlier(self, where: ReceiptFilter, part: Slice) -> None:
+        """Count for `stats` and for the page what each of them would look at the records of many users for."""
+        if self._counted is not None and self._counted[0] == where:
+            return
+        writes = self._writes
+        named = await self._who(where.username or "")
+        everybody = await self._numbers("receive_stats", receipt_queries.stats(receipt_queries.unnamed(where)))
+        total, received = int(everybody[0] * named.share), int(everybody[2] * named.share)
+        newest = Slice(part.offset if part.is_descending else max(0, total - part.offset), part.limit)
+        query = receipt_pivots.moment(where, ReceiptSort.RECEIVED_AT, newest, named.owners, received)
+        (at_ms,) = await self._numbers("receive_records", query)
+        if newest.offset < received and at_ms:
+            common = [flagged * 2 > everybody[0] for flagged in everybody[1:]]
+            query = receipt_queries.stats_within(where, named.owners, common, TimeSide("<", at_ms))
+            *counted, earlier = await self._sums("receive_stats", query, named.owners)
+            if writes == self._writes:
+                self._counted = (where, ReceiptStats(*counted))
+                self._earlier = (msgspec.structs.replace(where, is_received=None), at_ms, earlier)
 
     async def _selective(self, where: ReceiptFilter) -> ReceiptFilter:
         """`where` without a part of a name that all names have."""
@@ -154,15 +177,27 @@ class ReceiptLists:
         self, where: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int, named: Members
     ) -> list[ReceiptRow]:
         """A page by created_at or received_at in the midst of the list, walked to from a moment nearby."""
-        query = receipt_pivots.moment(where, sort, part, named.owners, total)
-        (at_ms,) = await self._numbers("receive_records", query)
+        at_ms, before = await self._moment(where, sort, part, total, named.owners)
         if not at_ms:
             return await self._walk(where, sort, named, part)
-        before, rest = receipt_pivots.time_sides(part, at_ms)
-        query = receipt_pivots.count_beside(where, sort, before, named.owners)
-        (count,) = await self._sums("receive_records", query, named.owners)
-        pages = (partial(self._walk, where, sort, named, side=side) for side in (before, rest))
-        return await self._from_pivot(part, count, *pages)
+        pages = (partial(self._walk, where, sort, named, side=side) for side in receipt_pivots.time_sides(part, at_ms))
+        return await self._from_pivot(part, before, *pages)
+
+    async def _moment(
+        self, where: ReceiptFilter, sort: ReceiptSort, part: Slice, total: int, owners: Owners
+    ) -> tuple[int, int]:
+        """A moment near the page, and how many of `total` are before it in the list; 0 for none."""
+        if self._earlier is not None and self._earlier[0] == msgspec.structs.replace(where, is_received=None):
+            _, at_ms, earlier = self._earlier
+            before = total - earlier if part.is_descending else earlier
+            if abs(before - part.offset) * receipt_pivots.NEAR < total:
+                return at_ms, before
+        (at_ms,) = await self._numbers("receive_records", receipt_pivots.moment(where, sort, part, owners, total))
+        if not at_ms:
+            return 0, 0
+        side, _ = receipt_pivots.time_sides(part, at_ms)
+        (before,) = await self._sums("receive_records", receipt_pivots.count_beside(where, sort, side, owners), owners)
+        return at_ms, before
 
     async def _walk(
         self, where: ReceiptFilter, sort: ReceiptSort, named: Members, part: Slice, side: TimeSide | None = None

@@ -46,6 +46,9 @@ COUNTED_ALWAYS = 10_000
 SAMPLED_RECORDS, SAMPLED_USERS = 1_000, 32
 
 
+# A moment that was counted for another page is near this one if only one in so many records is between them.
+NEAR = 20
+
 # Users with fewer records than so many each are passed as soon as counted.
 RECORDS_PER_OWNER = 8
 
@@ -73,7 +76,7 @@ def moment(where: ReceiptFilter, sort: ReceiptSort, part: Slice, owners: Owners,
     statement = f"""
     WITH sampled AS MATERIALIZED (
       SELECT receipt.{sort.value} AS at_ms FROM {BY_OWNER.format("sample")}
-      {clause_of(records, "receipt.rowid % :every = 0")}
+      {clause_of(records, "receipt.rowid % :every = 0", f"receipt.{sort.value} IS NOT NULL")}
     )
     SELECT (SELECT at_ms FROM sampled ORDER BY at_ms {direction_of(part)}
              LIMIT 1 OFFSET (SELECT count(*) * :offset / :total FROM sampled))

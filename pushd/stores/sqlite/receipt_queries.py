@@ -219,10 +219,16 @@ def stats_always(where: ReceiptFilter, owners: Owners) -> Query:
     return Query(statement, parameters_of(unnamed(where)) | owners.parameters)
 
 
-def stats_within(where: ReceiptFilter, owners: Owners, common: Sequence[bool]) -> Query:
-    """The same by a name and a time; `common` says which of the flags most records have."""
+def stats_within(
+    where: ReceiptFilter, owners: Owners, common: Sequence[bool], received: TimeSide | None = None
+) -> Query:
+    """The same by a name and a time, and how many were received on a side of a moment if that is given.
+
+    `common` says which of the flags most records have.
+    """
     conditions = clause_of(unnamed(where), first=owners.conditions)
-    counts = ", ".join(_counts_of(common))
+    more = [] if received is None else [f"count(*) FILTER (WHERE {on_side(ReceiptSort.RECEIVED_AT, received)})"]
+    counts = ", ".join([*_counts_of(common), *more])
     statement = f"SELECT {counts} FROM {BY_OWNER.format('owners')} {conditions}"  # noqa: S608 - constants only
     return Query(statement, parameters_of(unnamed(where)) | owners.parameters)
 

@@ -121,9 +121,11 @@ class ReceiptLists:
         everybody = await self._numbers("receive_stats", receipt_queries.stats(receipt_queries.unnamed(where)))
         total, received = int(everybody[0] * named.share), int(everybody[2] * named.share)
         newest = Slice(part.offset if part.is_descending else max(0, total - part.offset), part.limit)
+        if newest.offset >= received:
+            return
         query = receipt_pivots.moment(where, ReceiptSort.RECEIVED_AT, newest, named.owners, received)
         (at_ms,) = await self._numbers("receive_records", query)
-        if newest.offset < received and at_ms:
+        if at_ms:
             common = [flagged * 2 > everybody[0] for flagged in everybody[1:]]
             query = receipt_queries.stats_within(where, named.owners, common, TimeSide("<", at_ms))
             *counted, earlier = await self._sums("receive_stats", query, named.owners)

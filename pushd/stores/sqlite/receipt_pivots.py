@@ -42,8 +42,8 @@ COUNTED_PER_OWNED = 0.5
 COUNTED_ALWAYS = 10_000
 
 # So many of their records are looked at to guess that moment, which makes it one or two in a hundred off, of at least
-# so many of the users, or more where few have any.
-SAMPLED_RECORDS, SAMPLED_USERS = 1_000, 32
+# so many of the users, or up to so many where few have any.
+SAMPLED_RECORDS, SAMPLED_USERS, MOST_SAMPLED_USERS = 1_000, 32, 500
 
 
 # A moment that was counted for another page is near this one if only one in so many records is between them.
@@ -82,8 +82,9 @@ def moment(where: ReceiptFilter, sort: ReceiptSort, part: Slice, owners: Owners,
              LIMIT 1 OFFSET (SELECT count(*) * :offset / :total FROM sampled))
     """  # noqa: S608 - constants only
     wanted = max(SAMPLED_USERS, SAMPLED_RECORDS * len(owners.user_ids) // max(1, 2 * total))
+    wanted = min(wanted, MOST_SAMPLED_USERS, len(owners.user_ids))
     # By chance, as who is absent or has read may come at regular intervals; the same for the same page.
-    sample = sorted(Random(total).sample(owners.user_ids, min(wanted, len(owners.user_ids))))  # noqa: S311 - no secret
+    sample = sorted(Random(total).sample(owners.user_ids, wanted))  # noqa: S311 - no secret
     every = 1 + total * len(sample) // max(1, len(owners.user_ids)) // SAMPLED_RECORDS
     guess: dict[str, Parameter] = {"sample": orjson.dumps(sample), "every": every}
     return Query(statement, parameters_of(records) | owners.parameters | guess | _rank(part, total))

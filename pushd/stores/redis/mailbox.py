@@ -204,7 +204,8 @@ class RedisMailbox:
                 yield
         for key in call.keys[: answer[0]]:
             del users[key]
-        yield
+        if users:
+            yield
 
     # ---- both
 

@@ -167,11 +167,12 @@ class ReceiptLists:
         Whether a record is of one of them is asked last if few records have the state that is asked for.
         """
         named = await self._who(where.username or "")
-        before, inside, after = await self._numbers("names", receipt_queries.spread(where))
+        before, after, records = await self._numbers("names", receipt_queries.spread(where))
+        inside = records - before - after
         walk = Walk(0, inside, inside)
         if sort in receipt_queries.TIMES:
             (timed,) = await self._numbers("receive_records", receipt_queries.timed(sort))
-            share = timed / max(1, before + inside + after)
+            share = timed / max(1, records)
             walk = Walk(share * (after if part.is_descending else before), share * inside, inside)
         return named._replace(is_asked_last=total < named.share * named.share * inside), walk
 

@@ -293,12 +293,11 @@ def sorting_cost(total: int, walk: Walk, members: Members) -> float:
 
 
 def spread(where: ReceiptFilter) -> Query:
-    """Selects how many records of anybody's are before, in and after the range of `where`."""
-    in_range = clause_of(_between(where), table="counts").removeprefix("WHERE ")
-    before = "counts.created_at < :since_ms" if where.since_ms is not None else "false"
-    after = "counts.created_at >= :before_ms" if where.before_ms is not None else "false"
-    sums = ", ".join(f"sum(total) FILTER (WHERE {condition})" for condition in (before, in_range, after))
-    return Query(f"SELECT {sums} FROM receive_counts AS counts", parameters_of(_between(where)))  # noqa: S608 - constants only
+    """Selects how many records of anybody's are before the range of `where`, after it, and altogether."""
+    before = "created_at < :since_ms" if where.since_ms is not None else "false"
+    after = "created_at >= :before_ms" if where.before_ms is not None else "false"
+    sums = f"sum(total) FILTER (WHERE {before}), sum(total) FILTER (WHERE {after}), sum(total)"
+    return Query(f"SELECT {sums} FROM receive_counts", parameters_of(_between(where)))  # noqa: S608 - constants only
 
 
 def flags_in_range(where: ReceiptFilter) -> Query:

@@ -1,4 +1,4 @@
-"""Builds the two extensions. PUSHD_BUILD=release (default), trace (Cython line tracing) or asan."""
+"""Builds the three extensions. PUSHD_BUILD=release (default), trace (Cython line tracing) or asan."""
 
 import os
 
@@ -34,7 +34,7 @@ extensions = [
         extra_link_args=flavour["link"],
         define_macros=flavour["macros"],
     )
-    for module in ("_fastpath", "_inlet")
+    for module in ("_fastpath", "_inlet", "_columns")
 ]
 
 setup(

@@ -20,7 +20,7 @@ LAYERS = {
     1.1: "config queries deflate metrics",
     1.2: "wire configfile userfile live logs",
     # pure state machines, the hub, and what reads for its connections
-    2.0: "_fastpath session lanes publication",
+    2.0: "_fastpath _columns session lanes publication",
     2.1: "_inlet",
     3.0: "ports",
     # the domain: what the others stand on, what stands on it, and so on

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -12,10 +11,10 @@ import pytest
 
 from pushd.model import Channel, DeliveryStatus, Mark, Outcome
 from pushd.queries import ReceiptFilter, ReceiptRow, ReceiptSort, Slice
-from pushd.stores.sqlite import members, receipt_pivots, receipt_queries
-from pushd.stores.sqlite.statements import Query
+from pushd.stores.sqlite import receipt_columns, receipt_queries
+from pushd.stores.sqlite.receipt_columns import ReceiptColumns
 from tests.contract.conftest import Node
-from tests.contract.test_receipt_queries import counted, fill, matches
+from tests.contract.test_receipt_queries import fill
 from tests.contract.test_records import receipt
 
 LATE = Outcome(1200, received_ms=1300, status=DeliveryStatus.DELIVERED)
@@ -29,11 +28,13 @@ FILTERS = (
 )
 
 
-async def pages(node: Node, filters: Sequence[ReceiptFilter] = FILTERS) -> list[list[ReceiptRow]]:
+async def pages(
+    node: Node, filters: Sequence[ReceiptFilter] = FILTERS, sorts: Sequence[ReceiptSort] = tuple(ReceiptSort)
+) -> list[list[ReceiptRow]]:
     return [
         await node.stores.records.receive_records(where, sort, Slice(offset, 13, is_descending))
         for where in filters
-        for sort in ReceiptSort
+        for sort in sorts
         for offset in (0, 13, 29, 100, 160)
         for is_descending in (True, False)
     ]
@@ -53,107 +54,67 @@ async def test_walking_leads_where_seeking_and_sorting_do(tmp_path: Path, monkey
         await node.stop()
 
 
-async def test_a_name_is_walked_to_in_the_order_of_sorting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_columns_lead_where_sqlite_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where all is equal but what an index has last: notices of one millisecond, and users with two names."""
+    node = Node(tmp_path)
+    await node.start()
+    try:
+        await fill(node)
+        written = [
+            receipt(message_id, user_id, LATE, username=f"{'Ada' if message_id > 'b5' else 'Bob'}{user_id % 3}")
+            for message_id in ("b9", "b1", "b7", "b3")
+            for user_id in range(1, 9)
+        ]
+        await node.stores.records.write([], written)
+        monkeypatch.setattr(receipt_queries, "FAR_ROWS", 0)
+        monkeypatch.setattr(receipt_queries, "SORTED_ROWS", -1)
+        answers = spied(monkeypatch, ReceiptColumns, "answer")
+        by_columns = await pages(node)
+        assert len(answers) > 200
+        assert all(answer is not None for answer in answers)
+        await node.stop()
+        monkeypatch.undo()
+        monkeypatch.setattr(receipt_columns, "MOST_RECORDS", -1)
+        answers = spied(monkeypatch, ReceiptColumns, "answer")
+        await node.start()
+        assert await pages(node) == by_columns
+        assert all(answer is None for answer in answers)
+        assert sum(map(len, by_columns)) > 1000
+    finally:
+        await node.stop()
+
+
+async def test_a_name_is_found_by_sqlite_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     node = Node(tmp_path)
     await node.start()
     try:
         await fill(node)
         await node.stores.records.write([], [receipt("late", user_id, LATE, username="Ada") for user_id in (1, 3, 5)])
-        names = [msgspec.structs.replace(where, username="A") for where in FILTERS if where.message_id is None]
-        found = []
-        for walked, far, dense in (
-            (-(10**9), 10**9, 100),
-            (10**9, 10**9, 100),
-            (10**9, 0, 100),
-            (-(10**9), 0, 100),
-            (10**9, 0, 0),
-        ):
-            monkeypatch.setattr(receipt_queries, "WALKED_PER_SORTED", walked)
-            monkeypatch.setattr(receipt_queries, "FAR_ROWS", far)
-            monkeypatch.setattr(members, "DENSE_IDS", dense)
-            found.append(await pages(node, names))
-        assert found[1:] == found[:1] * 4
-        assert sum(map(len, found[0])) > 500
+        names = [msgspec.structs.replace(where, username="A", is_received=True) for where in FILTERS]
+        sorts = [sort for sort in ReceiptSort if sort not in (ReceiptSort.READ_AT, ReceiptSort.CONFIRMED_AT)]
+        by_columns = await pages(node, names, sorts)
+        stats = [await node.stores.records.receive_stats(where) for where in names]
+        await node.stop()
+        monkeypatch.setattr(receipt_columns, "MOST_RECORDS", -1)
+        await node.start()
+        assert await pages(node, names, sorts) == by_columns
+        assert [await node.stores.records.receive_stats(where) for where in names] == stats
+        assert sum(map(len, by_columns)) > 300
     finally:
         await node.stop()
 
 
-def spied(monkeypatch: pytest.MonkeyPatch, name: str, module: ModuleType = receipt_pivots) -> list[Query]:
-    """What this function makes from now on."""
-    made: list[Query] = []
-    function = getattr(module, name)
+def spied(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> list[Any]:
+    """What this method returns from now on."""
+    returned: list[Any] = []
+    method = getattr(owner, name)
 
-    def spy(*arguments: Any) -> Query:
-        made.append(function(*arguments))
-        return made[-1]
+    def spy(*arguments: Any) -> Any:
+        returned.append(method(*arguments))
+        return returned[-1]
 
-    monkeypatch.setattr(module, name, spy)
-    return made
-
-
-@pytest.mark.parametrize("sampled", [1_000, 20, 1])
-async def test_pages_from_a_pivot_are_those_from_the_beginning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampled: int
-) -> None:
-    """However good the guess is: with 1 record looked at, and users of one record and of dozens, it is bad or none."""
-    node = Node(tmp_path)
-    await node.start()
-    try:
-        await fill(node)
-        heavy = [receipt(f"h{notice}", 5, Outcome(1000 + notice), username="Ada") for notice in range(60)]
-        late = [receipt("late", user_id, LATE, username="Ada") for user_id in (1, 3, 5)]
-        named = [receipt("null", user_id, LATE, username="A\0da") for user_id in (20, 21)]
-        await node.stores.records.write([], [*heavy, *late, *named])
-        filters = [msgspec.structs.replace(where, username=name) for where in FILTERS for name in (None, "A", "d")]
-        from_the_beginning = await pages(node, filters)
-        monkeypatch.setattr(receipt_queries, "FAR_ROWS", 0)
-        monkeypatch.setattr(receipt_queries, "WALKED_PER_SORTED", 10**9)
-        monkeypatch.setattr(receipt_queries, "SORTED_ROWS", -1)
-        monkeypatch.setattr(receipt_pivots, "COUNTED_ALWAYS", -(10**9))
-        monkeypatch.setattr(receipt_pivots, "SAMPLED_RECORDS", sampled)
-        monkeypatch.setattr(receipt_pivots, "RECORDS_PER_OWNER", 0)
-        moments, users = spied(monkeypatch, "count_beside"), spied(monkeypatch, "user_pivot")
-        assert await pages(node, filters) == from_the_beginning
-        assert len(moments) > 20
-        assert sum("receipt.received_at " in moment.statement for moment in moments) > 10
-        assert len(users) > 50
-    finally:
-        await node.stop()
-
-
-async def test_what_was_received_earlier_is_counted_together_with_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """For a page by received_at with a name and a time, unless it was counted for a page nearby."""
-    node = Node(tmp_path)
-    await node.start()
-
-    async def found(where: ReceiptFilter, is_descending: bool) -> tuple[Any, ...]:
-        records, by_moment = node.stores.records, ReceiptSort.RECEIVED_AT
-        await records.receive_stats(ReceiptFilter(user_id=1))  # what was counted for another list is forgotten
-        parts = (Slice(offset, 13, is_descending) for offset in (29, 0, 13, 60, 31))
-        rows = [await records.receive_records(where, by_moment, part) for part in parts]
-        return *rows, await records.receive_stats(where)
-
-    try:
-        await fill(node)
-        every = {"since_ms": 1010, "before_ms": 1090}
-        wanted = [ReceiptFilter(username="a", **every), ReceiptFilter(username="d", is_received=True, **every),
-                  ReceiptFilter(username="a", is_received=False, **every), ReceiptFilter(username="%", before_ms=1020),
-                  ReceiptFilter(username="d", is_online=True, since_ms=1050)]  # fmt: skip
-        lists = [(where, is_descending) for where in wanted for is_descending in (True, False)]
-        before = [await found(*each) for each in lists]
-        monkeypatch.setattr(receipt_queries, "FAR_ROWS", 1)
-        monkeypatch.setattr(receipt_queries, "WALKED_PER_SORTED", 10**9)
-        monkeypatch.setattr(receipt_pivots, "COUNTED_ALWAYS", -(10**9))
-        together = spied(monkeypatch, "stats_within", receipt_queries)
-        again = spied(monkeypatch, "count_beside")
-        assert [await found(*each) for each in lists] == before
-        assert sum("receipt.received_at < " in query.statement for query in together) >= 3
-        assert again
-        assert any(rows for *rows, _ in before)
-    finally:
-        await node.stop()
+    monkeypatch.setattr(owner, name, spy)
+    return returned
 
 
 ORDERS: dict[ReceiptSort, Callable[[ReceiptRow], Any]] = {
@@ -170,7 +131,7 @@ ORDERS: dict[ReceiptSort, Callable[[ReceiptRow], Any]] = {
 async def test_every_page_of_a_long_list_is_where_sorting_by_hand_puts_it(
     tmp_path: Path, sort: ReceiptSort, name: str | None
 ) -> None:
-    """With the limits as they are: of a list so long that pages in its midst are found from pivots."""
+    """With the limits as they are: of a list so long that pages in its midst are not walked to."""
     node = Node(tmp_path)
     await node.start()
     try:
@@ -217,25 +178,9 @@ async def test_the_other_direction_is_the_list_reversed(tmp_path: Path, sort: Re
         await node.stop()
 
 
-@pytest.mark.parametrize(
-    ("since_ms", "before_ms"), [(1001, None), (None, 1109), (1010, 1100), (900, 2000), (1100, 1000)]
-)
-@pytest.mark.parametrize("is_read", [None, True])
-async def test_counting_the_others_is_counting(
-    tmp_path: Path, since_ms: int | None, before_ms: int | None, is_read: bool | None
-) -> None:
-    node = Node(tmp_path)
-    await node.start()
-    try:
-        where = ReceiptFilter(username="A", since_ms=since_ms, before_ms=before_ms, is_read=is_read)
-        rows = [row for row in await fill(node) if matches(row, where)]
-        assert await node.stores.records.receive_stats(where) == counted(rows)
-    finally:
-        await node.stop()
-
-
 async def test_pages_from_the_end_are_those_from_the_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     node = Node(tmp_path)
+    monkeypatch.setattr(receipt_columns, "MOST_RECORDS", -1)
     await node.start()
     try:
         await fill(node)

@@ -20,7 +20,7 @@ from pushd.stores.sqlite.directory import SqliteDirectory, import_users
 from pushd.stores.sqlite.outbox import SqliteOutbox
 from pushd.stores.sqlite.presence import SqlitePresence
 from pushd.stores.sqlite.readers import reading
-from pushd.stores.sqlite.records import SqliteRecords
+from pushd.stores.sqlite.records import recording
 from pushd.stores.sqlite.schema import database_path, prepare
 from pushd.stores.sqlite.thread import Connections, SqliteThread
 
@@ -54,7 +54,11 @@ async def open_stores(
         connections, last_position = _open(path, is_durable=config.delivery.fsync == "batch")
         thread = SqliteThread(connections, journal.commit, observe)
         try:
-            async with reading(path, observe) as readers, checkpointing(path, thread):
+            async with (
+                reading(path, observe) as readers,
+                checkpointing(path, thread),
+                recording(thread, readers, clock=clock) as records,
+            ):
                 yield Stores(
                     journal=journal.SqliteJournal(thread),
                     outbox=SqliteOutbox(thread),
@@ -65,7 +69,7 @@ async def open_stores(
                         ttl_days=config.mailbox.ttl_days,
                         clock=clock,
                     ),
-                    records=SqliteRecords(thread, readers, clock=clock),
+                    records=records,
                     directory=SqliteDirectory(thread),
                     presence=SqlitePresence(thread),
                 )

@@ -5,8 +5,11 @@ Writing is in records_write, lists of receive records in receipt_lists, those of
 
 from __future__ import annotations
 
+import sqlite3
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 
 import msgspec
 import orjson
@@ -29,14 +32,8 @@ from pushd.stores.sqlite import push_queries, receipt_queries
 from pushd.stores.sqlite.readers import Readers
 from pushd.stores.sqlite.receipt_lists import ReceiptLists
 from pushd.stores.sqlite.records_write import PUSH_RECORDS, RECEIPTS, push_values, receipt_values
-from pushd.stores.sqlite.statements import Parameter, Query, Reads, Rows, Statements, Value, chunks, drop_chunks
+from pushd.stores.sqlite.statements import Parameter, Query, Reads, Statements, chunks, drop_chunks
 from pushd.stores.sqlite.thread import SqliteThread
-
-MARKABLE = """
-SELECT CAST(json_group_array(message_id) AS BLOB)
-  FROM admin_user_receive_records
- WHERE user_id = :user_id AND message_id IN (SELECT value FROM json_each(CAST(:message_ids AS TEXT)))
-"""
 
 # Who has read it has received it.
 MARK = """
@@ -47,6 +44,7 @@ UPDATE admin_user_receive_records
        confirmed_at = CASE WHEN :is_confirmed THEN min(ifnull(confirmed_at, :at_ms), :at_ms) ELSE confirmed_at END,
        updated_at = max(updated_at, :at_ms)
  WHERE user_id = :user_id AND message_id IN (SELECT value FROM json_each(CAST(:message_ids AS TEXT)))
+RETURNING message_id, user_id
 """
 
 RECEIVE_STATUS = """
@@ -82,6 +80,7 @@ DELETE FROM admin_user_receive_records
  WHERE rowid IN (
    SELECT rowid FROM admin_user_receive_records WHERE created_at < :before_ms ORDER BY created_at LIMIT :limit
  )
+RETURNING message_id, user_id
 """
 
 EXPIRE = """
@@ -95,6 +94,7 @@ UPDATE admin_user_receive_records
       AND receipt.is_received = 0 AND receipt.delivery_status <> 'expired'
     LIMIT :limit
  )
+RETURNING message_id, user_id
 """
 
 PURGE_PUSH_RECORDS = """
@@ -114,29 +114,28 @@ _user_receipts = msgspec.json.Decoder(list[tuple[int, str, int, int, int, int]])
 class SqliteRecords:
     """ports.RecordStore. `clock` gives the milliseconds that become updated_at of push records."""
 
-    def __init__(self, thread: SqliteThread, readers: Readers, *, clock: Callable[[], int]) -> None:
+    def __init__(self, thread: SqliteThread, reads: Reads, lists: ReceiptLists, *, clock: Callable[[], int]) -> None:
         self._statements = Statements(thread, "records")
-        self._reads = Reads(readers.read, "records")
-        self._lists = ReceiptLists(self._reads)
+        self._reads = reads
+        self._lists = lists
         self._clock = clock
 
     async def write(self, records: Sequence[PushRecord], receipts: Sequence[Receipt]) -> None:
         """See ports.RecordStore. Chunks are transactions of their own: repeat the whole call when it raises."""
         for record_chunk in chunks(records):
-            await self._write("write_records", PUSH_RECORDS, push_values(record_chunk, self._clock()))
+            await self._statements.write("write_records", PUSH_RECORDS, push_values(record_chunk, self._clock()))
         for receipt_chunk in chunks(receipts):
-            await self._write("write_receipts", RECEIPTS, receipt_values(receipt_chunk))
+            written = ((receipt.message_id, receipt.user_id) for receipt in receipt_chunk)
+            note = partial(self._lists.columns.note, written)
+            await self._statements.write("write_receipts", RECEIPTS, receipt_values(receipt_chunk), note)
 
     async def mark(self, user_id: int, message_ids: Sequence[str], mark: Mark, at_ms: int) -> list[str]:
         """See ports.RecordStore."""
         known: set[str] = set()
+        marked = {"user_id": user_id, "at_ms": at_ms, "is_confirmed": mark is Mark.CONFIRMED}
         for chunk in chunks(message_ids):
-            ids = orjson.dumps(chunk)
-            found = await self._statements.document("mark", MARKABLE, user_id=user_id, message_ids=ids)
-            known.update(orjson.loads(found or b"[]"))
-            await self._change(
-                "mark", MARK, user_id=user_id, message_ids=ids, at_ms=at_ms, is_confirmed=mark is Mark.CONFIRMED
-            )
+            changed = await self._change("mark", MARK, **marked, message_ids=orjson.dumps(chunk))
+            known.update(message_id for message_id, _ in changed)
         return [message_id for message_id in message_ids if message_id in known]
 
     async def receive_status(self, message_id: str) -> ReceiveStatus | None:
@@ -180,11 +179,8 @@ class SqliteRecords:
 
     async def delete(self, message_id: str) -> bool:
         """See ports.RecordStore. The push record goes last: what a failed call left behind, the next one drops."""
-        dropped = await drop_chunks(
-            sys.maxsize,
-            lambda wanted: self._change("delete", receipt_queries.DROP_RECEIPTS, message_id=message_id, limit=wanted),
-        )
-        dropped += await self._change("delete", push_queries.DROP_PUSH_RECORD, message_id=message_id)
+        dropped = await self._change_chunks("delete", receipt_queries.DROP_RECEIPTS, sys.maxsize, message_id=message_id)
+        dropped += await self._statements.change("delete", push_queries.DROP_PUSH_RECORD, message_id=message_id)
         return dropped > 0
 
     async def receive_records(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
@@ -229,32 +225,46 @@ class SqliteRecords:
             rows += _push_rows.decode(await self._read(name, query))
         return rows
 
-    async def _change(self, name: str, statement: str, **parameters: Parameter) -> int:
-        with self._lists.changing():
-            return await self._statements.change(name, statement, **parameters)
+    async def _change(self, name: str, statement: str, **parameters: Parameter) -> list[tuple[str, int]]:
+        """Run one statement that returns the message_id and user_id of each receive record that it changes."""
 
-    async def _write(self, name: str, rows: Rows, values: list[Value]) -> None:
-        with self._lists.changing():
-            await self._statements.write(name, rows, values)
+        def run(connection: sqlite3.Connection) -> list[tuple[str, int]]:
+            changed = connection.execute(statement, parameters).fetchall()
+            self._lists.columns.note(changed)
+            return changed
+
+        return await self._statements.run(name, run)
+
+    async def _change_chunks(self, name: str, statement: str, limit: int, **parameters: Parameter) -> int:
+        """The same, a chunk after the other, up to `limit` records; how many."""
+
+        async def change(wanted: int) -> int:
+            return len(await self._change(name, statement, **parameters, limit=wanted))
+
+        return await drop_chunks(limit, change)
 
     async def _read(self, name: str, query: Query) -> bytes:
         return await self._reads.document(name, query.statement, **query.parameters) or b"[]"
 
     async def purge(self, before_ms: int, limit: int) -> int:
         """See ports.RecordStore. Receive records go first, push records with what is left of `limit`."""
-        dropped = 0
-        for statement in (PURGE_RECEIPTS, PURGE_PUSH_RECORDS):
-            dropped += await self._purge(statement, before_ms, limit - dropped)
-        return dropped
+        dropped = await self._change_chunks("purge", PURGE_RECEIPTS, limit, before_ms=before_ms)
+        return dropped + await drop_chunks(
+            limit - dropped,
+            lambda wanted: self._statements.change("purge", PURGE_PUSH_RECORDS, before_ms=before_ms, limit=wanted),
+        )
 
     async def expire(self, since_ms: int, now_ms: int, limit: int) -> int:
         """See ports.RecordStore."""
-        return await drop_chunks(
-            limit,
-            lambda wanted: self._change("expire", EXPIRE, since_ms=since_ms, now_ms=now_ms, limit=wanted),
-        )
+        return await self._change_chunks("expire", EXPIRE, limit, since_ms=since_ms, now_ms=now_ms)
 
-    async def _purge(self, statement: str, before_ms: int, limit: int) -> int:
-        return await drop_chunks(
-            limit, lambda wanted: self._change("purge", statement, before_ms=before_ms, limit=wanted)
-        )
+
+@asynccontextmanager
+async def recording(
+    thread: SqliteThread, readers: Readers, *, clock: Callable[[], int]
+) -> AsyncIterator[SqliteRecords]:
+    """The records until the end of the block; lists of them are made ready meanwhile."""
+    reads = Reads(readers.read, "records")
+    lists = ReceiptLists(reads)
+    async with lists.ready():
+        yield SqliteRecords(thread, reads, lists, clock=clock)

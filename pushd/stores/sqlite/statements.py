@@ -18,8 +18,9 @@ from pushd.stores.sqlite.schema import transaction
 from pushd.stores.sqlite.thread import SqliteThread
 
 Row = TypeVar("Row")
+Result = TypeVar("Result")
 Parameter = bytes | str | int
-Run = Callable[[sqlite3.Connection], tuple[Any, ...]]
+Run = Callable[[sqlite3.Connection], Any]
 Value = bytes | str | int | None  # exactly: what is of a subclass takes sqlite3 ten times as long to bind
 
 # A journal append waits behind one chunk at most: 500 receive records take SQLite a few milliseconds.
@@ -132,13 +133,17 @@ class Reads:
         """The one row of numbers that `statement` selects, 0 for NULL."""
         return tuple(number or 0 for number in await self._one(name, statement, parameters))
 
+    async def read(self, name: str, run: Callable[[sqlite3.Connection], Result]) -> Result:
+        """What `run` makes of a connection."""
+        result: Result = await self._submit(self._store, name, run)
+        return result
+
     async def _one(self, name: str, statement: str, parameters: Mapping[str, Parameter]) -> tuple[Any, ...]:
         def run(connection: sqlite3.Connection) -> tuple[Any, ...]:
             row: tuple[Any, ...] = connection.execute(statement, parameters).fetchone()
             return row
 
-        row: tuple[Any, ...] = await self._submit(self._store, name, run)
-        return row
+        return await self.read(name, run)
 
 
 class Statements(Reads):
@@ -152,10 +157,24 @@ class Statements(Reads):
         """Run one writing statement, which is a transaction of its own; how many rows it changed."""
         return await self._thread.submit(self._store, name, lambda db: db.execute(statement, parameters).rowcount)
 
-    async def write(self, name: str, rows: Rows, values: list[Value]) -> None:
-        """Write the rows in `values`, a part at a time: journal appends go between (Rows.write_in_turns)."""
-        pause = self._thread.let_appends_pass
-        await self._thread.submit(self._store, name, lambda db: rows.write_in_turns(db, values, pause))
+    async def run(self, name: str, run: Callable[[sqlite3.Connection], Result]) -> Result:
+        """What `run` makes of the connection that writes."""
+        return await self._thread.submit(self._store, name, run)
+
+    async def write(self, name: str, rows: Rows, values: list[Value], then: Callable[[], object] | None = None) -> None:
+        """Write the rows in `values`, a part at a time: journal appends go between (Rows.write_in_turns).
+
+        `then` is called on the thread when that is done, or has failed.
+        """
+
+        def run(connection: sqlite3.Connection) -> None:
+            try:
+                rows.write_in_turns(connection, values, self._thread.let_appends_pass)
+            finally:
+                if then is not None:
+                    then()
+
+        await self._thread.submit(self._store, name, run)
 
     async def change_all(self, name: str, statements: Sequence[str], **parameters: Parameter) -> None:
         """Run several writing statements, each with those of `parameters` that it names, in one transaction."""

@@ -1,0 +1,364 @@
+"""The receive records that lists are made of, in memory: see pushd._columns.
+
+The writing thread says which records it has changed as soon as they are committed. They are read again before the next
+answer, so that this is what the table had when the answer began, or later.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import orjson
+
+from pushd import _columns
+from pushd._columns import NoticeColumns, Owners, Selection
+from pushd.model import Channel, DeliveryStatus
+from pushd.queries import ReceiptFilter, ReceiptSort, ReceiptStats, Slice
+from pushd.stores.sqlite.receipt_queries import FLAGS, PAGE, TIMES, has_state
+from pushd.stores.sqlite.schema import STATE
+
+# A record takes 21 to 37 bytes, a notice 400. With more than these, lists are made by SQLite alone.
+MOST_RECORDS = 10_000_000
+RECORDS_PER_NOTICE = 16
+
+# So many are taken from SQLite at a time: decoding them holds the GIL for a millisecond.
+LOADED_AT_ONCE = 2_000
+
+# Of a notice, records up to this share are read again one by one, and all if more are stale.
+STALE_SHARE = 0.2
+
+# Of a notice, so many users are noted one by one, and so many notices before all are read again.
+MOST_NOTED, MOST_STALE = 2_000, 10_000
+
+# How long an answer waits for others to be brought up to date, or for the first of all, before SQLite gives it.
+PATIENCE_S = 1.0
+
+# The states of a record as one number, in the order in which SQLite sorts them.
+_STATUSES = sorted(status.value for status in DeliveryStatus)
+_CHANNELS = sorted(channel.value for channel in Channel)
+_VALUES: tuple[tuple[Any, ...], ...] = ((0, 1), (0, 1), (0, 1), (0, 1), tuple(_STATUSES), tuple(_CHANNELS))
+_STATES: list[tuple[Any, ...]] = [()]
+for _values in _VALUES:
+    _STATES = [(*state, value) for state in _STATES for value in _values]
+
+
+def _ranked(column: str, values: Iterable[str]) -> str:
+    cases = " ".join(f"WHEN '{value}' THEN {rank}" for rank, value in enumerate(values))
+    return f"CASE {column} {cases} END"
+
+
+_STATE = (
+    "(((is_online * 2 + is_received) * 2 + is_read) * 2 + is_confirmed)"
+    f" * {len(_STATUSES) * len(_CHANNELS)} + {_ranked('delivery_status', _STATUSES)} * {len(_CHANNELS)}"
+    f" + {_ranked('push_channel', _CHANNELS)}"
+)
+_COLUMNS = (
+    "message_id", "user_id", "username", _STATE, "rowid", "created_at", "received_at", "read_at", "confirmed_at"
+)  # fmt: skip
+_LISTS = f"SELECT {', '.join(f'CAST(json_group_array({column}) AS BLOB)' for column in _COLUMNS)} FROM"
+_ORDERED = "SELECT *, rowid FROM admin_user_receive_records WHERE {} ORDER BY message_id, user_id"
+# Those behind one record, up to a notice.
+LOAD = f"""
+{_LISTS} ({_ORDERED.format("(message_id, user_id) > (:message_id, :user_id) AND message_id <= :last")} LIMIT :limit)
+"""
+RELOAD = f"""
+{_LISTS} ({_ORDERED.format("message_id = :message_id AND user_id IN (SELECT value FROM json_each(:user_ids))")})
+"""  # noqa: S608 - constants only
+NAMES = """
+SELECT CAST(json_group_array(user_id) AS BLOB), CAST(json_group_array(username) AS BLOB)
+  FROM (SELECT user_id, username FROM receive_names
+         WHERE (username, user_id) > (CAST(:username AS TEXT), :user_id)
+         ORDER BY username, user_id LIMIT :limit)
+"""
+RECORDS = "SELECT ifnull(sum(total), 0), count(DISTINCT message_id) FROM receive_counts"
+PAGE_OF = PAGE.format("SELECT value AS id FROM json_each(CAST(:rowids AS TEXT))")
+
+_BEHIND_ALL = b""  # SQLite sorts bytes after text
+_FIRST_ID = -(1 << 63)
+_SORTS = {
+    ReceiptSort.RECEIVED_AT: _columns.RECEIVED,
+    ReceiptSort.READ_AT: _columns.READ,
+    ReceiptSort.CONFIRMED_AT: _columns.CONFIRMED,
+    ReceiptSort.USER_ID: _columns.USER_ID,
+    ReceiptSort.USERNAME: _columns.USERNAME,
+}
+
+
+class Answer(NamedTuple):
+    """A page, as the document that PAGE selects, and what is counted over the whole list."""
+
+    stats: ReceiptStats
+    document: bytes
+
+
+class ReceiptColumns:
+    """Answers lists of receive records. `note` is for the writing thread, the rest for those that read."""
+
+    def __init__(self) -> None:
+        self.changes = 0  # noted so far
+        self._noting = threading.Lock()
+        self._is_stopped = False
+        self._refreshing = threading.Lock()
+        self._forget()
+
+    def _forget(self) -> None:
+        with self._noting:
+            # user_ids by message_id, None for all of a notice; None: nothing is loaded.
+            self._stale: dict[str, set[int] | None] | None = None
+        # Changes under the lock `_refreshing` only.
+        self._notices: list[NoticeColumns] = []  # in the order of their message_ids
+        self._numbers: dict[tuple[int, str], int] = {}  # by user_id and username
+        self._owners = Owners([], [], [])
+
+    def note(self, records: Iterable[tuple[str, int]]) -> None:
+        """These records, by message_id and user_id, are not as they were."""
+        with self._noting:
+            self.changes += 1
+            if self._stale is None:
+                return
+            for message_id, user_id in records:
+                user_ids = self._stale.setdefault(message_id, set())
+                if user_ids is not None:
+                    user_ids.add(user_id)
+                    if len(user_ids) > MOST_NOTED:
+                        self._stale[message_id] = None
+            if len(self._stale) > MOST_STALE:
+                self._stale = None
+
+    def note_notice(self, message_id: str) -> None:
+        """The same of all records of a notice."""
+        with self._noting:
+            self.changes += 1
+            if self._stale is not None:
+                self._stale[message_id] = None
+
+    def stop(self) -> None:
+        """Have what is being loaded be given up; SQLite answers from here on."""
+        self._is_stopped = True
+
+    def load(self, connection: sqlite3.Connection) -> None:
+        """Be ready for the first answer. Costs a microsecond a record."""
+        with _snapshot(connection):
+            self._current(connection)
+
+    def answer(
+        self, connection: sqlite3.Connection, where: ReceiptFilter, sort: ReceiptSort, part: Slice
+    ) -> Answer | None:
+        """A page of records, of a user's only by name, and their counts. None when there are too many records.
+
+        Costs a few nanoseconds for each of all records, and what changed since the last answer.
+        """
+        with _snapshot(connection):
+            current = self._current(connection)
+            if current is None:
+                return None
+            page = _Page(*current, where)
+            rowids = orjson.dumps(page.rowids(sort, part))
+            document: bytes = connection.execute(PAGE_OF, {"rowids": rowids}).fetchone()[0]
+            return Answer(page.stats(), document)
+
+    def _current(self, connection: sqlite3.Connection) -> tuple[list[NoticeColumns], Owners] | None:
+        """The records as they are; None when they are too many, or not ready in time."""
+        if self._is_stopped or not self._refreshing.acquire(timeout=PATIENCE_S):
+            return None
+        try:
+            # First: what is noted from here on may not be in what is read below.
+            with self._noting:
+                stale, self._stale = self._stale, {}
+            try:
+                is_kept = self._load(connection) if stale is None else self._refresh(connection, stale)
+            except BaseException:
+                self._forget()
+                raise
+            if is_kept:
+                return self._notices, self._owners
+            self._forget()
+            return None
+        finally:
+            self._refreshing.release()
+
+    def _load(self, connection: sqlite3.Connection) -> bool:
+        """Read everything; False if that is too much."""
+        self._numbers, self._owners = {}, Owners([], [], [])
+        if _weight(*connection.execute(RECORDS).fetchone()) > MOST_RECORDS:
+            return False
+        self._notices = self._read_all(connection)
+        return not self._is_stopped
+
+    def _refresh(self, connection: sqlite3.Connection, stale: dict[str, set[int] | None]) -> bool:
+        """Read what is stale; False if there are too many now."""
+        if stale:
+            notices = self._notices.copy()  # another thread may be in the midst of an answer
+            for message_id, user_ids in stale.items():
+                self._replace(connection, notices, message_id, user_ids)
+            self._notices = notices
+        return not stale or _weight(sum(map(len, self._notices)), len(self._notices)) <= MOST_RECORDS
+
+    def _replace(
+        self, connection: sqlite3.Connection, notices: list[NoticeColumns], message_id: str, user_ids: set[int] | None
+    ) -> None:
+        place = bisect_left(notices, message_id, key=attrgetter("message_id"))
+        old = notices[place : place + 1]
+        if not old or old[0].message_id != message_id:
+            old = []
+        if old and user_ids is not None and len(user_ids) <= len(old[0]) * STALE_SHARE:
+            ids = sorted(user_ids)
+            wanted = {"message_id": message_id, "user_ids": orjson.dumps(ids).decode()}
+            changed, _ = self._read(connection, RELOAD, **wanted)
+            found = [old[0].replaced(ids, changed[0] if changed else _nothing_of(message_id), self._owners)]
+        else:
+            found = self._read_all(connection, message_id)
+        notices[place : place + len(old)] = [notice for notice in found if len(notice)]
+
+    def _read_all(self, connection: sqlite3.Connection, message_id: str | None = None) -> list[NoticeColumns]:
+        """All records, or all of one notice."""
+        found: list[NoticeColumns] = []
+        last: str | bytes = _BEHIND_ALL if message_id is None else message_id
+        place = (message_id or "", _FIRST_ID)
+        while not self._is_stopped:
+            limits = {"message_id": place[0], "user_id": place[1], "last": last, "limit": LOADED_AT_ONCE}
+            read, place = self._read(connection, LOAD, **limits)
+            if not read:
+                break
+            if found and found[-1].message_id == read[0].message_id:
+                read[0] = found.pop().replaced([], read[0], self._owners)
+            found += read
+        return found
+
+    def _read(
+        self, connection: sqlite3.Connection, statement: str, **parameters: Any
+    ) -> tuple[list[NoticeColumns], tuple[str, int]]:
+        """What a statement finds, by notice, and the last of it."""
+        found: list[NoticeColumns] = []
+        message_ids, user_ids, usernames, *columns = map(
+            orjson.loads, connection.execute(statement, parameters).fetchone()
+        )
+        columns.insert(0, self._owners_of(connection, user_ids, usernames))
+        start = 0
+        while start < len(message_ids):
+            end = bisect_right(message_ids, message_ids[start], start)
+            found.append(NoticeColumns(message_ids[start], *(column[start:end] for column in columns)))
+            start = end
+        return found, (message_ids[-1], user_ids[-1]) if found else ("", _FIRST_ID)
+
+    def _owners_of(self, connection: sqlite3.Connection, user_ids: list[int], usernames: list[str]) -> list[int]:
+        """The numbers of users under these names."""
+        users = list(zip(user_ids, usernames, strict=True))
+        try:
+            return [self._numbers[user] for user in users]
+        except KeyError:
+            self._learn(connection)
+        return [self._numbers[user] for user in users]
+
+    def _learn(self, connection: sqlite3.Connection) -> None:
+        """Number the users who have no number yet. Names that nobody has any more are not in anybody's way."""
+        by_name: list[int] = []
+        place = ("", _FIRST_ID)
+        while True:
+            limits = {"username": place[0], "user_id": place[1], "limit": LOADED_AT_ONCE}
+            row = connection.execute(NAMES, limits).fetchone()
+            users = list(zip(*map(orjson.loads, row), strict=True))
+            if not users:
+                break
+            by_name += [self._numbers.setdefault(user, len(self._numbers)) for user in users]
+            place = (users[-1][1], users[-1][0])
+        ranks = [0] * len(self._numbers)
+        for rank, number in enumerate(by_name):
+            ranks[number] = rank
+        names = [_folded(username) for _, username in self._numbers]
+        self._owners = Owners([user_id for user_id, _ in self._numbers], names, ranks)
+
+
+class _Page:
+    """The list that a filter makes, and its pages."""
+
+    def __init__(self, notices: list[NoticeColumns], owners: Owners, where: ReceiptFilter) -> None:
+        if where.message_id is not None:
+            place = bisect_left(notices, where.message_id, key=attrgetter("message_id"))
+            notices = [notice for notice in notices[place : place + 1] if notice.message_id == where.message_id]
+        self._notices = notices
+        self._owners = owners
+        self._where = where
+        self._members = None if where.username is None else owners.having(_folded(where.username))
+        self._counts = self._selection().counts()
+
+    def stats(self) -> ReceiptStats:
+        counted = [(count, state) for count, state in zip(self._counts, _STATES, strict=False) if count]
+        flags = (sum(count * state[flag] for count, state in counted) for flag in range(len(FLAGS)))
+        return ReceiptStats(sum(self._counts), *flags)
+
+    def rowids(self, sort: ReceiptSort, part: Slice) -> list[int]:
+        """In the order of the list."""
+        total = sum(self._counts)
+        limit = min(part.limit, total - part.offset)
+        if limit <= 0:
+            return []
+        if part.is_descending:
+            return self._ascending(sort, total - part.offset - limit, limit)[::-1]
+        return self._ascending(sort, part.offset, limit)
+
+    def _ascending(self, sort: ReceiptSort, offset: int, limit: int) -> list[int]:
+        if sort is ReceiptSort.CREATED_AT:
+            order = _columns.CREATED_BY_STATE if has_state(self._where) else _columns.CREATED
+            return self._selection().page(order, offset, limit)
+        if sort not in TIMES:
+            return self._selection().page(_SORTS[sort], offset, limit)
+        # Those without the time come before all others.
+        untimed = sum(count for count, state in zip(self._counts, _STATES, strict=False) if not state[_flag_of(sort)])
+        rowids: list[int] = []
+        if offset < untimed:
+            rowids = self._selection(sort, has_time=False).page(_columns.CREATED_BY_STATE, offset, limit)
+        if len(rowids) < limit:
+            rest = self._selection(sort, has_time=True)
+            rowids += rest.page(_SORTS[sort], max(0, offset - untimed), limit - len(rowids))
+        return rowids
+
+    def _selection(self, sort: ReceiptSort | None = None, *, has_time: bool = False) -> Selection:
+        where = self._where
+        states = _wanted(tuple(getattr(where, name) for name in STATE))
+        if sort is not None:
+            timed = _wanted(tuple(has_time if name == TIMES[sort] else None for name in STATE))
+            states = bytes(map(int.__and__, states, timed))
+        return Selection(self._notices, self._owners, states, self._members, where.since_ms, where.before_ms)
+
+
+@lru_cache
+def _wanted(asked: tuple[Any, ...]) -> bytes:
+    """A mark for each state that is as asked; None: any."""
+    wanted = (all(value is None or value == has for value, has in zip(asked, state, strict=True)) for state in _STATES)
+    return bytes(wanted).ljust(_columns.STATES, b"\0")
+
+
+def _flag_of(sort: ReceiptSort) -> int:
+    """Where in a state the flag is that says whether there is a time."""
+    return STATE.index(TIMES[sort])
+
+
+def _nothing_of(message_id: str) -> NoticeColumns:
+    return NoticeColumns(message_id, [], [], [], [], [], [], [])
+
+
+def _weight(records: int, notices: int) -> int:
+    return records + notices * RECORDS_PER_NOTICE
+
+
+def _folded(name: str) -> bytes:
+    """As SQLite's lower() has it: only ASCII letters are folded."""
+    return name.encode().lower()
+
+
+@contextmanager
+def _snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """What is read in the block is of one moment, that of the first read."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")

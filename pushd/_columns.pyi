@@ -19,7 +19,11 @@ class Owners:
         """A byte for each owner: 1 where `part` is in the name."""
 
 class NoticeColumns:
-    """The receive records of one notice, in the order of their user_ids. Times are milliseconds, None for never."""
+    """The receive records of one notice, in the order of their user_ids. Times are milliseconds, None for never.
+
+    Raises ValueError for lists of different lengths and for an owner below 0; `replaced` and Selection, for one whom
+    `owners` has not.
+    """
 
     message_id: str
     def __init__(

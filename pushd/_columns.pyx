@@ -26,12 +26,15 @@ cdef enum:
 CREATED, CREATED_BY_STATE, RECEIVED, READ, CONFIRMED, USER_ID, USERNAME = range(BY_USERNAME + 1)
 STATES = MARKS
 
+cdef int[BY_USERNAME + 1] TIME_OF = [0, 0, 1, 2, 3, -1, -1]
+
 # Before all times, and near enough for a difference to be a number.
 cdef int64_t NEVER = -(1 << 62)
 
 
 cdef struct Columns:
     Py_ssize_t count
+    Py_ssize_t owners_count  # all numbers of owners are below
     int32_t* owners
     uint8_t* states
     int64_t* rowids
@@ -46,6 +49,7 @@ cdef struct Question:
     int64_t since_ms
     int64_t before_ms
     int sort
+    int time  # that is sorted by, or -1
     int64_t* user_ids
     int32_t* ranks
 
@@ -61,6 +65,12 @@ cdef void* allocated(size_t size) except NULL:
     return memory
 
 
+cdef int expect_as_long(list first, list other) except -1:
+    if len(other) != len(first):
+        raise ValueError(f"expected lists of {len(first)}, found one of {len(other)}")
+    return 0
+
+
 cdef class Owners:
     """Who the records belong to, by number: the user_id, the name, and its place among all names."""
 
@@ -72,6 +82,8 @@ cdef class Owners:
 
     def __init__(self, list user_ids, list names, list ranks):
         cdef Py_ssize_t owner, end = 0
+        expect_as_long(user_ids, names)
+        expect_as_long(user_ids, ranks)
         self.count = len(user_ids)
         self.user_ids = <int64_t*>allocated(self.count * sizeof(int64_t))
         self.ranks = <int32_t*>allocated(self.count * sizeof(int32_t))
@@ -90,6 +102,11 @@ cdef class Owners:
 
     def __len__(self):
         return self.count
+
+    cdef int expect(self, Py_ssize_t count) except -1:
+        if count > self.count:
+            raise ValueError(f"expected {count} owners, found {self.count}")
+        return 0
 
     def having(self, bytes part not None):
         cdef bytearray members = bytearray(self.count)
@@ -112,12 +129,19 @@ cdef class NoticeColumns:
 
     def __init__(self, str message_id not None, list owners, list states, list rowids, *times):
         cdef Py_ssize_t row
+        if len(times) != TIMES:
+            raise ValueError(f"expected {TIMES} lists of times, not {len(times)}")
+        for column in (states, rowids, *times):
+            expect_as_long(owners, column)
         self.message_id = message_id
         reserve(&self.columns, len(owners))
         for row in range(self.columns.count):
             self.columns.owners[row] = owners[row]
             self.columns.states[row] = states[row]
             self.columns.rowids[row] = rowids[row]
+            if self.columns.owners[row] < 0:
+                raise ValueError(f"expected the number of an owner, not {owners[row]}")
+            self.columns.owners_count = max(self.columns.owners_count, self.columns.owners[row] + 1)
         for kind in range(TIMES):
             self.take(kind, times[kind])
 
@@ -152,6 +176,8 @@ cdef class NoticeColumns:
         cdef int64_t user_id
         cdef int64_t* ids = <int64_t*>allocated(gone_count * sizeof(int64_t))
         try:
+            into.owners_count = max(old.owners_count, new.owners_count)
+            owners.expect(into.owners_count)
             for gone in range(gone_count):
                 ids[gone] = user_ids[gone]
             made.message_id = self.message_id
@@ -220,15 +246,16 @@ cdef inline bint is_outside(const Question* asked, const Columns* columns) noexc
     return columns.times[0] == NULL and not (asked.since_ms <= columns.common[0] < asked.before_ms)
 
 
+cdef inline bint is_beyond(const Question* asked, const Columns* columns, int64_t low, int64_t high) noexcept nogil:
+    """True when no key of a notice is from `low` to `high`, as one that all have says."""
+    return asked.time >= 0 and columns.times[asked.time] == NULL and not (low <= columns.common[asked.time] <= high)
+
+
 cdef inline int64_t key_of(const Question* asked, const Columns* columns, Py_ssize_t row) noexcept nogil:
     """What a page is sorted by before all else."""
-    if asked.sort == BY_USER_ID:
-        return asked.user_ids[columns.owners[row]]
-    if asked.sort == BY_USERNAME:
-        return asked.ranks[columns.owners[row]]
-    if asked.sort == BY_CREATED or asked.sort == BY_CREATED_AND_STATE:
-        return time_of(columns, 0, row)
-    return time_of(columns, asked.sort - BY_RECEIVED + 1, row)
+    if asked.time >= 0:
+        return time_of(columns, asked.time, row)
+    return asked.user_ids[columns.owners[row]] if asked.sort == BY_USER_ID else asked.ranks[columns.owners[row]]
 
 
 cdef void fill_entry(Entry* entry, const Question* asked, Py_ssize_t notice, Py_ssize_t row) noexcept nogil:
@@ -239,15 +266,15 @@ cdef void fill_entry(Entry* entry, const Question* asked, Py_ssize_t notice, Py_
     cdef int64_t* keys = entry.keys
     entry.rowid = columns.rowids[row]
     keys[0] = key_of(asked, columns, row)
-    if asked.sort == BY_CREATED or asked.sort == BY_CREATED_AND_STATE:
+    if asked.time == 0:
         keys[1], keys[2], keys[3] = notice, (0 if asked.sort == BY_CREATED else state), user_id
         keys[4] = keys[5] = 0
-    elif asked.sort == BY_USER_ID or asked.sort == BY_USERNAME:
-        keys[1], keys[2], keys[3] = -created, time_of(columns, 1, row), asked.ranks[columns.owners[row]]
-        keys[4], keys[5] = state, entry.rowid
-    else:
+    elif asked.time > 0:
         keys[1], keys[2], keys[3], keys[4] = user_id, created, state, entry.rowid
         keys[5] = 0
+    else:
+        keys[1], keys[2], keys[3] = -created, time_of(columns, 1, row), asked.ranks[columns.owners[row]]
+        keys[4], keys[5] = state, entry.rowid
 
 
 cdef int compared(const void* one, const void* other) noexcept nogil:
@@ -279,21 +306,21 @@ cdef Py_ssize_t bounds(const Question* asked, int64_t* lowest, int64_t* highest)
     return count
 
 
-cdef void spread(const Question* asked, int64_t low, int64_t high, int64_t width, Py_ssize_t* counts) noexcept nogil:
-    """How many match in each of BUCKETS from `low` to `high`."""
+cdef void spread(const Question* asked, int64_t low, int64_t high, int shift, Py_ssize_t* counts) noexcept nogil:
+    """How many match in each of BUCKETS, which are 1 << shift wide, from `low` to `high`."""
     cdef Py_ssize_t notice, row
     cdef const Columns* columns
     cdef int64_t key
     memset(counts, 0, BUCKETS * sizeof(Py_ssize_t))
     for notice in range(asked.notices_count):
         columns = asked.notices[notice]
-        if is_outside(asked, columns):
+        if is_outside(asked, columns) or is_beyond(asked, columns, low, high):
             continue
         for row in range(columns.count):
             if matches(asked, columns, row):
                 key = key_of(asked, columns, row)
                 if low <= key <= high:
-                    counts[(key - low) // width] += 1
+                    counts[(key - low) >> shift] += 1
 
 
 cdef void collect(const Question* asked, int64_t low, int64_t high, Entry* entries) noexcept nogil:
@@ -303,7 +330,7 @@ cdef void collect(const Question* asked, int64_t low, int64_t high, Entry* entri
     cdef int64_t key
     for notice in range(asked.notices_count):
         columns = asked.notices[notice]
-        if is_outside(asked, columns):
+        if is_outside(asked, columns) or is_beyond(asked, columns, low, high):
             continue
         for row in range(columns.count):
             if matches(asked, columns, row):
@@ -319,8 +346,10 @@ cdef int page_of(
 ) except -1:
     """Add to `page` the rowids of those from `offset` on among the `count` whose keys are from `low` to `high`."""
     cdef Py_ssize_t* counts
-    cdef Py_ssize_t bucket, taken
-    cdef int64_t width, first, last
+    cdef int64_t bucket
+    cdef Py_ssize_t taken
+    cdef int64_t first, last
+    cdef int shift = 0
     cdef Entry* entries
     limit = min(limit, count - offset)
     if count <= FEW or low == high:
@@ -333,16 +362,17 @@ cdef int page_of(
         return 0
     counts = <Py_ssize_t*>allocated(BUCKETS * sizeof(Py_ssize_t))
     try:
-        width = (high - low) // BUCKETS + 1
+        while (high - low) >> shift >= BUCKETS:
+            shift += 1
         with nogil:
-            spread(asked, low, high, width, counts)
+            spread(asked, low, high, shift, counts)
         for bucket in range(BUCKETS):
             if limit <= 0:
                 break
             if offset < counts[bucket]:
                 taken = min(limit, counts[bucket] - offset)
-                first = low + bucket * width
-                last = high if high - first < width else first + width - 1
+                first = low + (bucket << shift)
+                last = first + min(high - first, (<int64_t>1 << shift) - 1)
                 page_of(asked, first, last, counts[bucket], offset, taken, page)
                 limit -= taken
                 offset = 0
@@ -374,6 +404,7 @@ cdef class Selection:
         self.pointers = <Columns**>allocated(len(notices) * sizeof(Columns*))
         for notice in range(len(notices)):
             self.pointers[notice] = &(<NoticeColumns?>notices[notice]).columns
+            owners.expect(self.pointers[notice].owners_count)
         self.question.notices, self.question.notices_count = self.pointers, len(notices)
         self.question.states = self.states
         self.question.members = NULL if members is None else <uint8_t*>self.members
@@ -399,11 +430,14 @@ cdef class Selection:
         return [totals[row] for row in range(MARKS)]
 
     def page(self, int sort, Py_ssize_t offset, Py_ssize_t limit):
+        if not 0 <= sort <= BY_USERNAME:
+            raise ValueError(f"expected one of the sorts, not {sort}")
         cdef int64_t low, high
         cdef Py_ssize_t count
         cdef Question asked = self.question
         cdef list page = []
         asked.sort = sort
+        asked.time = TIME_OF[sort]
         with nogil:
             count = bounds(&asked, &low, &high)
         if offset < count:

@@ -1,4 +1,4 @@
-"""Reading beside the thread that writes, and what lists remember of it."""
+"""Reading beside the thread that writes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,9 @@ from typing import Any
 import pytest
 
 from pushd.errors import StartError, StoreError, StoreUnavailable
-from pushd.queries import ReceiptFilter
 from pushd.stores.sqlite.connection import open_connection
 from pushd.stores.sqlite.readers import READERS, Readers, reading
-from pushd.stores.sqlite.receipt_lists import ReceiptLists
 from pushd.stores.sqlite.schema import prepare, transaction
-from pushd.stores.sqlite.statements import Reads, Run
 
 RECORD = """
 INSERT INTO admin_user_receive_records (message_id, user_id, username, created_at, updated_at)
@@ -110,24 +107,3 @@ async def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"^cannot use .*: unable to open database file"):
         async with reading(tmp_path / "none" / "pushd.db"):
             pass
-
-
-async def test_what_was_counted_while_somebody_wrote_is_not_remembered(path: Path, readers: Readers) -> None:
-    """The count may be from before the write, though it comes after its end."""
-    is_counted, may_go_on = asyncio.Event(), asyncio.Event()
-
-    async def submit(store: str, name: str, run: Run) -> Any:
-        row = await readers.read(store, name, run)
-        is_counted.set()
-        await may_go_on.wait()
-        return row
-
-    lists = ReceiptLists(Reads(submit, "records"))
-    counting = asyncio.create_task(lists.stats(ReceiptFilter()))
-    with lists.changing():
-        await is_counted.wait()
-        with closing(open_connection(path, synchronous="NORMAL")) as writer:
-            writer.execute(RECORD, ("m1",))
-    may_go_on.set()
-    assert (await counting).total_users == 0
-    assert (await lists.stats(ReceiptFilter())).total_users == 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from operator import attrgetter
@@ -19,7 +19,7 @@ import orjson
 
 from pushd import _columns
 from pushd._columns import NoticeColumns, Owners, Selection
-from pushd.model import Channel, DeliveryStatus
+from pushd.model import Channel, DeliveryStatus, Receipt
 from pushd.queries import ReceiptFilter, ReceiptSort, ReceiptStats, Slice
 from pushd.stores.sqlite.receipt_queries import FLAGS, PAGE, TIMES, has_state
 from pushd.stores.sqlite.schema import STATE
@@ -111,7 +111,7 @@ class ReceiptColumns:
     def _forget(self) -> None:
         with self._noting:
             # user_ids by message_id, None for all of a notice; None: nothing is loaded.
-            self._stale: dict[str, set[int] | None] | None = None
+            self._stale: dict[str, list[int] | None] | None = None
         # Changes under the lock `_refreshing` only.
         self._notices: list[NoticeColumns] = []  # in the order of their message_ids
         self._numbers: dict[tuple[int, str], int] = {}  # by user_id and username
@@ -119,25 +119,32 @@ class ReceiptColumns:
 
     def note(self, records: Iterable[tuple[str, int]]) -> None:
         """These records, by message_id and user_id, are not as they were."""
+        by_notice: dict[str, list[int]] = {}
+        for message_id, user_id in records:
+            by_notice.setdefault(message_id, []).append(user_id)
+        self._note(by_notice)
+
+    def note_written(self, receipts: Sequence[Receipt]) -> None:
+        """The same of the records of these receipts, which mostly are of one notice."""
+        message_ids = {receipt.message_id for receipt in receipts}
+        if len(message_ids) == 1:
+            self._note({message_ids.pop(): [receipt.user_id for receipt in receipts]})
+        else:
+            self.note((receipt.message_id, receipt.user_id) for receipt in receipts)
+
+    def _note(self, by_notice: dict[str, list[int]]) -> None:
         with self._noting:
             self.changes += 1
             if self._stale is None:
                 return
-            for message_id, user_id in records:
-                user_ids = self._stale.setdefault(message_id, set())
-                if user_ids is not None:
-                    user_ids.add(user_id)
-                    if len(user_ids) > MOST_NOTED:
+            for message_id, user_ids in by_notice.items():
+                noted = self._stale.setdefault(message_id, [])
+                if noted is not None:
+                    noted += user_ids
+                    if len(noted) > MOST_NOTED:
                         self._stale[message_id] = None
             if len(self._stale) > MOST_STALE:
                 self._stale = None
-
-    def note_notice(self, message_id: str) -> None:
-        """The same of all records of a notice."""
-        with self._noting:
-            self.changes += 1
-            if self._stale is not None:
-                self._stale[message_id] = None
 
     def stop(self) -> None:
         """Have what is being loaded be given up; SQLite answers from here on."""
@@ -192,7 +199,7 @@ class ReceiptColumns:
         self._notices = self._read_all(connection)
         return not self._is_stopped
 
-    def _refresh(self, connection: sqlite3.Connection, stale: dict[str, set[int] | None]) -> bool:
+    def _refresh(self, connection: sqlite3.Connection, stale: dict[str, list[int] | None]) -> bool:
         """Read what is stale; False if there are too many now."""
         if stale:
             notices = self._notices.copy()  # another thread may be in the midst of an answer
@@ -202,14 +209,14 @@ class ReceiptColumns:
         return not stale or _weight(sum(map(len, self._notices)), len(self._notices)) <= MOST_RECORDS
 
     def _replace(
-        self, connection: sqlite3.Connection, notices: list[NoticeColumns], message_id: str, user_ids: set[int] | None
+        self, connection: sqlite3.Connection, notices: list[NoticeColumns], message_id: str, user_ids: list[int] | None
     ) -> None:
         place = bisect_left(notices, message_id, key=attrgetter("message_id"))
         old = notices[place : place + 1]
         if not old or old[0].message_id != message_id:
             old = []
         if old and user_ids is not None and len(user_ids) <= len(old[0]) * STALE_SHARE:
-            ids = sorted(user_ids)
+            ids = sorted(set(user_ids))
             wanted = {"message_id": message_id, "user_ids": orjson.dumps(ids).decode()}
             changed, _ = self._read(connection, RELOAD, **wanted)
             found = [old[0].replaced(ids, changed[0] if changed else _nothing_of(message_id), self._owners)]

@@ -125,8 +125,7 @@ class SqliteRecords:
         for record_chunk in chunks(records):
             await self._statements.write("write_records", PUSH_RECORDS, push_values(record_chunk, self._clock()))
         for receipt_chunk in chunks(receipts):
-            written = ((receipt.message_id, receipt.user_id) for receipt in receipt_chunk)
-            note = partial(self._lists.columns.note, written)
+            note = partial(self._lists.columns.note_written, receipt_chunk)
             await self._statements.write("write_receipts", RECEIPTS, receipt_values(receipt_chunk), note)
 
     async def mark(self, user_id: int, message_ids: Sequence[str], mark: Mark, at_ms: int) -> list[str]:

@@ -53,7 +53,7 @@ PAGES = (
     "/admin-receive-records?is_read=true",
     "/admin-receive-records?is_received=false&page=100",
     "/admin-receive-records?delivery_status=offline&push_channel=offline",
-    "/admin-receive-records?start_date={day}&end_date={day}",
+    "/admin-receive-records?start_date={since}&end_date={newest}",
     "/admin-receive-records?sort_by=received_at",
     "/admin-receive-records?sort_by=username&sort_order=asc",
     "/admin-receive-records?username=user4711",
@@ -73,7 +73,7 @@ PAGES = (
     "/admin-receive-records?username=user4&is_read=false&page=100&sort_by=read_at",
     "/admin-receive-records?username=user4&is_read=true&page=50&sort_by=read_at",
     "/admin-receive-records?username=user4&is_received=false&page=100",
-    "/admin-receive-records?username=user4&start_date={day}&page=10",
+    "/admin-receive-records?username=user4&start_date={since}&page=10",
     "/admin-receive-records?sort_by=read_at&page=100&message_id=m7",
     # The very middle of 300,000 records, of those that are unread, those of a ninth and of a third of the users.
     "/admin-receive-records?page=15000",
@@ -104,12 +104,19 @@ PAGES = (
     "/admin-receive-records?username=4&page=4894&is_read=false&sort_by=received_at",
     "/admin-receive-records?username=4&page=264&is_read=true",
     "/admin-receive-records?username=4&page=264&is_read=true&sort_by=received_at",
-    "/admin-receive-records?username=4&start_date={day}&page=2000",
-    "/admin-receive-records?username=4&start_date={day}&page=2000&sort_by=received_at",
-    "/admin-receive-records?username=4&start_date={day}&page=1900&is_read=false",
-    "/admin-receive-records?username=4&start_date={day}&page=1900&is_read=false&sort_by=received_at",
-    "/admin-receive-records?username=4&start_date={day}&page=1900&is_read=false&sort_by=user_id",
-    "/admin-receive-records?start_date={day}&page=8000&is_read=false&sort_by=username",
+    # Of two thirds of the time, and of a third long past.
+    "/admin-receive-records?username=4&start_date={since}&page=3438",
+    "/admin-receive-records?username=4&start_date={since}&page=3438&sort_by=received_at",
+    "/admin-receive-records?username=4&start_date={since}&page=3261&is_read=false",
+    "/admin-receive-records?username=4&start_date={since}&page=3261&is_read=false&sort_by=received_at",
+    "/admin-receive-records?username=4&start_date={since}&page=3261&is_read=false&sort_by=user_id",
+    "/admin-receive-records?username=4&start_date={since}&page=2700&is_read=false&is_online=true&sort_by=received_at",
+    "/admin-receive-records?username=4&start_date={since}&page=2700&is_read=false&is_online=true&sort_by=username",
+    "/admin-receive-records?start_date={since}&page=9500&is_read=false&sort_by=username",
+    "/admin-receive-records?start_date={since}&page=9500&is_read=false&sort_by=received_at",
+    "/admin-receive-records?end_date={until}&page=200&is_read=false&sort_by=received_at",
+    "/admin-receive-records?end_date={until}&page=4750&is_read=false&sort_by=received_at",
+    "/admin-receive-records?end_date={until}&page=4250&is_read=false&is_online=true&sort_by=user_id",
     "/messages/m7/receive-status",
     "/user-summary?user_id=4711",
 )
@@ -183,6 +190,11 @@ def lag_over_5_ms(base: str) -> float:
     return counts["+Inf"] - counts["0.005"]
 
 
+def hours_ago(hours: float) -> str:
+    """A moment as the API reads it; a notice was sent every hour."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - hours * 3600))
+
+
 def cpu_ms(pid: int) -> float:
     """What all threads of a process have used so far."""
     threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
@@ -191,7 +203,7 @@ def cpu_ms(pid: int) -> float:
 
 def measure(base: str, pid: int, page: str, repeat: int) -> dict[str, float]:
     """Milliseconds from request to answer, after one to warm up, and of the daemon's CPU."""
-    url = base + API + page.format(day=time.strftime("%Y-%m-%d"))
+    url = base + API + page.format(since=hours_ago(20.5), until=hours_ago(20.5), newest=hours_ago(0))
     answer = json.loads(get(url))["data"]
     if "items" in answer and "page=" not in page and not answer["items"]:
         raise SystemExit(f"{page}: an empty page")

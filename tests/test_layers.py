@@ -234,6 +234,7 @@ def test_all_kinds_of_sources_are_looked_at() -> None:
     sources = read_sources()
     modules = {module_of(path) for path in sources}
     extensions = {f"pushd/{name}.{kind}" for name in ("_fastpath", "_inlet") for kind in ("pyx", "pxd", "pyi")}
+    extensions |= {"pushd/_columns.pyx", "pushd/_columns.pyi"}
     assert extensions | {"pushd/cli.py"} <= set(sources)
     for path, imported in {
         "pushd/_fastpath.pyx": {"pushd.errors", "pushd.wire", "cpython.bytes"},

@@ -160,7 +160,8 @@ async def test_too_many_records_are_sqlite_s(node: Node, monkeypatch: pytest.Mon
     assert loads[-1] == len(node.rows(RECEIPTS))
 
 
-async def test_names_that_json_and_sqlite_see_differently(node: Node) -> None:
+async def test_names_that_json_and_sqlite_see_differently(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipt_columns, "LOADED_AT_ONCE", 2)
     names = ['a"b', "a\\", "A\u00c4\u00e4", "\u6f22", "a\nb", " ", "x" * 300]
     receipts = [receipt("m1", user_id, SENT, username=name) for user_id, name in enumerate(names, 1)]
     await node.stores.records.write([], receipts)
@@ -168,6 +169,10 @@ async def test_names_that_json_and_sqlite_see_differently(node: Node) -> None:
         where = ReceiptFilter(username=part)
         wanted = [row for row in node.rows(RECEIPTS) if matches(row, where)]
         assert await node.stores.records.receive_stats(where) == counted(wanted)
+    cut = [receipt("m2", user_id, SENT, username=f"Zo\0{user_id}") for user_id in range(20, 30)]
+    await node.stores.records.write([], cut)
+    found = await node.stores.records.receive_records(ReceiptFilter(username="zo"), ReceiptSort.USERNAME, WHOLE)
+    assert {row.user_id for row in found} == set(range(20, 30))
 
 
 async def test_every_state_has_a_number(node: Node) -> None:

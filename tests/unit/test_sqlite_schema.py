@@ -227,7 +227,6 @@ def plan_of(connection: sqlite3.Connection, statement: str) -> list[str]:
         mailbox.REMOVE,
         mailbox.CLEAR,
         mailbox.PURGE,
-        records.MARKABLE,
         records.MARK,
         records.RECEIVE_STATUS,
         records.RECEIVED_BY,

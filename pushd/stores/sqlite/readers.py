@@ -22,7 +22,7 @@ from pushd.stores.sqlite.failures import translated
 
 Result = TypeVar("Result")
 
-# What is counted in as many parts takes half the time where there is a second core.
+# One that takes long does not hold up all others.
 READERS = 2
 
 

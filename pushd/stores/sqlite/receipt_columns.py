@@ -11,18 +11,16 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 import orjson
 
-from pushd import _columns
-from pushd._columns import NoticeColumns, Owners, Selection
-from pushd.model import Channel, DeliveryStatus, Receipt
+from pushd._columns import NoticeColumns, Owners
+from pushd.model import Receipt
 from pushd.queries import ReceiptFilter, ReceiptSort, ReceiptStats, Slice
-from pushd.stores.sqlite.receipt_queries import FLAGS, PAGE, TIMES, has_state
-from pushd.stores.sqlite.schema import STATE
+from pushd.stores.sqlite.receipt_pages import STATE_NUMBER, ReceiptList, folded
+from pushd.stores.sqlite.receipt_queries import PAGE
 
 # A record takes 21 to 37 bytes, a notice 400. With more than these, lists are made by SQLite alone.
 MOST_RECORDS = 10_000_000
@@ -40,27 +38,8 @@ MOST_NOTED, MOST_STALE = 2_000, 10_000
 # How long an answer waits for others to be brought up to date, or for the first of all, before SQLite gives it.
 PATIENCE_S = 1.0
 
-# The states of a record as one number, in the order in which SQLite sorts them.
-_STATUSES = sorted(status.value for status in DeliveryStatus)
-_CHANNELS = sorted(channel.value for channel in Channel)
-_VALUES: tuple[tuple[Any, ...], ...] = ((0, 1), (0, 1), (0, 1), (0, 1), tuple(_STATUSES), tuple(_CHANNELS))
-_STATES: list[tuple[Any, ...]] = [()]
-for _values in _VALUES:
-    _STATES = [(*state, value) for state in _STATES for value in _values]
-
-
-def _ranked(column: str, values: Iterable[str]) -> str:
-    cases = " ".join(f"WHEN '{value}' THEN {rank}" for rank, value in enumerate(values))
-    return f"CASE {column} {cases} END"
-
-
-_STATE = (
-    "(((is_online * 2 + is_received) * 2 + is_read) * 2 + is_confirmed)"
-    f" * {len(_STATUSES) * len(_CHANNELS)} + {_ranked('delivery_status', _STATUSES)} * {len(_CHANNELS)}"
-    f" + {_ranked('push_channel', _CHANNELS)}"
-)
 _COLUMNS = (
-    "message_id", "user_id", "username", _STATE, "rowid", "created_at", "received_at", "read_at", "confirmed_at"
+    "message_id", "user_id", "username", STATE_NUMBER, "rowid", "created_at", "received_at", "read_at", "confirmed_at"
 )  # fmt: skip
 _LISTS = f"SELECT {', '.join(f'CAST(json_group_array({column}) AS BLOB)' for column in _COLUMNS)} FROM"
 _ORDERED = "SELECT *, rowid FROM admin_user_receive_records WHERE {} ORDER BY message_id, user_id"
@@ -71,24 +50,16 @@ LOAD = f"""
 RELOAD = f"""
 {_LISTS} ({_ORDERED.format("message_id = :message_id AND user_id IN (SELECT value FROM json_each(:user_ids))")})
 """  # noqa: S608 - constants only
+# By place: a name may have U+0000 in it, at which JSON ends it.
 NAMES = """
 SELECT CAST(json_group_array(user_id) AS BLOB), CAST(json_group_array(username) AS BLOB)
-  FROM (SELECT user_id, username FROM receive_names
-         WHERE (username, user_id) > (CAST(:username AS TEXT), :user_id)
-         ORDER BY username, user_id LIMIT :limit)
+  FROM (SELECT user_id, username FROM receive_names ORDER BY username, user_id LIMIT :limit OFFSET :offset)
 """
 RECORDS = "SELECT ifnull(sum(total), 0), count(DISTINCT message_id) FROM receive_counts"
 PAGE_OF = PAGE.format("SELECT value AS id FROM json_each(CAST(:rowids AS TEXT))")
 
 _BEHIND_ALL = b""  # SQLite sorts bytes after text
 _FIRST_ID = -(1 << 63)
-_SORTS = {
-    ReceiptSort.RECEIVED_AT: _columns.RECEIVED,
-    ReceiptSort.READ_AT: _columns.READ,
-    ReceiptSort.CONFIRMED_AT: _columns.CONFIRMED,
-    ReceiptSort.USER_ID: _columns.USER_ID,
-    ReceiptSort.USERNAME: _columns.USERNAME,
-}
 
 
 class Answer(NamedTuple):
@@ -166,10 +137,10 @@ class ReceiptColumns:
             current = self._current(connection)
             if current is None:
                 return None
-            page = _Page(*current, where)
-            rowids = orjson.dumps(page.rowids(sort, part))
+            found = ReceiptList(*current, where)
+            rowids = orjson.dumps(found.rowids(sort, part))
             document: bytes = connection.execute(PAGE_OF, {"rowids": rowids}).fetchone()[0]
-            return Answer(page.stats(), document)
+            return Answer(found.stats(), document)
 
     def _current(self, connection: sqlite3.Connection) -> tuple[list[NoticeColumns], Owners] | None:
         """The records as they are; None when they are too many, or not ready in time."""
@@ -184,7 +155,7 @@ class ReceiptColumns:
             except BaseException:
                 self._forget()
                 raise
-            if is_kept:
+            if is_kept and not self._is_stopped:
                 return self._notices, self._owners
             self._forget()
             return None
@@ -197,7 +168,7 @@ class ReceiptColumns:
         if _weight(*connection.execute(RECORDS).fetchone()) > MOST_RECORDS:
             return False
         self._notices = self._read_all(connection)
-        return not self._is_stopped
+        return True
 
     def _refresh(self, connection: sqlite3.Connection, stale: dict[str, list[int] | None]) -> bool:
         """Read what is stale; False if there are too many now."""
@@ -267,85 +238,17 @@ class ReceiptColumns:
     def _learn(self, connection: sqlite3.Connection) -> None:
         """Number the users who have no number yet. Names that nobody has any more are not in anybody's way."""
         by_name: list[int] = []
-        place = ("", _FIRST_ID)
         while True:
-            limits = {"username": place[0], "user_id": place[1], "limit": LOADED_AT_ONCE}
-            row = connection.execute(NAMES, limits).fetchone()
+            row = connection.execute(NAMES, {"limit": LOADED_AT_ONCE, "offset": len(by_name)}).fetchone()
             users = list(zip(*map(orjson.loads, row), strict=True))
             if not users:
                 break
             by_name += [self._numbers.setdefault(user, len(self._numbers)) for user in users]
-            place = (users[-1][1], users[-1][0])
         ranks = [0] * len(self._numbers)
         for rank, number in enumerate(by_name):
             ranks[number] = rank
-        names = [_folded(username) for _, username in self._numbers]
+        names = [folded(username) for _, username in self._numbers]
         self._owners = Owners([user_id for user_id, _ in self._numbers], names, ranks)
-
-
-class _Page:
-    """The list that a filter makes, and its pages."""
-
-    def __init__(self, notices: list[NoticeColumns], owners: Owners, where: ReceiptFilter) -> None:
-        if where.message_id is not None:
-            place = bisect_left(notices, where.message_id, key=attrgetter("message_id"))
-            notices = [notice for notice in notices[place : place + 1] if notice.message_id == where.message_id]
-        self._notices = notices
-        self._owners = owners
-        self._where = where
-        self._members = None if where.username is None else owners.having(_folded(where.username))
-        self._counts = self._selection().counts()
-
-    def stats(self) -> ReceiptStats:
-        counted = [(count, state) for count, state in zip(self._counts, _STATES, strict=False) if count]
-        flags = (sum(count * state[flag] for count, state in counted) for flag in range(len(FLAGS)))
-        return ReceiptStats(sum(self._counts), *flags)
-
-    def rowids(self, sort: ReceiptSort, part: Slice) -> list[int]:
-        """In the order of the list."""
-        total = sum(self._counts)
-        limit = min(part.limit, total - part.offset)
-        if limit <= 0:
-            return []
-        if part.is_descending:
-            return self._ascending(sort, total - part.offset - limit, limit)[::-1]
-        return self._ascending(sort, part.offset, limit)
-
-    def _ascending(self, sort: ReceiptSort, offset: int, limit: int) -> list[int]:
-        if sort is ReceiptSort.CREATED_AT:
-            order = _columns.CREATED_BY_STATE if has_state(self._where) else _columns.CREATED
-            return self._selection().page(order, offset, limit)
-        if sort not in TIMES:
-            return self._selection().page(_SORTS[sort], offset, limit)
-        # Those without the time come before all others.
-        untimed = sum(count for count, state in zip(self._counts, _STATES, strict=False) if not state[_flag_of(sort)])
-        rowids: list[int] = []
-        if offset < untimed:
-            rowids = self._selection(sort, has_time=False).page(_columns.CREATED_BY_STATE, offset, limit)
-        if len(rowids) < limit:
-            rest = self._selection(sort, has_time=True)
-            rowids += rest.page(_SORTS[sort], max(0, offset - untimed), limit - len(rowids))
-        return rowids
-
-    def _selection(self, sort: ReceiptSort | None = None, *, has_time: bool = False) -> Selection:
-        where = self._where
-        states = _wanted(tuple(getattr(where, name) for name in STATE))
-        if sort is not None:
-            timed = _wanted(tuple(has_time if name == TIMES[sort] else None for name in STATE))
-            states = bytes(map(int.__and__, states, timed))
-        return Selection(self._notices, self._owners, states, self._members, where.since_ms, where.before_ms)
-
-
-@lru_cache
-def _wanted(asked: tuple[Any, ...]) -> bytes:
-    """A mark for each state that is as asked; None: any."""
-    wanted = (all(value is None or value == has for value, has in zip(asked, state, strict=True)) for state in _STATES)
-    return bytes(wanted).ljust(_columns.STATES, b"\0")
-
-
-def _flag_of(sort: ReceiptSort) -> int:
-    """Where in a state the flag is that says whether there is a time."""
-    return STATE.index(TIMES[sort])
 
 
 def _nothing_of(message_id: str) -> NoticeColumns:
@@ -354,11 +257,6 @@ def _nothing_of(message_id: str) -> NoticeColumns:
 
 def _weight(records: int, notices: int) -> int:
     return records + notices * RECORDS_PER_NOTICE
-
-
-def _folded(name: str) -> bytes:
-    """As SQLite's lower() has it: only ASCII letters are folded."""
-    return name.encode().lower()
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -214,8 +215,76 @@ def measure(base: str, pid: int, page: str, repeat: int) -> dict[str, float]:
         get(url)
         times.append((time.perf_counter() - began) * 1000)
         used.append(cpu_ms(pid) - used_ms)
-    figures = {"median_ms": statistics.median(times), "min_ms": min(times), "max_ms": max(times)}
-    return figures | {"cpu_ms": statistics.median(used), "cpu_max_ms": max(used)}
+    return summary(times) | {"cpu_ms": statistics.median(used), "cpu_max_ms": max(used)}
+
+
+def post(url: str, body: object) -> Any:
+    """The data of a 200."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return json.loads(response.read())["data"]
+
+
+def read_all(base: str, number: int, options: argparse.Namespace) -> None:
+    """One user reads all notices."""
+    message_ids = [f"m{notice}" for notice in range(options.notices)]
+    marked = post(f"{base}{API}/batch-mark-read", {"user_id": 20 * number + 2, "message_ids": message_ids})
+    if marked["success_count"] != options.notices:
+        raise SystemExit(f"batch-mark-read: {marked}")
+
+
+def notify(base: str, number: int, options: argparse.Namespace) -> None:
+    """A notice to all users, until it is recorded."""
+    body = {"content": "x", "target": "custom", "user_ids": list(range(1, options.users + 1))}
+    message_id = post(f"{base}/api/admin/system/notice?wait_ms=10000", body)["message_id"]
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if json.loads(get(f"{base}{API}/messages/{message_id}/receive-status"))["data"]["total_users"] == options.users:
+            return
+        time.sleep(0.1)
+    raise SystemExit("the records of a notice were not written")
+
+
+CHANGED = "/admin-receive-records?username=4&page=100&sort_by=received_at"
+CHANGES = {"one user has read all": read_all, "a notice went to all": notify}
+
+
+def listed(base: str) -> float:
+    """Milliseconds of one list by name."""
+    began = time.perf_counter()
+    get(f"{base}{API}{CHANGED}")
+    return (time.perf_counter() - began) * 1000
+
+
+def after(base: str, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """The same, once after each change: at once, and when it has been left alone for a second."""
+    figures = {}
+    for name, change in CHANGES.items():
+        times: tuple[list[float], list[float]] = ([], [])
+        for number in range(2 * options.repeat):
+            change(base, number, options)
+            time.sleep(number % 2)
+            times[number % 2].append(listed(base))
+        figures[name], figures[f"{name}, a second ago"] = map(summary, times)
+    return figures
+
+
+def first(directory: str, repeat: int) -> dict[str, float]:
+    """The same as the first thing that a daemon is asked."""
+    times = []
+    for _ in range(repeat):
+        process, base = start(directory)
+        try:
+            times.append(listed(base))
+        finally:
+            process.terminate()
+            process.wait(20)
+    return summary(times)
+
+
+def summary(times: list[float]) -> dict[str, float]:
+    """Of milliseconds."""
+    return {"median_ms": statistics.median(times), "min_ms": min(times), "max_ms": max(times)}
 
 
 def main() -> None:
@@ -234,15 +303,22 @@ def main() -> None:
         try:
             figures = {page: measure(base, process.pid, page, options.repeat) for page in PAGES}
             late = lag_over_5_ms(base)
+            changed = after(base, options)
         finally:
             process.terminate()
             process.wait(20)
+        changed["a daemon has just started"] = first(directory, 5)
     print(f"{'median':>8} {'min':>8} {'max':>8} {'CPU':>8} {'max':>8}  ms")
     for page, figure in figures.items():
         print("".join(f"{value:8.1f} " for value in figure.values()), page)
     print(f"loop lag readings over 5 ms: {late:.0f}")
+    print(f"{CHANGED}, the first time after")
+    for name, figure in changed.items():
+        print("".join(f"{value:8.1f} " for value in figure.values()), name)
     if options.json:
-        Path(options.json).write_text(json.dumps({"pages": figures, "late": late, "cpus": os.cpu_count()}, indent=1))
+        Path(options.json).write_text(
+            json.dumps({"pages": figures, "changed": changed, "late": late, "cpus": os.cpu_count()}, indent=1)
+        )
 
 
 if __name__ == "__main__":

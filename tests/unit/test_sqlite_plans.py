@@ -146,8 +146,9 @@ def test_no_list_scans_a_table(connection: sqlite3.Connection, where: ReceiptFil
         (receipt_queries.sorted_all(ReceiptFilter(user_id=1), NEWEST, PAGE), "INDEX receive_records_user (user_id=?)"),
         (
             receipt_columns.LOAD,
-            "sqlite_autoindex_admin_user_receive_records_1 ((message_id,user_id)>(?,?) AND message_id<?)",
+            "_receive_records_1 ((message_id,user_id)>(?,?) AND (message_id,user_id)<(?,?))",
         ),
+        (receipt_columns.PLACE, "COVERING INDEX sqlite_autoindex_admin_user_receive_records_1 ((message_id,user_id)>"),
         (receipt_columns.RELOAD, "_receive_records_1 (message_id=? AND user_id=?)"),
         (receipt_columns.NAMES, "COVERING INDEX receive_names_username"),
         (receipt_queries.NEWEST, "INDEX receive_records_user (user_id=?)"),

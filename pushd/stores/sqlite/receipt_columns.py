@@ -36,20 +36,25 @@ STALE_SHARE = 0.2
 MOST_NOTED, MOST_STALE = 2_000, 10_000
 
 # How long an answer waits for others to be brought up to date, or for the first of all, before SQLite gives it.
-PATIENCE_S = 1.0
+PATIENCE_S = 0.25
 
 _COLUMNS = (
     "message_id", "user_id", "username", STATE_NUMBER, "rowid", "created_at", "received_at", "read_at", "confirmed_at"
 )  # fmt: skip
-_LISTS = f"SELECT {', '.join(f'CAST(json_group_array({column}) AS BLOB)' for column in _COLUMNS)} FROM"
-_ORDERED = "SELECT *, rowid FROM admin_user_receive_records WHERE {} ORDER BY message_id, user_id"
-# Those behind one record, up to a notice.
-LOAD = f"""
-{_LISTS} ({_ORDERED.format("(message_id, user_id) > (:message_id, :user_id) AND message_id <= :last")} LIMIT :limit)
-"""
-RELOAD = f"""
-{_LISTS} ({_ORDERED.format("message_id = :message_id AND user_id IN (SELECT value FROM json_each(:user_ids))")})
+# Without ORDER BY, which would have SQLite copy each row first: rows come in the order of the index they are found by.
+_LISTS = f"""
+SELECT {", ".join(f"CAST(json_group_array({name}) AS BLOB)" for name in _COLUMNS)}
+  FROM admin_user_receive_records INDEXED BY sqlite_autoindex_admin_user_receive_records_1
+ WHERE """  # noqa: S608 - constants only
+_BEHIND = "(message_id, user_id) > (:message_id, :user_id) AND (message_id, user_id) <= (:last_id, :last_user)"
+# Those behind one record, up to another, which is some places on.
+LOAD = _LISTS + _BEHIND
+PLACE = f"""
+SELECT message_id, user_id FROM admin_user_receive_records
+ WHERE {_BEHIND} ORDER BY message_id, user_id LIMIT 1 OFFSET :places
 """  # noqa: S608 - constants only
+_AMONG = "message_id = :message_id AND user_id IN (SELECT value FROM json_each(:user_ids))"
+RELOAD = _LISTS + _AMONG
 # By place: a name may have U+0000 in it, at which JSON ends it.
 NAMES = """
 SELECT CAST(json_group_array(user_id) AS BLOB), CAST(json_group_array(username) AS BLOB)
@@ -59,7 +64,7 @@ RECORDS = "SELECT ifnull(sum(total), 0), count(DISTINCT message_id) FROM receive
 PAGE_OF = PAGE.format("SELECT value AS id FROM json_each(CAST(:rowids AS TEXT))")
 
 _BEHIND_ALL = b""  # SQLite sorts bytes after text
-_FIRST_ID = -(1 << 63)
+_FIRST_ID, _LAST_ID = -(1 << 63), (1 << 63) - 1
 
 
 class Answer(NamedTuple):
@@ -117,12 +122,17 @@ class ReceiptColumns:
             if len(self._stale) > MOST_STALE:
                 self._stale = None
 
+    @property
+    def is_stale(self) -> bool:
+        """True when the next answer has to read something again first."""
+        return bool(self._stale)
+
     def stop(self) -> None:
         """Have what is being loaded be given up; SQLite answers from here on."""
         self._is_stopped = True
 
-    def load(self, connection: sqlite3.Connection) -> None:
-        """Be ready for the first answer. Costs a microsecond a record."""
+    def refresh(self, connection: sqlite3.Connection) -> None:
+        """Be ready for the next answer. Costs a microsecond for each record that changed, at first for all."""
         with _snapshot(connection):
             self._current(connection)
 
@@ -189,7 +199,7 @@ class ReceiptColumns:
         if old and user_ids is not None and len(user_ids) <= len(old[0]) * STALE_SHARE:
             ids = sorted(set(user_ids))
             wanted = {"message_id": message_id, "user_ids": orjson.dumps(ids).decode()}
-            changed, _ = self._read(connection, RELOAD, **wanted)
+            changed = self._read(connection, RELOAD, **wanted)
             found = [old[0].replaced(ids, changed[0] if changed else _nothing_of(message_id), self._owners)]
         else:
             found = self._read_all(connection, message_id)
@@ -198,22 +208,21 @@ class ReceiptColumns:
     def _read_all(self, connection: sqlite3.Connection, message_id: str | None = None) -> list[NoticeColumns]:
         """All records, or all of one notice."""
         found: list[NoticeColumns] = []
-        last: str | bytes = _BEHIND_ALL if message_id is None else message_id
-        place = (message_id or "", _FIRST_ID)
-        while not self._is_stopped:
-            limits = {"message_id": place[0], "user_id": place[1], "last": last, "limit": LOADED_AT_ONCE}
-            read, place = self._read(connection, LOAD, **limits)
-            if not read:
-                break
-            if found and found[-1].message_id == read[0].message_id:
+        end: tuple[str | bytes, int] = (_BEHIND_ALL if message_id is None else message_id, _LAST_ID)
+        place: tuple[str | bytes, int] | None = (message_id or "", _FIRST_ID)
+        while place is not None and not self._is_stopped:
+            begin = {"message_id": place[0], "user_id": place[1]}
+            limits = begin | {"last_id": end[0], "last_user": end[1], "places": LOADED_AT_ONCE - 1}
+            place = connection.execute(PLACE, limits).fetchone()
+            last_id, last_user = place or end
+            read = self._read(connection, LOAD, **begin, last_id=last_id, last_user=last_user)
+            if read and found and found[-1].message_id == read[0].message_id:
                 read[0] = found.pop().replaced([], read[0], self._owners)
             found += read
         return found
 
-    def _read(
-        self, connection: sqlite3.Connection, statement: str, **parameters: Any
-    ) -> tuple[list[NoticeColumns], tuple[str, int]]:
-        """What a statement finds, by notice, and the last of it."""
+    def _read(self, connection: sqlite3.Connection, statement: str, **parameters: Any) -> list[NoticeColumns]:
+        """What a statement finds, by notice."""
         found: list[NoticeColumns] = []
         message_ids, user_ids, usernames, *columns = map(
             orjson.loads, connection.execute(statement, parameters).fetchone()
@@ -224,7 +233,7 @@ class ReceiptColumns:
             end = bisect_right(message_ids, message_ids[start], start)
             found.append(NoticeColumns(message_ids[start], *(column[start:end] for column in columns)))
             start = end
-        return found, (message_ids[-1], user_ids[-1]) if found else ("", _FIRST_ID)
+        return found
 
     def _owners_of(self, connection: sqlite3.Connection, user_ids: list[int], usernames: list[str]) -> list[int]:
         """The numbers of users under these names."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from time import monotonic
 
 import msgspec
 
@@ -17,6 +18,9 @@ from pushd.stores.sqlite.statements import Query, Reads
 
 Page = Callable[[Slice], Awaitable[list[ReceiptRow]]]
 
+# Who asked for a list will ask for another: for so long, what was written is read again this often rather than then.
+ASKED_S, FRESH_S = 600.0, 0.25
+
 _rows = msgspec.json.Decoder(list[ReceiptRow])
 _NOTHING = Slice(0, 0)
 
@@ -27,19 +31,30 @@ class ReceiptLists:
     def __init__(self, reads: Reads) -> None:
         self.columns = ReceiptColumns()
         self._reads = reads
+        self._asked_s = monotonic()  # when a list was last
         # What was counted last, after how many changes.
         self._counted: tuple[int, ReceiptFilter, ReceiptStats] | None = None
 
     @asynccontextmanager
     async def ready(self) -> AsyncIterator[None]:
-        """Have the columns loaded from here on, if that is not done before the end of the block."""
-        loading = asyncio.create_task(self._reads.read("load_columns", self.columns.load))
+        """Load the columns and keep them fresh while lists are asked for, until the end of the block."""
+        keeping = asyncio.create_task(self._keep())
         try:
             yield
         finally:
             self.columns.stop()
-            with suppress(StoreError):  # whoever asked for a list has been told
-                await loading
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        """Until cancelled."""
+        is_due = True
+        while True:
+            if is_due:
+                with suppress(StoreError):  # which the next list will raise
+                    await self._reads.read("refresh_columns", self.columns.refresh)
+            await asyncio.sleep(FRESH_S)
+            is_due = self.columns.is_stale and monotonic() < self._asked_s + ASKED_S
 
     async def rows(self, query: Query, name: str = "receive_records") -> list[ReceiptRow]:
         """What a statement of receipt_queries selects."""
@@ -77,6 +92,7 @@ class ReceiptLists:
 
     async def _answer(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> Answer | None:
         """What the columns say; None when there are too many records for them."""
+        self._asked_s = monotonic()
         changes = self.columns.changes
         answer = await self._reads.read(
             "receive_records", lambda connection: self.columns.answer(connection, where, sort, part)

@@ -1,13 +1,13 @@
 # cython: cdivision=True, boundscheck=False, wraparound=False
 """Columns: what lists ask of receive records, kept in memory as arrays, so that a count or a page is a pass over them.
 
-A pass costs one or two nanoseconds a record and does not hold the GIL. `NoticeColumns` and `Owners` do not change once
+A pass costs a few nanoseconds a record and does not hold the GIL. `NoticeColumns` and `Owners` do not change once
 made: a pass on one thread may go on while another thread makes the next ones.
 """
 
 from libc.stdint cimport INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc, qsort
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 
 cdef extern from "<string.h>" nogil:

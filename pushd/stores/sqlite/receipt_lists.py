@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from math import inf
 from time import monotonic
 
 import msgspec
@@ -31,7 +32,7 @@ class ReceiptLists:
     def __init__(self, reads: Reads) -> None:
         self.columns = ReceiptColumns()
         self._reads = reads
-        self._asked_s = monotonic()  # when a list was last
+        self._asked_s = -inf  # when a list was last asked of the columns
         # What was counted last, after how many changes.
         self._counted: tuple[int, ReceiptFilter, ReceiptStats] | None = None
 

@@ -301,6 +301,7 @@ def main() -> None:
         print(f"{options.users * options.notices:,} receive records written in {time.perf_counter() - began:.1f} s")
         process, base = start(directory)
         try:
+            time.sleep(2)  # while records are read beside the start, which is measured below
             figures = {page: measure(base, process.pid, page, options.repeat) for page in PAGES}
             late = lag_over_5_ms(base)
             changed = after(base, options)

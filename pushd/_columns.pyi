@@ -61,4 +61,4 @@ class Selection:
         """How many there are in each of STATES."""
 
     def page(self, sort: int, offset: int, limit: int) -> list[int]:
-        """The rowids of at most `limit` records from `offset` on, in ascending order of `sort`."""
+        """The rowids of at most `limit` records from `offset` on, in ascending order of `sort`. Raises ValueError."""

@@ -432,6 +432,8 @@ cdef class Selection:
     def page(self, int sort, Py_ssize_t offset, Py_ssize_t limit):
         if not 0 <= sort <= BY_USERNAME:
             raise ValueError(f"expected one of the sorts, not {sort}")
+        if offset < 0:
+            raise ValueError(f"expected an offset of at least 0, not {offset}")
         cdef int64_t low, high
         cdef Py_ssize_t count
         cdef Question asked = self.question

@@ -170,6 +170,9 @@ def test_what_does_not_fit_is_refused() -> None:
     for sort in (-1, 7):
         with pytest.raises(ValueError, match=f"expected one of the sorts, not {sort}"):
             selection([row]).page(sort, 0, 1)
+    with pytest.raises(ValueError, match="expected an offset of at least 0, not -1"):
+        selection([row]).page(0, -1, 1)
+    assert selection([row]).page(0, 0, -1) == []
 
 
 def test_a_pass_does_not_hold_the_gil() -> None:

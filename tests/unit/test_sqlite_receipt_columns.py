@@ -218,23 +218,34 @@ async def test_a_load_that_fails_is_tried_again(node: Node, monkeypatch: pytest.
     assert len(loads) == 1
 
 
-async def test_an_answer_waits_for_a_load_but_not_for_long(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reading", ["_load", "_refresh"])
+async def test_an_answer_does_not_wait_long_for_another(
+    node: Node, monkeypatch: pytest.MonkeyPatch, reading: str
+) -> None:
+    """SQLite gives it, while the first load or a refresh is held up."""
     await fill(node)
-    await node.stop()
-    is_loading, may_go_on = threading.Event(), threading.Event()
-    load = ReceiptColumns._load
-
-    def held(columns: ReceiptColumns, connection: sqlite3.Connection) -> bool:
-        is_loading.set()
-        may_go_on.wait(10)
-        return load(columns, connection)
-
-    monkeypatch.setattr(ReceiptColumns, "_load", held)
+    await check(node)
     monkeypatch.setattr(receipt_columns, "PATIENCE_S", 0.05)
-    await node.start()
-    await asyncio.to_thread(is_loading.wait, 10)
+    is_reading, may_go_on = threading.Event(), threading.Event()
+    read = getattr(ReceiptColumns, reading)
+
+    def held(columns: ReceiptColumns, *arguments: Any) -> bool:
+        is_reading.set()
+        may_go_on.wait(10)
+        is_kept: bool = read(columns, *arguments)
+        return is_kept
+
+    monkeypatch.setattr(ReceiptColumns, reading, held)
+    if reading == "_load":
+        await node.stop()
+        await node.start()
+    else:
+        await node.stores.records.mark(1, ["m1"], Mark.READ, 9000)
+    waiting = asyncio.create_task(node.stores.records.receive_stats(ReceiptFilter(username="a")))
+    assert await asyncio.to_thread(is_reading.wait, 10)
     await check(node)
     may_go_on.set()
+    assert (await waiting).total_users > 0
 
 
 async def test_the_end_does_not_wait_for_a_load(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

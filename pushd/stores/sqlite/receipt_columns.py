@@ -35,7 +35,7 @@ STALE_SHARE = 0.2
 # Of a notice, so many users are noted one by one, and so many notices before all are read again.
 MOST_NOTED, MOST_STALE = 2_000, 10_000
 
-# How long an answer waits for others to be brought up to date, or for the first of all, before SQLite gives it.
+# How long an answer waits for another that reads what is stale, before SQLite gives it. For a load it does not wait.
 PATIENCE_S = 0.25
 
 _COLUMNS = (
@@ -154,7 +154,8 @@ class ReceiptColumns:
 
     def _current(self, connection: sqlite3.Connection) -> tuple[list[NoticeColumns], Owners] | None:
         """The records as they are; None when they are too many, or not ready in time."""
-        if self._is_stopped or not self._refreshing.acquire(timeout=PATIENCE_S):
+        patience_s = PATIENCE_S if self._notices else 0
+        if self._is_stopped or not self._refreshing.acquire(timeout=patience_s):
             return None
         try:
             # First: what is noted from here on may not be in what is read below.

@@ -179,12 +179,20 @@ class LimitsConfig(_Section, frozen=True):
     handshake_timeout_s: Annotated[float, _number("Seconds a client may take to send a request.", 0.1, 300)] = 5
     max_frame_bytes: Annotated[
         int, _number("Bytes of one message from a WebSocket client, inflated.", 128, 16_777_216)
-    ] = 4096
-    max_frames_per_s: Annotated[int, _number("Messages per second from one WebSocket client.", 1, 1_000_000)] = 50
+    ] = 16_384
+    max_frames_per_s: Annotated[
+        int, _number("Messages per second from one WebSocket client, acknowledgements not counted.", 1, 1_000_000)
+    ] = 50
+    max_ids_per_s: Annotated[
+        int, _number("Ids per second that one WebSocket client may acknowledge, read and confirm.", 1, 10_000_000)
+    ] = 5000
     max_pending_bytes: Annotated[
         int, _number("Unsent bytes of one connection, over which it is closed as slow.", 1024, 1_073_741_824)
     ] = 1_048_576
     max_body_bytes: Annotated[int, _number("Bytes of one HTTP request's body.", 1024, 1_073_741_824)] = 1_048_576
+    max_bodies_bytes: Annotated[
+        int, _number("Bytes of all request bodies under way, over which 503 is answered.", 1024, 1_099_511_627_776)
+    ] = 67_108_864
     max_content_chars: Annotated[int, _number("Characters of a notice's `content`.", 1, 1_000_000)] = 500
     max_data_bytes: Annotated[
         int, _number("Bytes of a notice's `data`, as JSON; 0 = no `data` at all.", 0, 16_777_216)

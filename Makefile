@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 EXTENSION := $(VENV)/.built
 EXTENSION_SOURCES := setup.py $(wildcard pushd/*.pyx pushd/*.pxd)
 
-.PHONY: setup run check test reference bench soak load clean
+.PHONY: setup run check test reference bench soak abuse load clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP) $(EXTENSION)
@@ -45,6 +45,10 @@ bench: setup
 # Ten minutes of mixed load on one daemon, all of it accounted for (MINUTES=60: an hour).
 soak: setup
 	$(BIN)/python -m bench.soak $(if $(MINUTES),--minutes $(MINUTES))
+
+# Floods of all kinds, about five minutes: what a bystander notices of each, and the daemon's memory.
+abuse: setup
+	$(BIN)/python -m bench.abuse
 
 # Against a daemon that `make run` started in another terminal.
 load: setup

@@ -23,7 +23,7 @@ def canonical(text: str) -> str:
 
 
 def counted_as(address: str) -> str:
-    """What a canonical address counts as: IPv4 as itself, IPv6 as its /64, for whoever has one address has all of it."""
+    """What a canonical address counts as: IPv4 as itself, IPv6 as its /64, for who has one address has them all."""
     return _network_of(address) if ":" in address else address
 
 

@@ -27,7 +27,7 @@ LINGER_S = 1.0  # between our last byte and the end, so that the peer reads the 
 HELD_BYTES = 64 * 1024  # of requests that wait for the one in work; reading is paused beyond
 PIPELINE_DEPTH = 16  # requests answered before the loop gets its turn
 
-_FULL = Refusal(503, "there is no room for another connection", (("Retry-After", "1"),))
+FULL = Refusal(503, "there is no room for another connection", (("Retry-After", "1"),))
 _UNDECIDED = Refusal(503, "the decision on the upgrade took too long", (("Retry-After", "1"),))
 _SLOW = Refusal(408, "the request took too long to arrive")
 
@@ -59,18 +59,27 @@ class HttpConnection(asyncio.Protocol):
         "_out",
         "_parser",
         "_pending",
+        "_refusal",
         "_task",
         "_timed_stage",
         "_transport",
         "_unsent_until",
+        "is_counted",
+        "peer",
     )
 
-    _transport: asyncio.Transport
     _parser: RequestParser
 
-    def __init__(self, front: Front, is_secure: bool) -> None:
+    def __init__(
+        self, front: Front, peer: str, is_secure: bool, refusal: Refusal | None = None, *, is_counted: bool = False
+    ) -> None:
+        """`refusal` is all that it will say; `is_counted`: by the peer's address."""
         self._front = front
         self._is_secure = is_secure
+        self.peer = peer
+        self.is_counted = is_counted
+        self._refusal = refusal
+        self._transport: Any = None
         self._task: asyncio.Task[None] | None = None
         self._pending: tuple[Request, Pending] | None = None
         self._is_admitting = False
@@ -89,17 +98,16 @@ class HttpConnection(asyncio.Protocol):
     # What the transport calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the clock of the first head; or say that there is no room."""
+        """Start the clock of the first head; or say why there will be none."""
         self._transport = cast(asyncio.Transport, transport)
+        if self._is_finished:  # lost before it was made
+            self._transport.abort()
+            return
         limits = self._front.limits
-        self._parser = RequestParser(
-            max_body_bytes=limits.max_body_bytes, peer=_peer_of(self._transport), is_secure=self._is_secure
-        )
+        self._parser = RequestParser(max_body_bytes=limits.max_body_bytes, peer=self.peer, is_secure=self._is_secure)
         self._deadline = self._front.loop.time() + limits.handshake_timeout_s
-        if not self._front.take(self):
-            self._refuse(_FULL)
-            if self._front.has_too_many_refused():
-                self._transport.abort()
+        if self._refusal is not None:
+            self._refuse(self._refusal)
         elif not self._is_secure:
             self._front.loop.call_soon(self._wait_on_porch)
 
@@ -141,7 +149,8 @@ class HttpConnection(asyncio.Protocol):
         """Nothing can be answered any more. A handler at work is left to finish, an admission is not."""
         self._is_finished = True
         self._pending = None
-        self._parser.close()
+        if self._transport is not None:
+            self._parser.close()
         self._front.porch.forget(self._fd)
         if self._is_admitting and self._task is not None:
             self._task.cancel()
@@ -352,13 +361,18 @@ class HttpConnection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         """Close unless a request is being read or answered."""
+        if self._transport is None:
+            return
         is_busy = self._is_at_work or self._is_finished or self._parser.held_bytes > 0
         if not is_busy and self._parser.stage is Stage.IDLE:
             self._transport.close()
 
     def drop(self) -> None:
         """Close now, whatever is under way."""
-        self._transport.abort()
+        if self._transport is None:
+            self.connection_lost(None)
+        else:
+            self._transport.abort()
 
     def _set_deadline(self) -> None:
         """For the answer that is awaited, or for the message that arrives; not anew for each of its bytes."""
@@ -380,7 +394,9 @@ class HttpConnection(asyncio.Protocol):
             self._deadline = now + (IDLE_S if stage is Stage.IDLE else limits.handshake_timeout_s)
 
     def check_time(self, now: float) -> None:
-        """Called by the sweep: end what took too long."""
+        """Called by the sweep: end what took too long. The time of a TLS handshake is the transport's."""
+        if self._transport is None:
+            return
         if not self._transport.get_write_buffer_size():
             self._unsent_until = inf
         elif self._unsent_until == inf:
@@ -414,9 +430,3 @@ def _is_being_cancelled() -> bool:
     """Whether it is the running task that is cancelled, and not something it awaited."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _peer_of(transport: asyncio.Transport) -> str:
-    """The peer's IP address, "" if it is not known; IPv4 in IPv6 clothes is shown as IPv4."""
-    peer = transport.get_extra_info("peername")
-    return str(peer[0]).removeprefix("::ffff:").partition("%")[0] if peer else ""

@@ -98,24 +98,26 @@ class Porch:
 
 
 class Acceptor:
-    """Takes connections from one listening socket between `start` and `stop` and gives each a protocol of `make`.
+    """Takes connections from one listening socket between `start` and `stop` and gives each a protocol of `let_in`.
 
-    None while `pace` is crowded. `spawn` owns the tasks of connections that are being opened. `options`: those of TLS
-    of `loop.connect_accepted_socket`.
+    `let_in` gets the peer's address; where it says None, the connection is closed at once. One that cannot be opened,
+    such as for want of a TLS handshake, is told so by `connection_lost`, and was perhaps never made.
+    None is taken while `pace` is crowded. `spawn` owns the tasks of connections that are being opened. `options`: those
+    of TLS of `loop.connect_accepted_socket`.
     """
 
     def __init__(
         self,
         listener: socket.socket,
         pace: Pace,
-        make: Callable[[], asyncio.Protocol],
+        let_in: Callable[[str], asyncio.Protocol | None],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         options: dict[str, Any],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._pace = pace
-        self._make = make
+        self._let_in = let_in
         self._spawn = spawn
         self._options = options
         self._rest: asyncio.TimerHandle | None = None
@@ -138,7 +140,7 @@ class Acceptor:
             return
         for _ in range(ACCEPTS_PER_TURN):
             try:
-                sock, _ = self._listener.accept()
+                sock, address = self._listener.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -147,19 +149,25 @@ class Acceptor:
                 _log.error("connections wait", reason=error.strerror)
                 self._wait(REST_S)
                 return
-            self._spawn(self._open(sock))
+            protocol = self._let_in(address[0])
+            if protocol is None:
+                sock.close()
+            else:
+                self._spawn(self._open(sock, protocol))
 
     def _wait(self, seconds: float) -> None:
         self._loop.remove_reader(self._listener)
         self._rest = self._loop.call_later(seconds, self.start)
 
-    async def _open(self, sock: socket.socket) -> None:
+    async def _open(self, sock: socket.socket, protocol: asyncio.Protocol) -> None:
         """What fails here is between the peer and the kernel, or a TLS handshake: nothing is ours to mend."""
         try:
-            await self._loop.connect_accepted_socket(self._make, sock, **self._options)
+            await self._loop.connect_accepted_socket(lambda: protocol, sock, **self._options)
         except (OSError, ssl.SSLError, TimeoutError) as error:
             _log.debug("connection not opened", error=str(error))
             sock.close()
+            protocol.connection_lost(error)
         except BaseException:
             sock.close()
+            protocol.connection_lost(None)
             raise

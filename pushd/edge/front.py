@@ -23,12 +23,14 @@ import structlog
 from pushd.config import Config, LimitsConfig
 from pushd.edge import sockets
 from pushd.edge.addresses import Addresses, canonical
+from pushd.edge.bodies import Bodies
 from pushd.edge.http1 import Pending, Refusal, Request, Response
-from pushd.edge.http_connection import ANSWER_S, FULL, HttpConnection
-from pushd.edge.pace import Acceptor, Pace, Porch
+from pushd.edge.http_connection import ANSWER_S, HttpConnection
+from pushd.edge.pace import Acceptor, Pace, Porch, Turns
 
 SWEEP_S = 0.5
 MAX_REFUSED = 128  # connections over the limit that are being told so; more are dropped without a word
+_FULL = Refusal(503, "there is no room for another connection", (("Retry-After", "1"),))
 
 _log = structlog.get_logger("pushd.front")
 
@@ -36,7 +38,13 @@ AdmissionT = TypeVar("AdmissionT")
 
 
 class Application(Protocol[AdmissionT]):
-    """What answers requests. An exception from `handle` or `admit` is logged and becomes a 500 without details."""
+    """What answers requests. An exception is logged and becomes a 500 without details."""
+
+    def judge_head(self, request: Request) -> Response | bool:
+        """Decide about a request whose body has yet to come: the refusal, or whether anybody will read the body.
+
+        What is refused here, `handle` would refuse whatever the body is. A body that nobody reads is not kept.
+        """
 
     def handle(self, request: Request) -> Response | Pending | Awaitable[Response]:
         """Answer any request that is no WebSocket upgrade. Work that was begun goes on when the peer leaves."""
@@ -107,6 +115,8 @@ class Front:
         self._room = sockets.room_for(limits.max_connections)
         self.pace = Pace()
         self.porch = Porch()
+        self.turns = Turns()
+        self.bodies = Bodies()
         self._acceptors: list[Acceptor] = []
         self._connections: set[HttpConnection] = set()
         self._refused: set[HttpConnection] = set()
@@ -176,7 +186,7 @@ class Front:
                 self._addresses.enter(peer)
             self._connections.add(connection)
         else:
-            self._on_refused("queue_full" if refusal is FULL else "rate_limited")
+            self._on_refused("queue_full" if refusal is _FULL else "rate_limited")
             if self._is_secure or len(self._refused) >= MAX_REFUSED:
                 return None
             connection = HttpConnection(self, peer, self._is_secure, refusal)
@@ -187,7 +197,7 @@ class Front:
     def _find_refusal(self, peer: str) -> Refusal | None:
         limit = min(self.limits.max_connections, self._room)
         if len(self._connections) + self._open_sockets() >= limit or self.is_draining:
-            return FULL
+            return _FULL
         if not self._addresses.is_counted_at_accept(peer):
             return None
         fault = self._addresses.find_fault(peer, self.limits)

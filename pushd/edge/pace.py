@@ -24,6 +24,8 @@ SLICE_S = 0.0005  # of admitting in one turn of the loop
 CROWD = 4096  # upgrades that wait: nothing more is accepted then; a second's worth, and a few megabytes
 FIRST_READS_PER_TURN = 16
 CROWDED_S = 0.002
+TURN_S = 0.004  # of HTTP requests in one turn of the loop
+SHARE_S = 0.001  # of these for one connection at most
 REST_S = 0.1  # after a connection that could not be taken for want of descriptors or memory
 
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -59,6 +61,60 @@ class Pace:
         try:
             while self._waiting and time.monotonic() < until:
                 self._waiting.popleft()()
+        finally:
+            self._come_again()
+
+
+class Turns:
+    """Shares out the time for HTTP requests: about TURN_S in each turn of the loop, and SHARE_S for a connection.
+
+    Whoever comes when that is used up, or has more to do, waits: who has just come in one line, who goes on in another,
+    and one of each is served in turn. So nobody waits for a pipeline's end, nor for that of many.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._coming: deque[Callable[[], None]] = deque()
+        self._going_on: deque[Callable[[], None]] = deque()
+        self._is_due = False
+        self._turn = -1.0
+        self._until = 0.0
+
+    def is_free(self) -> bool:
+        """Whether one that has just come is served at once."""
+        return not self._coming and self._has_time()
+
+    def share(self) -> float:
+        """Until when one connection may go on, by `time.monotonic`; the more there are, the less."""
+        waiting = len(self._coming) + len(self._going_on)
+        return time.monotonic() + min(SHARE_S, TURN_S / (waiting + 1))
+
+    def _has_time(self) -> bool:
+        now, turn = time.monotonic(), self._loop.time()
+        if turn != self._turn:  # uvloop's clock stands still during a turn
+            self._turn, self._until = turn, now + TURN_S
+        return now < self._until
+
+    def queue(self, go_on: Callable[[], None], *, is_new: bool) -> None:
+        """Have `go_on` called when it is its turn."""
+        (self._coming if is_new else self._going_on).append(go_on)
+        self._come_again()
+
+    def _come_again(self) -> None:
+        if not self._is_due and (self._coming or self._going_on):
+            self._is_due = True
+            self._loop.call_soon(self._serve)
+
+    def _serve(self) -> None:
+        self._is_due = False
+        lines = (self._coming, self._going_on)
+        left = [len(line) for line in lines]  # who goes on after its turn waits for the next one of the loop
+        try:
+            while any(left) and self._has_time():
+                for index, line in enumerate(lines):
+                    if left[index]:
+                        left[index] -= 1
+                        line.popleft()()
         finally:
             self._come_again()
 

@@ -341,7 +341,11 @@ async def running(config: Config) -> AsyncIterator[Node]:
             node.intake.restore(past.recent, queue=False)
             node.intake.restore(past.unsettled, queue=True)
             async with front.listening(
-                node.router, config, open_sockets=lambda: node.gateway.open_sockets
+                node.router,
+                config,
+                open_sockets=lambda: node.gateway.open_sockets,
+                addresses=node.gateway.addresses,
+                on_refused=lambda reason: metrics.rejected.labels(reason).inc(),
             ) as node.front:
                 yield node
             for connection in node.hub.snapshot():

@@ -22,12 +22,15 @@ import structlog
 
 from pushd.config import Config, LimitsConfig
 from pushd.edge import sockets
+from pushd.edge.addresses import Addresses, canonical
+from pushd.edge.bodies import Bodies
 from pushd.edge.http1 import Pending, Refusal, Request, Response
 from pushd.edge.http_connection import ANSWER_S, HttpConnection
-from pushd.edge.pace import Acceptor, Pace, Porch
+from pushd.edge.pace import Acceptor, Pace, Porch, Turns
 
 SWEEP_S = 0.5
 MAX_REFUSED = 128  # connections over the limit that are being told so; more are dropped without a word
+_FULL = Refusal(503, "there is no room for another connection", (("Retry-After", "1"),))
 
 _log = structlog.get_logger("pushd.front")
 
@@ -35,7 +38,13 @@ AdmissionT = TypeVar("AdmissionT")
 
 
 class Application(Protocol[AdmissionT]):
-    """What answers requests. An exception from `handle` or `admit` is logged and becomes a 500 without details."""
+    """What answers requests. An exception is logged and becomes a 500 without details."""
+
+    def judge_head(self, request: Request) -> Response | bool:
+        """Decide about a request whose body has yet to come: the refusal, or whether anybody will read the body.
+
+        What is refused here, `handle` would refuse whatever the body is. A body that nobody reads is not kept.
+        """
 
     def handle(self, request: Request) -> Response | Pending | Awaitable[Response]:
         """Answer any request that is no WebSocket upgrade. Work that was begun goes on when the peer leaves."""
@@ -56,16 +65,24 @@ class Application(Protocol[AdmissionT]):
 
 @contextlib.asynccontextmanager
 async def listening(
-    application: Application[AdmissionT], config: Config, *, open_sockets: Callable[[], int] = lambda: 0
+    application: Application[AdmissionT],
+    config: Config,
+    *,
+    open_sockets: Callable[[], int] = lambda: 0,
+    addresses: Addresses | None = None,
+    on_refused: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[Front]:
     """Serve `application` on `server.host` and `server.port`. At the end no socket, task or timer of it is left.
 
     `open_sockets` tells how many connections the application has taken over: they count for `limits.max_connections`.
+    `addresses` counts them and the front's by address. `on_refused` hears why a connection was refused at the accept.
     Raises StartError when the port cannot be opened or the TLS files cannot be used.
     """
     tls = sockets.tls_context(config.server.tls_cert, config.server.tls_key)
     listeners = sockets.listen(config.server.host, config.server.port)
-    front = Front(application, config.limits, open_sockets)
+    front = Front(
+        application, config.limits, open_sockets, addresses or Addresses(config.server.trusted_proxies), on_refused
+    )
     try:
         front.serve(listeners, tls)
         yield front
@@ -79,7 +96,12 @@ class Front:
     """The listening port and the HTTP connections on it. Made by `listening`."""
 
     def __init__(
-        self, application: Application[Any], limits: LimitsConfig, open_sockets: Callable[[], int] = lambda: 0
+        self,
+        application: Application[Any],
+        limits: LimitsConfig,
+        open_sockets: Callable[[], int],
+        addresses: Addresses,
+        on_refused: Callable[[str], None],
     ) -> None:
         self.application = application
         self.limits = limits  # may be replaced at any time; holds for connections made from then on
@@ -87,9 +109,14 @@ class Front:
         self.is_draining = False
         self.loop = asyncio.get_running_loop()
         self._open_sockets = open_sockets
+        self._addresses = addresses
+        self._on_refused = on_refused
+        self._is_secure = False
         self._room = sockets.room_for(limits.max_connections)
         self.pace = Pace()
         self.porch = Porch()
+        self.turns = Turns()
+        self.bodies = Bodies()
         self._acceptors: list[Acceptor] = []
         self._connections: set[HttpConnection] = set()
         self._refused: set[HttpConnection] = set()
@@ -101,18 +128,19 @@ class Front:
     def serve(self, listeners: list[socket.socket], tls: ssl.SSLContext | None) -> None:
         """Accept connections on these listening sockets, of one port."""
         options: dict[str, Any] = {}
+        self._is_secure = tls is not None
         if tls is not None:
             times = {"ssl_handshake_timeout": self.limits.handshake_timeout_s, "ssl_shutdown_timeout": ANSWER_S}
             options = {"ssl": tls, **times}
         for listener in listeners:
-            acceptor = Acceptor(listener, self.pace, lambda: HttpConnection(self, tls is not None), self.spawn, options)
+            acceptor = Acceptor(listener, self.pace, self.let_in, self.spawn, options)
             acceptor.start()
             self._acceptors.append(acceptor)
         self.port = listeners[0].getsockname()[1]
 
     @property
     def connections(self) -> int:
-        """How many HTTP connections are open; those taken over by the application are not counted."""
+        """How many HTTP connections are open or being opened; those taken over by the application are not counted."""
         return len(self._connections)
 
     def stop_accepting(self) -> None:
@@ -135,33 +163,55 @@ class Front:
         """Stop at once: tasks are cancelled and awaited, connections dropped."""
         self.stop_accepting()
         self._sweep_timer.cancel()
-        for connection in (*self._connections, *self._refused):
-            connection.drop()
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for connection in (*self._connections, *self._refused):
+            connection.drop()
         await self.wait_idle()
         self.porch.close()
 
-    def take(self, connection: HttpConnection) -> bool:
-        """Count a new connection; whether there is room for it."""
-        limit = min(self.limits.max_connections, self._room)
-        has_room = len(self._connections) + self._open_sockets() < limit and not self.is_draining
-        (self._connections if has_room else self._refused).add(connection)
+    def let_in(self, host: str) -> HttpConnection | None:
+        """Count a connection that was just accepted from this address; None when it is to be closed without a word.
+
+        One over a limit is told so, unless it would need a TLS handshake, or too many others are being told.
+        """
+        peer = canonical(host)
+        refusal = self._find_refusal(peer)
+        if refusal is None:
+            is_counted = self._addresses.is_counted_at_accept(peer)
+            connection = HttpConnection(self, peer, self._is_secure, is_counted=is_counted)
+            if is_counted:
+                self._addresses.enter(peer)
+            self._connections.add(connection)
+        else:
+            self._on_refused("queue_full" if refusal is _FULL else "rate_limited")
+            if self._is_secure or len(self._refused) >= MAX_REFUSED:
+                return None
+            connection = HttpConnection(self, peer, self._is_secure, refusal)
+            self._refused.add(connection)
         self._idle.clear()
-        return has_room
+        return connection
+
+    def _find_refusal(self, peer: str) -> Refusal | None:
+        limit = min(self.limits.max_connections, self._room)
+        if len(self._connections) + self._open_sockets() >= limit or self.is_draining:
+            return _FULL
+        if not self._addresses.is_counted_at_accept(peer):
+            return None
+        fault = self._addresses.find_fault(peer, self.limits)
+        return Refusal(429, fault, (("Retry-After", "60"),)) if fault else None
 
     def forget(self, connection: HttpConnection) -> None:
-        """The connection is closed, or no longer the front's."""
-        self._connections.discard(connection)
+        """The connection is closed, could not be opened, or is no longer the front's."""
+        if connection in self._connections:
+            self._connections.remove(connection)
+            if connection.is_counted:
+                self._addresses.leave(connection.peer)
         self._refused.discard(connection)
         if not self._connections and not self._refused:
             self._idle.set()
-
-    def has_too_many_refused(self) -> bool:
-        """Whether connections over the limit come faster than they can be told so."""
-        return len(self._refused) > MAX_REFUSED
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a task that `close` ends."""
@@ -177,7 +227,9 @@ class Front:
         except Exception:
             _log.exception("failure answer failed", status=refusal.status)
             answer = Response(refusal.status)
-        return replace(answer, headers=(*answer.headers, *refusal.headers)) if refusal.headers else answer
+        said = {name.lower() for name, _ in refusal.headers}
+        others = (header for header in answer.headers if header[0].lower() not in said)
+        return replace(answer, headers=(*others, *refusal.headers)) if refusal.headers else answer
 
     def _sweep(self) -> None:
         now = self.loop.time()

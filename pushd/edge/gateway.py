@@ -8,23 +8,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, cast
 
 import msgspec
 import structlog
-from cachetools import LRUCache
 
 from pushd import deflate, wire
 from pushd._fastpath import Connection, Hub
 from pushd._inlet import Inlet
+from pushd.edge.addresses import TOO_MANY_CONNECTIONS, Addresses
 from pushd.edge.auth import Authenticator, Identity
 from pushd.edge.http1 import Request
 from pushd.edge.websocket import Listener, switching_protocols
 from pushd.errors import CloseCode, ErrorCode, RequestError, StoreError
 from pushd.intake import MAX_USER_ID
-from pushd.lanes import TokenBucket
 from pushd.live import Live
 from pushd.metrics import Metrics
 from pushd.ports import Revocations
@@ -35,7 +33,6 @@ from pushd.wire import Dialect
 
 log = structlog.get_logger("pushd.gateway")
 
-ADDRESSES_REMEMBERED = 10_000
 REVOKED_WITHIN_S = 4.0
 NO_TOKEN = ""
 ABNORMAL_CLOSURE = 1006
@@ -87,8 +84,7 @@ class Gateway:
         self._guests = itertools.count(-1, -1)
         self._conn_ids = itertools.count(1)
         self._conn_prefix = secrets.token_hex(4)
-        self._per_ip: Counter[str] = Counter()
-        self._connects_per_ip: LRUCache[str, TokenBucket] = LRUCache(ADDRESSES_REMEMBERED)
+        self.addresses = Addresses(live.config.server.trusted_proxies, now=now)
         self._tasks: set[asyncio.Task[None]] = set()
         self._open = 0
 
@@ -109,11 +105,14 @@ class Gateway:
             admission = self._admit(request)
         except RequestError as error:
             raise self._rejected(error) from None
-        return self._unrevoked(admission) if self.authenticator.can_be_revoked(admission.identity) else admission
+        if not self.authenticator.can_be_revoked(admission.identity):
+            return admission
+        return self._unrevoked(request.peer, admission)
 
-    async def _unrevoked(self, admission: Admission) -> Admission:
+    async def _unrevoked(self, peer: str, admission: Admission) -> Admission:
         try:
             await self._check_revoked(admission.identity)
+            self._check_room_still(peer, admission.client_ip)
         except RequestError as error:
             raise self._rejected(error) from None
         return admission
@@ -138,7 +137,7 @@ class Gateway:
             raise RequestError(ErrorCode.NOT_FOUND, "no WebSocket endpoint here")
         self.authenticator.check_source(request)
         client_ip = self.authenticator.client_ip(request)
-        self._check_limits(client_ip)
+        self._check_limits(request.peer, client_ip)
         subprotocol, dialect = _negotiate(request.headers.get("sec-websocket-protocol", ""))
         return Admission(
             identity=self._identity(request),
@@ -163,22 +162,21 @@ class Gateway:
             raise RequestError(ErrorCode.UNAUTHORIZED, "a WebSocket connection needs a user's token, not an API key")
         return identity
 
-    def _check_limits(self, client_ip: str) -> None:
+    def _check_limits(self, peer: str, client_ip: str) -> None:
         limits = self.live.config.limits
         if self._open >= limits.max_connections:
             raise RequestError(ErrorCode.QUEUE_FULL, "the server has no room for more connections", retry_after_s=5)
-        if 0 < limits.max_connections_per_ip <= self._per_ip[client_ip]:
-            raise RequestError(ErrorCode.RATE_LIMITED, "too many connections from this address", retry_after_s=60)
-        if limits.connects_per_ip_per_min and not self._has_connect_left(client_ip, limits.connects_per_ip_per_min):
-            raise RequestError(ErrorCode.RATE_LIMITED, "too many connects from this address", retry_after_s=60)
+        if self.addresses.is_counted_at_accept(peer):
+            return
+        fault = self.addresses.find_fault(client_ip, limits)
+        if fault:
+            raise RequestError(ErrorCode.RATE_LIMITED, fault, retry_after_s=60)
 
-    def _has_connect_left(self, client_ip: str, per_min: int) -> bool:
-        now = self.now()
-        bucket = self._connects_per_ip.get(client_ip)
-        if bucket is None:
-            bucket = self._connects_per_ip[client_ip] = TokenBucket(per_min / 60, per_min, now)
-        bucket.rate, bucket.burst = per_min / 60, per_min
-        return bucket.take(now)
+    def _check_room_still(self, peer: str, client_ip: str) -> None:
+        """Others behind the same proxy may have come while the store was asked."""
+        is_by_head = not self.addresses.is_counted_at_accept(peer)
+        if is_by_head and self.addresses.is_full(client_ip, self.live.config.limits):
+            raise RequestError(ErrorCode.RATE_LIMITED, TOO_MANY_CONNECTIONS, retry_after_s=60)
 
     # ---- the hand-over
 
@@ -232,7 +230,7 @@ class Gateway:
 
     def _opened(self, connection: Connection, *, is_echo: bool) -> None:
         self._open += 1
-        self._per_ip[connection.details.client_ip] += 1
+        self.addresses.enter(connection.details.client_ip)
         if is_echo:
             self.hub.add(connection)
             self.hub.release(connection)
@@ -243,10 +241,7 @@ class Gateway:
         """The socket is gone."""
         self.inlet.forget(connection)
         self._open -= 1
-        client_ip = connection.details.client_ip
-        self._per_ip[client_ip] -= 1
-        if not self._per_ip[client_ip]:
-            del self._per_ip[client_ip]
+        self.addresses.leave(connection.details.client_ip)
         self.metrics.disconnects.labels(str(connection.close_code or ABNORMAL_CLOSURE)).inc()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -6,6 +6,7 @@ Timeouts are deadlines that the front's sweep compares with the clock (`front.SW
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from math import inf
 from typing import TYPE_CHECKING, Any, cast
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import structlog
 
 from pushd.edge import http1
+from pushd.edge.answer_queue import AnswerQueue
 from pushd.edge.http1 import Pending, Refusal, Request, Response
 from pushd.edge.request_parser import RequestParser, Stage
 
@@ -23,12 +25,12 @@ IDLE_S = 75.0  # between two requests of a connection
 BODY_S = 10.0  # for a body, and one second more for each MIN_BODY_BYTES_PER_S that arrived
 MIN_BODY_BYTES_PER_S = 8 * 1024
 ANSWER_S = 10.0  # for the peer to take an answer
-LINGER_S = 1.0  # between our last byte and the end, so that the peer reads the answer rather than a reset
+LINGER_S = 1.0  # after our last byte and the peer's, so that the peer reads the answer rather than a reset
 HELD_BYTES = 64 * 1024  # of requests that wait for the one in work; reading is paused beyond
-PIPELINE_DEPTH = 16  # requests answered before the loop gets its turn
+ANSWERS_BYTES = 32 * 1024  # of answers in one write: then the kernel must take them before another request is answered
 
-_FULL = Refusal(503, "there is no room for another connection", (("Retry-After", "1"),))
 _UNDECIDED = Refusal(503, "the decision on the upgrade took too long", (("Retry-After", "1"),))
+_CROWDED = Refusal(503, "too many request bodies are under way", (("Retry-After", "1"),))
 _SLOW = Refusal(408, "the request took too long to arrive")
 
 _Answer = Pending | Awaitable[Response | None]
@@ -37,7 +39,7 @@ _log = structlog.get_logger("pushd.front")
 
 
 class HttpConnection(asyncio.Protocol):
-    """At most one request is in work, the following ones held as bytes.
+    """At most one request is in work, the following ones held as bytes. No body is kept before its head was judged.
 
     An answer that is there at once is written without a task, and so is a `Pending` one when it comes; one that must be
     awaited gets a task for that time.
@@ -47,34 +49,51 @@ class HttpConnection(asyncio.Protocol):
     __slots__ = (
         "_body_since",
         "_deadline",
+        "_discarded_bytes",
         "_fd",
         "_front",
         "_has_eof",
+        "_held_bytes",
         "_is_admitting",
         "_is_choked",
         "_is_finished",
         "_is_last",
         "_is_paused",
+        "_is_queued",
         "_is_secure",
         "_out",
         "_parser",
         "_pending",
+        "_refusal",
         "_task",
         "_timed_stage",
         "_transport",
         "_unsent_until",
+        "_worked_bytes",
+        "is_counted",
+        "peer",
     )
 
-    _transport: asyncio.Transport
     _parser: RequestParser
 
-    def __init__(self, front: Front, is_secure: bool) -> None:
+    def __init__(
+        self, front: Front, peer: str, is_secure: bool, refusal: Refusal | None = None, *, is_counted: bool = False
+    ) -> None:
+        """`refusal` is all that it will say; `is_counted`: by the peer's address."""
         self._front = front
         self._is_secure = is_secure
+        self.peer = peer
+        self.is_counted = is_counted
+        self._refusal = refusal
+        self._transport: Any = None
         self._task: asyncio.Task[None] | None = None
         self._pending: tuple[Request, Pending] | None = None
         self._is_admitting = False
-        self._out: list[bytes] = []
+        self._is_queued = False
+        self._out = AnswerQueue()
+        self._worked_bytes = 0  # of the body of the request in work
+        self._held_bytes = 0  # as the front's `bodies` counts them
+        self._discarded_bytes = 0
         self._timed_stage: Stage | None = Stage.IDLE
         self._deadline = inf
         self._fd = -1  # of one that was silent at first
@@ -89,17 +108,20 @@ class HttpConnection(asyncio.Protocol):
     # What the transport calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the clock of the first head; or say that there is no room."""
+        """Start the clock of the first head; or say why there will be none."""
         self._transport = cast(asyncio.Transport, transport)
+        if self._is_finished:  # lost before it was made
+            self._transport.abort()
+            return
         limits = self._front.limits
-        self._parser = RequestParser(
-            max_body_bytes=limits.max_body_bytes, peer=_peer_of(self._transport), is_secure=self._is_secure
-        )
+        self._parser = RequestParser(max_body_bytes=limits.max_body_bytes, peer=self.peer, is_secure=self._is_secure)
         self._deadline = self._front.loop.time() + limits.handshake_timeout_s
-        if not self._front.take(self):
-            self._refuse(_FULL)
-            if self._front.has_too_many_refused():
-                self._transport.abort()
+        # Only what the kernel takes at once is nothing to wait for. uvloop's TLS pauses at a limit, not above it.
+        self._transport.set_write_buffer_limits(1 if self._is_secure else 0, 0)
+        if self._is_secure:
+            self._transport.set_read_buffer_limits(HELD_BYTES)
+        if self._refusal is not None:
+            self._refuse(self._refusal)
         elif not self._is_secure:
             self._front.loop.call_soon(self._wait_on_porch)
 
@@ -114,16 +136,19 @@ class HttpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Answer what is complete; hold what must wait."""
         if self._is_finished:
+            self._discard(len(data))
             return
         self._parser.feed(data)
-        if self._is_at_work or self._is_choked:
+        if self._is_at_work or self._is_choked or self._is_queued:
             self._balance_reading()
         elif self._parser.has_upgrade:
             self._is_admitting = True
             self._set_deadline()
             self._front.pace.queue(self.take_turn)
-        else:
+        elif self._front.turns.is_free():
             self._go_on()
+        else:
+            self._queue(is_new=True)
 
     def take_turn(self) -> None:
         """Its upgrade has waited for others that came before."""
@@ -134,14 +159,16 @@ class HttpConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The peer sends no more: answer what it asked, then close. One that waits for an upgrade has left."""
         self._has_eof = True
-        is_busy = self._is_at_work or self._is_choked or self._parser.held_bytes > 0
+        is_busy = self._is_at_work or self._is_choked or self._parser.has_work
         return is_busy and not self._is_admitting and not self._is_finished and not self._is_secure
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing can be answered any more. A handler at work is left to finish, an admission is not."""
         self._is_finished = True
         self._pending = None
-        self._parser.close()
+        if self._transport is not None:
+            self._parser.close()
+        self._hold(0)
         self._front.porch.forget(self._fd)
         if self._is_admitting and self._task is not None:
             self._task.cancel()
@@ -155,7 +182,8 @@ class HttpConnection(asyncio.Protocol):
         """It took all of them: go on."""
         self._is_choked = False
         self._unsent_until = inf
-        self._turn()
+        if not self._is_queued and not self._is_finished and not self._is_at_work:
+            self._queue(is_new=False)
 
     # Requests in, answers out.
 
@@ -164,8 +192,17 @@ class HttpConnection(asyncio.Protocol):
         """Whether an answer is waited for."""
         return self._pending is not None or self._task is not None or self._is_admitting
 
+    def _queue(self, *, is_new: bool) -> None:
+        """Go on when it is this connection's turn, and read no more until then."""
+        self._is_queued = True
+        self._balance_reading()
+        self._front.turns.queue(self._turn, is_new=is_new)
+
     def _turn(self) -> None:
-        if not self._is_at_work and not self._is_choked and not self._is_finished:
+        self._is_queued = False
+        if self._is_finished and not self._transport.is_closing():
+            self._transport.resume_reading()
+        elif not self._is_at_work and not self._is_choked and not self._is_finished:
             self._go_on()
 
     def _go_on(self) -> None:
@@ -176,8 +213,9 @@ class HttpConnection(asyncio.Protocol):
 
     def _answer_ready(self) -> None:
         """Reply to requests until one must be waited for, the connection is handed off, or there is nothing to do."""
-        for _ in range(PIPELINE_DEPTH):
-            request = None if self._is_last or self._is_choked else self._parser.next()
+        until = self._front.turns.share()
+        while not self._is_last and not self._is_choked and self._out.held_bytes < ANSWERS_BYTES:
+            request = self._parser.next(lambda: time.monotonic() < until)
             if request is None:
                 break
             answer = self._ask_to_upgrade(request) if request.is_upgrade else self._ask(request)
@@ -187,10 +225,28 @@ class HttpConnection(asyncio.Protocol):
                 self._wait_for(request, answer)
                 return
             self._reply(request, answer)
+            if time.monotonic() > until:
+                break
+        head = self._parser.take_head()
+        if head is not None:
+            self._judge(head)
         if self._parser.failure is not None and not self._is_last:
             self._reply(None, self._front.fail(self._parser.failure))
 
+    def _judge(self, head: Request) -> None:
+        """Before a byte of its body is kept: refuse the request, or go on reading it."""
+        try:
+            verdict = self._front.application.judge_head(head)
+        except Exception:
+            verdict = self._crash(head)
+        if isinstance(verdict, Response):
+            head.keep_alive = False
+            self._reply(head, verdict)
+        elif not verdict:
+            self._parser.discard_body()
+
     def _wait_for(self, request: Request, answer: _Answer) -> None:
+        self._worked_bytes = len(request.body)
         if isinstance(answer, Pending):
             self._pending = request, answer
             answer.done.add_done_callback(self._take_pending)
@@ -198,6 +254,11 @@ class HttpConnection(asyncio.Protocol):
             self._task = self._front.spawn(self._work(request, answer))
 
     def _ask(self, request: Request) -> Response | _Answer:
+        if request.body:
+            front = self._front
+            front.bodies.ends(self)
+            if not front.bodies.has_room(len(request.body) - self._held_bytes, front.limits.max_bodies_bytes):
+                return front.fail(_CROWDED)
         try:
             return self._front.application.handle(request)
         except Exception:
@@ -248,7 +309,8 @@ class HttpConnection(asyncio.Protocol):
         except Exception:
             return self._crash(request)
         except asyncio.CancelledError:
-            if _is_being_cancelled():
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # and not something that it awaited
                 raise
             return self._crash(request)
 
@@ -270,40 +332,54 @@ class HttpConnection(asyncio.Protocol):
         keep_alive = request is not None and request.keep_alive and not request.is_upgrade
         keep_alive = keep_alive and not self._front.is_draining
         head_only = request is not None and request.method == "HEAD"
-        try:
-            answer = http1.encode(response, keep_alive=keep_alive, head_only=head_only)
-        except Exception:
-            _log.exception("answer cannot be encoded", status=response.status)
-            keep_alive, answer = False, http1.encode(Response(500), keep_alive=False, head_only=head_only)
-        self._out.append(answer)
-        self._is_last = not keep_alive
+        is_said = self._out.add(response, keep_alive=keep_alive, head_only=head_only)
+        self._worked_bytes = 0
+        self._is_last = not (keep_alive and is_said)
         self._timed_stage = None
 
     def _flush(self) -> None:
-        if self._out and not self._transport.is_closing():
-            self._transport.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
-        self._out.clear()
+        self._out.flush(self._transport)
         if self._is_last and not self._is_finished:
             self._finish()
 
     def _settle(self) -> None:
         """After a turn: write, and read on, yield to the loop, or wait, with a deadline for what is awaited."""
-        if self._out:
+        if self._out.held_bytes:
             self._flush()
         if self._is_finished:
             return
         if not self._is_at_work and not self._is_choked:
-            if self._parser.held_bytes:
-                self._front.loop.call_soon(self._turn)
-            elif self._has_eof:
+            if self._parser.has_work:
+                self._queue(is_new=False)
+                return
+            if self._has_eof:
                 self._transport.close()
             elif self._parser.take_continue():
                 self._transport.write(http1.CONTINUE)
         self._balance_reading()
+        if self._parser.stage is Stage.BODY and self._held_bytes:
+            front = self._front
+            if not front.bodies.arrives(self, front.limits.max_bodies_bytes, front.loop.time()):
+                self.give_way()
+                return
         self._set_deadline()
 
+    def _hold(self, count: int) -> None:
+        """Tell the front how many bytes of requests there are here."""
+        self._front.bodies.held_bytes += count - self._held_bytes
+        self._held_bytes = count
+        if not count:
+            self._front.bodies.ends(self)
+
+    def give_way(self) -> None:
+        """Others need the room of this body."""
+        self._refuse(_CROWDED)
+
     def _balance_reading(self) -> None:
-        is_full = self._parser.held_bytes > HELD_BYTES
+        held = self._parser.kept_bytes + self._parser.held_bytes + self._worked_bytes
+        if held != self._held_bytes:
+            self._hold(held)
+        is_full = self._is_queued or self._parser.held_bytes > HELD_BYTES
         if is_full is self._is_paused:
             return
         self._is_paused = is_full
@@ -318,6 +394,7 @@ class HttpConnection(asyncio.Protocol):
         self._flush()
         tail = self._parser.tail
         self._is_finished = True
+        self._hold(0)
         self._parser.close()
         self._transport.pause_reading()
         self._front.forget(self)
@@ -341,6 +418,7 @@ class HttpConnection(asyncio.Protocol):
         """End our side and discard what still comes, for a reset would take the answer from the peer's buffer."""
         self._is_finished = True
         self._parser.close()
+        self._hold(0)
         self._deadline = self._front.loop.time() + LINGER_S
         if self._transport.is_closing():
             return
@@ -350,28 +428,39 @@ class HttpConnection(asyncio.Protocol):
             self._transport.write_eof()
             self._transport.resume_reading()
 
+    def _discard(self, count: int) -> None:
+        """Read on for a peer that writes all of its body before it reads, if that is not too much."""
+        self._discarded_bytes += count
+        if self._discarded_bytes <= self._front.limits.max_body_bytes:
+            self._deadline = self._front.loop.time() + LINGER_S
+        if not self._is_queued and not self._front.turns.is_free():
+            self._is_queued = True
+            self._transport.pause_reading()
+            self._front.turns.queue(self._turn, is_new=False)
+
     def close_if_idle(self) -> None:
         """Close unless a request is being read or answered."""
+        if self._transport is None:
+            return
         is_busy = self._is_at_work or self._is_finished or self._parser.held_bytes > 0
         if not is_busy and self._parser.stage is Stage.IDLE:
             self._transport.close()
 
     def drop(self) -> None:
         """Close now, whatever is under way."""
-        self._transport.abort()
+        if self._transport is None:
+            self.connection_lost(None)
+        else:
+            self._transport.abort()
 
     def _set_deadline(self) -> None:
         """For the answer that is awaited, or for the message that arrives; not anew for each of its bytes."""
-        now = self._front.loop.time()
-        if self._pending is not None:
-            self._timed_stage = None
-            self._deadline = now + self._pending[1].within_s
-            return
-        limits, stage = self._front.limits, self._parser.stage
+        now, limits, stage = self._front.loop.time(), self._front.limits, self._parser.stage
         is_new = stage is not self._timed_stage
-        self._timed_stage = stage
-        if self._task is not None or self._is_admitting:
-            self._timed_stage = None
+        self._timed_stage = None if self._is_at_work else stage
+        if self._pending is not None:
+            self._deadline = now + self._pending[1].within_s
+        elif self._is_at_work:
             self._deadline = now + limits.handshake_timeout_s if self._is_admitting else inf
         elif stage is Stage.BODY:
             self._body_since = now if is_new else self._body_since
@@ -380,14 +469,16 @@ class HttpConnection(asyncio.Protocol):
             self._deadline = now + (IDLE_S if stage is Stage.IDLE else limits.handshake_timeout_s)
 
     def check_time(self, now: float) -> None:
-        """Called by the sweep: end what took too long."""
+        """Called by the sweep: end what took too long. The time of a TLS handshake is the transport's."""
+        if self._transport is None:
+            return
         if not self._transport.get_write_buffer_size():
             self._unsent_until = inf
         elif self._unsent_until == inf:
             self._unsent_until = now + ANSWER_S
         if now >= self._unsent_until:
             self._transport.abort()
-        elif now >= self._deadline and (self._unsent_until == inf or not self._is_finished):
+        elif now >= self._deadline and not self._is_queued and (self._unsent_until == inf or not self._is_finished):
             self._expire()
 
     def _expire(self) -> None:
@@ -408,15 +499,3 @@ class HttpConnection(asyncio.Protocol):
         self._pending = None
         self._reply(request, pending.give_up())
         self._go_on()
-
-
-def _is_being_cancelled() -> bool:
-    """Whether it is the running task that is cancelled, and not something it awaited."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _peer_of(transport: asyncio.Transport) -> str:
-    """The peer's IP address, "" if it is not known; IPv4 in IPv6 clothes is shown as IPv4."""
-    peer = transport.get_extra_info("peername")
-    return str(peer[0]).removeprefix("::ffff:").partition("%")[0] if peer else ""

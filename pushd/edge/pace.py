@@ -24,6 +24,8 @@ SLICE_S = 0.0005  # of admitting in one turn of the loop
 CROWD = 4096  # upgrades that wait: nothing more is accepted then; a second's worth, and a few megabytes
 FIRST_READS_PER_TURN = 16
 CROWDED_S = 0.002
+TURN_S = 0.004  # of HTTP requests in one turn of the loop
+SHARE_S = 0.001  # of these for one connection at most
 REST_S = 0.1  # after a connection that could not be taken for want of descriptors or memory
 
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -63,6 +65,60 @@ class Pace:
             self._come_again()
 
 
+class Turns:
+    """Shares out the time for HTTP requests: about TURN_S in each turn of the loop, and SHARE_S for a connection.
+
+    Whoever comes when that is used up, or has more to do, waits: who has just come in one line, who goes on in another,
+    and one of each is served in turn. So nobody waits for a pipeline's end, nor for that of many.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._coming: deque[Callable[[], None]] = deque()
+        self._going_on: deque[Callable[[], None]] = deque()
+        self._is_due = False
+        self._turn = -1.0
+        self._until = 0.0
+
+    def is_free(self) -> bool:
+        """Whether one that has just come is served at once."""
+        return not self._coming and self._has_time()
+
+    def share(self) -> float:
+        """Until when one connection may go on, by `time.monotonic`; the more there are, the less."""
+        waiting = len(self._coming) + len(self._going_on)
+        return time.monotonic() + min(SHARE_S, TURN_S / (waiting + 1))
+
+    def _has_time(self) -> bool:
+        now, turn = time.monotonic(), self._loop.time()
+        if turn != self._turn:  # uvloop's clock stands still during a turn
+            self._turn, self._until = turn, now + TURN_S
+        return now < self._until
+
+    def queue(self, go_on: Callable[[], None], *, is_new: bool) -> None:
+        """Have `go_on` called when it is its turn."""
+        (self._coming if is_new else self._going_on).append(go_on)
+        self._come_again()
+
+    def _come_again(self) -> None:
+        if not self._is_due and (self._coming or self._going_on):
+            self._is_due = True
+            self._loop.call_soon(self._serve)
+
+    def _serve(self) -> None:
+        self._is_due = False
+        lines = (self._coming, self._going_on)
+        left = [len(line) for line in lines]  # who goes on after its turn waits for the next one of the loop
+        try:
+            while any(left) and self._has_time():
+                for index, line in enumerate(lines):
+                    if left[index]:
+                        left[index] -= 1
+                        line.popleft()()
+        finally:
+            self._come_again()
+
+
 class Porch:
     """Connections that have said nothing yet. Those who begin to are read from a few in each turn of the loop.
 
@@ -98,24 +154,26 @@ class Porch:
 
 
 class Acceptor:
-    """Takes connections from one listening socket between `start` and `stop` and gives each a protocol of `make`.
+    """Takes connections from one listening socket between `start` and `stop` and gives each a protocol of `let_in`.
 
-    None while `pace` is crowded. `spawn` owns the tasks of connections that are being opened. `options`: those of TLS
-    of `loop.connect_accepted_socket`.
+    `let_in` gets the peer's address; where it says None, the connection is closed at once. One that cannot be opened,
+    such as for want of a TLS handshake, is told so by `connection_lost`, and was perhaps never made.
+    None is taken while `pace` is crowded. `spawn` owns the tasks of connections that are being opened. `options`: those
+    of TLS of `loop.connect_accepted_socket`.
     """
 
     def __init__(
         self,
         listener: socket.socket,
         pace: Pace,
-        make: Callable[[], asyncio.Protocol],
+        let_in: Callable[[str], asyncio.Protocol | None],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         options: dict[str, Any],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._pace = pace
-        self._make = make
+        self._let_in = let_in
         self._spawn = spawn
         self._options = options
         self._rest: asyncio.TimerHandle | None = None
@@ -138,7 +196,7 @@ class Acceptor:
             return
         for _ in range(ACCEPTS_PER_TURN):
             try:
-                sock, _ = self._listener.accept()
+                sock, address = self._listener.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -147,19 +205,25 @@ class Acceptor:
                 _log.error("connections wait", reason=error.strerror)
                 self._wait(REST_S)
                 return
-            self._spawn(self._open(sock))
+            protocol = self._let_in(address[0])
+            if protocol is None:
+                sock.close()
+            else:
+                self._spawn(self._open(sock, protocol))
 
     def _wait(self, seconds: float) -> None:
         self._loop.remove_reader(self._listener)
         self._rest = self._loop.call_later(seconds, self.start)
 
-    async def _open(self, sock: socket.socket) -> None:
+    async def _open(self, sock: socket.socket, protocol: asyncio.Protocol) -> None:
         """What fails here is between the peer and the kernel, or a TLS handshake: nothing is ours to mend."""
         try:
-            await self._loop.connect_accepted_socket(self._make, sock, **self._options)
+            await self._loop.connect_accepted_socket(lambda: protocol, sock, **self._options)
         except (OSError, ssl.SSLError, TimeoutError) as error:
             _log.debug("connection not opened", error=str(error))
             sock.close()
+            protocol.connection_lost(error)
         except BaseException:
             sock.close()
+            protocol.connection_lost(None)
             raise

@@ -1,19 +1,21 @@
 """From a connection's bytes to requests, without I/O (RFC 9112).
 
-httptools reads the syntax and refuses what request smuggling is made of: Content-Length beside Transfer-Encoding,
-repeated or malformed lengths, bare LF, folded headers, bad chunks. This module adds what it leaves open: where a
-message ends, sizes and counts, fields that may come only once, and the body of an upgrade that is not taken up.
+httptools reads the syntax of heads and refuses what request smuggling is made of: Content-Length beside
+Transfer-Encoding, repeated or malformed lengths, bare LF, folded headers. This module adds what it leaves open: bodies,
+where a message ends, sizes and counts, and fields that may come only once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import NamedTuple
 
 import httptools
 from cachetools import FIFOCache
 
-from pushd.edge.http1 import Head, Refusal, Request, too_big
+from pushd.edge.chunks import ChunkedBody
+from pushd.edge.http1 import Head, Refusal, Request
 
 MAX_HEAD_BYTES = 16 * 1024
 MAX_HEADERS = 64
@@ -23,7 +25,6 @@ MAX_KNOWN_HEADS = 512  # at most a megabyte of them
 MAX_KNOWN_HEAD_BYTES = 2048
 
 _EMPTY_LINE = b"\r\n\r\n"
-_FRAMING = ("content-length", "transfer-encoding")
 # Heads that are not learned: what is read otherwise than by Content-Length, and what never comes twice.
 _UNUSUAL = frozenset({"expect", "idempotency-key", "transfer-encoding", "upgrade"})
 _NO_PARSER = httptools.HttpRequestParser(object())
@@ -79,9 +80,9 @@ class RequestParser:
     ones as the bytes they came in. After an upgrade, a request that ends the connection, or a `failure`,
     `next` says None for good and `tail` is what was not looked at. No call raises because of what came.
 
-    Bytes reach httptools in pieces that end where a message can end: with its Content-Length, or else with an
-    empty line, which ends a head and a chunked body alike (RFC 9112 sections 2.1 and 7.1). So there is at most
-    one message in its hands, the count of a head's bytes is exact, and the tail of an upgrade begins where it should.
+    A head reaches httptools in pieces that end with an empty line, where it can end (RFC 9112 section 2.1), and a body
+    not at all; a message with one gets an httptools parser of its own. So there is at most one head in its hands, the
+    count of a head's bytes is exact, and the tail of an upgrade begins where it should.
 
     A request of the usual kind whose head came before, byte for byte, does not reach httptools at all.
     """
@@ -99,24 +100,33 @@ class RequestParser:
         self._piece = b""  # what httptools reads at the moment
         self._http = _NO_PARSER  # made when there is something to read
         self._whole: Request | None = None
+        self._is_starved = False
         self._start_message()
 
     def _start_message(self) -> None:
         self.stage = Stage.IDLE
         self._target = b""
         self._headers: dict[str, str] = {}
-        self._more_headers = 0  # repeated ones and trailers
+        self._more_headers = 0  # repeated ones
         self._piece_bytes = 0
         self._body: bytes | bytearray = b""
         self._request: Request | None = None
         self._missing_bytes = 0
-        self._has_skipped_body = False
+        self._chunks: ChunkedBody | None = None
+        self._body_bytes = 0
+        self._is_body_kept = True
+        self._is_head_untold = False
         self._is_continue_due = False
 
     @property
     def held_bytes(self) -> int:
         """How many bytes were fed and not looked at yet."""
         return len(self._data) - self._at
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `next` may find something without more bytes."""
+        return self._at < len(self._data) and not self._is_starved and not self._is_over
 
     @property
     def has_upgrade(self) -> bool:
@@ -126,7 +136,12 @@ class RequestParser:
 
     @property
     def body_bytes(self) -> int:
-        """How much of the arriving message's body is here."""
+        """How much of the arriving message's body has come."""
+        return self._body_bytes
+
+    @property
+    def kept_bytes(self) -> int:
+        """How much of it is kept."""
         return len(self._body)
 
     @property
@@ -138,9 +153,13 @@ class RequestParser:
         """Take bytes as they came."""
         self._data = self._data[self._at :] + data if self._at < len(self._data) else data
         self._at = 0
+        self._is_starved = False
 
-    def next(self) -> Request | None:
-        """The next whole request; None when bytes are missing or nothing more will be read."""
+    def next(self, has_time: Callable[[], bool] = lambda: True) -> Request | None:
+        """The next whole request; None when bytes are missing, nothing more will be read, or there is no time.
+
+        A chunked body is read in parts of about 0.2 ms, between which `has_time` is asked.
+        """
         while not self._is_over and self._at < len(self._data):
             if self.stage is Stage.IDLE:
                 request = self._next_known()
@@ -148,10 +167,15 @@ class RequestParser:
                     return request
                 if not self._skip_empty_lines():
                     break
-            self._read_piece()
+            if self.stage is Stage.BODY:
+                self._read_body()
+            else:
+                self._read_head()
             if self._whole is not None:
                 request, self._whole = self._whole, None
                 return request
+            if self._is_starved or (self._chunks is not None and not has_time()):
+                break
         return None
 
     def _next_known(self) -> Request | None:
@@ -167,15 +191,27 @@ class RequestParser:
         self._at = end
         return known.request.again(data[head_end:end], self._peer, self._is_secure)
 
+    def take_head(self) -> Request | None:
+        """The request whose head has come and whose body has not yet, once."""
+        is_untold, self._is_head_untold = self._is_head_untold, False
+        return self._request if is_untold else None
+
+    def discard_body(self) -> None:
+        """Keep nothing of the body that arrives: nobody reads it. It is counted as before."""
+        self._is_body_kept = False
+        self._body = b""
+
     def take_continue(self) -> bool:
         """Whether `CONTINUE` must be sent now (RFC 9110 section 10.1.1): true once per request that asks for it."""
         is_due, self._is_continue_due = self._is_continue_due, False
         return is_due
 
     def close(self) -> None:
-        """Read no more. Cuts the reference cycle with httptools, so that nothing waits for the garbage collector."""
+        """Read no more, hold nothing. Cuts the reference cycle with httptools: no work for the garbage collector."""
         self._is_over = True
         self._http = _NO_PARSER
+        self._data = self._body = self._piece = b""
+        self._at = 0
 
     def _skip_empty_lines(self) -> bool:
         """Pass over empty lines before a request line (RFC 9112 section 2.2); whether a message begins."""
@@ -186,33 +222,56 @@ class RequestParser:
             self.stage = Stage.HEAD
         return self.stage is Stage.HEAD
 
-    def _read_piece(self) -> None:
+    def _read_head(self) -> None:
         piece = self._piece = self._cut()
         if self._http is _NO_PARSER:
             self._http = httptools.HttpRequestParser(self)
         try:
             self._http.feed_data(piece)
         except httptools.HttpParserUpgrade:
-            self._resume_after_upgrade()
+            pass  # Java's client offers `h2c` with every first request; we do not take it up (RFC 9110 section 7.8)
         except httptools.HttpParserError as error:
             self._refuse(400, str(error))
-        # Nothing bounds what httptools keeps of an unfinished head or trailer; `on_body` starts the count anew.
-        if self._piece_bytes >= MAX_HEAD_BYTES and not self._missing_bytes:
-            self._refuse(431, "the head or the trailer is too big")
+        if self.stage is Stage.BODY:
+            self._http = _NO_PARSER
+        elif self._piece_bytes >= MAX_HEAD_BYTES:  # nothing bounds what httptools keeps of an unfinished head
+            self._refuse(431, "the head is too big")
 
     def _cut(self) -> bytes:
-        """The bytes for httptools up to where a message may end, or all there are."""
+        """The bytes for httptools up to where the head may end, or all there are."""
         begin = self._at
-        if self._missing_bytes:
-            end = begin + self._missing_bytes
-        else:
-            end = self._find_empty_line(begin)
-            if self.stage is Stage.HEAD:
-                end = min(end, begin + MAX_HEAD_BYTES - self._piece_bytes)
+        end = min(self._find_empty_line(begin), begin + MAX_HEAD_BYTES - self._piece_bytes)
         piece = self._data[begin:end]
         self._at = begin + len(piece)
         self._piece_bytes += len(piece)
         return piece
+
+    def _read_body(self) -> None:
+        begin, chunks = self._at, self._chunks
+        if chunks is None:
+            content = self._data[begin : begin + self._missing_bytes]
+            self._at += len(content)
+            self._missing_bytes -= len(content)
+        else:
+            self._at, content = chunks.read(self._data, begin)
+            if chunks.failure is not None:
+                self._refuse(*chunks.failure[:2])
+        self._is_starved = self._at == begin
+        self._is_continue_due = False
+        self._keep(content)
+        if not self._missing_bytes and (chunks is None or chunks.is_whole):
+            self._end_message()
+
+    def _keep(self, content: bytes) -> None:
+        self._body_bytes += len(content)
+        if not self._is_body_kept:
+            return
+        if not self._body:
+            self._body = content
+        else:
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += content
 
     def _find_empty_line(self, begin: int) -> int:
         """Where the next empty line ends, be it that it began in bytes already read; else the end of the data."""
@@ -234,19 +293,6 @@ class RequestParser:
             self.failure = Refusal(status, text)
             self._is_over = True
 
-    def _resume_after_upgrade(self) -> None:
-        """Read the body of a request whose offer of another protocol we do not take up (RFC 9110 section 7.8).
-
-        httptools takes everything behind such a head for the other protocol. Java's client offers `h2c` with
-        every first request, POST included: tell a fresh parser the framing, and go on.
-        """
-        if self._is_over or not self._has_skipped_body:
-            return
-        self._has_skipped_body = False
-        framing = [f"{name}: {self._headers[name]}" for name in _FRAMING if name in self._headers]
-        self._http = httptools.HttpRequestParser(self)
-        self._http.feed_data("\r\n".join(["POST / HTTP/1.1", *framing, "", ""]).encode("latin-1"))
-
     # What httptools calls, during `feed_data`.
 
     def on_url(self, piece: bytes) -> None:
@@ -257,21 +303,18 @@ class RequestParser:
                 self._refuse(414, "the URL is too long")
 
     def on_header(self, raw_name: bytes, raw_value: bytes) -> None:
-        """One header, or one trailer."""
+        """One header."""
         name = _NAMES.get(raw_name) or raw_name.decode().lower()
         value = raw_value.decode("latin-1").strip(" \t")
-        if self._request is None and name not in self._headers:
+        if name not in self._headers:
             self._headers[name] = value
         else:
-            self._add_unusual(name, value)
+            self._add_repeated(name, value)
         if len(self._headers) + self._more_headers > MAX_HEADERS:
             self._refuse(431, "too many headers")
 
-    def _add_unusual(self, name: str, value: str) -> None:
-        """A repeated header; or a trailer, which is counted and ignored (RFC 9110 section 6.5.1)."""
+    def _add_repeated(self, name: str, value: str) -> None:
         self._more_headers += 1
-        if self._request is not None:
-            return
         if name in _SINGLETONS:
             self._refuse(400, f"repeated header {name}")
         self._headers[name] = f"{self._headers[name]}, {value}"
@@ -300,33 +343,29 @@ class RequestParser:
         request.keep_alive = self._http.should_keep_alive()
         request.peer, request.is_secure = self._peer, self._is_secure
         self._request = request
-        self.stage = Stage.BODY
-        self._missing_bytes = head.content_length
-        self._has_skipped_body = self._http.should_upgrade() and head.has_body
-        self._is_continue_due = head.has_body and head.has_expectation
+        if head.has_body:
+            self._expect_body(head)
         is_whole = self._piece_bytes == len(self._piece) <= MAX_KNOWN_HEAD_BYTES
         if is_whole and request.keep_alive and _UNUSUAL.isdisjoint(head.headers):
             _known[self._piece] = KnownHead(request.again(b"", "", is_secure=False), head.content_length)
-        self._piece_bytes = 0
 
-    def on_body(self, piece: bytes) -> None:
-        """A piece of the body, chunks already joined."""
-        self._is_continue_due = False
-        self._piece_bytes = 0
-        if not self._body:
-            self._body = piece
-        else:
-            if isinstance(self._body, bytes):
-                self._body = bytearray(self._body)
-            self._body += piece
-        self._missing_bytes = max(0, self._missing_bytes - len(piece))
-        if len(self._body) > self._max_body_bytes:
-            self._refuse(413, too_big(self._max_body_bytes))
+    def _expect_body(self, head: Head) -> None:
+        self.stage = Stage.BODY
+        self._missing_bytes = head.content_length
+        if head.is_chunked:
+            headers_left = MAX_HEADERS - len(self._headers) - self._more_headers
+            self._chunks = ChunkedBody(self._max_body_bytes, headers_left, MAX_HEAD_BYTES)
+        self._is_head_untold = True
+        self._is_continue_due = head.has_expectation
 
     def on_message_complete(self) -> None:
-        """The message is whole, unless its body was skipped: `_resume_after_upgrade` will read it."""
+        """The message is whole, unless a body follows, which httptools does not see."""
+        if self._request is not None and not self._is_over and self.stage is Stage.HEAD:
+            self._end_message()
+
+    def _end_message(self) -> None:
         request = self._request
-        if request is None or self._is_over or self._has_skipped_body:
+        if request is None or self._is_over:
             return
         request.body = bytes(self._body)
         self._is_over = request.is_upgrade or not request.keep_alive

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,10 +22,12 @@ from pushd.edge.endpoints import ENDPOINTS
 from pushd.edge.gateway import Admission, Gateway
 from pushd.edge.http1 import Pending, Request, Response
 from pushd.errors import ErrorCode, RequestError, StoreError
+from pushd.lanes import TokenBucket
 
 log = structlog.get_logger("pushd.routes")
 ANSWER_WITHIN_S = 20.0
 NOBODY = Identity()
+FRESH_EXPOSITIONS = 10  # of the metrics, at once; then one each second, and others get the last one
 JSON = "application/json"
 PREFLIGHT_MAX_AGE_S = "600"
 _READING = ("GET", "HEAD")
@@ -60,6 +63,7 @@ class Router:
         self._patterns: list[tuple[re.Pattern[str], dict[str, Route]]] = []
         for endpoint in ENDPOINTS:
             self._methods(prefix + endpoint.path)[endpoint.method] = _route(endpoint)
+        self._exposition = _Exposition(api.metrics.text)
         self._openapi = msgspec.json.encode(openapi.document(ENDPOINTS, api.live.config))
         self._probes = {
             "/healthz": self._healthz,
@@ -80,6 +84,21 @@ class Router:
         return methods
 
     # ---- what the front asks
+
+    def judge_head(self, request: Request) -> Response | bool:
+        """The refusal of a request whatever its body is; else whether its body will be read."""
+        try:
+            self._authenticator.check_source(request)
+            if request.path in self._probes or (request.method == "OPTIONS" and "origin" in request.headers):
+                return False
+            route, _, _ = self._authorized(request)
+            if route.decode_body is not None:
+                _check_media_type(request)
+            return route.decode_body is not None
+        except RequestError as error:
+            answer = self._failed(error)
+        refusal = self._with_cors(request, answer) if "origin" in request.headers else answer
+        return refusal if isinstance(refusal, Response) else answer
 
     def handle(self, request: Request) -> Answer:
         """Answer a request that is no upgrade."""
@@ -123,9 +142,7 @@ class Router:
             if request.method not in _READING:
                 raise _MethodNotAllowed(_READING)
             return probe(request)
-        route, params = self._find(request)
-        rights = route.endpoint.rights
-        identity = self._identify(request, rights)
+        route, params, identity = self._authorized(request)
         if identity.token_id and self._authenticator.revocations is not None:
             return self._finish(self._call_unrevoked(route, request, identity, params))
         result = self._handle(route, request, identity, params)
@@ -148,6 +165,11 @@ class Router:
         query = _decoded_query(route, request) if request.query_string else route.empty_query
         body = None if route.decode_body is None else _decoded_body(route.decode_body, request)
         return route.endpoint.handler(self._api, Call(request, identity, params, query, body))
+
+    def _authorized(self, request: Request) -> tuple[Route, dict[str, str], Identity]:
+        """What is asked for, by whom. Raises RequestError where there is no such thing, or no right to it."""
+        route, params = self._find(request)
+        return route, params, self._identify(request, route.endpoint.rights)
 
     def _find(self, request: Request) -> tuple[Route, dict[str, str]]:
         params: dict[str, str] = {}
@@ -247,10 +269,24 @@ class Router:
         return Response(503, status, headers=(("Retry-After", "5"),))
 
     def _metrics(self, request: Request) -> Response:
-        return Response(200, self._api.metrics.text(), metrics.CONTENT_TYPE)
+        return Response(200, self._exposition.text(time.monotonic()), metrics.CONTENT_TYPE)
 
     def _describe(self, request: Request) -> Response:
         return Response(200, self._openapi)
+
+
+class _Exposition:
+    """What `make` says, made anew for who asks now and then; for a flood a second old at most."""
+
+    def __init__(self, make: Callable[[], bytes]) -> None:
+        self._make = make
+        self._made = b""
+        self._fresh = TokenBucket(1, FRESH_EXPOSITIONS, time.monotonic())
+
+    def text(self, now: float) -> bytes:
+        if self._fresh.take(now):
+            self._made = self._make()
+        return self._made
 
 
 def _decoded_query(route: Route, request: Request) -> Any:
@@ -265,10 +301,14 @@ def _decoded_query(route: Route, request: Request) -> Any:
 
 def _decoded_body(decode: Callable[[bytes], Any], request: Request) -> Any:
     """The body. Raises RequestError UNSUPPORTED_MEDIA_TYPE, INVALID_JSON or INVALID_REQUEST."""
+    _check_media_type(request)
+    return answers.decoded(decode, request.body)
+
+
+def _check_media_type(request: Request) -> None:
     media_type = request.headers.get("content-type", "")
     if media_type != JSON and media_type.partition(";")[0].strip().lower() != JSON:
         raise RequestError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "Content-Type: application/json is required")
-    return answers.decoded(decode, request.body)
 
 
 class _WithHeaders(RequestError):

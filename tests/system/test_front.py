@@ -66,6 +66,11 @@ class FakeApplication:
         self.requests: list[Request] = []
         self.finished = 0
 
+    def judge_head(self, request: Request) -> Response | bool:
+        if request.path == "/refused":
+            return Response(401, b"refused")
+        return request.path != "/unread"
+
     def handle(self, request: Request) -> Response | Pending | Awaitable[Response]:
         self.requests.append(request)
         match request.path:

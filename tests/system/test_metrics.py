@@ -228,8 +228,10 @@ class TestScript:
         assert seen.by("pushd_disconnects_total", "code") == {"4008": 1}
 
     async def test_what_is_refused(self, start: Any) -> None:
-        probe = await start(limits={"max_connections_per_ip": 1, "publishes_per_s": 1})
+        limits = {"max_connections_per_ip": 2, "publishes_per_s": 1}
+        probe = await start(limits=limits, server={"trusted_proxies": ["127.0.0.2/32"]})
         await probe.client(7)
+        assert (await scrape(probe)).by("pushd_handshakes_rejected_total", "reason") == {}  # over the second connection
         async with await Raw.connect(probe.port) as client:
             client.send(raw.upgrade("/ws?user_id=8"))
             assert await client.head() == 429

@@ -91,6 +91,7 @@ class Front:
         self.pace = Pace()
         self.porch = Porch()
         self._acceptors: list[Acceptor] = []
+        self._stopped: list[Acceptor] = []
         self._connections: set[HttpConnection] = set()
         self._refused: set[HttpConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -105,7 +106,7 @@ class Front:
             times = {"ssl_handshake_timeout": self.limits.handshake_timeout_s, "ssl_shutdown_timeout": ANSWER_S}
             options = {"ssl": tls, **times}
         for listener in listeners:
-            acceptor = Acceptor(listener, self.pace, lambda: HttpConnection(self, tls is not None), self.spawn, options)
+            acceptor = Acceptor(listener, self.pace, lambda: HttpConnection(self, tls is not None), options)
             acceptor.start()
             self._acceptors.append(acceptor)
         self.port = listeners[0].getsockname()[1]
@@ -120,6 +121,7 @@ class Front:
         self.is_draining = True
         for acceptor in self._acceptors:
             acceptor.stop()
+        self._stopped += self._acceptors
         self._acceptors.clear()
 
     def close_idle(self) -> None:
@@ -132,9 +134,10 @@ class Front:
         await self._idle.wait()
 
     async def close(self) -> None:
-        """Stop at once: tasks are cancelled and awaited, connections dropped."""
+        """Stop at once: tasks are cancelled and awaited, connections dropped, also those that are just being opened."""
         self.stop_accepting()
         self._sweep_timer.cancel()
+        await asyncio.gather(*(acceptor.finish() for acceptor in self._stopped))
         for connection in (*self._connections, *self._refused):
             connection.drop()
         tasks = tuple(self._tasks)

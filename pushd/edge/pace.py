@@ -14,7 +14,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -100,8 +100,8 @@ class Porch:
 class Acceptor:
     """Takes connections from one listening socket between `start` and `stop` and gives each a protocol of `make`.
 
-    None while `pace` is crowded. `spawn` owns the tasks of connections that are being opened. `options`: those of TLS
-    of `loop.connect_accepted_socket`.
+    None while `pace` is crowded. `options`: those of TLS of `loop.connect_accepted_socket`; they may change, and hold
+    for connections accepted from then on.
     """
 
     def __init__(
@@ -109,15 +109,14 @@ class Acceptor:
         listener: socket.socket,
         pace: Pace,
         make: Callable[[], asyncio.Protocol],
-        spawn: Callable[[Coroutine[Any, Any, None]], object],
         options: dict[str, Any],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._pace = pace
         self._make = make
-        self._spawn = spawn
         self._options = options
+        self._opening: set[asyncio.Task[None]] = set()
         self._rest: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -131,6 +130,18 @@ class Acceptor:
             self._rest.cancel()
         self._loop.remove_reader(self._listener)
         self._listener.close()
+
+    async def finish(self) -> None:
+        """After `stop`: return when each connection that was accepted has its protocol, or is closed for want of TLS.
+
+        Only handshakes are broken off: uvloop closes a plain connection whose opening is cancelled without a word to
+        the protocol, which may have been told of it by then.
+        """
+        await asyncio.sleep(0)  # a task cancelled before it has begun would not close its socket
+        if self._options:
+            for task in self._opening:
+                task.cancel()
+        await asyncio.gather(*self._opening, return_exceptions=True)
 
     def _accept(self) -> None:
         if self._pace.is_crowded:
@@ -147,7 +158,9 @@ class Acceptor:
                 _log.error("connections wait", reason=error.strerror)
                 self._wait(REST_S)
                 return
-            self._spawn(self._open(sock))
+            task = self._loop.create_task(self._open(sock))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
 
     def _wait(self, seconds: float) -> None:
         self._loop.remove_reader(self._listener)

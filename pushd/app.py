@@ -23,7 +23,7 @@ from pushd._inlet import Inlet
 from pushd.config import Config
 from pushd.directory import CachedDirectory
 from pushd.dispatch import Dispatcher
-from pushd.edge import auth, front, systemd, websocket
+from pushd.edge import auth, front, sockets, systemd, websocket
 from pushd.edge.api import Api
 from pushd.edge.gateway import Gateway
 from pushd.edge.routes import Router
@@ -239,21 +239,30 @@ class Node:
     # ---- changing and ending
 
     def reload(self, new: Config) -> None:
-        """Take over what may change while running: log level, limits, API keys, JWT keys."""
+        """Take over what may change while running: log level, limits, API keys, JWT keys, TLS certificate.
+
+        Raises StartError for files that cannot be used; nothing is changed then.
+        """
         old = self.live.config
         keys = {
             name: getattr(new.auth, name)
             for name in ("api_keys", *(field for field in new.auth.__struct_fields__ if field.startswith("jwt_")))
         }
+        server = old.server
+        if server.tls_cert and new.server.tls_cert:  # between TLS and none, only a restart changes
+            server = msgspec.structs.replace(server, tls_cert=new.server.tls_cert, tls_key=new.server.tls_key)
         current = msgspec.structs.replace(
-            old, log=new.log, limits=new.limits, auth=msgspec.structs.replace(old.auth, **keys)
+            old, server=server, log=new.log, limits=new.limits, auth=msgspec.structs.replace(old.auth, **keys)
         )
+        tls = sockets.tls_context(server.tls_cert, server.tls_key)
         auth.renew_keys(current.auth)
         self.live.config = current
         self.hub.set_max_pending_bytes(current.limits.max_pending_bytes)
         self.inlet.set_max_frame_bytes(*websocket.longest_frames(current.limits))
         if self.front is not None:
             self.front.limits = current.limits
+            if tls is not None:
+                self.front.renew_tls(tls)
         logs.configure(current.log)
         log.info("configuration reloaded", restart_needed=current != new)
 

@@ -90,6 +90,7 @@ class Front:
         self._room = sockets.room_for(limits.max_connections)
         self.pace = Pace()
         self.porch = Porch()
+        self._tls_options: dict[str, Any] = {}
         self._acceptors: list[Acceptor] = []
         self._stopped: list[Acceptor] = []
         self._connections: set[HttpConnection] = set()
@@ -101,15 +102,18 @@ class Front:
 
     def serve(self, listeners: list[socket.socket], tls: ssl.SSLContext | None) -> None:
         """Accept connections on these listening sockets, of one port."""
-        options: dict[str, Any] = {}
         if tls is not None:
-            times = {"ssl_handshake_timeout": self.limits.handshake_timeout_s, "ssl_shutdown_timeout": ANSWER_S}
-            options = {"ssl": tls, **times}
+            self.renew_tls(tls)
         for listener in listeners:
-            acceptor = Acceptor(listener, self.pace, lambda: HttpConnection(self, tls is not None), options)
+            acceptor = Acceptor(listener, self.pace, lambda: HttpConnection(self, tls is not None), self._tls_options)
             acceptor.start()
             self._acceptors.append(acceptor)
         self.port = listeners[0].getsockname()[1]
+
+    def renew_tls(self, tls: ssl.SSLContext) -> None:
+        """Use another certificate, and the limits in force, for handshakes from now on."""
+        times = {"ssl_handshake_timeout": self.limits.handshake_timeout_s, "ssl_shutdown_timeout": ANSWER_S}
+        self._tls_options.update(times, ssl=tls)
 
     @property
     def connections(self) -> int:

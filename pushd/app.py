@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -17,13 +17,13 @@ import structlog
 import uvloop
 from prometheus_client.core import Metric
 
-from pushd import __version__, devices, logs, wire
+from pushd import __version__, devices, logs, streams, wire
 from pushd._fastpath import Connection, Hub
 from pushd._inlet import Inlet
 from pushd.config import Config
 from pushd.directory import CachedDirectory
 from pushd.dispatch import Dispatcher
-from pushd.edge import auth, front, systemd, websocket
+from pushd.edge import auth, front, sockets, systemd, websocket
 from pushd.edge.api import Api
 from pushd.edge.gateway import Gateway
 from pushd.edge.routes import Router
@@ -42,11 +42,13 @@ from pushd.process import ProcessMetrics
 from pushd.publication import Publication
 from pushd.receipts import Receipts
 from pushd.recording import RecordWriter
+from pushd.signals import Signals, end_within
 from pushd.stores import open_revocations, open_stores
 
 log = structlog.get_logger("pushd")
 
-STOP_WITHIN_S = 4.0  # after the drain: what is left to write and to close
+FINISH_WITHIN_S = 3.0  # after the drain: what is left to write, and to close on the other side
+END_WITHIN_S = 4.5  # after the drain: whatever hangs, the process ends
 CLOSES_PER_S = 200  # few connections need not wait for the whole of drain_s
 
 
@@ -237,21 +239,30 @@ class Node:
     # ---- changing and ending
 
     def reload(self, new: Config) -> None:
-        """Take over what may change while running: log level, limits, API keys, JWT keys."""
+        """Take over what may change while running: log level, limits, API keys, JWT keys, TLS certificate.
+
+        Raises StartError for files that cannot be used; nothing is changed then.
+        """
         old = self.live.config
         keys = {
             name: getattr(new.auth, name)
             for name in ("api_keys", *(field for field in new.auth.__struct_fields__ if field.startswith("jwt_")))
         }
+        server = old.server
+        if server.tls_cert and new.server.tls_cert:  # between TLS and none, only a restart changes
+            server = msgspec.structs.replace(server, tls_cert=new.server.tls_cert, tls_key=new.server.tls_key)
         current = msgspec.structs.replace(
-            old, log=new.log, limits=new.limits, auth=msgspec.structs.replace(old.auth, **keys)
+            old, server=server, log=new.log, limits=new.limits, auth=msgspec.structs.replace(old.auth, **keys)
         )
+        tls = sockets.tls_context(server.tls_cert, server.tls_key)
         auth.renew_keys(current.auth)
         self.live.config = current
         self.hub.set_max_pending_bytes(current.limits.max_pending_bytes)
         self.inlet.set_max_frame_bytes(*websocket.longest_frames(current.limits))
         if self.front is not None:
             self.front.limits = current.limits
+            if tls is not None:
+                self.front.renew_tls(tls)
         logs.configure(current.log)
         log.info("configuration reloaded", restart_needed=current != new)
 
@@ -263,7 +274,7 @@ class Node:
         await self._at_most(max(1.0, drain_s / 2), self._queue_emptied())
         left_s = max(0.0, ends - time.monotonic())
         await self.presence.drain(min(left_s, self.hub.connections_total / CLOSES_PER_S))
-        await self._at_most(STOP_WITHIN_S, self._finished())
+        await self._at_most(FINISH_WITHIN_S, self._finished())
 
     async def _at_most(self, seconds: float, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -395,36 +406,41 @@ async def _supervised(coroutines: dict[str, Coroutine[Any, Any, None]], health: 
             await asyncio.gather(task, return_exceptions=True)
 
 
-def run(config: Config, reload: Callable[[], Config]) -> None:
+def run(config: Config, reload: Callable[[], Config], signals: Signals) -> None:
     """Serve until SIGTERM or SIGINT. `reload` gives the configuration anew on SIGHUP. Raises StartError."""
+    signals.listen()
+    streams.stop_waiting_for_stderr()
     logs.configure(config.log)
-    uvloop.run(_serve(config, reload))
+    uvloop.run(_serve(config, reload, signals))
 
 
-async def _serve(config: Config, reload: Callable[[], Config]) -> None:
+async def _serve(config: Config, reload: Callable[[], Config], signals: Signals) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, _stop_once, loop, stop)
     async with running(config) as node:
         loop.set_exception_handler(lambda _, context: _loop_failed(node, context))
-        loop.add_signal_handler(signal.SIGHUP, _reload, node, reload)
         _settle_garbage()
+        signals.obey(
+            stop=partial(loop.call_soon_threadsafe, stop.set),
+            reload=partial(loop.call_soon_threadsafe, _reload, node, reload),
+            stops_within_s=config.server.drain_s + END_WITHIN_S,
+            cut_off=_cut_off,
+        )
         log.info("serving", version=__version__, host=config.server.host, port=node.port, auth=config.auth.mode)
         systemd.notify(os.environ.get("NOTIFY_SOCKET"), "READY=1")
-        await stop.wait()
+        try:
+            await stop.wait()
+        except asyncio.CancelledError:  # a part of it has failed
+            end_within(END_WITHIN_S, 1, _cut_off)
+            raise
         log.info("draining", connections=node.hub.connections_total, within_s=config.server.drain_s)
         systemd.notify(os.environ.get("NOTIFY_SOCKET"), "STOPPING=1")
         await node.drain()
     log.info("stopped")
 
 
-def _stop_once(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    """The first signal drains, a second one ends the process at once."""
-    stop.set()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(signum)
-        signal.signal(signum, signal.SIG_DFL)
+def _cut_off() -> None:
+    log.warning("the stop took too long and is cut off; the journal keeps the rest")
 
 
 def _reload(node: Node, reload: Callable[[], Config]) -> None:

@@ -18,6 +18,7 @@ from typing import NoReturn
 from pushd import __version__, configfile
 from pushd.config import Config
 from pushd.errors import ConfigError, PushdError
+from pushd.signals import Signals
 from pushd.userfile import MAX_ID, MAX_ROLE, parse_users
 
 _DESCRIPTION = "A notification daemon: durable notices over WebSocket. Without a command it runs until SIGTERM."
@@ -34,12 +35,17 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"pushd: {_one_line(message)} (try {self.prog} --help)\n")
 
+    def _print_message(self, message: str, file: object = None) -> None:
+        (_print if file is sys.stdout else _tell)(message)
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the arguments say; the exit status. Raises SystemExit for --help, --version and wrong usage."""
-    args = _parser().parse_args(argv)
+
+def main(argv: Sequence[str] | None = None, signals: Signals | None = None) -> int:
+    """Do what the arguments say; the exit status. Raises SystemExit for --help, --version and wrong usage.
+
+    `signals`: those that are held since the start of the process; only the daemon obeys them.
+    """
     try:
-        _command(args)
+        _command(_parser().parse_args(argv), signals)
     except ConfigError as error:
         return _failed(2, str(error))
     except PushdError as error:
@@ -103,7 +109,9 @@ def _whole(least: int, most: int, text: str) -> int:
     return number
 
 
-def _command(args: argparse.Namespace) -> None:
+def _command(args: argparse.Namespace, signals: Signals | None) -> None:
+    if signals is not None and (args.command or args.check or args.print_config):
+        signals.release()
     load = partial(_load, args.config)
     config = load()
     if args.command and (args.check or args.print_config):
@@ -113,10 +121,10 @@ def _command(args: argparse.Namespace) -> None:
     elif args.check:
         _print("ok\n")
     else:
-        _act(args, config, load)
+        _act(args, config, load, signals)
 
 
-def _act(args: argparse.Namespace, config: Config, load: Callable[[], Config]) -> None:
+def _act(args: argparse.Namespace, config: Config, load: Callable[[], Config], signals: Signals | None) -> None:
     try:
         match args.command:
             case "token":
@@ -124,7 +132,7 @@ def _act(args: argparse.Namespace, config: Config, load: Callable[[], Config]) -
             case "import-users":
                 _import_users(config, args.file)
             case _:
-                _run(config, load)
+                _run(config, load, signals)
     except Exception as error:
         if config.log.level == "debug" and not isinstance(error, PushdError):
             traceback.print_exc()
@@ -148,10 +156,12 @@ def _read(path: str) -> str:
         raise ConfigError(f"{path}: cannot be read: {text}") from None
 
 
-def _run(config: Config, load: Callable[[], Config]) -> None:
+def _run(config: Config, load: Callable[[], Config], signals: Signals | None) -> None:
+    if signals is not None:
+        signals.listen()  # what is imported now takes its time
     from pushd import app  # here, so that the other commands need neither the event loop nor the extension
 
-    app.run(config, load)
+    app.run(config, load, signals or Signals())
 
 
 def _token(config: Config, args: argparse.Namespace) -> None:
@@ -173,13 +183,24 @@ def _print(text: str) -> None:
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not tried again at the exit
+        if not isinstance(error, BrokenPipeError):
+            raise PushdError(f"stdout cannot be written: {error.strerror}") from error
 
 
 def _failed(status: int, text: str) -> int:
-    print(f"pushd: {_one_line(text)}", file=sys.stderr)
+    _tell(f"pushd: {_one_line(text)}\n")
     return status
+
+
+def _tell(text: str) -> None:
+    """To stderr; the exit status says as much where that cannot be written."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _one_line(text: str) -> str:

@@ -60,7 +60,8 @@ class ServerConfig(_Section, frozen=True):
     host: Annotated[
         str,
         _text(
-            'Address to listen on. Other than loopback ("localhost", 127.0.0.0/8, "::1") it needs auth.mode = "jwt".',
+            'Address to listen on; "0.0.0.0" = all of IPv4, "::" = all of IPv6 and IPv4. '
+            'Other than loopback ("localhost", 127.0.0.0/8, "::1") it needs auth.mode = "jwt".',
             r"\A\S+\Z",
             "a host name or an IP address",
         ),
@@ -86,7 +87,9 @@ class ServerConfig(_Section, frozen=True):
         str,
         _text("Time zone of the `time` field of notices.", r".", 'an IANA time zone such as "UTC" or "Asia/Shanghai"'),
     ] = "UTC"
-    tls_cert: Annotated[str, _text('PEM file of the certificate chain; "" = no TLS. Set tls_key too.')] = ""
+    tls_cert: Annotated[
+        str, _text('PEM file of the certificate chain; "" = no TLS. Set tls_key too. SIGHUP reads it again.')
+    ] = ""
     tls_key: Annotated[str, _text('PEM file of the private key; "" = no TLS. Set tls_cert too.')] = ""
     trusted_proxies: Annotated[
         tuple[str, ...],

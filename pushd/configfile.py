@@ -119,8 +119,8 @@ _HEAD = """
     # PUSHD_<SECTION>_<KEY>: PUSHD_SERVER_PORT=8080, PUSHD_DEBUG_ECHO=true, lists as JSON:
     # PUSHD_AUTH_ADMIN_ROLES='[1, 2]'. So secrets need not be in a file.
     #
-    # SIGHUP rereads the file: log.level, limits, auth.api_keys and the auth.jwt_ keys take effect at once,
-    # everything else after a restart.
+    # SIGHUP rereads the file: log.level, limits, auth.api_keys, the auth.jwt_ keys and the files of TLS take effect at
+    # once, everything else after a restart.
 """
 
 

@@ -31,7 +31,7 @@ LAYERS = {
     4.4: "presence",
     4.5: "dispatch",
     # the outside
-    5.0: "edge stores process",
+    5.0: "edge stores process streams signals",
     6.0: "app",
     7.0: "cli",
     8.0: "__main__",

@@ -117,7 +117,9 @@ class Front:
         self.porch = Porch()
         self.turns = Turns()
         self.bodies = Bodies()
+        self._tls_options: dict[str, Any] = {}
         self._acceptors: list[Acceptor] = []
+        self._stopped: list[Acceptor] = []
         self._connections: set[HttpConnection] = set()
         self._refused: set[HttpConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -127,16 +129,19 @@ class Front:
 
     def serve(self, listeners: list[socket.socket], tls: ssl.SSLContext | None) -> None:
         """Accept connections on these listening sockets, of one port."""
-        options: dict[str, Any] = {}
         self._is_secure = tls is not None
         if tls is not None:
-            times = {"ssl_handshake_timeout": self.limits.handshake_timeout_s, "ssl_shutdown_timeout": ANSWER_S}
-            options = {"ssl": tls, **times}
+            self.renew_tls(tls)
         for listener in listeners:
-            acceptor = Acceptor(listener, self.pace, self.let_in, self.spawn, options)
+            acceptor = Acceptor(listener, self.pace, self.let_in, self._tls_options)
             acceptor.start()
             self._acceptors.append(acceptor)
         self.port = listeners[0].getsockname()[1]
+
+    def renew_tls(self, tls: ssl.SSLContext) -> None:
+        """Use another certificate, and the limits in force, for handshakes from now on."""
+        times = {"ssl_handshake_timeout": self.limits.handshake_timeout_s, "ssl_shutdown_timeout": ANSWER_S}
+        self._tls_options.update(times, ssl=tls)
 
     @property
     def connections(self) -> int:
@@ -148,6 +153,7 @@ class Front:
         self.is_draining = True
         for acceptor in self._acceptors:
             acceptor.stop()
+        self._stopped += self._acceptors
         self._acceptors.clear()
 
     def close_idle(self) -> None:
@@ -160,9 +166,10 @@ class Front:
         await self._idle.wait()
 
     async def close(self) -> None:
-        """Stop at once: tasks are cancelled and awaited, connections dropped."""
+        """Stop at once: tasks are cancelled and awaited, connections dropped, also those that are just being opened."""
         self.stop_accepting()
         self._sweep_timer.cancel()
+        await asyncio.gather(*(acceptor.finish() for acceptor in self._stopped))
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()

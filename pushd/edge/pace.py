@@ -14,7 +14,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -156,10 +156,10 @@ class Porch:
 class Acceptor:
     """Takes connections from one listening socket between `start` and `stop` and gives each a protocol of `let_in`.
 
-    `let_in` gets the peer's address; where it says None, the connection is closed at once. One that cannot be opened,
-    such as for want of a TLS handshake, is told so by `connection_lost`, and was perhaps never made.
-    None is taken while `pace` is crowded. `spawn` owns the tasks of connections that are being opened. `options`: those
-    of TLS of `loop.connect_accepted_socket`.
+    `let_in` gets the address of the peer; where it says None, the connection is closed at once. One that cannot be
+    opened, such as for want of a TLS handshake, is told so by `connection_lost`, and was perhaps never made. None is
+    taken while `pace` is crowded. `options`: those of TLS of `loop.connect_accepted_socket`; they may change, and hold
+    for connections accepted from then on.
     """
 
     def __init__(
@@ -167,15 +167,14 @@ class Acceptor:
         listener: socket.socket,
         pace: Pace,
         let_in: Callable[[str], asyncio.Protocol | None],
-        spawn: Callable[[Coroutine[Any, Any, None]], object],
         options: dict[str, Any],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._pace = pace
         self._let_in = let_in
-        self._spawn = spawn
         self._options = options
+        self._opening: set[asyncio.Task[None]] = set()
         self._rest: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -189,6 +188,18 @@ class Acceptor:
             self._rest.cancel()
         self._loop.remove_reader(self._listener)
         self._listener.close()
+
+    async def finish(self) -> None:
+        """After `stop`: return when each connection that was accepted has its protocol, or is closed for want of TLS.
+
+        Only handshakes are broken off: uvloop closes a plain connection whose opening is cancelled without a word to
+        the protocol, which may have been told of it by then.
+        """
+        await asyncio.sleep(0)  # a task cancelled before it has begun would not close its socket
+        if self._options:
+            for task in self._opening:
+                task.cancel()
+        await asyncio.gather(*self._opening, return_exceptions=True)
 
     def _accept(self) -> None:
         if self._pace.is_crowded:
@@ -208,8 +219,10 @@ class Acceptor:
             protocol = self._let_in(address[0])
             if protocol is None:
                 sock.close()
-            else:
-                self._spawn(self._open(sock, protocol))
+                continue
+            task = self._loop.create_task(self._open(sock, protocol))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
 
     def _wait(self, seconds: float) -> None:
         self._loop.remove_reader(self._listener)

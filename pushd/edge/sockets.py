@@ -7,6 +7,7 @@ import errno
 import resource
 import socket
 import ssl
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ RECEIVE_BUFFER_BYTES = 32 * 1024
 SEND_BUFFER_BYTES = 64 * 1024
 SPARE_DESCRIPTORS = 256  # for files, stores, and sockets accepted but not counted yet
 
+# "::" means IPv4 too, as it does for most servers: with sockets of its own, so that addresses look like IPv4.
+_BOTH = {"localhost": ("127.0.0.1", "::1"), "::": ("0.0.0.0", "::")}
 _ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
@@ -30,8 +33,8 @@ _log = structlog.get_logger("pushd.front")
 def listen(host: str, port: int) -> list[socket.socket]:
     """Listening sockets on every address of `host`, IPv4 first, all on one port; port 0 takes a free one.
 
-    Addresses this machine does not have are left out, and with port 0 also those where the port is taken, as
-    long as one is left. Raises StartError otherwise.
+    "localhost" and "::" mean both kinds of addresses. Those this machine does not have are left out, and with
+    port 0 also those where the port is taken, as long as one is left. Raises StartError otherwise.
     """
     listeners: list[socket.socket] = []
     for family, address in _resolve(host, port):
@@ -51,13 +54,20 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 
 def _resolve(host: str, port: int) -> list[_Address]:
-    names = ("127.0.0.1", "::1") if host.lower() == "localhost" else (host,)
+    names = _BOTH.get(_canonical(host), (host,))
     try:
         found = [info for name in names for info in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)]
     except (OSError, UnicodeError) as error:
         raise _cannot_listen(host, port, error) from error
     addresses: list[_Address] = [(family, address) for family, _, _, _, address in found]
     return sorted(dict.fromkeys(addresses), key=lambda item: item[0] != socket.AF_INET)
+
+
+def _canonical(host: str) -> str:
+    try:
+        return ip_address(host).compressed
+    except ValueError:
+        return host.lower()
 
 
 def _open(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket:

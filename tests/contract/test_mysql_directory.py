@@ -246,6 +246,48 @@ async def test_names_of_bytes_that_are_no_text(server: MariadbServer, connect: O
     assert await (await connect()).users([1]) == {1: User(1, "a\ufffd", 1)}
 
 
+@pytest.fixture
+def odd_server(server: MariadbServer) -> Iterator[MariadbServer]:
+    """What new connections find set would change answers: pages cut short, names padded, other quotes and encodings."""
+    settings = {
+        "sql_select_limit": "2",
+        "sql_mode": "'ANSI_QUOTES,PAD_CHAR_TO_FULL_LENGTH,NO_BACKSLASH_ESCAPES,PIPES_AS_CONCAT'",
+        "autocommit": "0",
+        "init_connect": "'SET NAMES latin1; SET sql_select_limit = 1'",
+        "tx_isolation": "'SERIALIZABLE'",
+        "group_concat_max_len": "4",
+        "time_zone": "'+09:00'",
+    }
+    before = {name: server.execute(f"SELECT @@GLOBAL.{name}")[0][0] for name in settings}
+    for name, value in settings.items():
+        server.execute(f"SET GLOBAL {name} = {value}")
+    yield server
+    server.revive()
+    for name, old in before.items():
+        server.execute(f"SET GLOBAL {name} = %s", old)
+
+
+async def test_what_the_server_sets_for_new_connections_changes_nothing(
+    odd_server: MariadbServer, connect: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory_module, "ROWS_AT_ONCE", 5)
+    server = odd_server
+    server.execute("CREATE TABLE user (id INT PRIMARY KEY, username CHAR(9) CHARSET utf8mb4, user_type CHAR(3))")
+    server.insert("INSERT INTO user VALUES (%s, %s, %s)", [(number, "ü", number % 2) for number in range(1, 13)])
+    server.execute("CREATE USER odd IDENTIFIED BY 'x'")  # init_connect is not for root
+    server.execute(f"GRANT SELECT ON {server.database}.user TO odd")
+    try:
+        directory = await connect(url=server.url_for("odd", "x"))
+        await directory.check()
+        assert await directory.all_ids() == list(range(1, 13))
+        assert await directory.ids_by_role([1]) == list(range(1, 13, 2))
+        assert await directory.users(range(20)) == {number: User(number, "ü", number % 2) for number in range(1, 13)}
+        server.execute("UPDATE user SET username = 'b' WHERE id = 1")
+        assert (await directory.users([1]))[1].username == "b"  # and no snapshot is kept
+    finally:
+        server.execute("DROP USER odd")
+
+
 async def test_pages_meet_without_gap(
     server: MariadbServer, directory: MysqlDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from pushd import __version__, cli
 from pushd.config import AuthConfig, Config
 from pushd.errors import ConfigError, StartError, StoreError, StoreUnavailable
 from pushd.model import User
+from pushd.signals import Signals
 
 SECRET = "s3cret-" + "x" * 40
 
@@ -163,7 +164,7 @@ class TestRun:
         file.write_text("[server]\nport = 1\n")
         seen: list[Config] = []
 
-        def run(config: Config, reload: Callable[[], Config]) -> None:
+        def run(config: Config, reload: Callable[[], Config], _signals: Signals) -> None:
             seen.append(config)
             file.write_text("[server]\nport = 2\n")
             seen.append(reload())

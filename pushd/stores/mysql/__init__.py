@@ -15,6 +15,16 @@ An `ssl_` option means `ssl=true`.
 
 from __future__ import annotations
 
+import getpass
+import os
+
+try:
+    getpass.getuser()
+except (KeyError, OSError):
+    # A uid without a name, as in many containers. aiomysql asks for it when it is imported, for connections that name
+    # no user, and does not expect what Python raises from 3.13 on.
+    os.environ["LOGNAME"] = "unknown"
+
 from pushd.stores.mysql.directory import MysqlDirectory, open_directory
 
 __all__ = ["MysqlDirectory", "open_directory"]

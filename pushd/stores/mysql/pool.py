@@ -20,6 +20,10 @@ CONNECT_S = 10.0  # whoever waits gives up before; a TLS handshake that is broke
 QUIT_S = 1.0
 RECYCLE_S = 300.0  # proxies and firewalls forget connections that lie idle
 
+# What a server may have set for new connections would change answers: pages are to end where LIMIT says, names to come
+# as they are stored, in our encoding. 2^64 - 1: DEFAULT would be what the server has set.
+SESSION = "SET NAMES {charset}, SESSION sql_select_limit = 18446744073709551615, SESSION sql_mode = ''"
+
 _COM_QUIT = b"\x01\x00\x00\x00\x01"
 
 
@@ -145,6 +149,7 @@ class Pool:
         try:
             async with asyncio.timeout(CONNECT_S):
                 await connection.ping()  # connects; unlike aiomysql.connect it leaves us what is to be closed
+                await connection.query(SESSION.format(charset=address.charset))
         except BaseException:
             connection.close()
             raise

@@ -5,10 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
+
+import structlog
 
 from pushd.config import Config
 from pushd.errors import StartError
@@ -31,6 +34,8 @@ OLDEST_SQLITE = (3, 35, 0)
 
 LOCK_NAME = "pushd.lock"
 
+log = structlog.get_logger("pushd.sqlite")
+
 
 def wall_ms() -> int:
     """Milliseconds since the epoch."""
@@ -51,6 +56,7 @@ async def open_stores(
     path = database_path(config.server.data_dir)
     with _locked(path.with_name(LOCK_NAME)):
         prepare(path)
+        _warn_of_others(path)
         connections, last_position = _open(path, is_durable=config.delivery.fsync == "batch")
         thread = SqliteThread(connections, journal.commit, observe)
         try:
@@ -110,3 +116,13 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _warn_of_others(path: Path) -> None:
+    """Log it when other accounts can read the database or put another one into its place; ours they cannot."""
+    files = [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm")]
+    checked = [(path.parent, 0o022), *((file, 0o077) for file in files if file.exists())]
+    modes = {str(item): item.stat().st_mode for item, too_much in checked if item.stat().st_mode & too_much}
+    if modes:
+        shown = {name: f"{stat.S_IMODE(mode):04o}" for name, mode in modes.items()}
+        log.warning("others have access to what is stored; expected 0700 of the directory, 0600 of files", modes=shown)

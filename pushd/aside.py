@@ -50,37 +50,42 @@ class Aside:
         """Entries of this kind go back to `take`."""
         self._takers[kind] = take
 
-    async def keep(self, kind: str, error: BaseException, body: bytes) -> bool:
-        """Set `body` aside, for which `error` is to blame; False when that failed, which is noted."""
+    async def keep(self, kind: str, error: BaseException, body: bytes, **about: str) -> bool:
+        """Set `body` aside, for which `error` is to blame; False when that failed, which is noted.
+
+        `about` goes into the log.
+        """
         try:
             dropped = await faults.unless_cancelled(self._store.keep(kind, cause_of(error), body))
         except Exception as failure:
-            faults.noted(self._metrics, "set_aside", failure, set_aside=kind, because=cause_of(error))
+            faults.noted(self._metrics, "set_aside", failure, what=kind, because=cause_of(error), **about)
             return False
         self._metrics.set_aside.labels(kind).inc()
         self.counts[kind] = self.counts.get(kind, 0) + 1
-        faults.logged(self._metrics, f"set aside: {kind}", error)
+        faults.logged(self._metrics, f"set aside: {kind}", error, **about)
         if dropped:
             self._metrics.errors.labels("set_aside_full").inc(dropped)
             if self._metrics.is_new_cause(("set_aside_full",)):
                 log.error("too much is set aside: the oldest is lost", lost=dropped)
         return True
 
-    def put(self, kind: str, error: BaseException, body: bytes, kept: Callable[[], None]) -> None:
+    def put(self, kind: str, error: BaseException, body: bytes, kept: Callable[[], None], **about: str) -> None:
         """The same without waiting for it; `kept` is called when it is on disk."""
         if len(self._puts) >= PUT_MOST:
-            faults.noted(self._metrics, "set_aside", error, set_aside=kind)
+            faults.noted(self._metrics, "set_aside", error, what=kind, **about)
             return
-        task = asyncio.create_task(self._put(kind, error, body, kept))
+        task = asyncio.create_task(self._put(kind, error, body, kept, about))
         self._puts.add(task)
         task.add_done_callback(self._puts.discard)
 
-    async def _put(self, kind: str, error: BaseException, body: bytes, kept: Callable[[], None]) -> None:
-        if await self.keep(kind, error, body):
+    async def _put(
+        self, kind: str, error: BaseException, body: bytes, kept: Callable[[], None], about: dict[str, str]
+    ) -> None:
+        if await self.keep(kind, error, body, **about):
             try:
                 kept()
             except Exception as failure:
-                faults.noted(self._metrics, "set_aside", failure, set_aside=kind)
+                faults.noted(self._metrics, "set_aside", failure, what=kind, **about)
 
     async def finished(self) -> None:
         """What was put is on disk, or cannot be set aside."""

@@ -222,14 +222,14 @@ class Dispatcher:
 
         Whoever waits for its delivery is not told that it is delivered.
         """
-        faults.noted(self._metrics, "dispatch", error, message_id=publication.notice.message_id)
+        message_id = publication.notice.message_id
         self._receipts.end(publication)
         try:
             body = msgspec.json.encode(publication.notice)
         except Exception as failure:
-            faults.noted(self._metrics, "dispatch", failure, message_id=publication.notice.message_id)
+            faults.noted(self._metrics, "dispatch", failure, message_id=message_id)
         else:
-            self._set_aside.put(NOTICE, error, body, publication.release)
+            self._set_aside.put(NOTICE, error, body, publication.release, message_id=message_id)
 
     def _at_once(self, publication: Publication) -> bool:
         """The usual notice, to a few users who are named, from the lane to the books; False leaves it untouched."""

@@ -297,8 +297,9 @@ class WriteBehind(Generic[B]):
         except StoreError:
             raise
         except Exception as error:
+            result = await faults.unless_cancelled(step())
             self._note(error)
-            return await faults.unless_cancelled(step())
+            return result
 
     async def _apart(self, batch: B, error: Exception, take: Callable[[B], Awaitable[None]]) -> bool:
         """Have `take` write the parts of a batch that failed; what has no parts is set aside. False when it is not."""

@@ -17,9 +17,10 @@ import structlog
 import uvloop
 from prometheus_client.core import Metric
 
-from pushd import __version__, devices, logs, streams, wire
+from pushd import __version__, devices, faults, logs, streams, wire
 from pushd._fastpath import Connection, Hub
 from pushd._inlet import Inlet
+from pushd.aside import NOTICE, Aside
 from pushd.config import Config
 from pushd.directory import CachedDirectory
 from pushd.dispatch import Dispatcher
@@ -44,6 +45,7 @@ from pushd.receipts import Receipts
 from pushd.recording import RecordWriter
 from pushd.signals import Signals, end_within
 from pushd.stores import open_revocations, open_stores
+from pushd.supervision import supervised
 
 log = structlog.get_logger("pushd")
 
@@ -68,11 +70,13 @@ class Node:
         health: Health,
         metrics: Metrics,
         past: Past,
+        aside: Aside,
     ) -> None:
         now = time.monotonic  # the loop's own clock, but for its resolution of 1 ms
         self.live = live = Live(config)
         self.health = health
         self.metrics = metrics
+        self.aside = aside
         self.mailbox = stores.mailbox
         self.remotes = stores.remotes
         self.front: front.Front | None = None
@@ -81,10 +85,11 @@ class Node:
         self.lanes: Lanes[Publication] = Lanes(config.delivery.queue_size)
         directory = CachedDirectory(stores.directory, live, now)
         self.outbox = outbox = Outbox(
-            MailboxWriter(stores, metrics, on_disk=past.outbox.get(MailboxWriter.name, 0)),
+            MailboxWriter(stores, metrics, aside, on_disk=past.outbox.get(MailboxWriter.name, 0)),
             RecordWriter(
                 stores,
                 metrics,
+                aside,
                 on_disk=past.outbox.get(RecordWriter.name, 0),
                 users=directory.users,
                 client_of=self._client_of,
@@ -94,11 +99,12 @@ class Node:
             StatusWriter(
                 stores,
                 metrics,
+                aside,
                 on_disk=past.outbox.get(StatusWriter.name, 0),
                 users=directory.users,
                 started_ms=wall_ms(),
             ),
-            SettledWriter(stores, metrics),
+            SettledWriter(stores, metrics, aside),
         )
         self.receipts = receipts = Receipts(
             hub, outbox, stores.records, live, metrics, now=now, wall_ms=wall_ms, item_of=self._item_of
@@ -111,6 +117,7 @@ class Node:
             outbox,
             live,
             metrics,
+            aside,
             records=stores.records,
             were_online=outbox.statuses.were_online,
             now=now,
@@ -128,6 +135,7 @@ class Node:
             on_settled=outbox.settled.settle,
             last_seq=past.last_seq,
         )
+        aside.takes(NOTICE, self.intake.take_back)
         self.presence = presence = Presence(
             hub, stores, directory, receipts, outbox, live, metrics, now=now, wall_ms=wall_ms, node_id=node_id(config)
         )
@@ -159,9 +167,10 @@ class Node:
             authenticator=authenticator,
             wall_ms=wall_ms,
         )
+        health.set_aside = lambda: aside.total
         self.router = Router(api, self.gateway)
         self.maintenance = Maintenance(stores, live, metrics, wall_ms)
-        hub.on_handed = receipts.handed
+        hub.on_handed = self._handed
         hub.on_gone = self._gone
         health.watch_failures(
             [
@@ -176,26 +185,41 @@ class Node:
         """The port in use, also when the configuration says 0."""
         return self.front.port if self.front else 0
 
-    def background(self) -> dict[str, Coroutine[Any, Any, None]]:
-        """What runs for as long as the node does, by name; stopped in reverse order."""
+    def background(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
+        """What runs for as long as the node does, by name; stopped in reverse order. It may be run again."""
         return {
-            "mailbox writer": self.outbox.mailbox.writer.run(),
-            "record writer": self.outbox.records.writer.run(),
-            "settled writer": self.outbox.settled.writer.run(),
-            "status writer": self.outbox.statuses.writer.run(),
-            "maintenance": self.maintenance.run(),
-            "loop lag": self.health.watch_loop(),
-            "dispatch": self.dispatcher.run(),
-            "arrivals": self.presence.serve_arrivals(),
-            "heartbeat": self.presence.watch(),
-            "alive": self.presence.stay_alive(),
-            **{f"{remote.store} store": self.health.watch_store(remote) for remote in self.remotes},
-            **({"revocations": self.gateway.watch_revocations()} if self.has_revocations else {}),
+            "mailbox writer": self.outbox.mailbox.writer.run,
+            "record writer": self.outbox.records.writer.run,
+            "settled writer": self.outbox.settled.writer.run,
+            "status writer": self.outbox.statuses.writer.run,
+            "set aside": self.aside.run,
+            "maintenance": self.maintenance.run,
+            "loop lag": self.health.watch_loop,
+            "dispatch": self.dispatcher.run,
+            "arrivals": self.presence.serve_arrivals,
+            "heartbeat": self.presence.watch,
+            "alive": self.presence.stay_alive,
+            **{f"{remote.store} store": partial(self.health.watch_store, remote) for remote in self.remotes},
+            **({"revocations": self.gateway.watch_revocations} if self.has_revocations else {}),
         }
 
+    # The hub calls these in the midst of what concerns others.
+
+    def _handed(self, connection: Connection, message_ids: list[str]) -> None:
+        try:
+            self.receipts.handed(connection, message_ids)
+        except Exception as error:
+            faults.noted(self.metrics, "receipts", error, conn_id=connection.conn_id)
+
     def _gone(self, connection: Connection, lost: list[str]) -> None:
-        self.receipts.gone(connection, lost)
-        self.presence.gone(connection)
+        try:
+            self.receipts.gone(connection, lost)
+        except Exception as error:
+            faults.noted(self.metrics, "receipts", error, conn_id=connection.conn_id)
+        try:
+            self.presence.gone(connection)
+        except Exception as error:
+            faults.noted(self.metrics, "presence", error, conn_id=connection.conn_id)
 
     def _client_of(self, user_id: int) -> tuple[str, str, str]:
         connections = self.hub.connections_of(user_id)
@@ -226,6 +250,12 @@ class Node:
             "Batches of writes on disk, waiting for their store.",
             "writer",
             {writer.name: float(writer.on_disk) for writer in self.outbox.writers()},
+        )
+        yield labelled_gauge(
+            "pushd_set_aside_waiting",
+            "What is set aside at present.",
+            "kind",
+            {kind: float(count) for kind, count in self.aside.counts.items()},
         )
         yield labelled_gauge(
             "pushd_store_writers",
@@ -294,6 +324,7 @@ class Node:
         while self.gateway.open_sockets:
             await asyncio.sleep(0.01)
         await self.gateway.finished()
+        await self.aside.finished()
         await self.outbox.secured()
 
 
@@ -306,6 +337,18 @@ class Past(msgspec.Struct):
     outbox: dict[str, int]  # batches by writer
 
 
+class SpoiledNotice(PushdError):
+    """An entry of the journal cannot be decoded."""
+
+
+def _restore(node: Node, notices: list[Notice], *, queue: bool) -> None:
+    for notice in notices:
+        try:
+            node.intake.restore([notice], queue=queue)
+        except Exception as error:  # it stays in the journal
+            faults.noted(node.metrics, "restore", error, message_id=notice.message_id)
+
+
 def _failure_of(writer: Any) -> Callable[[], str]:
     return lambda: f"{writer.name}: writes wait for the store" if writer.failure else ""
 
@@ -315,10 +358,13 @@ def node_id(config: Config) -> str:
     return config.cluster.node_id or f"{socket.gethostname()}-{os.getpid()}"
 
 
-async def _read_past(stores: Stores, config: Config) -> Past:
+async def _read_past(stores: Stores, config: Config, aside: Aside) -> Past:
     since_ms = wall_ms() - int(config.delivery.dedup_window_s * 1000)
     try:
         unsettled = await stores.journal.unsettled()
+        for seq, body, why in await stores.journal.spoiled():
+            if await aside.keep(NOTICE, SpoiledNotice(f"seq {seq}: {why}"), body):
+                await stores.journal.settle([seq])
         seqs = {notice.seq for notice in unsettled}
         recent = [notice for notice in await stores.journal.since(since_ms) if notice.seq not in seqs]
         return Past(
@@ -346,11 +392,12 @@ async def running(config: Config) -> AsyncIterator[Node]:
         open_stores(config, health.observe_store) as stores,
         open_revocations(config, health.observe_store) as revocations,
     ):
-        past = await _read_past(stores, config)
-        node = Node(config, stores, revocations, health, metrics, past)
-        async with _read(node.inlet), _supervised(node.background(), health):
-            node.intake.restore(past.recent, queue=False)
-            node.intake.restore(past.unsettled, queue=True)
+        aside = Aside(stores.set_aside, metrics)
+        past = await _read_past(stores, config, aside)
+        node = Node(config, stores, revocations, health, metrics, past, aside)
+        async with _read(node.inlet), supervised(node.background(), health, metrics):
+            _restore(node, past.recent, queue=False)
+            _restore(node, past.unsettled, queue=True)
             async with front.listening(
                 node.router,
                 config,
@@ -373,37 +420,6 @@ async def _read(inlet: Inlet) -> AsyncIterator[None]:
         yield
     finally:
         loop.remove_reader(inlet)
-
-
-@asynccontextmanager
-async def _supervised(coroutines: dict[str, Coroutine[Any, Any, None]], health: Health) -> AsyncIterator[None]:
-    """Run background tasks; one that ends by itself is a fault, which ends the block."""
-    owner = asyncio.current_task()
-    failures: list[BaseException] = []
-    tasks = {asyncio.create_task(coroutine, name=name): name for name, coroutine in coroutines.items()}
-
-    def ended(task: asyncio.Task[None]) -> None:
-        if task.cancelled():
-            return
-        error = task.exception() or PushdError("ended by itself")
-        failures.append(error)
-        health.last_error = f"{tasks[task]} failed"
-        log.critical("background task failed", task=tasks[task], exc_info=error)
-        if owner is not None:
-            owner.cancel()
-
-    for task in tasks:
-        task.add_done_callback(ended)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if failures:
-            raise StartError(health.last_error) from failures[0]
-        raise
-    finally:
-        for task in reversed(tasks):
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
 
 def run(config: Config, reload: Callable[[], Config], signals: Signals) -> None:
@@ -451,8 +467,12 @@ def _reload(node: Node, reload: Callable[[], Config]) -> None:
 
 
 def _loop_failed(node: Node, context: dict[str, Any]) -> None:
-    node.metrics.errors.labels("loop").inc()
-    log.error("unhandled error in the event loop", message=context.get("message"), exc_info=context.get("exception"))
+    error = context.get("exception")
+    if isinstance(error, BaseException):
+        faults.noted(node.metrics, "loop", error, message=context.get("message"))
+    else:
+        node.metrics.errors.labels("loop").inc()
+        log.error("unhandled error in the event loop", message=context.get("message"))
 
 
 def _settle_garbage() -> None:

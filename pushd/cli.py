@@ -7,19 +7,24 @@ What went wrong is one line on stderr. A traceback appears only for an internal 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pushd import __version__, configfile
 from pushd.config import Config
 from pushd.errors import ConfigError, PushdError
 from pushd.signals import Signals
 from pushd.userfile import MAX_ID, MAX_ROLE, parse_users
+
+if TYPE_CHECKING:
+    from pushd.stores.sqlite import set_aside
 
 _DESCRIPTION = "A notification daemon: durable notices over WebSocket. Without a command it runs until SIGTERM."
 _EPILOG = """\
@@ -73,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     _add_token(commands.add_parser("token", help="print a signed token, for trying things out", allow_abbrev=False))
     _add_import(commands.add_parser("import-users", help="fill the embedded directory", allow_abbrev=False))
+    _add_set_aside(
+        commands.add_parser("set-aside", help="see, retry or drop what could not be used", allow_abbrev=False)
+    )
     return parser
 
 
@@ -97,6 +105,19 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="FILE.csv with the header id,username,user_type, or FILE.json with a list of objects of these keys",
     )
+
+
+def _add_set_aside(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser, argparse.SUPPRESS)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)
+    listing = actions.add_parser("list", help="what there is, the oldest first", allow_abbrev=False)
+    _add_config(listing, argparse.SUPPRESS)
+    listing.add_argument("--json", action="store_true", help="for programs")
+    for action, about in (("retry", "have the daemon try entries again"), ("drop", "forget entries")):
+        changing = actions.add_parser(action, help=about, allow_abbrev=False)
+        _add_config(changing, argparse.SUPPRESS)
+        changing.add_argument("ids", type=partial(_whole, 1, MAX_ID), nargs="*", metavar="ID", help="as list shows it")
+        changing.add_argument("--all", action="store_true", help="all there are at this moment")
 
 
 def _whole(least: int, most: int, text: str) -> int:
@@ -131,6 +152,8 @@ def _act(args: argparse.Namespace, config: Config, load: Callable[[], Config], s
                 _token(config, args)
             case "import-users":
                 _import_users(config, args.file)
+            case "set-aside":
+                _set_aside(config, args)
             case _:
                 _run(config, load, signals)
     except Exception as error:
@@ -176,6 +199,50 @@ def _import_users(config: Config, path: str) -> None:
     users = parse_users(_read(path), source=path)
     count = import_users(config.server.data_dir, users)
     _print(f"{count} users imported or updated\n")
+
+
+def _set_aside(config: Config, args: argparse.Namespace) -> None:
+    from pushd.stores.sqlite import set_aside
+
+    data_dir = config.server.data_dir
+    if args.action == "list":
+        _list_set_aside(set_aside.entries(data_dir), as_json=args.json)
+        return
+    if bool(args.ids) is args.all:
+        raise ConfigError(f"set-aside {args.action}: expected either ids or --all")
+    entry_ids = None if args.all else args.ids
+    if args.action == "retry":
+        _print(f"{set_aside.want(data_dir, entry_ids)} to be tried again\n")
+    else:
+        _print(f"{set_aside.drop(data_dir, entry_ids)} dropped\n")
+
+
+def _list_set_aside(entries: Iterable[set_aside.Entry], *, as_json: bool) -> None:
+    rows = [
+        {
+            "id": entry.entry_id,
+            "kind": entry.kind,
+            "at": datetime.fromtimestamp(entry.at_ms / 1000, UTC).isoformat(" ", "seconds"),
+            "bytes": entry.size,
+            "state": "retry" if entry.is_wanted else "aside",
+            "cause": entry.cause,
+        }
+        for entry in entries
+    ]
+    if as_json:
+        _print(json.dumps(rows) + "\n")
+    elif not rows:
+        _print("nothing is set aside\n")
+    else:
+        _print(_table([[*rows[0]], *([str(value) for value in row.values()] for row in rows)]))
+
+
+def _table(rows: list[list[str]]) -> str:
+    """Columns as wide as their widest cell, the last one as it is."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths[-1] = 0
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _print(text: str) -> None:

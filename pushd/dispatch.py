@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
+import msgspec
 import structlog
 
-from pushd import wire
+from pushd import faults, wire
 from pushd._fastpath import FanOut, Hub
+from pushd.aside import NOTICE, Aside
 from pushd.directory import CachedDirectory
 from pushd.errors import StoreError
 from pushd.lanes import Backoff, Lanes
@@ -32,6 +34,7 @@ SHRINK_AFTER_S = 5.0
 LATE_ROUNDS = 3
 TURN_S = 0.001  # of a turn of the loop for notices that go out as they come
 AT_ONCE_MOST = 64  # recipients of a notice that is not worth a slice of its own: a millisecond of sends
+UNEXPECTED_MOST = 3  # failures of the stores that nobody foresaw, in a row: then the notice is set aside
 ASIDE_MOST = 1000  # notices that wait for stores without keeping a worker from others
 
 
@@ -50,6 +53,7 @@ class Dispatcher:
         outbox: Outbox,
         live: Live,
         metrics: Metrics,
+        aside: Aside,
         *,
         records: RecordStore,
         were_online: Callable[[], Awaitable[list[int]]],
@@ -65,6 +69,7 @@ class Dispatcher:
         self._outbox = outbox
         self._live = live
         self._metrics = metrics
+        self._set_aside = aside
         self._now = now
         self._wall_ms = wall_ms
         self._stage = Stage(hub, now)
@@ -130,7 +135,8 @@ class Dispatcher:
                 worker.set_result(None)
 
     async def run(self) -> None:
-        """Until cancelled; the workers end with it."""
+        """Until cancelled; the workers end with it. May be run again after it failed."""
+        self._is_served = False
         async with asyncio.TaskGroup() as self._group:
             self._group.create_task(self._stage.serve())
             while True:
@@ -207,14 +213,23 @@ class Dispatcher:
         """Whether it could be delivered at once, or never can."""
         try:
             return self._at_once(publication)
-        except Exception:
-            self._failed(publication)
+        except Exception as error:
+            self._failed(publication, error)
             return True
 
-    def _failed(self, publication: Publication) -> None:
-        """The journal keeps the notice; the next start delivers it."""
-        log.exception("dispatch failed", message_id=publication.notice.message_id)
-        self._metrics.errors.labels("dispatch").inc()
+    def _failed(self, publication: Publication, error: Exception) -> None:
+        """The notice is set aside and settled; where that fails, the journal keeps it and the next start delivers it.
+
+        Whoever waits for its delivery is not told that it is delivered.
+        """
+        message_id = publication.notice.message_id
+        self._receipts.end(publication)
+        try:
+            body = msgspec.json.encode(publication.notice)
+        except Exception as failure:
+            faults.noted(self._metrics, "dispatch", failure, message_id=message_id)
+        else:
+            self._set_aside.put(NOTICE, error, body, publication.release, message_id=message_id)
 
     def _at_once(self, publication: Publication) -> bool:
         """The usual notice, to a few users who are named, from the lane to the books; False leaves it untouched."""
@@ -246,9 +261,9 @@ class Dispatcher:
     async def _at_length(self, publication: Publication) -> None:
         self._count_busy(1)
         try:
-            await self._process(publication)
-        except Exception:
-            self._failed(publication)
+            await faults.unless_cancelled(self._process(publication))
+        except Exception as error:
+            self._failed(publication, error)
         finally:
             self._count_busy(-1)
 
@@ -297,11 +312,18 @@ class Dispatcher:
 
     async def _ask_stores(self, publication: Publication) -> list[int]:
         backoff = Backoff()
+        unexpected = 0
         while True:
             try:
-                recipients = await self._missing(publication)
+                recipients = await faults.unless_cancelled(self._missing(publication))
             except StoreError as error:
                 self._stores_failed(publication, error)
+                await asyncio.sleep(backoff.next_s())
+            except Exception as error:
+                unexpected += 1
+                if unexpected == UNEXPECTED_MOST:
+                    raise
+                faults.noted(self._metrics, "recipients", error, message_id=publication.notice.message_id)
                 await asyncio.sleep(backoff.next_s())
             else:
                 self._has_stores = True
@@ -413,7 +435,10 @@ class Dispatcher:
         )
         if not publication.notice.is_resent:
             self._outbox.records.push_record(publication, record)
-        publication.end_fan_out()
+        try:
+            publication.end_fan_out()
+        except Exception as error:  # of whoever hears of it: the notice itself has gone out
+            faults.noted(self._metrics, "settle", error, message_id=publication.notice.message_id)
 
 
 def _answerable(job: FanOut) -> tuple[list[int], list[int]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
+from pushd import faults
 from pushd.errors import PushdError, StoreError
 from pushd.lanes import Backoff
 from pushd.metrics import Metrics
@@ -28,6 +29,7 @@ class Health:
         self._is_up: dict[str, bool] = {}
         self._failures: list[Callable[[], str]] = []
         self._away: dict[str, str] = {}  # why a store cannot be used, by store
+        self.set_aside: Callable[[], int] = lambda: 0  # how many entries wait for the operator
         self.last_error = ""
         self.is_draining = False
         self.started_at = now()
@@ -65,7 +67,11 @@ class Health:
     def error(self) -> str:
         """What is failing now, else the last thing that did, else ""."""
         away = next(iter(self._away.values()), "")
-        return away or next((text for failure in self._failures if (text := failure())), self.last_error)
+        return away or next((text for failure in self._failures if (text := failure())), self._last_error())
+
+    def _last_error(self) -> str:
+        count = self.set_aside()
+        return f"{count} set aside: see pushd-server set-aside list" if count else self.last_error
 
     @property
     def uptime_s(self) -> float:
@@ -77,8 +83,10 @@ class Health:
         backoff = Backoff(most_s=CHECK_AWAY_MOST_S)
         while True:
             try:
-                await remote.check()
-            except PushdError as error:
+                await faults.unless_cancelled(remote.check())
+            except Exception as error:
+                if not isinstance(error, PushdError):
+                    faults.noted(self._metrics, "check", error, store=remote.store)
                 self._is_away(remote.store, error)
                 await asyncio.sleep(backoff.next_s())
             else:
@@ -88,7 +96,7 @@ class Health:
                 backoff.reset()
                 await asyncio.sleep(CHECK_EVERY_S)
 
-    def _is_away(self, store: str, error: PushdError) -> None:
+    def _is_away(self, store: str, error: Exception) -> None:
         if store not in self._away:
             log.warning("store is away", store=store, error=str(error), cause=repr(error.__cause__))
         # What is wrong with a configuration is for the log: health is read from outside.

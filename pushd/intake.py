@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from pushd import wire
+from pushd import faults, wire
 from pushd.errors import ErrorCode, RequestError, StoreError, StoreUnavailable
 from pushd.lanes import DedupWindow, Lanes, TokenBucket
 from pushd.live import Live
@@ -220,8 +220,10 @@ class Intake:
     def _committed(self, group: list[Attempt], commit: asyncio.Future[None]) -> None:
         error = StoreUnavailable("journal", "cancelled") if commit.cancelled() else commit.exception()
         if error is None:
-            self._enter(group)
-            self._decide(group)
+            try:
+                self._enter(group)
+            finally:
+                self._decide(group)
         else:
             self._refused(group, error)
 
@@ -254,8 +256,14 @@ class Intake:
         for attempt in group:
             publication = attempt.publication
             self._lanes.put(publication, publication.notice.priority, now)
-            self._wake()
+            self._call_worker()
         self._count([attempt.publication.notice for attempt in group], "accepted")
+
+    def _call_worker(self) -> None:
+        try:
+            self._wake()
+        except Exception as error:  # the notice is in its lane all the same
+            faults.noted(self._metrics, "wake", error)
 
     def _lose(self, attempt: Attempt, error: BaseException) -> None:
         """Give everything back; what is no store's failure is a fault of ours, to be seen even if nobody waits."""
@@ -290,7 +298,25 @@ class Intake:
             if queue:
                 self.unsettled_total += 1
                 self._lanes.restore(publication, notice.priority, now)
-                self._wake()
+                self._call_worker()
+
+    async def take_back(self, body: bytes, done: Callable[[], None]) -> None:
+        """A notice that was set aside goes into its lane once more; `done` is called when it is settled.
+
+        Who has received it already does not get it again. Raises what is wrong with `body`.
+        """
+        notice = msgspec.json.decode(body, type=Notice)
+
+        def settled(publication: Publication) -> None:
+            done()
+            self._settled(publication)
+
+        # Of a notice to whoever was connected it is not known who that was: it goes to whoever is.
+        is_restored = notice.target.kind is not TargetKind.ONLINE
+        publication = Publication(notice, self._now(), is_restored=is_restored, on_settled=settled)
+        self.unsettled_total += 1
+        self._lanes.restore(publication, notice.priority, self._now())
+        self._call_worker()
 
     async def finished(self) -> None:
         """Every publish that was begun is durable or refused."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from typing import Any
@@ -51,4 +52,7 @@ def _rendering(form: str) -> list[Any]:
 
 
 def _to_json(event: Any, default: Any = None, **_: Any) -> str:
-    return orjson.dumps(event, default=default or str).decode()
+    try:
+        return orjson.dumps(event, default=default or str).decode()
+    except TypeError:  # it writes neither half a surrogate pair nor an integer beyond 64 bits
+        return json.dumps(event, default=str)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from pushd import faults
 from pushd.errors import StoreError
 from pushd.live import Live
 from pushd.metrics import Metrics
@@ -56,10 +57,13 @@ class Maintenance:
     async def _in_steps(self, step: Callable[[], Awaitable[int]]) -> bool:
         """Repeat `step` until nothing is left to do; False when the store failed before."""
         try:
-            while await step() >= ROWS_AT_ONCE:
+            while await faults.unless_cancelled(step()) >= ROWS_AT_ONCE:
                 await asyncio.sleep(PAUSE_S)
         except StoreError as error:
             log.warning("purge failed", error=str(error))
             self._metrics.errors.labels("purge").inc()
+            return False
+        except Exception as error:
+            faults.noted(self._metrics, "purge", error)
             return False
         return True

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from cachetools import TTLCache
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -17,6 +18,7 @@ from pushd.tallies import Counter, Counters, Histogram, Histograms
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 RECENT_NOTICES = 2048
+CAUSES_REMEMBERED, REMEMBERED_S = 256, 3600.0
 
 C = TypeVar("C", bound=Collector)
 
@@ -28,6 +30,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._recent_latency_s: deque[float] = deque(maxlen=RECENT_NOTICES)
         self._is_up: dict[str, bool] = {}
+        self._causes: TTLCache[tuple[str, ...], None] = TTLCache(CAUSES_REMEMBERED, REMEMBERED_S)
         self._connections()
         self._notices()
         self._stores()
@@ -68,6 +71,14 @@ class Metrics:
         self.store_errors = self._counters("pushd_store_errors", "Store operations that failed.", "store")
         self.loop_lag = self._histogram("pushd_loop_lag_seconds", "How late the event loop ran a timer.")
         self.errors = self._counters("pushd_errors", "Things that should not happen.", "kind")
+        self.set_aside = self._counters("pushd_set_aside", "What could not be used and was set aside.", "kind")
+
+    def is_new_cause(self, cause: tuple[str, ...]) -> bool:
+        """True the first time within an hour, of a bounded number of causes: what goes into the log once."""
+        if cause in self._causes:
+            return False
+        self._causes[cause] = None
+        return True
 
     def observe_store(self, store: str, op: str, seconds: float, ok: bool) -> None:
         """A store operation ended."""

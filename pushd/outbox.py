@@ -7,17 +7,19 @@ outbox, so a crash loses none of this.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
 
+from pushd import faults
+from pushd.aside import Aside
 from pushd.metrics import Metrics
 from pushd.model import Arrival, MailboxItem, User
 from pushd.ports import Stores
 from pushd.publication import Publication
-from pushd.recording import RecordWriter
-from pushd.writebehind import WriteBehind
+from pushd.recording import RecordWriter, halves
+from pushd.writebehind import WriteBehind, for_each
 
 MAILBOX_DELAY_S = 0.003  # four times as many copies in one transaction cost half; who arrives does not wait for it
 SETTLE_DELAY_S = 0.05
@@ -41,11 +43,11 @@ class MailboxWriter:
 
     name = "mailbox"
 
-    def __init__(self, stores: Stores, metrics: Metrics, *, on_disk: int = 0) -> None:
+    def __init__(self, stores: Stores, metrics: Metrics, aside: Aside, *, on_disk: int = 0) -> None:
         self._mailbox = stores.mailbox
         self._metrics = metrics
         self._batches: list[MailboxBatch] = []
-        self.writer = WriteBehind(self, metrics, lambda: MAILBOX_DELAY_S, stores.outbox, on_disk)
+        self.writer = WriteBehind(self, metrics, lambda: MAILBOX_DELAY_S, aside, stores.outbox, on_disk)
 
     def save(self, publication: Publication, item: MailboxItem, user_ids: Collection[int]) -> None:
         """Put `item` into the mailboxes of these users; `publication` is held until it is there or on disk."""
@@ -81,8 +83,31 @@ class MailboxWriter:
 
     def written(self, batch: MailboxBatch) -> None:
         """See Writes."""
-        for publication in batch.publications:
-            publication.end_save()
+        for_each(batch.publications, Publication.end_save, self._metrics)
+
+    def gave_up(self, batch: MailboxBatch) -> None:
+        """See Writes. These notices need nothing more, but nobody may say that they are delivered."""
+        for_each(batch.publications, Publication.release, self._metrics)
+
+    def parts(self, batch: MailboxBatch) -> Sequence[MailboxBatch]:
+        """See Writes."""
+        saves, removals, publications = batch.saves, batch.removals, batch.publications
+        if saves and removals:
+            return [MailboxBatch(saves, {}, publications), MailboxBatch([], removals)]
+        if len(saves) > 1:
+            half = len(saves) // 2
+            return [
+                MailboxBatch(saves[:half], {}, publications[:half]),
+                MailboxBatch(saves[half:], {}, publications[half:]),
+            ]
+        if saves and len(saves[0][1]) > 1:
+            item, user_ids = saves[0]
+            for publication in publications:
+                publication.begin_save()  # a second one
+            return [MailboxBatch([(item, half_of_them)], {}, publications) for half_of_them in halves(list(user_ids))]
+        if len(removals) > 1:
+            return [MailboxBatch([], dict(some)) for some in halves(list(removals.items()))]
+        return [batch] if saves or removals else []
 
     async def encode(self, batch: MailboxBatch) -> bytes:
         """See Writes."""
@@ -114,19 +139,21 @@ class StatusWriter:
         self,
         stores: Stores,
         metrics: Metrics,
+        aside: Aside,
         *,
         users: Callable[[Collection[int]], Awaitable[dict[int, User]]],
         started_ms: int,
         on_disk: int = 0,
     ) -> None:
         self._statuses = stores.presence
+        self._metrics = metrics
         self._users = users
         self._started_ms = started_ms
         self._batches = [StatusBatch(reset_ms=started_ms)]
         self._departed: set[int] = set()  # in the last batch
         self._were_online: list[int] = []
         self._is_reset = asyncio.Event()
-        self.writer = WriteBehind(self, metrics, lambda: STATUS_DELAY_S, stores.outbox, on_disk)
+        self.writer = WriteBehind(self, metrics, lambda: STATUS_DELAY_S, aside, stores.outbox, on_disk)
         self.writer.wake()
 
     async def were_online(self) -> list[int]:
@@ -163,6 +190,7 @@ class StatusWriter:
             if batch.reset_ms == self._started_ms and not self._is_reset.is_set():
                 self._were_online = ghosts
                 self._is_reset.set()
+            batch.reset_ms = 0  # another attempt at the rest must not send home who has come since
         if batch.arrivals:
             await self._statuses.connected(await self._named(batch.arrivals))
         if batch.departures:
@@ -170,6 +198,24 @@ class StatusWriter:
 
     def written(self, batch: StatusBatch) -> None:
         """See Writes."""
+
+    def gave_up(self, batch: StatusBatch) -> None:
+        """See Writes. Whoever waits for the reset need not wait for ever."""
+        if batch.reset_ms:
+            self._is_reset.set()
+
+    def parts(self, batch: StatusBatch) -> Sequence[StatusBatch]:
+        """See Writes. A reset is for the next start to do: later, it would not know who is here by then."""
+        reset_ms, arrivals, departures = batch.reset_ms, batch.arrivals, batch.departures
+        if reset_ms:
+            return [StatusBatch(reset_ms), StatusBatch(0, arrivals, departures)] if arrivals or departures else []
+        if arrivals and departures:
+            return [StatusBatch(0, arrivals), StatusBatch(0, [], departures)]
+        if len(arrivals) > 1:
+            return [StatusBatch(0, some) for some in halves(arrivals)]
+        if len(departures) > 1:
+            return [StatusBatch(0, [], some) for some in halves(departures)]
+        return [batch] if arrivals or departures else []
 
     async def encode(self, batch: StatusBatch) -> bytes:
         """See Writes."""
@@ -182,7 +228,11 @@ class StatusWriter:
     async def _named(self, arrivals: list[Arrival]) -> list[Arrival]:
         """Tokens need not carry a name: then it is the directory's."""
         nameless = [arrival.user_id for arrival in arrivals if not arrival.username]
-        known = await self._users(nameless) if nameless else {}
+        known: dict[int, User] = {}
+        try:
+            known = await self._users(nameless) if nameless else {}
+        except Exception as error:  # a name is not worth a status
+            faults.noted(self._metrics, "names", error)
         return [
             msgspec.structs.replace(arrival, username=known[arrival.user_id].username)
             if not arrival.username and arrival.user_id in known
@@ -196,10 +246,10 @@ class SettledWriter:
 
     name = "settled"
 
-    def __init__(self, stores: Stores, metrics: Metrics) -> None:
+    def __init__(self, stores: Stores, metrics: Metrics, aside: Aside) -> None:
         self._journal = stores.journal
         self._seqs: list[int] = []
-        self.writer: WriteBehind[list[int]] = WriteBehind(self, metrics, lambda: SETTLE_DELAY_S)
+        self.writer: WriteBehind[list[int]] = WriteBehind(self, metrics, lambda: SETTLE_DELAY_S, aside)
 
     def settle(self, publication: Publication) -> None:
         """The notice needs nothing more."""
@@ -217,6 +267,13 @@ class SettledWriter:
 
     def written(self, batch: list[int]) -> None:
         """See Writes."""
+
+    def gave_up(self, batch: list[int]) -> None:
+        """See Writes."""
+
+    def parts(self, batch: list[int]) -> Sequence[list[int]]:
+        """See Writes."""
+        return halves(batch) if len(batch) > 1 else [batch]
 
     async def encode(self, batch: list[int]) -> bytes:
         """See Writes."""

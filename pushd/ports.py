@@ -48,10 +48,16 @@ class Journal(Protocol):
         """Nothing is left to do for these notices: `unsettled` no longer returns them."""
 
     async def unsettled(self) -> list[Notice]:
-        """Notices that a former process accepted and did not settle, by `seq`."""
+        """Notices that a former process accepted and did not settle, by `seq`; those that can be decoded."""
+
+    async def spoiled(self) -> list[tuple[int, bytes, str]]:
+        """What `unsettled` leaves out because it cannot be decoded: `seq`, what is stored, and why."""
 
     async def since(self, accepted_ms: int) -> list[Notice]:
-        """Notices accepted at or after that time, settled or not, by `seq`; `purge` may have taken settled ones."""
+        """Notices accepted at or after that time, settled or not, by `seq`; `purge` may have taken settled ones.
+
+        What cannot be decoded is left out.
+        """
 
     async def purge(self, before_ms: int, limit: int) -> int:
         """Drop at most `limit` settled notices accepted before that time; how many were dropped."""
@@ -206,6 +212,28 @@ class OutboxLog(Protocol):
         """How many wait, by writer; writers with none are absent."""
 
 
+class SetAside(Protocol):
+    """Data that could not be used, on disk for the operator, who has it tried again or drops it.
+
+    A bounded number of entries and bytes: the newest.
+    """
+
+    async def keep(self, kind: str, cause: str, body: bytes) -> int:
+        """Keep an entry; how many of the oldest had to go for it."""
+
+    async def wanted(self, but: Collection[int], limit: int) -> list[tuple[int, str, bytes]]:
+        """The oldest `limit` that are to be tried again, but for those with these ids: id, kind and body of each."""
+
+    async def refuse(self, entry_id: int, cause: str) -> None:
+        """It was tried again, and stays aside."""
+
+    async def drop(self, entry_ids: Sequence[int]) -> None:
+        """Forget these entries."""
+
+    async def counts(self) -> dict[str, int]:
+        """How many there are, by kind; kinds with none are absent."""
+
+
 class Remote(Protocol):
     """A store outside this process, which may be away."""
 
@@ -231,4 +259,5 @@ class Stores:
     records: RecordStore
     directory: Directory
     presence: PresenceStore
+    set_aside: SetAside
     remotes: tuple[Remote, ...] = ()

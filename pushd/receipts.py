@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 
-from pushd import wire
+from pushd import faults, wire
 from pushd._fastpath import Connection, Hub
 from pushd.live import Live
 from pushd.metrics import Metrics
@@ -203,16 +203,21 @@ class Receipts:
 
     def _return_all(self, user_id: int) -> None:
         for publication in self._waiting.pop(user_id, {}).values():
+            self._return_one(publication, user_id)
+
+    def _return_one(self, publication: Publication, user_id: int) -> None:
+        try:
             self.to_mailbox(publication, (user_id,))
             self._answered(publication, 1)
+        except Exception as error:  # the journal keeps the notice
+            faults.noted(self._metrics, "receipts", error, message_id=publication.notice.message_id)
 
     def _return(self, user_id: int, message_ids: Sequence[str]) -> None:
         mine = self._waiting.get(user_id, {})
         for message_id in message_ids:
             publication = mine.pop(message_id, None)
             if publication is not None:
-                self.to_mailbox(publication, (user_id,))
-                self._answered(publication, 1)
+                self._return_one(publication, user_id)
 
     def expire(self) -> None:
         """Put into the mailbox what was not acknowledged within `delivery.ack_timeout_s`."""
@@ -222,7 +227,10 @@ class Receipts:
             if deadline > now:
                 break
             del self._deadlines[publication]
-            self._give_up(publication, user_ids)
+            try:
+                self._give_up(publication, user_ids)
+            except Exception as error:  # the journal keeps the notice
+                faults.noted(self._metrics, "receipts", error, message_id=publication.notice.message_id)
 
     def _give_up(self, publication: Publication, user_ids: list[int]) -> None:
         message_id = publication.notice.message_id

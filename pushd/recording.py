@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from itertools import islice
+from typing import TypeVar
 
 import msgspec
 
+from pushd import faults
+from pushd.aside import Aside
 from pushd.devices import device_of
 from pushd.metrics import Metrics
 from pushd.model import Channel, DeliveryStatus, Outcome, PushRecord, Receipt, User
 from pushd.ports import Stores
 from pushd.publication import Publication
-from pushd.writebehind import WriteBehind
+from pushd.writebehind import WriteBehind, for_each
 
+T = TypeVar("T")
 STATUS_RANK = {status: rank for rank, status in enumerate(DeliveryStatus)}
 
 
@@ -85,6 +89,7 @@ class RecordWriter:
         self,
         stores: Stores,
         metrics: Metrics,
+        aside: Aside,
         *,
         on_disk: int = 0,
         users: Callable[[Collection[int]], Awaitable[dict[int, User]]],
@@ -93,13 +98,14 @@ class RecordWriter:
         delay_s: Callable[[], float],
     ) -> None:
         self._records = stores.records
+        self._metrics = metrics
         self._users = users
         self._client_of = client_of
         self._batch_size = batch_size
         self._push_records: dict[str, PushRecord] = {}
         self._recorded: list[Publication] = []  # whose push records these are
         self._pending: dict[str, _Rows] = {}
-        self.writer = WriteBehind(self, metrics, delay_s, stores.outbox, on_disk)
+        self.writer = WriteBehind(self, metrics, delay_s, aside, stores.outbox, on_disk)
 
     def push_record(self, publication: Publication, record: PushRecord) -> None:
         """Create or update the record of a notice; `publication` is held until it is written."""
@@ -141,8 +147,30 @@ class RecordWriter:
 
     def written(self, batch: RecordBatch) -> None:
         """See Writes."""
+        for_each(batch.publications, Publication.release, self._metrics)
+
+    def gave_up(self, batch: RecordBatch) -> None:
+        """See Writes. A receipt that is set aside does not keep its notice from being settled."""
+        self.written(batch)
+
+    def parts(self, batch: RecordBatch) -> Sequence[RecordBatch]:
+        """See Writes."""
+        parts: list[RecordBatch] = []
+        if batch.push_records and (batch.rows or batch.receipts):
+            parts = [RecordBatch(batch.push_records, [], []), RecordBatch([], batch.rows, [], batch.receipts)]
+        elif len(batch.push_records) > 1:
+            parts = [RecordBatch(some, [], []) for some in halves(batch.push_records)]
+        elif len(batch.receipts) > 1:
+            parts = [RecordBatch([], [], [], some) for some in halves(batch.receipts)]
+        elif not batch.receipts and len(batch.rows) > 1:
+            parts = [RecordBatch([], some, []) for some in halves(batch.rows)]
+        if not parts:
+            return [batch] if batch.push_records or batch.receipts or batch.rows else []
         for publication in batch.publications:
-            publication.release()
+            publication.hold()
+        for part in parts:
+            part.publications = batch.publications
+        return parts
 
     async def encode(self, batch: RecordBatch) -> bytes:
         """See Writes."""
@@ -157,7 +185,11 @@ class RecordWriter:
     async def _complete(self, batch: RecordBatch) -> None:
         """Once: with names, and with the clients as they are now."""
         if batch.rows and not batch.receipts:
-            users = await self._users({row[1] for row in batch.rows})
+            users: dict[int, User] = {}
+            try:
+                users = await self._users({row[1] for row in batch.rows})
+            except Exception as error:  # names are not worth a receipt
+                faults.noted(self._metrics, "names", error)
             batch.receipts = [self._receipt(row, users.get(row[1])) for row in batch.rows]
 
     def _receipt(self, row: tuple[str, int, Outcome, bool], user: User | None) -> Receipt:
@@ -170,6 +202,12 @@ class RecordWriter:
             message_id, user_id, username, role, connection_id, client_ip, user_agent, outcome,
             device.device_type, device.platform, device.browser, is_late,
         )  # fmt: skip
+
+
+def halves(items: Sequence[T]) -> list[list[T]]:
+    """Both halves of at least two items, in order."""
+    half = len(items) // 2
+    return [[*items[:half]], [*items[half:]]]
 
 
 def _batches(batch: RecordBatch, pending: dict[str, _Rows], size: int) -> Iterator[RecordBatch]:

@@ -3,24 +3,30 @@
 One task per kind of write. What its store cannot take goes into the outbox, on disk, and everything after it behind it,
 until the store takes them from there in that order. So memory does not grow with an outage, and a notice is
 settled when its writes are in the store or safe on disk.
+
+What a store refuses for good, and what fails in a way that nobody foresaw, is narrowed down: of a batch only the part
+that is to blame is set aside for the operator, and the rest is written.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
-import msgspec
 import structlog
 
+from pushd import faults
+from pushd.aside import Aside
 from pushd.errors import StoreError, StoreUnavailable
 from pushd.lanes import Backoff
 from pushd.metrics import Metrics
 from pushd.ports import OutboxLog
+from pushd.publication import Publication
 
 log = structlog.get_logger("pushd.outbox")
 B = TypeVar("B")
+T = TypeVar("T")
 RETRY_MOST_S = 1.0
 PATIENCE_S = 2.0  # how long a flush waits for a store that fails
 ROWS_AT_ONCE = 20  # batches read back from the disk at a time
@@ -41,7 +47,14 @@ class Writes(Protocol[B]):
         """Into the store; doing it twice is harmless. Raises StoreError."""
 
     def written(self, batch: B) -> None:
-        """The batch is in the store or safe on disk. Not called for one that the store refuses for good."""
+        """The batch is in the store or safe on disk."""
+
+    def gave_up(self, batch: B) -> None:
+        """The batch is set aside: on disk, but not on its way to the store."""
+
+    def parts(self, batch: B) -> Sequence[B]:
+        """Two that do the same one after the other, about half each; the batch alone where that cannot be; nothing
+        of one that need not be kept when it fails. Each part is written or given up by itself."""
 
     async def encode(self, batch: B) -> bytes:
         """The batch for the disk."""
@@ -97,6 +110,7 @@ class WriteBehind(Generic[B]):
         writes: Writes[B],
         metrics: Metrics,
         delay_s: Callable[[], float],
+        aside: Aside,
         outbox: OutboxLog | None = None,
         on_disk: int = 0,
     ) -> None:
@@ -107,6 +121,8 @@ class WriteBehind(Generic[B]):
         self._writes = writes
         self._metrics = metrics
         self._delay_s = delay_s
+        self._aside = aside
+        aside.takes(self.name, self._take_back)
         self._outbox = outbox
         self._unwritten = _Unwritten()
         if on_disk:
@@ -162,7 +178,8 @@ class WriteBehind(Generic[B]):
         return barrier
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled. May be run again after it failed."""
+        self._is_ended = False
         try:
             while True:
                 await self._due()
@@ -198,12 +215,15 @@ class WriteBehind(Generic[B]):
         self._is_dirty.clear()
         self._is_urgent.clear()
         flushes, securings = set(self._flushes), set(self._securings)  # later ones wait for what is given from here on
-        batches = self._writes.collect()
+        batches = self._collect()
         self._unwritten.take()
         held_until = self._now() + (0.0 if flushes or securings else HELD_MOST_S)
         for batch in batches:
             await self._give_way(held_until)
-            await self._persist(batch)
+            try:
+                await self._persist(batch)
+            except Exception as error:  # of this batch the journal keeps what can be kept
+                self._note(error)
         self._unwritten.written()
         _resolve(securings, self._securings)
         if self.on_disk and self._now() >= self._retry_at:
@@ -211,6 +231,13 @@ class WriteBehind(Generic[B]):
         if not self.on_disk:
             _resolve(flushes, self._flushes)
             self._is_idle = True
+
+    def _collect(self) -> Iterable[B]:
+        try:
+            return self._writes.collect()
+        except Exception:
+            self._is_dirty.set()  # it is still to be collected
+            raise
 
     async def _give_way(self, until: float) -> None:
         """Leave the processor to what is more urgent, unless somebody waits for these writes."""
@@ -234,29 +261,78 @@ class WriteBehind(Generic[B]):
     async def _to_store(self, batch: B) -> bool:
         """False when it has to be tried again."""
         try:
-            await self._writes.write(batch)
+            await self._twice(lambda: self._writes.write(batch))
         except StoreUnavailable as error:
             self._failed(error)
             return False
-        except StoreError as error:
-            self._give_up(error)  # if the journal has the notice, it keeps it for the next start
+        except Exception as error:
+            await self._apart(batch, error, self._persist)
             return True
         self._works()
-        self._writes.written(batch)
+        self._written(batch)
         return True
 
     async def _to_disk(self, batch: B) -> bool:
         if self._outbox is None:
             return False
         try:
-            await self._outbox.append(self.name, [await self._writes.encode(batch)])
-        except StoreError as error:
+            body = await self._twice(lambda: self._writes.encode(batch))
+        except Exception as error:
+            await self._apart(batch, error, self._persist)
+            return True
+        try:
+            await faults.unless_cancelled(self._outbox.append(self.name, [body]))
+        except Exception as error:
             self._failed(error)
             return False
         self.on_disk += 1
         self._unwritten.to_disk()
-        self._writes.written(batch)
+        self._written(batch)
         return True
+
+    async def _twice(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Once more when it fails in a way that nobody foresaw: that may pass. Raises what the second time does."""
+        try:
+            return await faults.unless_cancelled(step())
+        except StoreError:
+            raise
+        except Exception as error:
+            result = await faults.unless_cancelled(step())
+            self._note(error)
+            return result
+
+    async def _apart(self, batch: B, error: Exception, take: Callable[[B], Awaitable[None]]) -> bool:
+        """Have `take` write the parts of a batch that failed; what has no parts is set aside. False when it is not."""
+        parts = self._writes.parts(batch)
+        if len(parts) > 1:
+            for part in parts:
+                await take(part)
+            return True
+        if not parts:
+            self._note(error)
+        elif not await self._aside.keep(self.name, error, await self._body(batch)):
+            return False
+        try:
+            self._writes.gave_up(batch)
+        except Exception as failure:
+            self._note(failure)
+        return True
+
+    async def _body(self, batch: B) -> bytes:
+        """The batch as `decode` takes it or, when that is what fails, as people can read it."""
+        try:
+            return await faults.unless_cancelled(self._writes.encode(batch))
+        except Exception:
+            try:
+                return repr(batch).encode(errors="backslashreplace")
+            except Exception as error:
+                return f"{type(batch).__name__}: {type(error).__name__}".encode()
+
+    def _written(self, batch: B) -> None:
+        try:
+            self._writes.written(batch)
+        except Exception as error:
+            self._note(error)
 
     async def _catch_up(self) -> None:
         """Bring what is on disk to the store, oldest first, until it fails or new writes have waited long enough."""
@@ -265,7 +341,7 @@ class WriteBehind(Generic[B]):
             while self.on_disk and not (self._is_dirty.is_set() and self._now() >= until):
                 await self._write_oldest()
                 self._works()
-        except StoreError as error:
+        except Exception as error:
             self._failed(error)
             self._pause()
             return
@@ -288,18 +364,41 @@ class WriteBehind(Generic[B]):
             self.on_disk = max(0, self.on_disk - written) if rows else 0
 
     async def _from_disk(self, body: bytes) -> None:
-        """Raises StoreUnavailable; what can never be written is counted and given up."""
+        """Into the store, or aside. Raises StoreUnavailable when it has to stay where it is."""
         try:
-            await self._writes.write(self._writes.decode(body))
+            batch = await self._twice(lambda: self._decoded(body))
+        except Exception as error:
+            if not await self._aside.keep(self.name, error, body):
+                raise self._not_aside() from error
+            return
+        await self._write_through(batch)
+
+    async def _decoded(self, body: bytes) -> B:
+        return self._writes.decode(body)
+
+    async def _write_through(self, batch: B) -> None:
+        try:
+            await self._twice(lambda: self._writes.write(batch))
         except StoreUnavailable:
             raise
-        except (StoreError, msgspec.MsgspecError) as error:
-            self._give_up(error)
+        except Exception as error:
+            if not await self._apart(batch, error, self._write_through):
+                raise self._not_aside() from error
+        else:
+            self._written(batch)
 
-    def _give_up(self, error: Exception) -> None:
-        """Repeating will not help, and does not keep what comes after from being written."""
-        log.error("write given up", writer=self.name, error=str(error), cause=repr(error.__cause__))
-        self._metrics.errors.labels("store_write").inc()
+    async def _take_back(self, body: bytes, done: Callable[[], None]) -> None:
+        """See aside.Take: behind everything that waits on disk or, without an outbox, at once."""
+        if self._outbox is None:
+            await self._write_through(self._writes.decode(body))
+        else:
+            self._writes.decode(body)  # what still cannot be decoded need not go round
+            await self._outbox.append(self.name, [body])
+            self.on_disk += 1
+            self._unwritten.to_disk(is_old=True)
+            self._retry_at = self._now()
+            self._is_dirty.set()
+        done()
 
     def _pause(self) -> None:
         self._retry_at = self._now() + self._backoff.next_s()
@@ -307,18 +406,35 @@ class WriteBehind(Generic[B]):
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
+    def _note(self, error: BaseException) -> None:
+        faults.noted(self._metrics, "store_write", error, writer=self.name)
+
     def _ended(self) -> StoreUnavailable:
         return StoreUnavailable(self.name, "the writer has ended")
+
+    def _not_aside(self) -> StoreUnavailable:
+        return StoreUnavailable(self.name, "what cannot be written cannot be set aside")
 
     def _works(self) -> None:
         self.failure = ""
         self._backoff.reset()
 
-    def _failed(self, error: StoreError) -> None:
+    def _failed(self, error: Exception) -> None:
+        if not isinstance(error, StoreError):
+            self._note(error)
         if not self.failure:
             self._failing_since = self._now()
             log.warning("store write failed", writer=self.name, error=str(error), cause=repr(error.__cause__))
-        self.failure = str(error)
+        self.failure = str(error) if isinstance(error, StoreError) else f"{self.name}: failed unexpectedly, see the log"
+
+
+def for_each(publications: Iterable[Publication], step: Callable[[Publication], None], metrics: Metrics) -> None:
+    """Tell every publication, whatever telling another one leads to."""
+    for publication in publications:
+        try:
+            step(publication)
+        except Exception as error:
+            faults.noted(metrics, "settle", error, message_id=publication.notice.message_id)
 
 
 def _resolve(done: set[asyncio.Future[None]], askers: set[asyncio.Future[None]]) -> None:

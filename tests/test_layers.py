@@ -18,17 +18,18 @@ LAYERS = {
     # words everybody uses
     1.0: "errors model tallies moments devices",
     1.1: "config queries deflate metrics",
-    1.2: "wire configfile userfile live logs",
+    1.2: "wire configfile userfile live logs faults",
     # pure state machines, the hub, and what reads for its connections
     2.0: "_fastpath _columns session lanes publication",
     2.1: "_inlet",
     3.0: "ports",
     # the domain: what the others stand on, what stands on it, and so on
+    3.1: "aside",
     4.0: "stage writebehind directory",
     4.1: "recording",
     4.2: "outbox",
     4.3: "intake receipts health maintenance",
-    4.4: "presence",
+    4.4: "presence supervision",
     4.5: "dispatch",
     # the outside
     5.0: "edge stores process streams signals",

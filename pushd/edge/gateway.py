@@ -14,7 +14,7 @@ from typing import Any, cast
 import msgspec
 import structlog
 
-from pushd import deflate, wire
+from pushd import deflate, faults, wire
 from pushd._fastpath import Connection, Hub
 from pushd._inlet import Inlet
 from pushd.edge.addresses import TOO_MANY_CONNECTIONS, Addresses
@@ -253,8 +253,7 @@ class Gateway:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a client's request failed", exc_info=error)
-            self.metrics.errors.labels("session").inc()
+            faults.noted(self.metrics, "session", error)
 
     async def watch_revocations(self) -> None:
         """Until cancelled: close live connections whose token was revoked, within REVOKED_WITHIN_S."""
@@ -263,9 +262,11 @@ class Gateway:
             await asyncio.sleep(REVOKED_WITHIN_S / 2)
             try:
                 async with asyncio.timeout(REVOKED_WITHIN_S / 2):
-                    await self._close_revoked(revocations)
+                    await faults.unless_cancelled(self._close_revoked(revocations))
             except (StoreError, TimeoutError) as error:
                 log.warning("revoked tokens cannot be asked for", error=str(error))
+            except Exception as error:
+                faults.noted(self.metrics, "revocations", error)
 
     async def _close_revoked(self, revocations: Revocations) -> None:
         by_token: dict[str, list[Connection]] = {}

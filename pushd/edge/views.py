@@ -341,6 +341,7 @@ class NodeHealth(msgspec.Struct):
     last_error: str
     uptime: float
     stores: dict[str, str]
+    set_aside: int
 
 
 def rate(part: int, whole: int) -> float:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 
 import pytest
 
 from pushd.errors import StoreError
 from pushd.model import Notice, Priority, Target, TargetKind
 from pushd.ports import Stores
+from pushd.stores.sqlite import journal
 
 from .conftest import Node
 
@@ -127,3 +130,52 @@ async def test_purge_respects_small_limits(stores: Stores, limit: int) -> None:
     await stores.journal.append([notice(1), notice(2)])
     await stores.journal.settle([1, 2])
     assert await stores.journal.purge(2000, limit) == limit
+
+
+# ---- rows that cannot be decoded
+
+SPOILED = {
+    "no JSON": b"nonsense",
+    "half": b'{"seq":2,"message_id":"m2"',
+    "another shape": b'{"seq":2}',
+    "no notice": b"[1]",
+    "two": b'{"seq":2},{"seq":3}',
+    "no UTF-8": b'{"seq":2,"message_id":"\xff","content":"x","target":{"kind":"all"},"accepted_ms":1000}',
+    "the seq of another": b'{"seq":4,"message_id":"m2","content":"x","target":{"kind":"all"},"accepted_ms":1000}',
+    "an unknown target": b'{"seq":2,"message_id":"m2","content":"x","target":{"kind":"moon"},"accepted_ms":1000}',
+    "nothing": b"",
+    "too deep": b"[" * 100_000,
+}
+
+
+def spoil(node: Node, seq: int, body: bytes, kind: str = "TEXT") -> None:
+    """What a disk, a person or a later version may leave."""
+    with closing(sqlite3.connect(node.directory / "data" / "pushd.db")) as connection, connection:
+        connection.execute(f"UPDATE journal SET body = CAST(? AS {kind}) WHERE seq = ?", (body, seq))
+
+
+@pytest.mark.parametrize("body", SPOILED.values(), ids=SPOILED)
+@pytest.mark.parametrize("kind", ["TEXT", "BLOB"])
+async def test_a_row_that_cannot_be_decoded_costs_one_row(node: Node, body: bytes, kind: str) -> None:
+    good = [notice(seq) for seq in (1, 3, 4)]
+    await node.stores.journal.append([*good, notice(2)])
+    spoil(node, 2, body, kind)
+    await node.restart()
+    assert await node.stores.journal.unsettled() == good
+    ((seq, kept, why),) = await node.stores.journal.spoiled()
+    assert (seq, kept) == (2, body)
+    assert why
+    assert await node.stores.journal.since(0) == good
+    await node.stores.journal.settle([2])
+    assert await node.stores.journal.unsettled() == good
+    assert await node.stores.journal.spoiled() == []
+
+
+async def test_pages_with_bad_rows_are_read_to_the_end(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "PAGE_ROWS", 3)
+    await node.stores.journal.append([notice(seq) for seq in range(1, 12)])
+    for seq, body in ((3, b"[]"), (4, b'{"seq":1}'), (5, b"x"), (6, b"x"), (11, b"x")):
+        spoil(node, seq, body)
+    found = await node.stores.journal.unsettled()
+    assert [one.seq for one in found] == [1, 2, 7, 8, 9, 10]
+    assert [seq for seq, _, _ in await node.stores.journal.spoiled()] == [3, 4, 5, 6, 11]

@@ -15,6 +15,7 @@ import msgspec
 
 from pushd import wire
 from pushd._fastpath import Connection, Hub
+from pushd.aside import NOTICE, Aside
 from pushd.config import Config
 from pushd.directory import CachedDirectory
 from pushd.dispatch import Dispatcher
@@ -251,18 +252,20 @@ class House:
         self.hub = hub = Hub(config.limits.max_pending_bytes)
         self.lanes: Lanes[Publication] = Lanes(config.delivery.queue_size)
         self.directory = directory = CachedDirectory(stores.directory, live, clock)
+        self.aside = aside = Aside(stores.set_aside, metrics)
         self.outbox = outbox = Outbox(
-            MailboxWriter(stores, metrics),
+            MailboxWriter(stores, metrics, aside),
             RecordWriter(
                 stores,
                 metrics,
+                aside,
                 users=directory.users,
                 client_of=lambda user_id: ("", "", ""),
                 batch_size=lambda: live.config.records.batch_size,
                 delay_s=lambda: live.config.records.flush_ms / 1000,
             ),
-            StatusWriter(stores, metrics, users=directory.users, started_ms=clock.wall_ms()),
-            SettledWriter(stores, metrics),
+            StatusWriter(stores, metrics, aside, users=directory.users, started_ms=clock.wall_ms()),
+            SettledWriter(stores, metrics, aside),
         )
         times: dict[str, Any] = {"now": clock, "wall_ms": clock.wall_ms}
         self.receipts = receipts = Receipts(hub, outbox, stores.records, live, metrics, item_of=self.item_of, **times)
@@ -274,6 +277,7 @@ class House:
             outbox,
             live,
             metrics,
+            aside,
             records=stores.records,
             were_online=outbox.statuses.were_online,
             **times,
@@ -289,6 +293,7 @@ class House:
             last_seq=last_seq,
             **times,
         )
+        aside.takes(NOTICE, self.intake.take_back)
         self.presence = Presence(hub, stores, directory, receipts, outbox, live, metrics, node_id=NODE_ID, **times)
         hub.on_handed = receipts.handed
         hub.on_gone = self._gone

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 
 from pushd import dispatch, stage, wire
@@ -294,7 +295,7 @@ async def test_an_urgent_notice_to_a_few_needs_no_worker(
     assert client.notices == ["first", "waits, too"]
 
 
-async def test_a_notice_that_fails_stays_in_the_journal_and_harms_no_other(
+async def test_a_notice_that_fails_is_set_aside_and_harms_no_other(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = house.connect(1)
@@ -309,9 +310,58 @@ async def test_a_notice_that_fails_stays_in_the_journal_and_harms_no_other(
     monkeypatch.setattr(dispatch, "GROW_AFTER_S", 0.001)
     await house.publish("next", target="online")
     await until(lambda: client.notices == ["next"])
+    await house.aside.finished()
     await house.outbox.flushed()
-    assert await house.unsettled() == [broken.notice.message_id]
-    assert 'pushd_errors_total{kind="dispatch"} 1.0' in house.metrics.text().decode()
+    assert await house.unsettled() == []
+    assert not broken.is_delivered
+    assert await house.stores.set_aside.counts() == {"notice": 1}
+    assert 'pushd_set_aside_total{kind="notice"} 1.0' in house.metrics.text().decode()
+
+
+async def test_a_notice_that_cannot_even_be_set_aside_stays_in_the_journal(
+    frail_house: House, frail: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frail_house.connect(1)
+    frail.set_aside.fail("keep")
+    with monkeypatch.context() as patched:
+        patched.setattr(dispatch.wire, "shared_frame", lambda message, dialect: 1 / 0)
+        broken = await frail_house.publish("broken", target="online")
+        await until(lambda: frail_house.dispatcher.is_idle)
+    await frail_house.aside.finished()
+    await frail_house.outbox.flushed()
+    assert await frail_house.unsettled() == [broken.notice.message_id]
+    assert frail_house.metrics.errors.labels("set_aside").value == 1
+
+
+async def test_recipients_that_cannot_be_had_in_a_way_nobody_foresaw_are_asked_for_again(
+    frail_house: House, frail: Any
+) -> None:
+    await frail.directory.learn([ANN])
+    client = frail_house.connect(1)
+    frail.directory.fail("ids_by_role", 2, TypeError("odd"))
+    await frail_house.publish("twice", target="role", roles=[1])
+    await frail_house.quiet()
+    frail.directory.fail("ids_by_role", 3, TypeError("odd"))
+    frail_house.clock.move(400)  # the cache is stale
+    await frail_house.publish("thrice", target="role", roles=[1])
+    await frail_house.quiet()
+    await frail_house.aside.finished()
+    assert client.notices == ["twice"]
+    assert await frail.set_aside.counts() == {"notice": 1}
+
+
+async def test_a_notice_that_was_set_aside_goes_to_those_who_have_not_received_it(house: House) -> None:
+    await house.stores.directory.learn([ANN, BEN])
+    first, second = house.connect(1), house.connect(2)
+    entry = notice(7, target=Target(TargetKind.ALL), content="again")
+    await house.stores.records.write(
+        [], [Receipt("m7", 1, "ann", 1, "", "", "", Outcome(START_MS, received_ms=START_MS))]
+    )
+    settled: list[str] = []
+    await house.intake.take_back(msgspec.json.encode(entry), lambda: settled.append("m7"))
+    await house.quiet()
+    assert (first.notices, second.notices) == ([], ["again"])
+    assert settled == ["m7"]
 
 
 # ---- who comes and goes meanwhile

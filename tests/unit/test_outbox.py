@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from pushd.errors import StoreError
+from pushd.model import Arrival
 from pushd.outbox import MailboxWriter, SettledWriter
+from pushd.ports import Stores
 from tests.daemon import until
-from tests.unit.parts import Counted, House
+from tests.unit.parts import START_MS, Counted, House, with_store
 
 Build = Callable[..., House]
 
@@ -66,3 +71,111 @@ async def test_settled_entries_leave_the_journal(make_house: Build, frail: Any) 
     writer.settle(counted[2].publication)
     await writer.writer.flushed()
     assert await house.unsettled() == ["m2"]
+
+
+# ---- one of many is to blame
+
+NEVER = [StoreError("store", "never"), TypeError("odd")]
+
+
+class Picky:
+    """A store that never takes anything about user 999777."""
+
+    def __init__(self, store: Any, error: Exception) -> None:
+        self._store = store
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        operation = getattr(self._store, name)
+
+        async def call(given: Any, **options: Any) -> Any:
+            if "999777" in repr(given):
+                raise self._error
+            return await operation(given, **options)
+
+        return call if name in ("save", "remove", "connected", "disconnected", "settle") else operation
+
+
+@pytest.mark.parametrize("error", NEVER)
+async def test_a_copy_that_cannot_be_saved_is_set_aside_and_all_others_are_saved(
+    make_house: Build, stores: Stores, error: Exception
+) -> None:
+    house = make_house(stores=with_store(stores, mailbox=Picky(stores.mailbox, error)))
+    writer = house.outbox.mailbox
+    good, mixed = Counted(1), Counted(2)
+    for counted, user_ids in ((good, [1, 2]), (mixed, [3, 999_777, 4, 1])):
+        writer.save(counted.publication, house.item_of(counted.publication.notice), user_ids)
+    writer.remove(5, ["m9"])
+    writer.remove(999_777, ["m9", "m8"])
+    for counted in (good, mixed):
+        counted.publication.end_fan_out()
+    house.start_writers()
+    await house.outbox.flushed()
+    assert [await house.mailbox(user_id) for user_id in (1, 2, 3, 4)] == [["m1", "m2"], ["m1"], ["m2"], ["m2"]]
+    assert (good.settled, mixed.settled) == (1, 1)
+    assert (good.publication.is_delivered, mixed.publication.is_delivered) == (True, False)
+    assert await stores.set_aside.counts() == {"mailbox": 2}
+
+
+@pytest.mark.parametrize("error", NEVER)
+async def test_a_status_that_cannot_be_written_is_set_aside_and_all_others_are_written(
+    make_house: Build, stores: Stores, error: Exception
+) -> None:
+    house = make_house(stores=with_store(stores, presence=Picky(stores.presence, error)))
+    for user_id in (1, 999_777, 2, 3):
+        house.outbox.statuses.arrived(Arrival(user_id, "", f"c{user_id}", "", "", START_MS))
+    house.outbox.statuses.left(999_777, START_MS + 5)
+    house.outbox.statuses.left(3, START_MS + 5)
+    house.start_writers()
+    await house.outbox.flushed()
+    statuses = await stores.presence.statuses([1, 2, 3, 999_777])
+    assert {user_id: status.is_online for user_id, status in statuses.items()} == {1: True, 2: True, 3: False}
+    assert await stores.set_aside.counts() == {"presence": 2}
+
+
+async def test_a_reset_that_fails_for_good_keeps_nobody_waiting_and_is_not_repeated_later(
+    make_house: Build, frail: Any
+) -> None:
+    house = make_house(stores=frail)
+    frail.presence.fail("reset", 5, TypeError("odd"))
+    house.outbox.statuses.arrived(Arrival(1, "", "c1", "", "", START_MS))
+    house.start_writers()
+    await house.outbox.flushed()
+    assert await house.outbox.statuses.were_online() == []
+    assert (await frail.presence.statuses([1]))[1].is_online
+    assert await frail.set_aside.counts() == {}
+    assert house.metrics.errors.labels("store_write").value == 1
+
+
+async def test_a_reset_is_not_repeated_with_what_came_after_it(make_house: Build, frail: Any) -> None:
+    """It would send home who has come since."""
+    house = make_house(stores=frail)
+    frail.presence.fail("disconnected", 2)
+    house.outbox.statuses.arrived(Arrival(1, "", "c1", "", "", START_MS))
+    house.outbox.statuses.left(2, START_MS)
+    house.start_writers()
+    await house.outbox.flushed()
+    assert frail.presence.calls.count("reset") == 1
+    assert (await frail.presence.statuses([1]))[1].is_online
+
+
+async def test_an_entry_that_cannot_be_settled_is_set_aside_and_settled_when_retried(
+    make_house: Build, stores: Stores
+) -> None:
+    house = make_house(stores=with_store(stores, journal=Picky(stores.journal, TypeError("odd"))))
+    for seq in (1, 999_777, 2):
+        house.outbox.settled.settle(Counted(seq).publication)
+    house.start_writers()
+    await house.outbox.flushed()
+    assert await stores.set_aside.counts() == {"settled": 1}
+
+
+async def test_who_hears_that_a_notice_is_saved_cannot_keep_the_others_from_hearing_it(house: House) -> None:
+    first, second = Counted(1), Counted(2)
+    first.publication.on_delivered = lambda publication: 1 / 0
+    for counted in (first, second):
+        house.outbox.mailbox.save(counted.publication, house.item_of(counted.publication.notice), [1])
+        counted.publication._saved()  # the fan-out is through
+    await house.outbox.flushed()
+    assert second.publication.is_delivered
+    assert house.metrics.errors.labels("settle").value == 1

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from pushd.errors import StoreError
 from pushd.model import Channel, DeliveryStatus, Mark, Outcome, PushRecord
+from pushd.ports import Stores
 from pushd.publication import Publication
 from pushd.recording import RecordWriter, merged
-from tests.unit.parts import START_MS, Counted, House
+from tests.unit.parts import START_MS, Counted, House, with_store
 
 Build = Callable[..., House]
 OFFLINE = Outcome(created_ms=START_MS, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE)
@@ -105,16 +106,59 @@ async def test_a_notice_over_several_batches_is_held_until_the_last_is_written(m
     assert await frail.records.received_by("m2") == {1, 2}
 
 
-async def test_a_notice_of_which_a_batch_was_given_up_stays_in_the_journal(make_house: Build, frail: Any) -> None:
-    house = make_house(stores=frail, records={"batch_size": 3, "flush_ms": 1})
+class Picky:
+    """Records that never take anything of one user."""
+
+    def __init__(self, records: Any, user_id: int) -> None:
+        self._records = records
+        self._user_id = user_id
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._records, name)
+
+    async def write(self, records: Any, receipts: Any) -> None:
+        if any(receipt.user_id == self._user_id for receipt in receipts):
+            raise StoreError("records", "never")
+        await self._records.write(records, receipts)
+
+
+async def test_of_a_batch_only_what_is_to_blame_is_set_aside_and_the_notice_is_settled(
+    make_house: Build, stores: Stores
+) -> None:
+    house = make_house(stores=with_store(stores, records=Picky(stores.records, 2)), records={"flush_ms": 1})
+    counted = Counted()
+    house.outbox.records.push_record(counted.publication, record(counted.publication))
+    house.outbox.records.note(counted.publication, "m1", range(1, 8), RECEIVED)
+    counted.publication.end_fan_out()
+    house.start_writers()
+    await house.outbox.flushed()
+    assert await stores.records.received_by("m1") == {1, 3, 4, 5, 6, 7}
+    assert await stores.records.push_record("m1") is not None
+    assert counted.settled == 1
+    assert await stores.set_aside.counts() == {"records": 1}
+
+
+async def test_what_cannot_be_set_aside_keeps_the_notice_in_the_journal(
+    make_house: Build, stores: Stores, frail: Any
+) -> None:
+    frail.set_aside.fail("keep")
+    house = make_house(stores=with_store(frail, records=Picky(stores.records, 2)), records={"flush_ms": 1})
     counted = Counted()
     house.outbox.records.note(counted.publication, "m1", range(1, 8), RECEIVED)
     counted.publication.end_fan_out()
-    frail.records.fail("write", 1, StoreError("records", "never"))
     house.start_writers()
     await house.outbox.flushed()
-    assert await frail.records.received_by("m1") == set(range(4, 8))
+    assert await stores.records.received_by("m1") == {1, 3, 4, 5, 6, 7}
     assert counted.settled == 0
+
+
+async def test_names_that_cannot_be_had_keep_no_receipt_from_being_written(make_house: Build, frail: Any) -> None:
+    house = make_house(stores=frail)
+    frail.directory.fail("users", 5, TypeError("odd"))
+    house.outbox.records.note(Counted().publication, "m1", [1, 2], RECEIVED)
+    house.start_writers()
+    await house.outbox.flushed()
+    assert await frail.records.received_by("m1") == {1, 2}
 
 
 async def test_two_notices_of_the_same_id_are_both_held_until_written(make_house: Build) -> None:

@@ -11,9 +11,11 @@ import msgspec
 import pytest
 
 from pushd import writebehind
+from pushd.aside import Aside
 from pushd.errors import StoreError, StoreUnavailable
 from pushd.metrics import Metrics
 from pushd.ports import Stores
+from pushd.stores.sqlite import set_aside
 from pushd.writebehind import WriteBehind
 from tests.daemon import until
 
@@ -23,16 +25,24 @@ class Paper:
 
     name = "paper"
 
-    def __init__(self, delay_s: float = 0.0, outbox: Any = None, on_disk: int = 0) -> None:
+    def __init__(
+        self, delay_s: float = 0.0, outbox: Any = None, on_disk: int = 0, set_aside: Any = None, size: int = 2
+    ) -> None:
+        self.size = size  # of a batch
         self.given: list[int] = []
         self.written_numbers: list[int] = []
         self.secured: list[int] = []
+        self.given_up: list[int] = []
+        self.poison: dict[int, Exception] = {}
         self.faults: deque[Exception] = deque()
         self.is_down = False
         self.gate = asyncio.Event()
         self.gate.set()
         self.metrics = Metrics()
-        self.writer: WriteBehind[list[int]] = WriteBehind(self, self.metrics, lambda: delay_s, outbox, on_disk)
+        self.aside = Aside(set_aside, self.metrics)
+        self.writer: WriteBehind[list[int]] = WriteBehind(
+            self, self.metrics, lambda: delay_s, self.aside, outbox, on_disk
+        )
 
     def put(self, *numbers: int) -> None:
         self.given += numbers
@@ -40,7 +50,7 @@ class Paper:
 
     def collect(self) -> list[list[int]]:
         given, self.given = self.given, []
-        return [given[start : start + 2] for start in range(0, len(given), 2)]
+        return [given[start : start + self.size] for start in range(0, len(given), self.size)]
 
     async def write(self, batch: list[int]) -> None:
         await self.gate.wait()
@@ -48,16 +58,37 @@ class Paper:
             raise StoreUnavailable("paper", "no")
         if self.faults:
             raise self.faults.popleft()
+        for number in batch:
+            if number in self.poison:
+                raise self.poison[number]
         self.written_numbers += batch
 
     def written(self, batch: list[int]) -> None:
         self.secured += batch
+
+    def gave_up(self, batch: list[int]) -> None:
+        self.given_up += batch
+
+    def parts(self, batch: list[int]) -> list[list[int]]:
+        half = len(batch) // 2
+        return [batch[:half], batch[half:]] if half else [batch]
 
     async def encode(self, batch: list[int]) -> bytes:
         return msgspec.json.encode(batch)
 
     def decode(self, body: bytes) -> list[int]:
         return msgspec.json.decode(body, type=list[int])
+
+
+async def want_all(stores: Stores) -> None:
+    """As `pushd-server set-aside retry --all` does, from this process."""
+    await stores.set_aside._thread.submit("test", "want", lambda db: db.execute(set_aside.WANT_ALL))  # type: ignore[attr-defined]
+
+
+async def wanted(stores: Stores) -> list[tuple[int, str, bytes]]:
+    """All that is set aside."""
+    await want_all(stores)
+    return await stores.set_aside.wanted([], 1000)
 
 
 Running = Callable[[Paper], "asyncio.Task[None]"]
@@ -190,23 +221,128 @@ async def test_flushed_while_the_store_is_down_waits_until_it_is_back(running: R
     assert paper.written_numbers == [1]
 
 
-async def test_gives_up_what_the_store_refuses_for_good_and_goes_on(running: Running) -> None:
+@pytest.mark.parametrize("error", [StoreError("paper", "never"), TypeError("odd"), RecursionError(), MemoryError()])
+async def test_sets_aside_what_can_never_be_written_and_writes_the_rest_in_order(
+    running: Running, stores: Stores, error: Exception
+) -> None:
+    paper = Paper(set_aside=stores.set_aside, size=8)
+    running(paper)
+    paper.poison = {5: error}
+    paper.put(*range(1, 11))
+    await paper.writer.flushed()
+    assert paper.written_numbers == paper.secured == [1, 2, 3, 4, 6, 7, 8, 9, 10]
+    assert paper.given_up == [5]
+    assert paper.writer.failure == ""
+    assert paper.metrics.set_aside.labels("paper").value == 1
+    ((_, kind, body),) = await wanted(stores)
+    assert (kind, body) == ("paper", b"[5]")
+
+
+async def test_what_fails_once_in_a_way_nobody_foresaw_is_written_all_the_same(running: Running) -> None:
     paper = Paper()
     running(paper)
-    paper.faults.append(StoreError("paper", "never"))
+    paper.faults.append(ValueError("odd"))
     paper.put(1, 2, 3)
     await paper.writer.flushed()
-    assert paper.written_numbers == [3]
-    assert paper.metrics.errors.value == 1
-    assert paper.writer.failure == ""
+    assert paper.written_numbers == [1, 2, 3]
+    assert paper.metrics.errors.labels("store_write").value == 1
+
+
+async def test_a_cancellation_by_somebody_else_is_a_failure_like_any_other(running: Running) -> None:
+    paper = Paper()
+    task = running(paper)
+    paper.faults.append(asyncio.CancelledError())  # type: ignore[arg-type]
+    paper.put(1)
+    await paper.writer.flushed()
+    assert paper.written_numbers == [1]
+    assert not task.done()
+
+
+async def test_what_cannot_be_set_aside_is_not_settled_and_the_rest_is_written(running: Running, frail: Any) -> None:
+    paper = Paper(set_aside=frail.set_aside)
+    running(paper)
+    frail.set_aside.fail("keep")
+    paper.poison = {1: TypeError("odd")}
+    paper.put(1, 2, 3)
+    await paper.writer.flushed()
+    assert paper.secured == [2, 3]
+    assert paper.given_up == []
+    assert paper.metrics.errors.labels("set_aside").value == 1
+
+
+async def test_what_cannot_even_be_encoded_is_set_aside_for_people_to_read(
+    running: Running, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paper = Paper(outbox=stores.outbox, set_aside=stores.set_aside)
+    encode = paper.encode
+
+    async def refuse(batch: list[int]) -> bytes:
+        if 2 in batch:
+            raise OverflowError("too big")
+        return await encode(batch)
+
+    monkeypatch.setattr(paper, "encode", refuse)
+    running(paper)
+    paper.is_down = True
+    paper.put(1, 2, 3)
+    await paper.writer.secured()
+    assert (paper.secured, paper.given_up) == ([1, 3], [2])
+    ((_, kind, body),) = await wanted(stores)
+    assert (kind, body) == ("paper", b"[2]")
+
+
+async def test_a_failed_collection_is_repeated_by_the_next_run(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paper = Paper()
+    with monkeypatch.context() as patched:
+        patched.setattr(paper, "collect", lambda: 1 / 0)
+        paper.put(1)
+        with pytest.raises(ZeroDivisionError):
+            await paper.writer.run()
+    running(paper)
+    await until(lambda: paper.written_numbers == [1])
+
+
+# ---- back from aside
+
+
+async def test_what_is_taken_back_is_written_behind_what_waits(running: Running, stores: Stores) -> None:
+    paper = Paper(outbox=stores.outbox, set_aside=stores.set_aside)
+    running(paper)
+    await stores.set_aside.keep("paper", "why", b"[7]")
+    paper.is_down = True
+    paper.put(1)
+    await paper.writer.secured()
+    await want_all(stores)
+    await paper.aside.look()
+    assert await stores.set_aside.counts() == {}
+    paper.is_down = False
+    await paper.writer.flushed()
+    assert paper.written_numbers == [1, 7]
+
+
+async def test_what_fails_again_is_set_aside_again(running: Running, stores: Stores) -> None:
+    paper = Paper(outbox=stores.outbox, set_aside=stores.set_aside)
+    running(paper)
+    paper.poison = {7: TypeError("odd")}
+    await stores.set_aside.keep("paper", "why", b"[7]")
+    await stores.set_aside.keep("paper", "why", b"nonsense")
+    await want_all(stores)
+    await paper.aside.look()
+    await until(lambda: paper.given_up == [7])
+    await paper.aside.look()
+    assert await stores.set_aside.wanted([], 10) == []
+    assert await stores.set_aside.counts() == {"paper": 2}
+    assert paper.writer.on_disk == 0
 
 
 async def test_what_was_refused_for_good_does_not_count_as_a_store_that_is_away(
-    running: Running, monkeypatch: pytest.MonkeyPatch
+    running: Running, stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else, long after, who flushes would be told so without anything being wrong."""
     monkeypatch.setattr(writebehind, "PATIENCE_S", 0.0)
-    paper = Paper()
+    paper = Paper(set_aside=stores.set_aside)
     running(paper)
     paper.faults.append(StoreError("paper", "never"))
     paper.put(1)
@@ -316,15 +452,25 @@ async def test_what_was_written_from_disk_is_not_written_again(running: Running,
     assert paper.written_numbers == [1, 2, 3]
 
 
-async def test_what_can_never_be_written_is_given_up_and_counted(running: Running, stores: Stores) -> None:
-    await stores.outbox.append("paper", [b"nonsense", b"[1]", b"[2]"])
-    paper = Paper(outbox=stores.outbox, on_disk=3)
-    paper.faults.append(StoreError("paper", "never"))
+async def test_what_can_never_be_written_is_set_aside_from_the_disk(running: Running, stores: Stores) -> None:
+    await stores.outbox.append("paper", [b"nonsense", b"[1,3,4]", b"[2]"])
+    paper = Paper(outbox=stores.outbox, on_disk=3, set_aside=stores.set_aside)
+    paper.poison = {3: StoreError("paper", "never")}
     running(paper)
     await paper.writer.flushed()
-    assert paper.written_numbers == [2]
-    assert paper.metrics.errors.value == 2
+    assert paper.written_numbers == [1, 4, 2]
     assert await on_disk(stores) == 0
+    assert [body for _, _, body in await wanted(stores)] == [b"nonsense", b"[3]"]
+
+
+async def test_what_cannot_be_set_aside_stays_on_disk(running: Running, frail: Any) -> None:
+    await frail.outbox.append("paper", [b"nonsense", b"[1]"])
+    paper = Paper(outbox=frail.outbox, on_disk=2, set_aside=frail.set_aside)
+    frail.set_aside.fail("keep", 2)
+    running(paper)
+    await paper.writer.flushed()
+    assert paper.written_numbers == [1]
+    assert paper.metrics.set_aside.labels("paper").value == 1
 
 
 async def test_while_the_disk_refuses_too_it_waits_in_memory(running: Running, frail: Any) -> None:

@@ -25,6 +25,7 @@ from pushd.stores.sqlite.presence import SqlitePresence
 from pushd.stores.sqlite.readers import reading
 from pushd.stores.sqlite.records import recording
 from pushd.stores.sqlite.schema import database_path, prepare
+from pushd.stores.sqlite.set_aside import SqliteSetAside
 from pushd.stores.sqlite.thread import Connections, SqliteThread
 
 __all__ = ["import_users", "open_stores"]
@@ -78,6 +79,7 @@ async def open_stores(
                     records=records,
                     directory=SqliteDirectory(thread),
                     presence=SqlitePresence(thread),
+                    set_aside=SqliteSetAside(thread, clock),
                 )
         finally:
             await thread.aclose()

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import structlog
 
-from pushd.errors import StoreError
 from pushd.stores.sqlite.connection import open_connection
 from pushd.stores.sqlite.thread import SqliteThread
 
@@ -56,7 +55,7 @@ async def _watch(connection: sqlite3.Connection, executor: ThreadPoolExecutor, t
                 for _ in range(PASSES - 1):
                     await loop.run_in_executor(executor, checkpoint, connection)
                 await thread.submit("journal", "checkpoint", checkpoint)
-        except (sqlite3.Error, StoreError) as error:  # a full disk; the WAL keeps what is written
+        except Exception as error:  # a full disk; the WAL keeps what is written, and the next one moves it
             log.warning("checkpoint failed", error=str(error))
 
 

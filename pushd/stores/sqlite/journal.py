@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 
 import msgspec
 import orjson
 
 from pushd.model import Notice
-from pushd.stores.sqlite.statements import Rows, Statements, Value, chunks, drop_chunks
+from pushd.stores.sqlite.statements import Parameter, Rows, Statements, Value, chunks, drop_chunks
 from pushd.stores.sqlite.thread import SqliteThread
 
 # Appending the same notice again is harmless; another notice under a used seq violates NOT NULL and is refused.
@@ -32,10 +33,15 @@ UPDATE journal SET settled = 1
  WHERE settled = 0 AND seq IN (SELECT value FROM json_each(CAST(:seqs AS TEXT)))
 """
 
-UNSETTLED_PAGE = """
-SELECT CAST('[' || group_concat(body) || ']' AS BLOB)
-  FROM (SELECT body FROM journal WHERE settled = 0 AND seq > :after_seq ORDER BY seq LIMIT :limit)
+# A page: its notices as one document, how many rows that are, the sum of their `seq`, and the last.
+_PAGE = "SELECT CAST('[' || group_concat(body) || ']' AS BLOB), count(*), total(seq), max(seq) FROM "
+_ROWS = "SELECT seq, CAST(body AS BLOB) FROM "
+_UNSETTLED = "(SELECT seq, body FROM journal WHERE settled = 0 AND seq > :after_seq ORDER BY seq LIMIT :limit)"
+_SINCE = """
+  (SELECT seq, body FROM journal WHERE seq > :after_seq AND accepted_ms >= :since_ms ORDER BY seq LIMIT :limit)
 """
+UNSETTLED_PAGE, UNSETTLED_ROWS = _PAGE + _UNSETTLED, _ROWS + _UNSETTLED
+SINCE_PAGE, SINCE_ROWS = _PAGE + _SINCE, _ROWS + _SINCE
 
 # Left alone, SQLite walks the table from its oldest row.
 FIRST_SINCE = """
@@ -43,11 +49,6 @@ SELECT min(seq)
   FROM (SELECT min(seq) AS seq FROM journal INDEXED BY journal_settled WHERE settled = 1 AND accepted_ms >= :since_ms
          UNION ALL
         SELECT min(seq) FROM journal WHERE settled = 0 AND accepted_ms >= :since_ms)
-"""
-
-SINCE_PAGE = """
-SELECT CAST('[' || group_concat(body) || ']' AS BLOB)
-  FROM (SELECT body FROM journal WHERE seq > :after_seq AND accepted_ms >= :since_ms ORDER BY seq LIMIT :limit)
 """
 
 PURGE = """
@@ -58,6 +59,8 @@ DELETE FROM journal
 PAGE_ROWS = 500
 
 _notices = msgspec.json.Decoder(list[Notice])
+_notice = msgspec.json.Decoder(Notice)
+_Spoiled = tuple[int, bytes, str]
 
 
 def commit(connection: sqlite3.Connection, payloads: Sequence[list[Value]]) -> None:
@@ -79,6 +82,7 @@ class SqliteJournal:
     def __init__(self, thread: SqliteThread) -> None:
         self._thread = thread
         self._statements = Statements(thread, "journal")
+        self._spoiled: list[_Spoiled] = []
 
     async def last_seq(self) -> int:
         """See ports.Journal."""
@@ -95,12 +99,19 @@ class SqliteJournal:
 
     async def unsettled(self) -> list[Notice]:
         """See ports.Journal."""
-        return await self._pages("unsettled", UNSETTLED_PAGE, 0)
+        found, self._spoiled = await self._pages("unsettled", UNSETTLED_PAGE, UNSETTLED_ROWS, 0)
+        return found
+
+    async def spoiled(self) -> list[_Spoiled]:
+        """See ports.Journal."""
+        return self._spoiled
 
     async def since(self, accepted_ms: int) -> list[Notice]:
         """See ports.Journal."""
         (first,) = await self._statements.numbers("since", FIRST_SINCE, since_ms=accepted_ms)
-        return await self._pages("since", SINCE_PAGE, first - 1, since_ms=accepted_ms) if first else []
+        if not first:
+            return []
+        return (await self._pages("since", SINCE_PAGE, SINCE_ROWS, first - 1, since_ms=accepted_ms))[0]
 
     async def purge(self, before_ms: int, limit: int) -> int:
         """See ports.Journal."""
@@ -108,20 +119,57 @@ class SqliteJournal:
             limit, lambda wanted: self._statements.change("purge", PURGE, before_ms=before_ms, limit=wanted)
         )
 
-    async def _pages(self, name: str, statement: str, after_seq: int, **parameters: int) -> list[Notice]:
-        """All notices with a higher `seq` that `statement` yields; each page is one slice of the loop's time."""
+    async def _pages(
+        self, name: str, page: str, rows: str, after_seq: int, **parameters: int
+    ) -> tuple[list[Notice], list[_Spoiled]]:
+        """All notices with a higher `seq` that `page` yields, and what cannot be decoded.
+
+        Each page is one slice of the loop's time. What `rows` yields is the same row by row, for a page with a bad one.
+        """
         found: list[Notice] = []
+        spoiled: list[_Spoiled] = []
         while True:
-            document = await self._statements.document(
-                name, statement, after_seq=after_seq, limit=PAGE_ROWS, **parameters
-            )
-            page = _notices.decode(document) if document else []
-            # SQLite does not promise the order in which an aggregate sees its rows.
-            page.sort(key=lambda notice: notice.seq)
-            found += page
-            if len(page) < PAGE_ROWS:
-                return found
-            after_seq = page[-1].seq
+            here: dict[str, Parameter] = {"after_seq": after_seq, "limit": PAGE_ROWS, **parameters}
+            document, *numbers = await self._statements.row(name, page, **here)
+            count, seqs, last_seq = (int(number or 0) for number in numbers)
+            notices = _decoded(document or b"[]", count, seqs)
+            if notices is None:
+                rows_here = await self._statements.read(name, partial(_rows_of, rows, here))
+                notices = _singly(rows_here, spoiled)
+            found += notices
+            if count < PAGE_ROWS:
+                return found, spoiled
+            after_seq = last_seq
+
+
+def _rows_of(rows: str, parameters: dict[str, Parameter], connection: sqlite3.Connection) -> list[tuple[int, bytes]]:
+    return connection.execute(rows, parameters).fetchall()
+
+
+def _decoded(document: bytes, count: int, seqs: int) -> list[Notice] | None:
+    """The notices of a page, by `seq`; None when they are not the `count` ones of its rows."""
+    try:
+        notices = _notices.decode(document)
+    except Exception:
+        return None
+    # SQLite does not promise the order in which an aggregate sees its rows.
+    notices.sort(key=lambda notice: notice.seq)
+    return notices if len(notices) == count and sum(notice.seq for notice in notices) == seqs else None
+
+
+def _singly(rows: list[tuple[int, bytes]], spoiled: list[_Spoiled]) -> list[Notice]:
+    """Those that can be decoded; the others go to `spoiled`."""
+    found = []
+    for seq, body in rows:
+        try:
+            notice = _notice.decode(body)
+            if notice.seq != seq:
+                raise ValueError(f"seq: found {notice.seq}, expected {seq}")
+        except Exception as error:
+            spoiled.append((seq, body or b"", f"{type(error).__name__}: {error}"))
+        else:
+            found.append(notice)
+    return found
 
 
 def _nothing_to_do() -> asyncio.Future[None]:

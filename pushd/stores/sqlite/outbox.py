@@ -9,9 +9,9 @@ from pushd.stores.sqlite.schema import transaction
 from pushd.stores.sqlite.thread import SqliteThread
 
 APPEND = "INSERT INTO outbox (writer, body) VALUES (?, ?)"
-OLDEST = "SELECT position, body FROM outbox WHERE writer = ? ORDER BY position LIMIT ?"
+OLDEST = "SELECT position, CAST(body AS BLOB) FROM outbox WHERE writer = ? ORDER BY position LIMIT ?"
 DROP = "DELETE FROM outbox WHERE writer = ? AND position <= ?"
-COUNTS = "SELECT writer, count(*) FROM outbox GROUP BY writer"
+COUNTS = "SELECT CAST(writer AS BLOB), count(*) FROM outbox GROUP BY writer"
 
 
 class SqliteOutbox:
@@ -49,6 +49,6 @@ class SqliteOutbox:
         """See ports.OutboxLog."""
 
         def run(connection: sqlite3.Connection) -> dict[str, int]:
-            return dict(connection.execute(COUNTS).fetchall())
+            return {writer.decode(errors="replace"): count for writer, count in connection.execute(COUNTS)}
 
         return await self._thread.submit("outbox", "counts", run, is_read=True)

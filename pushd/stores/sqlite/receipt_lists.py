@@ -11,7 +11,6 @@ from time import monotonic
 
 import msgspec
 
-from pushd.errors import StoreError
 from pushd.queries import ReceiptFilter, ReceiptRow, ReceiptSort, ReceiptStats, Slice
 from pushd.stores.sqlite import receipt_queries
 from pushd.stores.sqlite.receipt_columns import Answer, ReceiptColumns
@@ -52,7 +51,7 @@ class ReceiptLists:
         is_due = True
         while True:
             if is_due:
-                with suppress(StoreError):  # which the next list will raise
+                with suppress(Exception):  # which the next list will raise
                     await self._reads.read("refresh_columns", self.columns.refresh)
             await asyncio.sleep(FRESH_S)
             is_due = self.columns.is_stale and monotonic() < self._asked_s + ASKED_S

@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from pushd.errors import StartError
+from pushd.stores.sqlite import steps
 from pushd.stores.sqlite.connection import open_connection
 
 DATABASE_NAME = "pushd.db"
@@ -424,6 +425,7 @@ LADDER: tuple[tuple[str, ...], ...] = (
     _NAMES,
     _TOTALS,
     _MOMENTS,
+    steps.SET_ASIDE,
 )
 
 

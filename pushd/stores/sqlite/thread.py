@@ -155,8 +155,14 @@ class SqliteThread:
             delivered.append(operation)
         if self._observe is not None:
             for operation in delivered:
-                seconds = operation.finished_s - operation.submitted_s
-                self._observe(operation.store, operation.name, seconds, operation.error is None)
+                self._report(operation, self._observe)
+
+    def _report(self, operation: _Operation[Any], observe: Observe) -> None:
+        seconds = operation.finished_s - operation.submitted_s
+        try:
+            observe(operation.store, operation.name, seconds, operation.error is None)
+        except Exception as error:  # the others are still to be reported
+            self._loop.call_exception_handler({"message": "an operation could not be observed", "exception": error})
 
     def _end(self) -> None:
         if not self._ended.done():

@@ -222,15 +222,21 @@ def _identity(claims: dict[str, Any], auth: AuthConfig) -> Identity:
     if not isinstance(role, int) or isinstance(role, bool):
         raise RequestError(ErrorCode.UNAUTHORIZED, "the token's role is not a number")
     name = claims.get("username", "")
-    token_id = claims.get("jti", "")
     return Identity(
         user_id=user_id,
         username=name if isinstance(name, str) else "",
         role=role,
         is_admin=role in auth.admin_roles,
         expires_s=float(int(claims["exp"])) + auth.leeway_s,  # PyJWT, too, drops fractions
-        token_id=token_id if isinstance(token_id, str) else "",
+        token_id=_token_id(claims.get("jti", "")),
     )
+
+
+def _token_id(jti: object) -> str:
+    """The claim `jti` as a text: some issuers count their tokens. What cannot be revoked is not let in."""
+    if isinstance(jti, bool) or not isinstance(jti, str | int):
+        raise RequestError(ErrorCode.UNAUTHORIZED, "the token's jti is neither a text nor a whole number")
+    return str(jti)
 
 
 @lru_cache(maxsize=64)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -126,18 +127,48 @@ class Authenticator:
 
     def client_ip(self, request: Request) -> str:
         """The address of the client: the last of X-Forwarded-For that is no trusted proxy, else the peer."""
+        if not self._is_proxied(request):
+            return request.peer
         proxies = _networks(self._live.config.server.trusted_proxies)
-        address = request.peer
-        if not proxies or not _is_within(address, proxies):
-            return address
+        client = forwarded_address(request.peer)
         for hop in reversed(request.headers.get("x-forwarded-for", "").split(",")):
-            hop = hop.strip()
-            if not _is_address(hop):
+            if not hop.strip():
+                continue  # RFC 9110 section 5.6.1: empty elements of lists do not count
+            address = forwarded_address(hop)
+            if address is None:
                 break
-            address = hop
-            if not _is_within(hop, proxies):
+            client = address
+            if not _is_within(address, proxies):
                 break
-        return address
+        return str(client)
+
+    def _is_proxied(self, request: Request) -> bool:
+        """Whether the peer is a trusted proxy, which is believed."""
+        proxies = _networks(self._live.config.server.trusted_proxies)
+        return bool(proxies) and _is_within(forwarded_address(request.peer), proxies)
+
+
+def forwarded_address(entry: str) -> IPv4Address | IPv6Address | None:
+    """What an entry of X-Forwarded-For names; None for "unknown" and the like.
+
+    Proxies write it with a port, in brackets, in quotes, with a zone; an IPv4 address in IPv6 clothes is the IPv4 one.
+    """
+    match = _FORWARDED.fullmatch(entry.strip(" \t"))
+    try:
+        return None if match is None else _plain(ip_address(next(filter(None, match.groups()))))
+    except ValueError:
+        return None
+
+
+_FORWARDED = re.compile(
+    r""""?(?: \[([0-9A-Fa-f:.]+)(?:%[^]"\s]+)?\](?::\d+)? | ([0-9.]+)(?::\d+)? | ([0-9A-Fa-f:.]+)(?:%[^]"\s]+)? )"?""",
+    re.ASCII | re.VERBOSE,
+)
+
+
+def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
 
 
 def _verifier(auth: AuthConfig) -> Verifier:
@@ -250,16 +281,14 @@ def _is_loopback_name(host: str) -> bool:
 
 @lru_cache(maxsize=4)
 def _networks(proxies: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
-    return tuple(ip_network(proxy) for proxy in proxies)
+    return tuple(_plain_network(ip_network(proxy)) for proxy in proxies)
 
 
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
+def _plain_network(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    mapped = _plain(network.network_address)
+    is_mapped = network.version == 6 and mapped.version == 4 and network.prefixlen >= 96
+    return ip_network(f"{mapped}/{network.prefixlen - 96}") if is_mapped else network
 
 
-def _is_within(address: str, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
-    return _is_address(address) and any(ip_address(address) in network for network in networks)
+def _is_within(address: IPv4Address | IPv6Address | None, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
+    return address is not None and any(address in network for network in networks)

@@ -18,6 +18,7 @@ import msgspec
 from cachetools import LRUCache
 
 from pushd.config import AuthConfig
+from pushd.edge import origins
 from pushd.edge.http1 import Request
 from pushd.edge.tokens import Verifier
 from pushd.errors import ConfigError, ErrorCode, RequestError, StartError
@@ -26,8 +27,15 @@ from pushd.live import Live
 from pushd.ports import Revocations
 
 VERIFIED_TOKENS = 1024  # remembered
-FORBIDDEN_ORIGIN = "requests from this origin are not allowed (auth.allowed_origins)"
+FORBIDDEN_ORIGIN = "requests from this origin are not allowed (see auth.allowed_origins and server.trusted_proxies)"
 FORBIDDEN_HOST = "without credentials only loopback host names are served"
+
+HTTP, HTTPS = ("http",), ("https",)
+_FORWARDED_PROTO = {"http": HTTP, "ws": HTTP, "https": HTTPS, "wss": HTTPS}
+_FORWARDED = re.compile(
+    r""""?(?: \[([0-9A-Fa-f:.]+)(?:%[^]"\s]+)?\](?::\d+)? | ([0-9.]+)(?::\d+)? | ([0-9A-Fa-f:.]+)(?:%[^]"\s]+)? )"?""",
+    re.ASCII | re.VERBOSE,
+)
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -114,16 +122,21 @@ class Authenticator:
         host = request.headers.get("host", "")
         if self._live.config.auth.mode == "none" and not _is_loopback_name(host):
             raise RequestError(ErrorCode.FORBIDDEN, FORBIDDEN_HOST)
-        origin = request.headers.get("origin")
-        if origin is not None and not self.is_allowed_origin(origin, host):
+        if "origin" in request.headers and not self.is_allowed_origin(request):
             raise RequestError(ErrorCode.FORBIDDEN, FORBIDDEN_ORIGIN)
 
-    def is_allowed_origin(self, origin: str, host: str) -> bool:
-        """The same host, or one of `auth.allowed_origins`."""
-        allowed = self._live.config.auth.allowed_origins
-        _, _, authority = origin.partition("://")
-        is_same_host = bool(authority) and authority.lower() == host.lower()
-        return is_same_host or "*" in allowed or origin.lower() in allowed
+    def is_allowed_origin(self, request: Request) -> bool:
+        """Whether its Origin, which it has, is that of this server, or one of `auth.allowed_origins`."""
+        origin, host = request.headers["origin"], request.headers.get("host", "")
+        is_listed = origins.is_listed(origin, self._live.config.auth.allowed_origins)
+        return is_listed or origins.is_of(origin, host, self._schemes(request))
+
+    def _schemes(self, request: Request) -> tuple[str, ...]:
+        """By which the client reached us: a trusted proxy may say, and if it does not, it can be either."""
+        if not self._is_proxied(request):
+            return HTTPS if request.is_secure else HTTP
+        said = request.headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
+        return _FORWARDED_PROTO.get(said, HTTP + HTTPS)
 
     def client_ip(self, request: Request) -> str:
         """The address of the client: the last of X-Forwarded-For that is no trusted proxy, else the peer."""
@@ -158,12 +171,6 @@ def forwarded_address(entry: str) -> IPv4Address | IPv6Address | None:
         return None if match is None else _plain(ip_address(next(filter(None, match.groups()))))
     except ValueError:
         return None
-
-
-_FORWARDED = re.compile(
-    r""""?(?: \[([0-9A-Fa-f:.]+)(?:%[^]"\s]+)?\](?::\d+)? | ([0-9.]+)(?::\d+)? | ([0-9A-Fa-f:.]+)(?:%[^]"\s]+)? )"?""",
-    re.ASCII | re.VERBOSE,
-)
 
 
 def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:

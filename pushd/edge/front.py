@@ -43,6 +43,9 @@ class Application(Protocol[AdmissionT]):
     def failure(self, status: int, text: str) -> Response:
         """The answer to what the front refuses by itself; `text` is written for people and holds no secret."""
 
+    def shared(self, request: Request | None, response: Response) -> Response:
+        """Any answer as it leaves, to a request with an Origin, or to one of which too little was read to know."""
+
     def admit(self, request: Request) -> Response | AdmissionT | Awaitable[Response | AdmissionT]:
         """Decide on a well-formed WebSocket upgrade; a Response refuses it.
 
@@ -178,6 +181,14 @@ class Front:
             _log.exception("failure answer failed", status=refusal.status)
             answer = Response(refusal.status)
         return replace(answer, headers=(*answer.headers, *refusal.headers)) if refusal.headers else answer
+
+    def shared(self, request: Request | None, response: Response) -> Response:
+        """The answer as the application lets it leave, or as it is if it cannot say."""
+        try:
+            return self.application.shared(request, response)
+        except Exception:
+            _log.exception("an answer could not be shared", status=response.status)
+            return response
 
     def _sweep(self) -> None:
         now = self.loop.time()

@@ -444,19 +444,84 @@ def test_without_credentials_only_loopback_names_are_served(
 def test_origins(authenticator: Authenticator) -> None:
     host = "push.example.com:8801"
     assert not is_forbidden(authenticator, host=host)
-    assert not is_forbidden(authenticator, host=host, origin="https://push.example.com:8801")
+    assert not is_forbidden(authenticator, host=host, origin="http://push.example.com:8801")
     assert not is_forbidden(authenticator, host=host, origin="http://PUSH.example.com:8801")
-    for origin in ("https://evil.example", "null", "", "push.example.com:8801", "https://push.example.com", "https://"):
+    for origin in (
+        "https://push.example.com:8801",
+        "https://evil.example",
+        "null",
+        "",
+        "push.example.com:8801",
+        "https://push.example.com",
+        "https://",
+    ):
         assert is_forbidden(authenticator, host=host, origin=origin)
     assert is_forbidden(authenticator, host="", origin="https://")
+
+
+@pytest.mark.parametrize(
+    ("is_secure", "host", "origin", "expected"),
+    [
+        (False, "x:80", "http://x", True),
+        (False, "x", "http://x:80", True),
+        (False, "x:443", "http://x", False),
+        (False, "x:443", "https://x", False),
+        (True, "x:443", "https://x", True),
+        (True, "x", "https://x", True),
+        (True, "x", "http://x", False),
+        (True, "x:80", "http://x", False),
+        (True, "x:80", "https://x", False),
+        (True, "X.Example", "https://x.example:443", True),
+        (True, "[2001:db8::7]", "https://[2001:DB8:0::7]", True),
+        (False, "[::1]:8801", "http://[::1]:8801", True),
+        (False, "[::1]:8801", "http://[::2]:8801", False),
+        (False, "x:", "http://x", True),
+        (False, "x", "ws://x", False),
+    ],
+)
+def test_an_origin_is_a_scheme_a_host_and_a_port(
+    authenticator: Authenticator, is_secure: bool, host: str, origin: str, expected: bool
+) -> None:
+    asked = Request(headers={"host": host, "origin": origin}, is_secure=is_secure, peer="127.0.0.1")
+    assert authenticator.is_allowed_origin(asked) is expected
+
+
+@pytest.mark.parametrize(
+    ("peer", "proto", "schemes"),
+    [
+        ("10.0.0.1", "https", {"https"}),
+        ("10.0.0.1", "HTTPS, http", {"https"}),
+        ("10.0.0.1", "wss", {"https"}),
+        ("10.0.0.1", "http", {"http"}),
+        ("10.0.0.1", " http , https", {"http"}),
+        ("10.0.0.1", "", {"http", "https"}),
+        ("10.0.0.1", "spdy", {"http", "https"}),
+        ("::ffff:10.0.0.1", "https", {"https"}),
+        ("203.0.113.9", "https", {"http"}),
+        ("", "https", {"http"}),
+    ],
+)
+def test_a_trusted_proxy_says_by_which_scheme(
+    make_config: MakeConfig, peer: str, proto: str, schemes: set[str]
+) -> None:
+    authenticator = Authenticator(Live(make_config(server={"trusted_proxies": ["10.0.0.0/8"]})))
+    for scheme in ("http", "https"):
+        headers = {"host": "x", "x-forwarded-proto": proto, "origin": f"{scheme}://x"}
+        assert authenticator.is_allowed_origin(Request(headers=headers, peer=peer)) is (scheme in schemes)
 
 
 def test_listed_origins(make_config: MakeConfig) -> None:
     listed = Authenticator(Live(jwt_config(make_config, allowed_origins=["https://admin.example.com"])))
     assert not is_forbidden(listed, host="h", origin="https://admin.example.com")
     assert not is_forbidden(listed, host="h", origin="https://ADMIN.example.com")
-    for origin in ("http://admin.example.com", "https://admin.example.com.evil.example", "null"):
+    assert not is_forbidden(listed, host="h", origin="https://admin.example.com:443")
+    for origin in ("http://admin.example.com", "https://admin.example.com.evil.example", "null", "file://"):
         assert is_forbidden(listed, host="h", origin=origin)
+    files = Authenticator(Live(jwt_config(make_config, allowed_origins=["null", "file://"])))
+    assert not is_forbidden(files, host="h", origin="null")
+    assert not is_forbidden(files, host="h", origin="file://")
+    for origin in ("", "file:///", "https://null", "nul"):
+        assert is_forbidden(files, host="h", origin=origin)
     anybody = Authenticator(Live(jwt_config(make_config, allowed_origins=["*"])))
     assert not is_forbidden(anybody, host="h", origin="null")
 

@@ -156,7 +156,8 @@ class AuthConfig(_Section, frozen=True):
     allowed_origins: Annotated[
         tuple[str, ...],
         _text(
-            'Web origins that may call, such as "https://admin.example.com"; empty = the same host only, "*" = any.',
+            'Web origins that may call, such as "https://admin.example.com"; empty = the same host only, "*" = any. '
+            '"null" and "file://" are pages out of files and sandboxes, whoever wrote them.',
             form='origins such as "https://admin.example.com", or "*"',
         ),
     ] = ()
@@ -398,7 +399,7 @@ def _check_networks(networks: Iterable[str]) -> None:
             fail("server.trusted_proxies", quote(network), 'networks such as "10.0.0.0/8", without host bits')
 
 
-_ORIGIN = re.compile(r"\A[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?\Z")
+_ORIGIN = re.compile(r"\A(?:null|file://)\Z|\A[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?\Z")
 
 
 def _check_origins(origins: Iterable[str]) -> None:
@@ -406,7 +407,8 @@ def _check_origins(origins: Iterable[str]) -> None:
     for origin in origins:
         is_own_port = re.search(r"\A(http://.*:80|https://.*:443)\Z", origin)
         if origin != "*" and (is_own_port or not _ORIGIN.search(origin)):
-            expected = '"*" or scheme://host[:port] in lower case, without a path and the scheme\'s own port'
+            form = "scheme://host[:port] in lower case, without a path and the scheme's own port"
+            expected = f'"*", "null", "file://" or {form}'
             fail("auth.allowed_origins", quote(origin), expected)
 
 

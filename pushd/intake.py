@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import secrets
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -30,6 +30,7 @@ UserId = Annotated[int, msgspec.Meta(ge=1, le=MAX_USER_ID)]
 Role = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 NoticeType = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.:-]{1,64}\Z")]
 PublicId = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.:=+/@-]{1,128}\Z")]
+DEFAULT_TYPE = "system_notice"
 PriorityWord = Literal["low", "normal", "high", "urgent"]
 
 _KINDS: dict[str, TargetKind] = {kind.value: kind for kind in TargetKind}
@@ -44,7 +45,7 @@ class Submission(msgspec.Struct, forbid_unknown_fields=False):
     """The body of a publish, as CONTRACT section 3 has it. `expires_in_s`: seconds from now, at most 10 years."""
 
     content: Annotated[str, msgspec.Meta(pattern=r"\S")]
-    type: NoticeType = "system_notice"
+    type: NoticeType = DEFAULT_TYPE
     target: TargetKind = TargetKind.ALL
     user_ids: list[UserId] = []
     roles: list[Role] = []
@@ -278,7 +279,11 @@ class Intake:
         """Publish a stored notice again, for those who have not received it. Raises RequestError."""
         now = self._now()
         self._admit(now)
-        notice = _stored_notice(row, next(self._seqs), self._wall_ms(), sender)
+        try:
+            notice = self._stored_notice(row, sender)
+        except RequestError as error:
+            text = f"message_id: its record cannot be sent again as it is: {error.text}"
+            raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": "message_id"}) from None
         if notice.is_expired(self._wall_ms()):
             text = "message_id: the notice has expired"
             raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": "message_id"})
@@ -352,6 +357,39 @@ class Intake:
             sender_name=sender.name,
         )
 
+    def _stored_notice(self, row: PushRow, sender: Sender) -> Notice:
+        """A record as a notice, whoever wrote it. Raises RequestError for what no publisher may say.
+
+        Who has not received it is asked of the receive records: a target that is not known here is as good as any.
+        """
+        is_known = row.target in _KINDS
+        return Notice(
+            seq=next(self._seqs),
+            message_id=row.message_id,
+            content=self._content(_with_text(row.content)),
+            target=Target(
+                kind=_KINDS[row.target] if is_known else TargetKind.CUSTOM,
+                user_ids=self._stored_ids(row.target_user_ids or ()),
+                roles=tuple(row.target_roles or ()),
+            ),
+            accepted_ms=self._wall_ms(),
+            type=_notice_type(_well_formed(row.message_type) if row.message_type else DEFAULT_TYPE),
+            data=None if row.extra_data is None else self._data(row.extra_data),
+            priority=_PRIORITIES.get(row.priority, Priority.NORMAL),
+            need_confirm=row.need_confirm,
+            expires_ms=row.expires_ms,
+            sender_id=sender.user_id,
+            sender_name=sender.name,
+            is_resent=True,
+        )
+
+    def _stored_ids(self, user_ids: Collection[int]) -> tuple[int, ...]:
+        limit = self._live.config.limits.max_user_ids
+        if len(user_ids) > limit:
+            text = f"user_ids: {len(user_ids)} ids, at most {limit} are allowed"
+            raise RequestError(ErrorCode.TOO_MANY_USER_IDS, text)
+        return tuple(user_ids)
+
     def _content(self, content: str) -> str:
         limit = self._live.config.limits.max_content_chars
         if len(content) > limit:
@@ -424,28 +462,21 @@ def dedup_keys(notice: Notice, *, is_named: bool) -> list[str]:
     return keys
 
 
-def _stored_notice(row: PushRow, seq: int, now_ms: int, sender: Sender) -> Notice:
-    return Notice(
-        seq=seq,
-        message_id=row.message_id,
-        content=row.content,
-        target=Target(
-            kind=TargetKind(row.target), user_ids=tuple(row.target_user_ids or ()), roles=tuple(row.target_roles or ())
-        ),
-        accepted_ms=now_ms,
-        type=row.message_type,
-        data=row.extra_data,
-        priority=Priority(row.priority),
-        need_confirm=row.need_confirm,
-        expires_ms=row.expires_ms,
-        sender_id=sender.user_id,
-        sender_name=sender.name,
-        is_resent=True,
-    )
-
-
 def _distinct(ids: list[int]) -> tuple[int, ...]:
     return tuple(ids) if len(ids) < 2 else tuple(dict.fromkeys(ids))
+
+
+def _with_text(content: str) -> str:
+    if not content.strip():
+        raise RequestError(ErrorCode.CONTENT_EMPTY, "content: it has none")
+    return content
+
+
+def _well_formed(name: str) -> str:
+    try:
+        return msgspec.convert(name, NoticeType)
+    except msgspec.ValidationError:
+        raise RequestError(ErrorCode.INVALID_REQUEST, "type: expected 1 to 64 of A-Za-z0-9_.:-") from None
 
 
 def _notice_type(name: str) -> str:

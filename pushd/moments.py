@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-FORMS = 'expected "YYYY-MM-DD", "YYYY-MM-DD HH:MM:SS" or ISO 8601'
+FORMS = 'expected "YYYY-MM-DD", "YYYY-MM-DD HH:MM:SS" or ISO 8601 such as "2026-03-01T12:00:00+08:00"'
+# The whole grammar: `datetime.fromisoformat` alone takes digits, weeks and 24:00 for dates as well.
+_FORM = re.compile(
+    r"""\d{4}-\d\d-\d\d
+        (?: (?: [ ]\d\d:\d\d:\d\d(?:\.\d{1,9})? | T\d\d:\d\d(?: :\d\d(?:\.\d{1,9})? )? )
+            (?: Z | [+-]\d\d(?: :?[0-5]\d )? )? )?""",
+    re.ASCII | re.VERBOSE,
+)
+# What can be shown in any time zone: from the 2nd of January of the year 1 until a day before the end of the year 9999.
+LEAST_MS, MOST_MS = -62_135_510_400_000, 253_402_214_400_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -22,25 +32,40 @@ def _second_text(at_s: int, timezone: ZoneInfo) -> str:
 
 
 def since_ms(text: str, timezone: ZoneInfo) -> int:
-    """The moment from which on `text` counts: a date means its first. Raises ValueError."""
+    """The moment from which on `text` counts: a date means its first, a time that comes twice the earlier one.
+
+    Raises ValueError, whose text is for people.
+    """
     return _ms(_parse(text, timezone))
 
 
 def before_ms(text: str, timezone: ZoneInfo) -> int:
-    """The first moment after `text`: a date includes the whole day, a second the whole second. Raises ValueError."""
+    """The first moment after `text`: a date includes the whole day, a second the whole second, both if it comes twice.
+
+    Raises ValueError, whose text is for people.
+    """
     moment = _parse(text, timezone)
-    if len(text.strip()) == len("YYYY-MM-DD"):
+    if _is_date(text):
         return _ms(moment + timedelta(days=1))
-    return _ms(moment) + (1000 if moment.microsecond == 0 else 1)
+    return _ms(moment.replace(fold=1)) + (1000 if moment.microsecond == 0 else 1)
+
+
+def _is_date(text: str) -> bool:
+    return len(text) == len("YYYY-MM-DD")
 
 
 def _parse(text: str, timezone: ZoneInfo) -> datetime:
+    if not _FORM.fullmatch(text) or text[11:13] == "24":  # which Python 3.13 takes for the next day's midnight
+        raise ValueError(FORMS)
     try:
-        moment = datetime.fromisoformat(text.strip())
+        moment = datetime.fromisoformat(text)
         moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone)
         _ms(moment + timedelta(days=1))
+        is_skipped = not _is_date(text) and moment.astimezone(UTC).astimezone(moment.tzinfo) != moment
     except (ValueError, OverflowError):
         raise ValueError(FORMS) from None
+    if is_skipped:
+        raise ValueError(f"there is no such time in {timezone}, where clocks were put forward")
     return moment
 
 

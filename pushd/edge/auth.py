@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ import msgspec
 from cachetools import LRUCache
 
 from pushd.config import AuthConfig
+from pushd.edge import origins
 from pushd.edge.http1 import Request
 from pushd.edge.tokens import Verifier
 from pushd.errors import ConfigError, ErrorCode, RequestError, StartError
@@ -25,8 +27,15 @@ from pushd.live import Live
 from pushd.ports import Revocations
 
 VERIFIED_TOKENS = 1024  # remembered
-FORBIDDEN_ORIGIN = "requests from this origin are not allowed (auth.allowed_origins)"
+FORBIDDEN_ORIGIN = "requests from this origin are not allowed (see auth.allowed_origins and server.trusted_proxies)"
 FORBIDDEN_HOST = "without credentials only loopback host names are served"
+
+HTTP, HTTPS = ("http",), ("https",)
+_FORWARDED_PROTO = {"http": HTTP, "ws": HTTP, "https": HTTPS, "wss": HTTPS}
+_FORWARDED = re.compile(
+    r""""?(?: \[([0-9A-Fa-f:.]+)(?:%[^]"\s]+)?\](?::\d+)? | ([0-9.]+)(?::\d+)? | ([0-9A-Fa-f:.]+)(?:%[^]"\s]+)? )"?""",
+    re.ASCII | re.VERBOSE,
+)
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -113,31 +122,60 @@ class Authenticator:
         host = request.headers.get("host", "")
         if self._live.config.auth.mode == "none" and not _is_loopback_name(host):
             raise RequestError(ErrorCode.FORBIDDEN, FORBIDDEN_HOST)
-        origin = request.headers.get("origin")
-        if origin is not None and not self.is_allowed_origin(origin, host):
+        if "origin" in request.headers and not self.is_allowed_origin(request):
             raise RequestError(ErrorCode.FORBIDDEN, FORBIDDEN_ORIGIN)
 
-    def is_allowed_origin(self, origin: str, host: str) -> bool:
-        """The same host, or one of `auth.allowed_origins`."""
-        allowed = self._live.config.auth.allowed_origins
-        _, _, authority = origin.partition("://")
-        is_same_host = bool(authority) and authority.lower() == host.lower()
-        return is_same_host or "*" in allowed or origin.lower() in allowed
+    def is_allowed_origin(self, request: Request) -> bool:
+        """Whether its Origin, which it has, is that of this server, or one of `auth.allowed_origins`."""
+        origin, host = request.headers["origin"], request.headers.get("host", "")
+        is_listed = origins.is_listed(origin, self._live.config.auth.allowed_origins)
+        return is_listed or origins.is_of(origin, host, self._schemes(request))
+
+    def _schemes(self, request: Request) -> tuple[str, ...]:
+        """By which the client reached us: a trusted proxy may say, and if it does not, it can be either."""
+        if not self._is_proxied(request):
+            return HTTPS if request.is_secure else HTTP
+        said = request.headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
+        return _FORWARDED_PROTO.get(said, HTTP + HTTPS)
 
     def client_ip(self, request: Request) -> str:
         """The address of the client: the last of X-Forwarded-For that is no trusted proxy, else the peer."""
+        if not self._is_proxied(request):
+            return request.peer
         proxies = _networks(self._live.config.server.trusted_proxies)
-        address = request.peer
-        if not proxies or not _is_within(address, proxies):
-            return address
+        client = forwarded_address(request.peer)
         for hop in reversed(request.headers.get("x-forwarded-for", "").split(",")):
-            hop = hop.strip()
-            if not _is_address(hop):
+            if not hop.strip():
+                continue  # RFC 9110 section 5.6.1: empty elements of lists do not count
+            address = forwarded_address(hop)
+            if address is None:
                 break
-            address = hop
-            if not _is_within(hop, proxies):
+            client = address
+            if not _is_within(address, proxies):
                 break
-        return address
+        return str(client)
+
+    def _is_proxied(self, request: Request) -> bool:
+        """Whether the peer is a trusted proxy, which is believed."""
+        proxies = _networks(self._live.config.server.trusted_proxies)
+        return bool(proxies) and _is_within(forwarded_address(request.peer), proxies)
+
+
+def forwarded_address(entry: str) -> IPv4Address | IPv6Address | None:
+    """What an entry of X-Forwarded-For names; None for "unknown" and the like.
+
+    Proxies write it with a port, in brackets, in quotes, with a zone; an IPv4 address in IPv6 clothes is the IPv4 one.
+    """
+    match = _FORWARDED.fullmatch(entry.strip(" \t"))
+    try:
+        return None if match is None else _plain(ip_address(next(filter(None, match.groups()))))
+    except ValueError:
+        return None
+
+
+def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
 
 
 def _verifier(auth: AuthConfig) -> Verifier:
@@ -222,15 +260,21 @@ def _identity(claims: dict[str, Any], auth: AuthConfig) -> Identity:
     if not isinstance(role, int) or isinstance(role, bool):
         raise RequestError(ErrorCode.UNAUTHORIZED, "the token's role is not a number")
     name = claims.get("username", "")
-    token_id = claims.get("jti", "")
     return Identity(
         user_id=user_id,
         username=name if isinstance(name, str) else "",
         role=role,
         is_admin=role in auth.admin_roles,
         expires_s=float(int(claims["exp"])) + auth.leeway_s,  # PyJWT, too, drops fractions
-        token_id=token_id if isinstance(token_id, str) else "",
+        token_id=_token_id(claims.get("jti", "")),
     )
+
+
+def _token_id(jti: object) -> str:
+    """The claim `jti` as a text: some issuers count their tokens. What cannot be revoked is not let in."""
+    if isinstance(jti, bool) or not isinstance(jti, str | int):
+        raise RequestError(ErrorCode.UNAUTHORIZED, "the token's jti is neither a text nor a whole number")
+    return str(jti)
 
 
 @lru_cache(maxsize=64)
@@ -244,16 +288,14 @@ def _is_loopback_name(host: str) -> bool:
 
 @lru_cache(maxsize=4)
 def _networks(proxies: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
-    return tuple(ip_network(proxy) for proxy in proxies)
+    return tuple(_plain_network(ip_network(proxy)) for proxy in proxies)
 
 
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
+def _plain_network(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    mapped = _plain(network.network_address)
+    is_mapped = network.version == 6 and mapped.version == 4 and network.prefixlen >= 96
+    return ip_network(f"{mapped}/{network.prefixlen - 96}") if is_mapped else network
 
 
-def _is_within(address: str, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
-    return _is_address(address) and any(ip_address(address) in network for network in networks)
+def _is_within(address: IPv4Address | IPv6Address | None, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
+    return address is not None and any(address in network for network in networks)

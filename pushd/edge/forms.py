@@ -22,8 +22,6 @@ Order = Literal["asc", "desc"]
 Moment = Annotated[
     str,
     Meta(
-        min_length=10,
-        max_length=40,
         description='"YYYY-MM-DD", "YYYY-MM-DD HH:MM:SS" (in server.timezone) or ISO 8601.',
         extra_json_schema={"anyOf": [{"format": "date"}, {"format": "date-time"}, {"pattern": LOCAL_TIME}]},
     ),

@@ -52,6 +52,9 @@ class Application(Protocol[AdmissionT]):
     def failure(self, status: int, text: str) -> Response:
         """The answer to what the front refuses by itself; `text` is written for people and holds no secret."""
 
+    def shared(self, request: Request | None, response: Response) -> Response:
+        """Any answer as it leaves, to a request with an Origin, or to one of which too little was read to know."""
+
     def admit(self, request: Request) -> Response | AdmissionT | Awaitable[Response | AdmissionT]:
         """Decide on a well-formed WebSocket upgrade; a Response refuses it.
 
@@ -237,6 +240,14 @@ class Front:
         said = {name.lower() for name, _ in refusal.headers}
         others = (header for header in answer.headers if header[0].lower() not in said)
         return replace(answer, headers=(*others, *refusal.headers)) if refusal.headers else answer
+
+    def shared(self, request: Request | None, response: Response) -> Response:
+        """The answer as the application lets it leave, or as it is if it cannot say."""
+        try:
+            return self.application.shared(request, response)
+        except Exception:
+            _log.exception("an answer could not be shared", status=response.status)
+            return response
 
     def _sweep(self) -> None:
         now = self.loop.time()

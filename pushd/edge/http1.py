@@ -11,6 +11,7 @@ import re
 from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
+from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
@@ -236,16 +237,22 @@ def too_big(max_body_bytes: int) -> str:
     return f"the body is bigger than {max_body_bytes} bytes"
 
 
-def encode(response: Response, *, keep_alive: bool, head_only: bool) -> bytes:
-    """The bytes of an answer; without the body for HEAD. ValueError when a header would break the message."""
+@lru_cache(maxsize=1)
+def date_line(at_s: int) -> bytes:
+    """The header Date (RFC 9110 section 6.6.1), which all answers of a second share."""
+    return b"Date: %b\r\n" % formatdate(at_s, usegmt=True).encode()
+
+
+def encode(response: Response, *, keep_alive: bool, head_only: bool, date: bytes = b"") -> bytes:
+    """The bytes of an answer; without the body for HEAD. `date` is a `date_line`.
+
+    ValueError when a header would break the message.
+    """
+    head = _encode_head(response.status, response.content_type, response.headers, keep_alive)
     if response.status in {204, 304}:  # RFC 9110 section 8.6: no Content-Length, and no body either
-        return _head(response, keep_alive) + b"\r\n"
-    head = b"%bContent-Length: %d\r\n\r\n" % (_head(response, keep_alive), len(response.body))
+        return head + date + b"\r\n"
+    head = b"%b%bContent-Length: %d\r\n\r\n" % (head, date, len(response.body))
     return head if head_only else head + response.body
-
-
-def _head(response: Response, keep_alive: bool) -> bytes:
-    return _encode_head(response.status, response.content_type, response.headers, keep_alive)
 
 
 @lru_cache(maxsize=256)

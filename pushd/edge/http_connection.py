@@ -332,10 +332,21 @@ class HttpConnection(asyncio.Protocol):
         keep_alive = request is not None and request.keep_alive and not request.is_upgrade
         keep_alive = keep_alive and not self._front.is_draining
         head_only = request is not None and request.method == "HEAD"
-        is_said = self._out.add(response, keep_alive=keep_alive, head_only=head_only)
+        is_said = self._out.add(
+            self._shared(request, response),
+            keep_alive=keep_alive,
+            head_only=head_only,
+            date=http1.date_line(int(time.time())),
+        )
         self._worked_bytes = 0
         self._is_last = not (keep_alive and is_said)
         self._timed_stage = None
+
+    def _shared(self, request: Request | None, response: Response) -> Response:
+        if request is None:
+            request = self._parser.refused
+        is_plain = request is not None and "origin" not in request.headers
+        return response if is_plain else self._front.shared(request, response)
 
     def _flush(self) -> None:
         self._out.flush(self._transport)

@@ -149,6 +149,12 @@ class RequestParser:
         """The bytes behind the last request: another protocol's, after an upgrade."""
         return self._data[self._at :]
 
+    @property
+    def refused(self) -> Request | None:
+        """What was read of the message that is refused, if that says where it comes from."""
+        headers = self._headers
+        return Request(headers=headers, peer=self._peer, is_secure=self._is_secure) if "origin" in headers else None
+
     def feed(self, data: bytes) -> None:
         """Take bytes as they came."""
         self._data = self._data[self._at :] + data if self._at < len(self._data) else data

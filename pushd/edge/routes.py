@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from pushd import metrics
-from pushd.edge import answers, openapi
+from pushd.edge import answers, openapi, origins
 from pushd.edge.api import Api
 from pushd.edge.auth import Identity
 from pushd.edge.endpoint import Call, Endpoint, Later, Rights
@@ -29,7 +29,6 @@ ANSWER_WITHIN_S = 20.0
 NOBODY = Identity()
 FRESH_EXPOSITIONS = 10  # of the metrics, at once; then one each second, and others get the last one
 JSON = "application/json"
-PREFLIGHT_MAX_AGE_S = "600"
 _READING = ("GET", "HEAD")
 _STATUSES_OF_THE_API = frozenset({413, 500})  # the front's that are about a call, not about HTTP or the upgrade
 
@@ -105,16 +104,27 @@ class Router:
         try:
             self._authenticator.check_source(request)
             if request.method == "OPTIONS" and "origin" in request.headers:
-                return self._preflight(request)
-            answer = self._call(request)
+                return Response(204, headers=origins.preflight_headers(request.headers))
+            return self._call(request)
         except RequestError as error:
-            answer = self._failed(error)
-        return self._with_cors(request, answer) if "origin" in request.headers else answer
+            return self._failed(error)
 
     def failure(self, status: int, text: str) -> Response:
         """The answer to what the front refuses by itself."""
         in_body = self._live.config.server.status_in_body and status in _STATUSES_OF_THE_API
         return answers.of_status(status, text, status_in_body=in_body)
+
+    def shared(self, request: Request | None, response: Response) -> Response:
+        """Any answer as it leaves: the page of an allowed origin can read it.
+
+        Without a request, nobody knows who is answered: then any page can, where any but our own is allowed at all.
+        """
+        page = None
+        if request is None:
+            page = "*" if self._live.config.auth.allowed_origins else None
+        elif "origin" in request.headers and self._authenticator.is_allowed_origin(request):
+            page = request.headers["origin"]
+        return response if page is None else _extended(response, origins.sharing_headers(page))
 
     def admit(self, request: Request) -> Response | Admission | Awaitable[Response | Admission]:
         """Decide about an upgrade."""
@@ -229,34 +239,6 @@ class Router:
         )
         return response if not isinstance(error, _WithHeaders) else _extended(response, error.headers)
 
-    # ---- browsers of other origins (the Fetch standard's CORS protocol)
-
-    def _preflight(self, request: Request) -> Response:
-        headers = (
-            ("Access-Control-Allow-Origin", request.headers["origin"]),
-            ("Access-Control-Allow-Methods", "GET, POST, DELETE"),
-            ("Access-Control-Allow-Headers", "Authorization, Content-Type, Idempotency-Key, X-API-Key"),
-            ("Access-Control-Max-Age", PREFLIGHT_MAX_AGE_S),
-            ("Vary", "Origin"),
-        )
-        return Response(204, headers=headers)
-
-    def _with_cors(self, request: Request, response: Answer) -> Answer:
-        origin = request.headers["origin"]
-        if not self._authenticator.is_allowed_origin(origin, request.headers.get("host", "")):
-            return response
-        headers = (("Access-Control-Allow-Origin", origin), ("Vary", "Origin"))
-        if isinstance(response, Response):
-            return _extended(response, headers)
-        if isinstance(response, Pending):
-            respond, give_up = response.respond, response.give_up
-            return msgspec.structs.replace(
-                response,
-                respond=lambda: _extended(respond(), headers),
-                give_up=lambda: _extended(give_up(), headers),
-            )
-        return _extended_later(response, headers)
-
     # ---- probes
 
     def _healthz(self, request: Request) -> Response:
@@ -341,7 +323,3 @@ def _undecoded_path(request: Request) -> str:
 
 def _extended(response: Response, headers: tuple[tuple[str, str], ...]) -> Response:
     return Response(response.status, response.body, response.content_type, (*response.headers, *headers))
-
-
-async def _extended_later(response: Awaitable[Response], headers: tuple[tuple[str, str], ...]) -> Response:
-    return _extended(await response, headers)

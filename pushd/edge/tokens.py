@@ -4,6 +4,9 @@ All tokens of an issuer have the same few headers. Once PyJWT has found a token 
 the algorithm and the key. Another token with the same header, byte for byte, is valid when its signature is, which the
 algorithm of PyJWT's says, and when its claims are plainly in force. Whatever else it is, PyJWT is asked, so nothing is
 refused here, and nothing is accepted that PyJWT would refuse.
+
+PyJWT is asked with two rules of ours: a claim that is null is absent, and of what kind `sub` and `jti` are is left to
+whoever uses them, for issuers also put numbers there.
 """
 
 from __future__ import annotations
@@ -22,6 +25,15 @@ MAX_KNOWN_HEADERS = 64
 # Headers with other fields are not learned: they may change how the rest is read (RFC 7515 section 4.1.11).
 _PLAIN_FIELDS = frozenset({"alg", "kid", "typ"})
 _decode_claims = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class _PyJWT(jwt.PyJWT):
+    def _decode_payload(self, decoded: dict[str, Any]) -> dict[str, Any]:
+        """Without the claims that are null. PyJWT means it to be overridden."""
+        return _present(super()._decode_payload(decoded))
+
+
+_pyjwt = _PyJWT()
 
 
 class _Signer(NamedTuple):
@@ -61,19 +73,23 @@ class Verifier:
             and max(begins, issued) <= now_s + auth.leeway_s
             and (not auth.jwt_issuer or get("iss") == auth.jwt_issuer)
             and (not auth.jwt_audience or get("aud") == auth.jwt_audience)
-            and (type(get("sub", "")) is str and type(get("jti", "")) is str)
         )
 
     def _decoded(self, token: str) -> dict[str, Any]:
         auth = self._auth
-        return jwt.decode(
+        return _pyjwt.decode(
             token,
             self._read_key(),
             algorithms=list(auth.jwt_algorithms),
             issuer=auth.jwt_issuer or None,
             audience=auth.jwt_audience or None,
             leeway=auth.leeway_s,
-            options={"require": ["exp"], "verify_aud": bool(auth.jwt_audience)},
+            options={
+                "require": ["exp"],
+                "verify_aud": bool(auth.jwt_audience),
+                "verify_sub": False,
+                "verify_jti": False,
+            },
         )
 
     def _learn(self, segment: str, token: str) -> None:
@@ -92,9 +108,14 @@ def _is_signed(signed: str, signature: str, signer: _Signer) -> bool:
 def _claims_of(payload: str) -> dict[str, Any] | None:
     document = _decoded_segment(payload)
     try:
-        return None if document is None else _decode_claims(document)
+        return None if document is None else _present(_decode_claims(document))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def _present(claims: dict[str, Any]) -> dict[str, Any]:
+    """The claims that are not null."""
+    return {name: value for name, value in claims.items() if value is not None} if None in claims.values() else claims
 
 
 def _decoded_segment(segment: str) -> bytes | None:

@@ -7,12 +7,17 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
+from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
+from bson import Code, DatetimeMS, Decimal128, MinKey, ObjectId, Regex, Timestamp
 
 from pushd.config import Config, PresenceConfig, RecordsConfig, ServerConfig
+from pushd.edge import views
 from pushd.errors import StartError, StoreError, StoreLost, StoreUnavailable
 from pushd.model import Arrival, Mark, Receipt, Target, TargetKind
+from pushd.moments import MOST_MS
 from pushd.queries import PushFilter, PushSort, PushStats, ReceiptFilter, ReceiptSort, ReceiptStats, Slice
 from pushd.stores import mongo
 from pushd.stores.mongo.presence import MongoPresence
@@ -23,7 +28,7 @@ from tests.mongo_server import MongoServer
 from tests.mongo_server import mongo_server as mongo_server  # a fixture
 
 from .conftest import START_MS
-from .mongo_node import MongoNode
+from .mongo_node import PUSH_FIELDS, MongoNode
 from .test_records import DELIVERED, EXPIRED, OFFLINE, PENDING, RECEIPTS, push_record, receipt
 
 IMPLEMENTATIONS = ("mongodb",)
@@ -589,3 +594,20 @@ async def foreign(node: MongoNode) -> MongoRecords:
         records=RecordsConfig(url=node.server.url, database=node.database_name),
     )
     return await node._open.enter_async_context(mongo.open_records(config, ignored, node.clock))
+
+
+ODD_VALUES: list[Any] = [
+    None, "", "7", -1, 2**62, 1.5, float("nan"), float("-inf"), 1e300, True, [], [1, "2", None], {"a": {"b": 1}},
+    b"\xff", Decimal128("1.5"), Decimal128("NaN"), ObjectId(), Regex("a"), MinKey(), Code("x"), Timestamp(1, 1),
+    DatetimeMS(2**62), DatetimeMS(-(2**62)), "[" * 2000, "订单",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("field", [*PUSH_FIELDS[1:], "extra_json", "target_roles", "expires_at", "online_count"])
+async def test_a_push_record_of_any_kind_can_be_shown(node: MongoNode, database: Any, field: str) -> None:
+    for number, value in enumerate(ODD_VALUES):
+        database[PUSHES].insert_one({"message_id": f"odd{number}", field: value})
+        row = await node.stores.records.push_record(f"odd{number}")
+        assert row is not None
+        assert msgspec.json.encode(views.push_view(row, ZoneInfo("Asia/Shanghai"))), value
+        assert all(abs(at) <= MOST_MS for at in (row.push_ms, row.expires_ms, row.created_ms, row.updated_ms))

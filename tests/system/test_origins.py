@@ -163,6 +163,10 @@ class TestAddresses:
             ("203.0.113.9, nonsense", "127.0.0.1"),
             ("203.0.113.9, nonsense, 10.1.2.3", "10.1.2.3"),
             (",,,", "127.0.0.1"),
+            ("203.0.113.7:51234", "203.0.113.7"),
+            ('"[2001:db8::7]:51234", 10.1.2.3:80', "2001:db8::7"),
+            ("::ffff:203.0.113.7, ::ffff:10.1.2.3", "203.0.113.7"),
+            ("203.0.113.7:51234\r\nX-Forwarded-For: 10.1.2.3:80\r\nX-Forwarded-For:", "203.0.113.7"),
         ],
     )
     async def test_behind_trusted_proxies(self, start: Any, forwarded: str, ip: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,60 @@ async def _is_refused(probe: Probe, path: str) -> bool:
     return (response.status_code, answer["error"], answer["data"]) == (
         400, "INVALID_REQUEST", {"field": "message_id"},
     )  # fmt: skip
+
+
+# ---- what other programs have put into the records
+
+COLUMNS = (
+    "content message_type target target_user_ids target_roles recipients_count status success error push_time "
+    "expires_at sender_id sender_name priority need_confirm extra_data total_count online_count created_at updated_at"
+)
+ODD = (
+    "NULL", "''", "'odd'", "7", "-1", "1.5", "1e300", "-9e999", "4611686018427387904", "x'ff00'", "CAST(x'ff' AS TEXT)",
+    "'[]'", "'[\"a\"]'", "'[1.5,null,1e30]'", "'[['", "'hello'",
+    "'{\"n\":123456789012345678901234567890}'", "'{\"a\":\"\\ud83d\"}'", "'订单'",
+    "printf('%.*c', 600, 'x')", "printf('%.*c', 120, '[') || printf('%.*c', 120, ']')",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("column", COLUMNS.split())
+async def test_a_record_of_any_kind_is_sent_or_refused(probe: Probe, tmp_path: Path, column: str) -> None:
+    for value in ODD:
+        published = await probe.publish(target="custom", user_ids=[ABSENT], wait_ms=0)
+        await probe.get(RECORDS)
+        with suppress(sqlite3.IntegrityError):  # what may not be NULL
+            stored.change(
+                tmp_path, f"UPDATE push_records SET {column} = {value} WHERE message_id = ?", published["message_id"]
+            )
+        path = f"{RECORDS}/{published['message_id']}"
+        response = await probe.post(f"{path}/resend", None)
+        answer = response.json()
+        refused = (400, "INVALID_REQUEST", {"field": "message_id"})
+        assert response.status_code == 200 or (response.status_code, answer["error"], answer["data"]) == refused, value
+        await probe.get(path)
+        await probe.get(RECORDS, params={"page_size": 100})
+    again = await _resend(probe, (await probe.publish(target="custom", user_ids=[ABSENT]))["message_id"])
+    assert again["status"] == "delivered"
+
+
+@pytest.mark.parametrize("change", ["target = 'everyone'", "target = 'custom', target_user_ids = NULL", "priority = 9"])
+async def test_an_unknown_target_or_priority_keeps_nobody_from_getting_it(
+    probe: Probe, tmp_path: Path, change: str
+) -> None:
+    """Who has not received it is known from the receive records."""
+    has_it, silent = await probe.client(HAS_IT), await probe.client(SILENT, ack=True)
+    published = await probe.publish(target="custom", user_ids=[HAS_IT, SILENT], priority=3)
+    message_id = published["message_id"]
+    original = await silent.receive()
+    assert await has_it.receive_ids(1) == [message_id]
+    await until(lambda: _has_received(probe, message_id, 1))
+    stored.change(tmp_path, f"UPDATE push_records SET {change}")
+    again = await _resend(probe, message_id)
+    assert (again["target"], again["total_count"], again["online_count"]) == ("custom", 1, 1)
+    notice = await silent.receive()
+    assert {**notice, "time": 0, "ts": 0, "priority": 0} == {**original, "time": 0, "ts": 0, "priority": 0}
+    assert notice["priority"] == (1 if "priority" in change else 3)
+    assert await has_it.is_quiet()
 
 
 async def test_across_a_crash(tmp_path: Path) -> None:

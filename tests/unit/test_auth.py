@@ -84,7 +84,7 @@ def test_a_token_must_name_a_user(authenticator: Authenticator, uid: Any) -> Non
     assert refusal(authenticator, signed(uid=uid)) is ErrorCode.UNAUTHORIZED
 
 
-@pytest.mark.parametrize("role", ["1", None, True, 1.0, [1]])
+@pytest.mark.parametrize("role", ["1", True, 1.0, [1]])
 def test_a_role_is_a_number(authenticator: Authenticator, role: Any) -> None:
     assert refusal(authenticator, signed(type=role)) is ErrorCode.UNAUTHORIZED
 
@@ -99,6 +99,32 @@ def test_times_and_leeway(authenticator: Authenticator, make_config: MakeConfig)
     assert refusal(authenticator, signed(nbf=NOW + 3600)) is ErrorCode.UNAUTHORIZED
     assert refusal(authenticator, signed(iat=NOW + 3600)) is ErrorCode.UNAUTHORIZED
     assert authenticator.verify(signed(nbf=NOW, iat=NOW)).user_id == 7
+
+
+def test_claims_that_are_null_are_absent(authenticator: Authenticator) -> None:
+    plain = authenticator.verify(signed(type=..., username=...))
+    for _ in range(2):  # the second header is known
+        assert authenticator.verify(signed(type=None, username=None, jti=None, sub=None, nbf=None, iat=None)) == plain
+    for claims in ({"uid": None}, {"exp": None}):
+        assert refusal(authenticator, signed(**claims)) is ErrorCode.UNAUTHORIZED
+
+
+def test_a_subject_beside_the_user_does_not_matter(authenticator: Authenticator) -> None:
+    for subject in (12, "x", None, [], 2**70, True):
+        assert authenticator.verify(signed(sub=subject)).user_id == 7
+
+
+def test_a_subject_that_is_the_user_may_be_a_number(make_config: MakeConfig) -> None:
+    authenticator = Authenticator(Live(jwt_config(make_config, user_claim="sub")))
+    assert [authenticator.verify(signed(sub=subject)).user_id for subject in (12, "12")] == [12, 12]
+    assert refusal(authenticator, signed(sub=None)) is ErrorCode.UNAUTHORIZED
+
+
+def test_tokens_may_be_counted(authenticator: Authenticator) -> None:
+    """A number as `jti` is revoked by its digits."""
+    assert [authenticator.verify(signed(jti=jti)).token_id for jti in (5, "5", 0, None)] == ["5", "5", "0", ""]
+    for jti in (True, 1.5, [], {}, {"a": 1}):
+        assert refusal(authenticator, signed(jti=jti)) is ErrorCode.UNAUTHORIZED
 
 
 # ---- tokens that are remembered
@@ -418,19 +444,84 @@ def test_without_credentials_only_loopback_names_are_served(
 def test_origins(authenticator: Authenticator) -> None:
     host = "push.example.com:8801"
     assert not is_forbidden(authenticator, host=host)
-    assert not is_forbidden(authenticator, host=host, origin="https://push.example.com:8801")
+    assert not is_forbidden(authenticator, host=host, origin="http://push.example.com:8801")
     assert not is_forbidden(authenticator, host=host, origin="http://PUSH.example.com:8801")
-    for origin in ("https://evil.example", "null", "", "push.example.com:8801", "https://push.example.com", "https://"):
+    for origin in (
+        "https://push.example.com:8801",
+        "https://evil.example",
+        "null",
+        "",
+        "push.example.com:8801",
+        "https://push.example.com",
+        "https://",
+    ):
         assert is_forbidden(authenticator, host=host, origin=origin)
     assert is_forbidden(authenticator, host="", origin="https://")
+
+
+@pytest.mark.parametrize(
+    ("is_secure", "host", "origin", "expected"),
+    [
+        (False, "x:80", "http://x", True),
+        (False, "x", "http://x:80", True),
+        (False, "x:443", "http://x", False),
+        (False, "x:443", "https://x", False),
+        (True, "x:443", "https://x", True),
+        (True, "x", "https://x", True),
+        (True, "x", "http://x", False),
+        (True, "x:80", "http://x", False),
+        (True, "x:80", "https://x", False),
+        (True, "X.Example", "https://x.example:443", True),
+        (True, "[2001:db8::7]", "https://[2001:DB8:0::7]", True),
+        (False, "[::1]:8801", "http://[::1]:8801", True),
+        (False, "[::1]:8801", "http://[::2]:8801", False),
+        (False, "x:", "http://x", True),
+        (False, "x", "ws://x", False),
+    ],
+)
+def test_an_origin_is_a_scheme_a_host_and_a_port(
+    authenticator: Authenticator, is_secure: bool, host: str, origin: str, expected: bool
+) -> None:
+    asked = Request(headers={"host": host, "origin": origin}, is_secure=is_secure, peer="127.0.0.1")
+    assert authenticator.is_allowed_origin(asked) is expected
+
+
+@pytest.mark.parametrize(
+    ("peer", "proto", "schemes"),
+    [
+        ("10.0.0.1", "https", {"https"}),
+        ("10.0.0.1", "HTTPS, http", {"https"}),
+        ("10.0.0.1", "wss", {"https"}),
+        ("10.0.0.1", "http", {"http"}),
+        ("10.0.0.1", " http , https", {"http"}),
+        ("10.0.0.1", "", {"http", "https"}),
+        ("10.0.0.1", "spdy", {"http", "https"}),
+        ("::ffff:10.0.0.1", "https", {"https"}),
+        ("203.0.113.9", "https", {"http"}),
+        ("", "https", {"http"}),
+    ],
+)
+def test_a_trusted_proxy_says_by_which_scheme(
+    make_config: MakeConfig, peer: str, proto: str, schemes: set[str]
+) -> None:
+    authenticator = Authenticator(Live(make_config(server={"trusted_proxies": ["10.0.0.0/8"]})))
+    for scheme in ("http", "https"):
+        headers = {"host": "x", "x-forwarded-proto": proto, "origin": f"{scheme}://x"}
+        assert authenticator.is_allowed_origin(Request(headers=headers, peer=peer)) is (scheme in schemes)
 
 
 def test_listed_origins(make_config: MakeConfig) -> None:
     listed = Authenticator(Live(jwt_config(make_config, allowed_origins=["https://admin.example.com"])))
     assert not is_forbidden(listed, host="h", origin="https://admin.example.com")
     assert not is_forbidden(listed, host="h", origin="https://ADMIN.example.com")
-    for origin in ("http://admin.example.com", "https://admin.example.com.evil.example", "null"):
+    assert not is_forbidden(listed, host="h", origin="https://admin.example.com:443")
+    for origin in ("http://admin.example.com", "https://admin.example.com.evil.example", "null", "file://"):
         assert is_forbidden(listed, host="h", origin=origin)
+    files = Authenticator(Live(jwt_config(make_config, allowed_origins=["null", "file://"])))
+    assert not is_forbidden(files, host="h", origin="null")
+    assert not is_forbidden(files, host="h", origin="file://")
+    for origin in ("", "file:///", "https://null", "nul"):
+        assert is_forbidden(files, host="h", origin=origin)
     anybody = Authenticator(Live(jwt_config(make_config, allowed_origins=["*"])))
     assert not is_forbidden(anybody, host="h", origin="null")
 
@@ -446,7 +537,53 @@ def test_listed_origins(make_config: MakeConfig) -> None:
         ("10.0.0.1", "10.0.0.3,10.0.0.2", "10.0.0.3"),
         ("10.0.0.1", "198.51.100.1, unknown", "10.0.0.1"),
         ("10.0.0.1", "198.51.100.1, unknown, 10.0.0.2", "10.0.0.2"),
-        ("10.0.0.1", "198.51.100.1:4711", "10.0.0.1"),
+        ("10.0.0.1", "198.51.100.1:4711", "198.51.100.1"),
+        ("10.0.0.1", "198.51.100.1:4711, 10.0.0.2:80,10.0.0.3:443", "198.51.100.1"),
+        ("10.0.0.1", "[2001:db8::7]:4711", "2001:db8::7"),
+        ("10.0.0.1", "[2001:DB8:0::7]", "2001:db8::7"),
+        ("10.0.0.1", "2001:db8::7", "2001:db8::7"),
+        ("10.0.0.1", '"[2001:db8::7]:4711"', "2001:db8::7"),
+        ("10.0.0.1", '"198.51.100.1"', "198.51.100.1"),
+        ("10.0.0.1", "fe80::1%eth0", "fe80::1"),
+        ("10.0.0.1", "[fe80::1%25eth0]:4711", "fe80::1"),
+        ("10.0.0.1", "::ffff:198.51.100.1", "198.51.100.1"),
+        ("10.0.0.1", "[::FFFF:c633:6401]:4711", "198.51.100.1"),
+        ("10.0.0.1", "198.51.100.1, ::ffff:10.0.0.2", "198.51.100.1"),
+        ("10.0.0.1", "198.51.100.1, [fd00::2]:80", "198.51.100.1"),
+        ("10.0.0.1", "  198.51.100.1\t", "198.51.100.1"),
+        ("10.0.0.1", "198.51.100.1,,  ,", "198.51.100.1"),
+        ("10.0.0.1", ", , 198.51.100.1, ,10.0.0.2,", "198.51.100.1"),
+        ("10.0.0.1", "6.6.6.6, , 198.51.100.1", "198.51.100.1"),
+        ("10.0.0.1", ",,,", "10.0.0.1"),
+        *(
+            ("10.0.0.1", f"198.51.100.1, {entry}", "10.0.0.1")
+            for entry in (
+                "unknown",
+                "_hidden",
+                "-",
+                "198.51.100",
+                "198.51.100.256",
+                "198.51.100.1:",
+                "198.51.100.1:port",
+                "[]",
+                "198.51.100.01",
+                "[2001:db8::7",
+                "2001:db8::7]",
+                "2001:db8:::7",
+                "[2001:db8::7]4711",
+                "for=6.6.6.6",
+                "%",
+                "unix:",
+                "localhost",
+                "1:2:3:4:5:6:7:8:9",
+                "٣.٣.٣.٣",
+                "6.6.6.6 7.7.7.7",
+                "6.6.6.6/8",
+                "0x06060606",
+                ":80",
+            )
+        ),
+        ("::ffff:10.0.0.1", "198.51.100.1:4711", "198.51.100.1"),
         ("fd00::1", "2001:db8::7", "2001:db8::7"),
         ("", "198.51.100.1", ""),
     ],
@@ -454,6 +591,15 @@ def test_listed_origins(make_config: MakeConfig) -> None:
 def test_addresses_behind_proxies(make_config: MakeConfig, peer: str, forwarded: str, expected: str) -> None:
     live = Live(make_config(server={"trusted_proxies": ["10.0.0.0/8", "fd00::/8"]}))
     assert Authenticator(live).client_ip(request(peer=peer, x_forwarded_for=forwarded)) == expected
+
+
+@pytest.mark.parametrize("proxy", ["10.0.0.1/32", "10.0.0.1", "::ffff:10.0.0.0/104", "::ffff:a00:1", "::/0"])
+def test_a_proxy_is_known_in_either_family(make_config: MakeConfig, proxy: str) -> None:
+    authenticator = Authenticator(Live(make_config(server={"trusted_proxies": [proxy]})))
+    peers = ("10.0.0.1", "::ffff:10.0.0.1", "::ffff:a00:1") if proxy != "::/0" else ("fd00::1",)
+    for peer in peers:
+        assert authenticator.client_ip(request(peer=peer, x_forwarded_for="198.51.100.1")) == "198.51.100.1"
+    assert authenticator.client_ip(request(peer="11.0.0.1", x_forwarded_for="198.51.100.1")) == "11.0.0.1"
 
 
 def test_without_proxies_the_peer_is_the_client(open_door: Authenticator) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from pushd.errors import ErrorCode, RequestError, StoreError
 from pushd.intake import Attempt, Sender, Submission, dedup_keys, new_message_id
 from pushd.model import Notice, Priority, Target, TargetKind
 from pushd.ports import Stores
+from pushd.queries import PushRow
 from tests.daemon import until
 from tests.unit.parts import START_MS, Clock, House, notice
 
@@ -476,3 +478,98 @@ async def test_what_becomes_of_publishes_is_counted(make_house: Build, frail: An
         ("all", "normal", "queue_full"),
     ):
         assert f'pushd_notices_total{{priority="{priority}",result="{result}",target="{target}"}} 1.0' in text
+
+
+# ---- records that are sent again
+
+ROW = PushRow(
+    message_id="m1",
+    content="x",
+    message_type="order",
+    target="custom",
+    target_user_ids=[7],
+    target_roles=None,
+    recipients_count="1_users",
+    status="success",
+    success=True,
+    error=None,
+    push_ms=1,
+    expires_ms=0,
+    sender_id=1,
+    sender_name="",
+    priority=2,
+    need_confirm=True,
+    extra_data={"a": 1},
+    total_count=1,
+    online_count=1,
+    delivered_count=0,
+    failed_count=0,
+    created_ms=1,
+    updated_ms=1,
+)
+
+
+def resent(house: House, **fields: Any) -> Notice:
+    return house.intake.resend(msgspec.structs.replace(ROW, **fields), SENDER).publication.notice
+
+
+async def test_a_record_becomes_a_notice_again(intake_house: House) -> None:
+    assert resent(intake_house) == Notice(
+        seq=1,
+        message_id="m1",
+        content="x",
+        target=Target(TargetKind.CUSTOM, user_ids=(7,)),
+        accepted_ms=START_MS,
+        type="order",
+        data={"a": 1},
+        priority=Priority.HIGH,
+        need_confirm=True,
+        sender_id=7,
+        sender_name="ada",
+        is_resent=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "value"),
+    [
+        ({"target": "everyone"}, "target", Target(TargetKind.CUSTOM, user_ids=(7,))),
+        ({"target": "", "target_user_ids": None}, "target", Target(TargetKind.CUSTOM)),
+        ({"target": "all", "target_user_ids": None}, "target", Target(TargetKind.ALL)),
+        ({"priority": 4}, "priority", Priority.NORMAL),
+        ({"priority": -(2**63)}, "priority", Priority.NORMAL),
+        ({"message_type": ""}, "type", "system_notice"),
+        ({"extra_data": None}, "data", None),
+    ],
+)
+async def test_another_programs_record_is_read_as_well_as_it_can_be(
+    intake_house: House, fields: dict[str, Any], name: str, value: Any
+) -> None:
+    assert getattr(resent(intake_house, **fields), name) == value
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        ({"content": ""}, "content: it has none"),
+        ({"content": " \n"}, "content: it has none"),
+        ({"content": "x" * 501}, "content: 501 characters, at most 500"),
+        ({"message_type": "a b"}, "type: expected"),
+        ({"message_type": "订单"}, "type: expected"),
+        ({"message_type": "x" * 65}, "type: expected"),
+        ({"message_type": "hello"}, "type: 'hello' is a type of the protocol"),
+        ({"extra_data": 10**30}, "data: integers beyond 64 bits"),
+        ({"extra_data": "x" * 70_000}, "data: 70002 bytes"),
+        ({"target_user_ids": list(range(1, 10_002))}, "user_ids: 10001 ids, at most 10000"),
+        ({"expires_ms": START_MS}, "the notice has expired"),
+    ],
+)
+async def test_what_no_publisher_may_say_is_not_sent_again(
+    intake_house: House, fields: dict[str, Any], part: str
+) -> None:
+    with pytest.raises(RequestError, match=re.escape(part)) as caught:
+        resent(intake_house, **fields)
+    assert (caught.value.code, caught.value.details) == (ErrorCode.INVALID_REQUEST, {"field": "message_id"})
+    assert caught.value.text.startswith("message_id: ")
+    assert intake_house.lanes.reserve()  # its place was given back
+    intake_house.lanes.cancel()

@@ -55,13 +55,13 @@ def expert(stranger: Verifier) -> Verifier:
 def asked(monkeypatch: pytest.MonkeyPatch, expert: Verifier) -> list[str]:
     """The tokens about which PyJWT is asked from now on."""
     found: list[str] = []
-    decode = jwt.decode
+    decode = tokens._pyjwt.decode
 
     def note(token: str, *args: Any, **kwargs: Any) -> Any:
         found.append(token)
         return decode(token, *args, **kwargs)
 
-    monkeypatch.setattr(tokens.jwt, "decode", note)
+    monkeypatch.setattr(tokens._pyjwt, "decode", note)
     return found
 
 
@@ -114,14 +114,41 @@ def test_a_clock_may_be_a_little_off(expert: Verifier, asked: list[str]) -> None
         {"aud": 7},
         {"sub": 7},
         {"sub": None},
+        {"sub": ["x"]},
         {"jti": 7},
         {"jti": None},
+        {"jti": {}},
+        {"uid": None, "type": None, "username": None},
     ],
     ids=str,
 )
 def test_claims_are_judged_alike(stranger: Verifier, expert: Verifier, claims: dict[str, Any]) -> None:
     token = signed({**CLAIMS, **claims})
     assert verdict(expert, token) == verdict(stranger, token)
+
+
+@pytest.mark.parametrize("name", ["exp", "nbf", "iat", "iss", "aud", "sub", "jti", "uid", "type", "username", "x"])
+def test_a_claim_that_is_null_is_absent(stranger: Verifier, expert: Verifier, name: str) -> None:
+    absent = {other: value for other, value in CLAIMS.items() if other != name}
+    for verifier in (stranger, expert):
+        assert verdict(verifier, signed({**CLAIMS, name: None})) == verdict(stranger, signed(absent))
+
+
+@pytest.mark.parametrize("claims", [{"sub": 7}, {"sub": 2**70, "jti": 12}, {"sub": [], "jti": True}, {"nbf": None}])
+def test_sub_and_jti_may_be_of_any_kind(
+    stranger: Verifier, expert: Verifier, asked: list[str], claims: dict[str, Any]
+) -> None:
+    wanted = {name: value for name, value in {**CLAIMS, **claims}.items() if value is not None}
+    token = signed({**CLAIMS, **claims})
+    assert verdict(expert, token) == wanted
+    assert not asked
+    assert verdict(stranger, token) == wanted
+    assert asked == [token]
+
+
+def test_only_claims_lose_their_nulls(stranger: Verifier, expert: Verifier) -> None:
+    claims = {**CLAIMS, "more": {"a": None, "b": [None]}, "text": "null", "zero": 0, "no": False}
+    assert verdict(stranger, signed(claims)) == verdict(expert, signed(claims)) == claims
 
 
 @pytest.mark.parametrize("missing", ["exp", "iss", "aud"])

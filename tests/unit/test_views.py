@@ -41,6 +41,12 @@ def test_moments(at_ms: int, text: str) -> None:
     assert views.moment(at_ms, ZONE) == text
 
 
+def test_moments_that_no_calendar_has() -> None:
+    for zone in (ZONE, ZoneInfo("America/Adak"), ZoneInfo("Pacific/Kiritimati")):
+        assert views.moment(2**63 - 1, zone).startswith("9999-12-3")
+        assert views.moment(-(2**63), zone).startswith("0001-01-0")
+
+
 def test_a_push_record() -> None:
     view = views.push_view(PUSH, ZONE)
     assert (view.push_time, view.created_at, view.updated_at, view.expires_at) == (AT, AT, AT, None)

@@ -14,12 +14,15 @@ from zoneinfo import ZoneInfo
 
 from bson.datetime_ms import DatetimeMS
 
+from pushd.moments import LEAST_MS, MOST_MS
+
 PUSH_RECORDS = "push_records"
 RECEIVE_RECORDS = "admin_user_receive_records"
 ONLINE_STATUS = "admin_user_online_status"
 
 # A number that should be a time: seconds up to this, milliseconds above (it is the year 5138, or 1973).
 MOST_SECONDS = 100_000_000_000
+MOST_64_BIT = 2**63 - 1
 LAST_TEXT = "9999-12-31 23:59:59"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 
@@ -31,25 +34,26 @@ def date(ms: int) -> DatetimeMS:
 
 def milliseconds(value: object, zone: ZoneInfo) -> int:
     """A stored time; 0 for none, and for what cannot be read as one."""
+    try:
+        ms = _milliseconds(value, zone)
+    except (ValueError, OverflowError):  # of NaN and infinities, and of texts
+        return 0
+    return ms if LEAST_MS <= ms <= MOST_MS else 0
+
+
+def _milliseconds(value: object, zone: ZoneInfo) -> int:
     match value:
         case DatetimeMS():
             return int(value)
         case datetime():
             return round(_aware(value, UTC).timestamp() * 1000)
         case str():
-            return _parsed(value, zone)
+            return round(_aware(datetime.fromisoformat(value.strip()), zone).timestamp() * 1000)
         case bool():
             return 0
         case int() | float():
             return int(value) if abs(value) > MOST_SECONDS else int(value * 1000)
     return 0
-
-
-def _parsed(text: str, zone: ZoneInfo) -> int:
-    try:
-        return round(_aware(datetime.fromisoformat(text.strip()), zone).timestamp() * 1000)
-    except (ValueError, OverflowError):
-        return 0
 
 
 def _aware(time: datetime, zone: timezone | ZoneInfo) -> datetime:
@@ -66,15 +70,16 @@ def as_text(ms: int, zone: ZoneInfo) -> str:
 
 def text(value: object) -> str:
     """A stored text; "" for none."""
-    return value if isinstance(value, str) else "" if value is None else str(value)
+    return "" if value is None else str(value)  # a subclass of str, as BSON's code is, cannot be encoded
 
 
 def number(value: object, default: int = 0) -> int:
     """A stored whole number."""
     try:
-        return default if value is None else int(value)  # type: ignore[call-overload]
+        found: int = default if value is None else int(value)  # type: ignore[call-overload]
     except (TypeError, ValueError, OverflowError):
         return default
+    return found if abs(found) <= MOST_64_BIT else default
 
 
 def optional_text(value: object) -> str | None:

@@ -38,11 +38,17 @@ _PLAIN = (
     "total_count",
     "online_count",
 )
+_TIMES = {"push_ms": "push_time", "created_ms": "created_at", "updated_ms": "updated_at", "expires_ms": "expires_at"}
+# Other programs can write anything into any column: JSON has no blobs and no infinities.
+_VALUE = "CASE typeof({0}) WHEN 'blob' THEN hex({0}) WHEN 'real' THEN CAST({0} AS INTEGER) ELSE {0} END"
 _FIELDS = (
-    *(f"'{name}', {name}" for name in _PLAIN),
+    *(f"'{name}', {_VALUE.format(name)}" for name in _PLAIN),
     *(f"'{name}', iif({name}, json('true'), json('false'))" for name in ("success", "need_confirm")),
-    *(f"'{name}', json({name})" for name in ("target_user_ids", "target_roles", "extra_data")),
-    "'push_ms', push_time, 'created_ms', created_at, 'updated_ms', updated_at, 'expires_ms', ifnull(expires_at, 0)",
+    *(
+        f"'{name}', iif(typeof({name}) = 'text' AND json_valid({name}), json({name}), {_VALUE.format(name)})"
+        for name in ("target_user_ids", "target_roles", "extra_data")
+    ),
+    *(f"'{name}', ifnull({_VALUE.format(column)}, 0)" for name, column in _TIMES.items()),
     "'delivered_count', {delivered}, 'failed_count', {failed}",
 )
 _RECEIVED = "is_received = 1"

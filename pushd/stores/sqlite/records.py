@@ -5,11 +5,13 @@ Writing is in records_write, lists of receive records in receipt_lists, those of
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import msgspec
 import orjson
@@ -108,6 +110,7 @@ DELETE FROM push_records
 DECODED_RECEIPTS = 250
 
 _push_rows = msgspec.json.Decoder(list[PushRow])
+_EMPTY: dict[Any, Any] = {str: "", int: 0, bool: False}  # of the others: None
 _user_receipts = msgspec.json.Decoder(list[tuple[int, str, int, int, int, int]])
 
 
@@ -221,7 +224,7 @@ class SqliteRecords:
         rows: list[PushRow] = []
         for chunk in chunks(message_ids, push_queries.DECODED_ROWS):
             query = Query(push_queries.ROWS, {"message_ids": orjson.dumps(chunk)})
-            rows += _push_rows.decode(await self._read(name, query))
+            rows += _decoded(await self._read(name, query))
         return rows
 
     async def _change(self, name: str, statement: str, **parameters: Parameter) -> list[tuple[str, int]]:
@@ -267,3 +270,31 @@ async def recording(
     lists = ReceiptLists(reads)
     async with lists.ready():
         yield SqliteRecords(thread, reads, lists, clock=clock)
+
+
+def _decoded(document: bytes) -> list[PushRow]:
+    """Push records, whoever wrote them: SQLite's columns take values of any kind."""
+    try:
+        return _push_rows.decode(document)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return [_mended(fields) for fields in _any_json(document)]
+
+
+def _any_json(document: bytes) -> Any:
+    """Also with bytes that are no UTF-8, surrogates, infinities."""
+    value = json.loads(document.decode(errors="replace"))
+    return json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+
+
+def _mended(fields: dict[str, Any]) -> PushRow:
+    """The row without what cannot be understood."""
+    return PushRow(
+        **{field.name: _read_as(field.type, fields[field.name]) for field in msgspec.structs.fields(PushRow)}
+    )
+
+
+def _read_as(kind: Any, value: Any) -> Any:
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError:
+        return _EMPTY.get(kind)

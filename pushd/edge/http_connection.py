@@ -274,7 +274,8 @@ class HttpConnection(asyncio.Protocol):
             answer = http1.encode(response, keep_alive=keep_alive, head_only=head_only)
         except Exception:
             _log.exception("answer cannot be encoded", status=response.status)
-            keep_alive, answer = False, http1.encode(Response(500), keep_alive=False, head_only=head_only)
+            keep_alive, response = False, self._front.fail(Refusal(500, "internal error"))
+            answer = http1.encode(response, keep_alive=False, head_only=head_only)
         self._out.append(answer)
         self._is_last = not keep_alive
         self._timed_stage = None

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import msgspec
 import structlog
 
-from pushd import metrics
+from pushd import faults, metrics
 from pushd.edge import answers, openapi
 from pushd.edge.api import Api
 from pushd.edge.auth import Identity
@@ -90,10 +90,14 @@ class Router:
             answer = self._call(request)
         except RequestError as error:
             answer = self._failed(error)
+        except Exception as error:
+            answer = self._crashed(error)
         return self._with_cors(request, answer) if "origin" in request.headers else answer
 
     def failure(self, status: int, text: str) -> Response:
         """The answer to what the front refuses by itself."""
+        if status == 500:
+            self._api.metrics.errors.labels("request").inc()
         in_body = self._live.config.server.status_in_body and status in _STATUSES_OF_THE_API
         return answers.of_status(status, text, status_in_body=in_body)
 
@@ -113,7 +117,11 @@ class Router:
 
     def attach(self, transport: asyncio.Transport, request: Request, admission: Admission, tail: bytes) -> None:
         """Take an admitted connection over."""
-        self._gateway.attach(transport, request, admission, tail)
+        try:
+            self._gateway.attach(transport, request, admission, tail)
+        except Exception:
+            self._api.metrics.errors.labels("request").inc()
+            raise
 
     # ---- routing
 
@@ -184,6 +192,8 @@ class Router:
             return answers.success(tell())
         except RequestError as error:
             return self._failed(error)
+        except Exception as error:
+            return self._crashed(error)
 
     async def _finish(self, result: Awaitable[Any]) -> Response:
         try:
@@ -193,6 +203,8 @@ class Router:
             return self._failed(error)
         except (StoreError, TimeoutError) as error:
             return self._storeless(error)
+        except Exception as error:
+            return self._crashed(error)
 
     def _too_late(self) -> Response:
         return self._storeless(TimeoutError())
@@ -200,6 +212,11 @@ class Router:
     def _storeless(self, error: StoreError | TimeoutError) -> Response:
         log.warning("request failed for want of a store", error=str(error), cause=repr(error.__cause__))
         return self._failed(RequestError(ErrorCode.STORE_UNAVAILABLE, "a store does not answer", retry_after_s=5))
+
+    def _crashed(self, error: Exception) -> Response:
+        """The answer to what failed in a way that nobody foresaw: of that only the log speaks."""
+        faults.logged(self._api.metrics, "request", error)
+        return self.failure(500, "internal error")
 
     def _failed(self, error: RequestError) -> Response:
         response = answers.failure(

@@ -27,6 +27,7 @@ from websockets.exceptions import ConnectionClosed
 
 from pushd import app, aside, outbox, ports, presence, supervision, writebehind
 from pushd.config import Config
+from pushd.errors import StartError
 from pushd.model import MailboxItem, Notice, Target, TargetKind, User
 from pushd.stores import open_stores
 from pushd.stores.sqlite import set_aside
@@ -463,3 +464,39 @@ async def test_what_fails_once_costs_what_it_is_about_and_nothing_else(
                 bystander = await connected(probe, 5, is_acking=False)
             loop_errors.clear()
     assert not problems, "\n".join([f"{len(problems)} of {len(reached)}", *problems])
+
+
+async def test_a_start_at_which_something_fails_once_comes_up_or_says_so_and_the_next_one_does(
+    make_config: MakeConfig, patch: pytest.MonkeyPatch, loop_errors: list[Any]
+) -> None:
+    config, calls = make_config(records={"flush_ms": 1}), Calls()
+    async with running(config) as probe:
+        kept = await Life(probe, await connected(probe, 5, is_acking=False), 1).publish(user_ids=[77])
+        places = [*codecs(), *codec_calls()]
+    async with open_stores(config, lambda *_: None) as stores:
+        places += store_calls(stores)
+    with patch.context() as counting:
+        for place in places:
+            replaced(place, calls.make(place.label), counting)
+        async with running(config):
+            pass
+    reached = [place for place in places if calls.total[place.label]]
+    assert {"journal.unsettled", "outbox.counts"} <= {place.label for place in reached}
+    for place, error in zip(reached, itertools.cycle(ERRORS), strict=False):
+        odd = Odd(error())
+        with patch.context() as failing:
+            replaced(place, odd.make, failing)
+            try:
+                async with running(config) as probe:
+                    assert (await probe.http.get("/readyz")).status_code == 200
+            except Exception as failure:
+                said = failure is odd.error or isinstance(failure, StartError)
+            else:
+                said = True
+        assert said, place.label
+        assert odd.has_fired, place.label
+    async with running(config) as probe:
+        waiting = await connected(probe, 77)
+        await until(lambda: kept in waiting.got)
+        await waiting.close()
+    loop_errors.clear()

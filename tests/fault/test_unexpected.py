@@ -388,6 +388,7 @@ def seen(node: app.Node) -> float:
 
 # ---- the tests
 
+SHARES = 4  # of the places: each share has a node of its own
 ERRORS: list[Callable[[], BaseException]] = [
     lambda: RuntimeError("odd"),
     lambda: TypeError("odd"),
@@ -414,8 +415,9 @@ async def running(config: Config) -> AsyncIterator[Probe]:
         yield probe
 
 
+@pytest.mark.parametrize("share", range(SHARES))
 async def test_what_fails_once_costs_what_it_is_about_and_nothing_else(
-    make_config: MakeConfig, patch: pytest.MonkeyPatch, loop_errors: list[Any]
+    make_config: MakeConfig, patch: pytest.MonkeyPatch, loop_errors: list[Any], share: int
 ) -> None:
     calls, problems = Calls(), []
     config = make_config(records={"flush_ms": 1})
@@ -441,7 +443,8 @@ async def test_what_fails_once_costs_what_it_is_about_and_nothing_else(
         reached = [place for place in places if calls.total[place.label]]
         unreached = {place.label for place in at_ports if not calls.total[place.label]}
         assert unreached <= at_start, unreached - at_start
-        for number, (place, error) in enumerate(zip(reached, itertools.cycle(ERRORS), strict=False), 2):
+        here = list(zip(reached, itertools.cycle(ERRORS), strict=False))[share::SHARES]
+        for number, (place, error) in enumerate(here, 2):
             odd, before, ended = Odd(error()), seen(node), node.metrics.errors.labels("background").value
             life = Life(probe, bystander, number)
             with patch.context() as failing:

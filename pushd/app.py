@@ -83,7 +83,7 @@ class Node:
         self.hub = hub = Hub(config.limits.max_pending_bytes)
         self.inlet = Inlet(websocket.parsing, *websocket.longest_frames(config.limits))
         self.lanes: Lanes[Publication] = Lanes(config.delivery.queue_size)
-        directory = CachedDirectory(stores.directory, live, now)
+        self.directory = directory = CachedDirectory(stores.directory, live, now)
         self.outbox = outbox = Outbox(
             MailboxWriter(stores, metrics, aside, on_disk=past.outbox.get(MailboxWriter.name, 0)),
             RecordWriter(

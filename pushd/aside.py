@@ -119,12 +119,9 @@ class Aside:
 
     async def _forget(self) -> None:
         if self._done:
-            done, self._done = self._done, []
-            try:
-                await self._store.drop(done)
-            except BaseException:
-                self._done += done
-                raise
+            done = list(self._done)
+            await self._store.drop(done)
+            del self._done[: len(done)]
             self._under_way.difference_update(done)
 
     async def _take_back(self, entry_id: int, kind: str, body: bytes) -> None:

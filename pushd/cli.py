@@ -222,7 +222,7 @@ def _list_set_aside(entries: Iterable[set_aside.Entry], *, as_json: bool) -> Non
         {
             "id": entry.entry_id,
             "kind": entry.kind,
-            "at": datetime.fromtimestamp(entry.at_ms / 1000, UTC).isoformat(" ", "seconds"),
+            "at": _moment(entry.at_ms),
             "bytes": entry.size,
             "state": "retry" if entry.is_wanted else "aside",
             "cause": entry.cause,
@@ -235,6 +235,13 @@ def _list_set_aside(entries: Iterable[set_aside.Entry], *, as_json: bool) -> Non
         _print("nothing is set aside\n")
     else:
         _print(_table([[*rows[0]], *([str(value) for value in row.values()] for row in rows)]))
+
+
+def _moment(at_ms: int) -> str:
+    try:
+        return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(" ", "seconds")
+    except (ValueError, OverflowError, OSError):  # of a row that somebody has written to
+        return "?"
 
 
 def _table(rows: list[list[str]]) -> str:

@@ -203,21 +203,16 @@ class Receipts:
 
     def _return_all(self, user_id: int) -> None:
         for publication in self._waiting.pop(user_id, {}).values():
-            self._return_one(publication, user_id)
-
-    def _return_one(self, publication: Publication, user_id: int) -> None:
-        try:
             self.to_mailbox(publication, (user_id,))
             self._answered(publication, 1)
-        except Exception as error:  # the journal keeps the notice
-            faults.noted(self._metrics, "receipts", error, message_id=publication.notice.message_id)
 
     def _return(self, user_id: int, message_ids: Sequence[str]) -> None:
         mine = self._waiting.get(user_id, {})
         for message_id in message_ids:
             publication = mine.pop(message_id, None)
             if publication is not None:
-                self._return_one(publication, user_id)
+                self.to_mailbox(publication, (user_id,))
+                self._answered(publication, 1)
 
     def expire(self) -> None:
         """Put into the mailbox what was not acknowledged within `delivery.ack_timeout_s`."""

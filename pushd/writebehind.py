@@ -32,6 +32,7 @@ PATIENCE_S = 2.0  # how long a flush waits for a store that fails
 ROWS_AT_ONCE = 20  # batches read back from the disk at a time
 HELD_MOST_S = 0.5  # writes are held back for what is more urgent, in all
 HELD_FOR_S = 0.01  # until that is looked at again
+COLLECT_ATTEMPTS = 5
 CATCH_UP_S = 0.25  # then new writes go behind them, out of memory
 
 
@@ -131,6 +132,7 @@ class WriteBehind(Generic[B]):
         self._is_urgent = asyncio.Event()
         self._is_idle = not on_disk
         self._is_ended = False
+        self._collect_failures = 0  # in a row
         self._failing_since = 0.0
         self._retry_at = 0.0
         self._backoff = Backoff(most_s=RETRY_MOST_S)
@@ -215,7 +217,12 @@ class WriteBehind(Generic[B]):
         self._is_dirty.clear()
         self._is_urgent.clear()
         flushes, securings = set(self._flushes), set(self._securings)  # later ones wait for what is given from here on
-        batches = self._collect()
+        try:
+            batches = self._writes.collect()
+        except Exception as error:
+            await self._collect_later(error)
+            return
+        self._collect_failures = 0
         self._unwritten.take()
         held_until = self._now() + (0.0 if flushes or securings else HELD_MOST_S)
         for batch in batches:
@@ -232,12 +239,15 @@ class WriteBehind(Generic[B]):
             _resolve(flushes, self._flushes)
             self._is_idle = True
 
-    def _collect(self) -> Iterable[B]:
-        try:
-            return self._writes.collect()
-        except Exception:
-            self._is_dirty.set()  # it is still to be collected
-            raise
+    async def _collect_later(self, error: Exception) -> None:
+        """Nothing was collected. Raises `error` when it never is: that is no one batch's fault."""
+        self._is_dirty.set()
+        self._collect_failures += 1
+        if self._collect_failures == COLLECT_ATTEMPTS:
+            self._collect_failures = 0
+            raise error
+        self._note(error)
+        await asyncio.sleep(self._backoff.next_s())
 
     async def _give_way(self, until: float) -> None:
         """Leave the processor to what is more urgent, unless somebody waits for these writes."""

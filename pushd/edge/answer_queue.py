@@ -24,13 +24,12 @@ class AnswerQueue:
         self._pieces: list[bytes] = []
 
     def add(self, response: Response, *, keep_alive: bool, head_only: bool, date: bytes) -> bool:
-        """Put an answer behind the others; False if it cannot be said, and a 500 that ends the connection is there."""
+        """Put an answer behind the others; False if it cannot be said, which is logged."""
         is_shared = len(response.body) > SHARED_BYTES and not head_only
         try:
             answer = http1.encode(response, keep_alive=keep_alive, head_only=head_only or is_shared, date=date)
         except Exception:
             _log.exception("answer cannot be encoded", status=response.status)
-            self._put(http1.encode(Response(500), keep_alive=False, head_only=head_only, date=date))
             return False
         self._put(answer)
         if is_shared:

@@ -31,6 +31,7 @@ ANSWERS_BYTES = 32 * 1024  # of answers in one write: then the kernel must take 
 
 _UNDECIDED = Refusal(503, "the decision on the upgrade took too long", (("Retry-After", "1"),))
 _CROWDED = Refusal(503, "too many request bodies are under way", (("Retry-After", "1"),))
+_BROKEN = Refusal(500, "internal error")
 _SLOW = Refusal(408, "the request took too long to arrive")
 
 _Answer = Pending | Awaitable[Response | None]
@@ -325,21 +326,20 @@ class HttpConnection(asyncio.Protocol):
 
     def _crash(self, request: Request) -> Response:
         _log.exception("request failed", method=request.method, path=request.path)
-        return self._front.fail(Refusal(500, "internal error"))
+        return self._front.fail(_BROKEN)
 
     def _reply(self, request: Request | None, response: Response) -> None:
         """Put an answer behind those to be written; None stands for bytes that were no request."""
         keep_alive = request is not None and request.keep_alive and not request.is_upgrade
         keep_alive = keep_alive and not self._front.is_draining
         head_only = request is not None and request.method == "HEAD"
-        is_said = self._out.add(
-            self._shared(request, response),
-            keep_alive=keep_alive,
-            head_only=head_only,
-            date=http1.date_line(int(time.time())),
-        )
+        date = http1.date_line(int(time.time()))
+        answer = self._shared(request, response)
+        if not self._out.add(answer, keep_alive=keep_alive, head_only=head_only, date=date):
+            keep_alive, answer = False, self._shared(request, self._front.fail(_BROKEN))
+            self._out.add(answer, keep_alive=False, head_only=head_only, date=date)
         self._worked_bytes = 0
-        self._is_last = not (keep_alive and is_said)
+        self._is_last = not keep_alive
         self._timed_stage = None
 
     def _shared(self, request: Request | None, response: Response) -> Response:

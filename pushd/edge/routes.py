@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import msgspec
 import structlog
 
-from pushd import metrics
+from pushd import faults, metrics
 from pushd.edge import answers, openapi, origins
 from pushd.edge.api import Api
 from pushd.edge.auth import Identity
@@ -108,9 +108,13 @@ class Router:
             return self._call(request)
         except RequestError as error:
             return self._failed(error)
+        except Exception as error:
+            return self._crashed(error)
 
     def failure(self, status: int, text: str) -> Response:
         """The answer to what the front refuses by itself."""
+        if status == 500:
+            self._api.metrics.errors.labels("request").inc()
         in_body = self._live.config.server.status_in_body and status in _STATUSES_OF_THE_API
         return answers.of_status(status, text, status_in_body=in_body)
 
@@ -142,7 +146,11 @@ class Router:
 
     def attach(self, transport: asyncio.Transport, request: Request, admission: Admission, tail: bytes) -> None:
         """Take an admitted connection over."""
-        self._gateway.attach(transport, request, admission, tail)
+        try:
+            self._gateway.attach(transport, request, admission, tail)
+        except Exception:
+            self._api.metrics.errors.labels("request").inc()
+            raise
 
     # ---- routing
 
@@ -216,6 +224,8 @@ class Router:
             return answers.success(tell())
         except RequestError as error:
             return self._failed(error)
+        except Exception as error:
+            return self._crashed(error)
 
     async def _finish(self, result: Awaitable[Any]) -> Response:
         try:
@@ -225,6 +235,8 @@ class Router:
             return self._failed(error)
         except (StoreError, TimeoutError) as error:
             return self._storeless(error)
+        except Exception as error:
+            return self._crashed(error)
 
     def _too_late(self) -> Response:
         return self._storeless(TimeoutError())
@@ -232,6 +244,11 @@ class Router:
     def _storeless(self, error: StoreError | TimeoutError) -> Response:
         log.warning("request failed for want of a store", error=str(error), cause=repr(error.__cause__))
         return self._failed(RequestError(ErrorCode.STORE_UNAVAILABLE, "a store does not answer", retry_after_s=5))
+
+    def _crashed(self, error: Exception) -> Response:
+        """The answer to what failed in a way that nobody foresaw: of that only the log speaks."""
+        faults.logged(self._api.metrics, "request", error)
+        return self.failure(500, "internal error")
 
     def _failed(self, error: RequestError) -> Response:
         response = answers.failure(

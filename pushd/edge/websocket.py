@@ -16,7 +16,7 @@ import structlog
 from picows import WSAutoPingStrategy, WSUpgradeResponse, WSUpgradeResponseWithListener
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # private: pinned, and a contract test
 
-from pushd import wire
+from pushd import faults, wire
 from pushd._fastpath import Connection
 from pushd._inlet import FrameParser
 from pushd.config import LimitsConfig
@@ -83,9 +83,8 @@ class Listener:
             gateway.hub.close(connection, error.code, error.reason)
             if opcode == wire.Opcode.CLOSE:
                 connection.finish()
-        except Exception:
-            log.exception("session failed", conn_id=connection.conn_id)
-            gateway.metrics.errors.labels("session").inc()
+        except Exception as error:
+            faults.noted(gateway.metrics, "session", error, conn_id=connection.conn_id)
             gateway.hub.close(connection, CloseCode.INTERNAL_ERROR)
 
     def _send(self, message: wire.ServerMessage) -> None:

@@ -241,3 +241,22 @@ class TestConfiguration:
         (line,) = [line for line in daemon.log_file.read_text().splitlines() if not line.startswith("{")]
         assert "revocation_url" in line
         assert "very-secret-word" not in daemon.log_file.read_text()
+
+
+async def test_a_look_that_fails_in_a_way_nobody_foresaw_is_repeated(
+    probe: Probe, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await probe.client(7, query=f"token={token(7, jti='t7')}")
+    revocations = probe.node.gateway.authenticator.revocations
+    looks: list[object] = []
+
+    async def fail(token_ids: object) -> set[str]:
+        looks.append(token_ids)
+        raise TypeError("odd")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(revocations, "revoked", fail)
+        await until(lambda: len(looks) >= 2)
+    await _revoke(redis_server, "t7")
+    assert await client.closed() == 4403
+    assert probe.node.metrics.errors.labels("revocations").value >= 2

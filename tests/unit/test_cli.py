@@ -286,3 +286,35 @@ def test_module_is_the_same_program(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("pushd", run_name="__main__")
     assert (stop.value.code, capsys.readouterr().out) == (0, "ok\n")
+
+
+# ---- what is set aside
+
+
+def test_nothing_is_set_aside(call: Call) -> None:
+    assert call("set-aside", "list") == (0, "nothing is set aside\n", "")
+    assert call("set-aside", "list", "--json") == (0, "[]\n", "")
+    assert call("set-aside", "retry", "--all") == (0, "0 to be tried again\n", "")
+    assert call("set-aside", "drop", "--all") == (0, "0 dropped\n", "")
+    status, out, err = call("set-aside", "drop", "3", "2")
+    assert (status, out, err) == (1, "", "pushd: not set aside: 2, 3; nothing was done\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("set-aside",),
+        ("set-aside", "mend"),
+        ("set-aside", "retry"),
+        ("set-aside", "drop"),
+        ("set-aside", "drop", "1", "--all"),
+        ("set-aside", "retry", "0"),
+        ("set-aside", "retry", "x"),
+        ("set-aside", "list", "1"),
+        ("set-aside", "list", "--config", "missing.toml"),
+        ("--check", "set-aside", "list"),
+    ],
+)
+def test_wrong_usage_of_what_is_set_aside(call: Call, arguments: tuple[str, ...]) -> None:
+    status, out, err = call(*arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1)

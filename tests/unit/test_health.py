@@ -134,3 +134,24 @@ async def test_what_is_wrong_with_a_configuration_is_for_the_log(node_health: He
     watched.error = StartError("records.url: user 'pushd' is refused")
     await until(lambda: node_health.status == "degraded")
     assert node_health.error == "records: cannot be used as configured, see the log"
+
+
+@pytest.mark.parametrize("error", [TypeError("odd"), RecursionError(), asyncio.CancelledError()])
+async def test_a_check_that_fails_in_a_way_nobody_foresaw_is_repeated(
+    node_health: Health, watched: Outside, error: Exception
+) -> None:
+    watched.error = error
+    await until(lambda: node_health.store_states()["records"] == "down")
+    assert "odd" not in node_health.error  # what is wrong inside is for the log
+    watched.error = None
+    await until(lambda: node_health.store_states()["records"] == "up")
+    assert node_health._metrics.errors.labels("check").value >= 1
+
+
+def test_what_is_set_aside_is_said_and_is_no_illness(node_health: Health) -> None:
+    count = 0
+    node_health.set_aside = lambda: count
+    assert node_health.error == ""
+    count = 3
+    assert node_health.error == "3 set aside: see pushd-server set-aside list"
+    assert node_health.status == "healthy"

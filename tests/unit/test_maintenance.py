@@ -128,3 +128,18 @@ async def test_what_expired_unreceived_says_so_once(build: Any, stores: Stores, 
     await keeper.purge()
     assert await stores.records.unread_counts([1]) == {}
     assert (await stores.records.push_stats(PushFilter())).failed_count == 1
+
+
+@pytest.mark.parametrize("error", [TypeError("odd"), RecursionError(), asyncio.CancelledError()])
+async def test_a_purge_that_fails_in_a_way_nobody_foresaw_does_not_keep_the_others_from_being_purged(
+    build: Any, frail: Any, clock: Clock, error: Exception
+) -> None:
+    await fill(frail)
+    clock.move(31 * DAY_S)
+    frail.records.fail("expire", 1, error)
+    frail.journal.fail("purge", 1, error)
+    frail.mailbox.fail("purge", 1, error)
+    keeper = build(frail)
+    await keeper.purge()
+    assert keeper._metrics.errors.labels("purge").value == 3
+    assert await frail.records.receive_status("m1") is None

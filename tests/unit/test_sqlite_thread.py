@@ -281,3 +281,19 @@ async def test_an_append_passes_between_the_transactions_of_a_write(bench: Bench
     await bench.thread.submit("test", "large", run)
     await appended[0]
     assert bench.steps == ["first", "commit", "second"]
+
+
+async def test_an_observer_that_fails_keeps_nobody_waiting(bench: Bench, loop_errors: list[Any]) -> None:
+    def observe(store: str, name: str, seconds: float, is_ok: bool) -> None:
+        bench.observe(store, name, seconds, is_ok)
+        raise TypeError("odd")
+
+    bench.thread._observe = observe
+    release = bench.hold()
+    work = [bench.thread.submit("test", f"step {number}", lambda _: 1) for number in range(3)]
+    release()
+    async with asyncio.timeout(WAIT_S):
+        assert await asyncio.gather(*work) == [1, 1, 1]
+    assert len(bench.observed) == 4
+    assert len(loop_errors) == 4
+    loop_errors.clear()

@@ -291,7 +291,7 @@ async def test_what_cannot_even_be_encoded_is_set_aside_for_people_to_read(
     assert (kind, body) == ("paper", b"[2]")
 
 
-async def test_a_failed_collection_is_repeated_by_the_next_run(
+async def test_a_failed_collection_is_repeated_and_in_the_end_by_the_next_run(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paper = Paper()
@@ -300,6 +300,7 @@ async def test_a_failed_collection_is_repeated_by_the_next_run(
         paper.put(1)
         with pytest.raises(ZeroDivisionError):
             await paper.writer.run()
+    assert paper.metrics.errors.labels("store_write").value == writebehind.COLLECT_ATTEMPTS - 1
     running(paper)
     await until(lambda: paper.written_numbers == [1])
 

@@ -39,7 +39,8 @@ REFUSE = "UPDATE set_aside SET is_wanted = 0, cause = :cause WHERE id = :id"
 
 # For the command.
 LIST = """
-SELECT id, CAST(kind AS BLOB), at_ms, size, is_wanted, CAST(cause AS BLOB) FROM set_aside
+SELECT id, CAST(kind AS BLOB), CAST(at_ms AS INTEGER), CAST(size AS INTEGER), is_wanted, CAST(cause AS BLOB)
+  FROM set_aside
  WHERE id > ? ORDER BY id LIMIT ?
 """
 KNOWN = "SELECT id FROM set_aside WHERE id IN (SELECT value FROM json_each(CAST(:ids AS TEXT)))"

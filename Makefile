@@ -3,21 +3,27 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 CONFIG ?= configs/dev.toml
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP  := $(VENV)/.installed
 EXTENSION := $(VENV)/.built
 EXTENSION_SOURCES := setup.py $(wildcard pushd/*.pyx pushd/*.pxd)
 
-.PHONY: setup run check test reference bench soak abuse load clean
+.PHONY: setup lock run check test reference bench soak abuse load clean
 .DELETE_ON_ERROR:
 
 setup: $(STAMP) $(EXTENSION)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "pushd needs Python 3.11 to 3.13, found " + sys.version.split()[0] + "; set PYTHON=python3.x")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(INSTALL) --require-hashes --only-binary :all: -r requirements.lock
+	$(INSTALL) --no-deps --no-build-isolation -e .
 	touch $@
+
+# requirements.lock anew: the newest of everything that pyproject.toml allows, for all Pythons it allows.
+lock: setup
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' -o requirements.lock pyproject.toml
 
 $(EXTENSION): $(STAMP) $(EXTENSION_SOURCES)
 	$(BIN)/python setup.py --quiet build_ext --inplace

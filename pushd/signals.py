@@ -109,7 +109,7 @@ def end_within(seconds: float, status: int, cut_off: Callable[[], object]) -> No
 
 
 def die_of(signum: int) -> None:
-    """End as if nobody had handled the signal; process 1, which cannot, with the status that shells give for it."""
+    """End as if nobody had handled the signal. Process 1 may survive that: with the status that shells give for it."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signum})
     os.kill(os.getpid(), signum)
     os._exit(128 + signum)

@@ -127,7 +127,7 @@ def room_for(max_connections: int) -> int:
             soft = hard
     if soft == resource.RLIM_INFINITY:
         return max_connections
-    room = max(1, soft - SPARE_DESCRIPTORS)
+    room = max(soft - SPARE_DESCRIPTORS, soft // 4)
     if room < max_connections:
         _log.warning("too few descriptors", max_connections=max_connections, descriptors=soft, effective_limit=room)
     return room

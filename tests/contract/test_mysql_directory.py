@@ -6,6 +6,8 @@ import asyncio
 import datetime
 import gc
 import ipaddress
+import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -502,3 +504,35 @@ async def test_whoever_gives_up_during_the_handshake_leaves_nothing(tls_server: 
         del directory, asking
     gc.collect()
     await until(lambda: _connections(tls_server) == 0)
+
+
+# ---- a uid without a name
+
+
+@pytest.mark.parametrize("error", ["OSError", "KeyError"])  # of Python from 3.13 on, and before
+async def test_a_process_whose_user_has_no_name(server: MariadbServer, error: str) -> None:
+    server.execute(TABLE)
+    server.execute("INSERT INTO user VALUES (1, 'ann', 1)")
+    code = f"""
+import asyncio, getpass, os
+named = getpass.getuser
+def getuser():
+    if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
+        raise {error}("no name")
+    return named()
+getpass.getuser = getuser
+from pushd.config import Config, DirectoryConfig
+from pushd.stores.mysql import open_directory
+async def main():
+    config = Config(directory=DirectoryConfig(url={server.url!r}))
+    async with open_directory(config, lambda *_: None) as directory:
+        print(await directory.all_ids())
+asyncio.run(main())
+"""
+    environ = {
+        name: value for name, value in os.environ.items() if name not in ("LOGNAME", "USER", "LNAME", "USERNAME")
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    assert await process.communicate() == (b"[1]\n", None)

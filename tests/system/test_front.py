@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from pushd.config import Config, LimitsConfig, ServerConfig
+from pushd.config import AuthConfig, Config, LimitsConfig, ServerConfig
 from pushd.edge import front as front_module
 from pushd.edge import http_connection, sockets
 from pushd.edge.front import Front, listening
@@ -194,7 +194,11 @@ async def opened() -> AsyncIterator[Open]:
         async def open_one(
             limits: dict[str, Any] | None = None, server: dict[str, Any] | None = None, **options: Any
         ) -> Place:
-            config = Config(server=ServerConfig(**{"port": 0} | (server or {})), limits=LimitsConfig(**limits or {}))
+            config = Config(
+                server=ServerConfig(**{"port": 0} | (server or {})),
+                limits=LimitsConfig(**limits or {}),
+                auth=AuthConfig(mode="jwt", jwt_secret="s" * 32),
+            )
             application = FakeApplication()
             front = await stack.enter_async_context(listening(application, config, **options))
             return Place(front, application, stack)
@@ -626,6 +630,34 @@ async def test_localhost_is_both_loopback_addresses(opened: Open) -> None:
     for host in hosts:
         _, writer = await asyncio.open_connection(host, place.front.port)
         writer.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "answering", "silent"),
+    [
+        ("::", ["127.0.0.1", "127.1.2.3", "::1"], []),
+        ("0::0", ["127.0.0.1", "::1"], []),
+        ("0.0.0.0", ["127.0.0.1"], ["::1"]),
+        ("::1", ["::1"], ["127.0.0.1"]),
+        ("127.0.0.1", ["127.0.0.1"], ["::1", "127.1.2.3"]),
+    ],
+)
+async def test_kinds_of_addresses(opened: Open, host: str, answering: list[str], silent: list[str]) -> None:
+    if not _has_ipv6():
+        pytest.skip("no IPv6 here")
+    place = await opened(server={"host": host})
+    for address in answering:
+        async with asyncio.timeout(5):
+            reader, writer = await asyncio.open_connection(address, place.front.port)
+            writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert await reader.read()
+            writer.close()
+        assert place.application.requests[-1].peer == (
+            "::1" if address == "::1" else "127.0.0.1"
+        )  # IPv4 looks like IPv4
+    for address in silent:
+        with pytest.raises(OSError):
+            await asyncio.open_connection(address, place.front.port)
 
 
 def _has_ipv6() -> bool:

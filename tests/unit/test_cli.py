@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import runpy
 import sys
 from collections.abc import Callable
@@ -279,6 +280,24 @@ def test_a_reader_that_goes_is_no_failure(monkeypatch: pytest.MonkeyPatch, tmp_p
 
         monkeypatch.setattr(sys, "stdout", Gone())
         assert cli.main(["--print-config"]) == 0
+
+
+@pytest.mark.parametrize("argv", [["--print-config"], ["--help"], ["--version"], ["--check"]])
+def test_an_output_that_cannot_be_written_is_one_line(
+    argv: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / "out").open("w") as out:
+
+        class Full:
+            def write(self, _text: str) -> int:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            def fileno(self) -> int:
+                return out.fileno()
+
+        monkeypatch.setattr(sys, "stdout", Full())
+        assert cli.main(argv) == 1
+    assert capsys.readouterr().err == "pushd: stdout cannot be written: No space left on device\n"
 
 
 def test_module_is_the_same_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

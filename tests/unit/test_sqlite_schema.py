@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from pushd.config import Config, ServerConfig
 from pushd.errors import StartError
@@ -37,6 +38,34 @@ async def test_creates_a_directory_for_its_owner_only(tmp_path: Path) -> None:
     async with open_stores(config(data_dir)):
         assert data_dir.stat().st_mode & 0o777 == 0o700
         assert {path.stat().st_mode & 0o077 for path in data_dir.iterdir()} == {0}
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "is_said"),
+    [
+        ("pushd.db", 0o644, True),
+        ("pushd.db", 0o620, True),
+        ("pushd.db-shm", 0o604, True),
+        ("", 0o770, True),
+        ("", 0o755, False),  # names of files are no secret
+        ("pushd.db", 0o400, False),
+    ],
+)
+async def test_who_else_has_access_is_said_once_and_not_changed(
+    tmp_path: Path, name: str, mode: int, is_said: bool
+) -> None:
+    tmp_path.chmod(0o700)
+    prepare(tmp_path / "pushd.db")
+    with closing(open_connection(tmp_path / "pushd.db", synchronous="NORMAL")) as other:  # keeps the WAL there
+        other.execute("SELECT * FROM journal").fetchall()
+        (tmp_path / name).chmod(mode)
+        with capture_logs() as logs:
+            async with open_stores(config(tmp_path)):
+                assert (tmp_path / name).stat().st_mode & 0o777 == mode
+        warnings = [line for line in logs if line["log_level"] == "warning"]
+        expected = {str(tmp_path / name): f"{mode:04o}"}
+        said = [line["modes"] for line in warnings]  # SQLite gives the WAL the mode of the database
+        assert [{path: modes[path] for path in expected} for modes in said] == ([expected] if is_said else [])
 
 
 async def test_two_daemons_do_not_share_a_directory(tmp_path: Path) -> None:

@@ -178,9 +178,9 @@ class Front:
         One over a limit is told so, unless it would need a TLS handshake, or too many others are being told.
         """
         peer = canonical(host)
-        refusal = self._find_refusal(peer)
+        is_counted = self._addresses.is_counted_at_accept(peer)
+        refusal = self._find_refusal(peer, is_counted)
         if refusal is None:
-            is_counted = self._addresses.is_counted_at_accept(peer)
             connection = HttpConnection(self, peer, self._is_secure, is_counted=is_counted)
             if is_counted:
                 self._addresses.enter(peer)
@@ -194,13 +194,11 @@ class Front:
         self._idle.clear()
         return connection
 
-    def _find_refusal(self, peer: str) -> Refusal | None:
+    def _find_refusal(self, peer: str, is_counted: bool) -> Refusal | None:
         limit = min(self.limits.max_connections, self._room)
         if len(self._connections) + self._open_sockets() >= limit or self.is_draining:
             return _FULL
-        if not self._addresses.is_counted_at_accept(peer):
-            return None
-        fault = self._addresses.find_fault(peer, self.limits)
+        fault = self._addresses.find_fault(peer, self.limits) if is_counted else ""
         return Refusal(429, fault, (("Retry-After", "60"),)) if fault else None
 
     def forget(self, connection: HttpConnection) -> None:

@@ -6,7 +6,6 @@ Timeouts are deadlines that the front's sweep compares with the clock (`front.SW
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable
 from math import inf
 from typing import TYPE_CHECKING, Any, cast
@@ -213,9 +212,9 @@ class HttpConnection(asyncio.Protocol):
 
     def _answer_ready(self) -> None:
         """Reply to requests until one must be waited for, the connection is handed off, or there is nothing to do."""
-        until = self._front.turns.share()
+        has_share_left = self._front.turns.has_share_left
         while not self._is_last and not self._is_choked and self._out.held_bytes < ANSWERS_BYTES:
-            request = self._parser.next(lambda: time.monotonic() < until)
+            request = self._parser.next(has_share_left)
             if request is None:
                 break
             answer = self._ask_to_upgrade(request) if request.is_upgrade else self._ask(request)
@@ -225,7 +224,7 @@ class HttpConnection(asyncio.Protocol):
                 self._wait_for(request, answer)
                 return
             self._reply(request, answer)
-            if time.monotonic() > until:
+            if not self._parser.has_work or not has_share_left():
                 break
         head = self._parser.take_head()
         if head is not None:
@@ -256,7 +255,8 @@ class HttpConnection(asyncio.Protocol):
     def _ask(self, request: Request) -> Response | _Answer:
         if request.body:
             front = self._front
-            front.bodies.ends(self)
+            if self._held_bytes:
+                front.bodies.ends(self)
             if not front.bodies.has_room(len(request.body) - self._held_bytes, front.limits.max_bodies_bytes):
                 return front.fail(_CROWDED)
         try:
@@ -440,9 +440,8 @@ class HttpConnection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         """Close unless a request is being read or answered."""
-        if self._transport is None:
-            return
-        is_busy = self._is_at_work or self._is_finished or self._parser.held_bytes > 0
+        is_open = self._transport is not None and not self._is_finished
+        is_busy = not is_open or self._is_at_work or self._parser.held_bytes > 0
         if not is_busy and self._parser.stage is Stage.IDLE:
             self._transport.close()
 

@@ -30,6 +30,9 @@ from pushd.edge.pace import Acceptor, Pace, Porch, Turns
 
 SWEEP_S = 0.5
 MAX_REFUSED = 128  # connections over the limit that are being told so; more are dropped without a word
+QUIET_S = 60.0  # after a line in the log about what was refused, per reason
+
+_CROWDED = Refusal(503, "too many request bodies are under way", (("Retry-After", "1"),))
 _FULL = Refusal(503, "there is no room for another connection", (("Retry-After", "1"),))
 
 _log = structlog.get_logger("pushd.front")
@@ -75,7 +78,8 @@ async def listening(
     """Serve `application` on `server.host` and `server.port`. At the end no socket, task or timer of it is left.
 
     `open_sockets` tells how many connections the application has taken over: they count for `limits.max_connections`.
-    `addresses` counts them and the front's by address. `on_refused` hears why a connection was refused at the accept.
+    `addresses` counts them and the front's by address. `on_refused` hears why a connection was refused at the accept,
+    or a body.
     Raises StartError when the port cannot be opened or the TLS files cannot be used.
     """
     tls = sockets.tls_context(config.server.tls_cert, config.server.tls_key)
@@ -111,6 +115,7 @@ class Front:
         self._open_sockets = open_sockets
         self._addresses = addresses
         self._on_refused = on_refused
+        self._quiet_until: dict[str, float] = {}
         self._is_secure = False
         self._room = sockets.room_for(limits.max_connections)
         self.pace = Pace()
@@ -186,7 +191,7 @@ class Front:
                 self._addresses.enter(peer)
             self._connections.add(connection)
         else:
-            self._on_refused("queue_full" if refusal is _FULL else "rate_limited")
+            self._refused_for("queue_full" if refusal is _FULL else "rate_limited")
             if self._is_secure or len(self._refused) >= MAX_REFUSED:
                 return None
             connection = HttpConnection(self, peer, self._is_secure, refusal)
@@ -200,6 +205,18 @@ class Front:
             return _FULL
         fault = self._addresses.find_fault(peer, self.limits) if is_counted else ""
         return Refusal(429, fault, (("Retry-After", "60"),)) if fault else None
+
+    def crowded(self) -> Response:
+        """The answer to a body for which there is no room."""
+        self._refused_for("bodies_full")
+        return self.fail(_CROWDED)
+
+    def _refused_for(self, reason: str) -> None:
+        self._on_refused(reason)
+        now = self.loop.time()
+        if now >= self._quiet_until.get(reason, 0.0):
+            self._quiet_until[reason] = now + QUIET_S
+            _log.warning("refused for want of room", reason=reason)
 
     def forget(self, connection: HttpConnection) -> None:
         """The connection is closed, could not be opened, or is no longer the front's."""

@@ -29,7 +29,6 @@ HELD_BYTES = 64 * 1024  # of requests that wait for the one in work; reading is 
 ANSWERS_BYTES = 32 * 1024  # of answers in one write: then the kernel must take them before another request is answered
 
 _UNDECIDED = Refusal(503, "the decision on the upgrade took too long", (("Retry-After", "1"),))
-_CROWDED = Refusal(503, "too many request bodies are under way", (("Retry-After", "1"),))
 _SLOW = Refusal(408, "the request took too long to arrive")
 
 _Answer = Pending | Awaitable[Response | None]
@@ -147,7 +146,7 @@ class HttpConnection(asyncio.Protocol):
         elif self._front.turns.is_free():
             self._go_on()
         else:
-            self._queue(is_new=True)
+            self._queue(is_new=self._parser.stage is Stage.IDLE)
 
     def take_turn(self) -> None:
         """Its upgrade has waited for others that came before."""
@@ -258,7 +257,7 @@ class HttpConnection(asyncio.Protocol):
             if self._held_bytes:
                 front.bodies.ends(self)
             if not front.bodies.has_room(len(request.body) - self._held_bytes, front.limits.max_bodies_bytes):
-                return front.fail(_CROWDED)
+                return front.crowded()
         try:
             return self._front.application.handle(request)
         except Exception:
@@ -373,7 +372,8 @@ class HttpConnection(asyncio.Protocol):
 
     def give_way(self) -> None:
         """Others need the room of this body."""
-        self._refuse(_CROWDED)
+        self._reply(None, self._front.crowded())
+        self._flush()
 
     def _balance_reading(self) -> None:
         held = self._parser.kept_bytes + self._parser.held_bytes + self._worked_bytes

@@ -109,6 +109,7 @@ async def test_all_bodies_under_way_have_a_limit(start: Any) -> None:
         await until(lambda: held(probe) == 140_000)
         published = await probe.post("/system/notice", {"content": "x"}, headers={"X-API-Key": API_KEY})
         assert published.status_code == 200, "what comes whole is served"
+        assert 'pushd_handshakes_rejected_total{reason="bodies_full"} 1.0' in (await probe.http.get("/metrics")).text
         for task in waiting:
             task.cancel()
     await until(lambda: held(probe) == 0)

@@ -124,7 +124,7 @@ class Front:
         self.bodies = Bodies()
         self._acceptors: list[Acceptor] = []
         self._connections: set[HttpConnection] = set()
-        self._refused: set[HttpConnection] = set()
+        self._refused: dict[HttpConnection, Refusal] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: asyncio.Event = asyncio.Event()
         self._idle.set()
@@ -186,7 +186,7 @@ class Front:
         is_counted = self._addresses.is_counted_at_accept(peer)
         refusal = self._find_refusal(peer, is_counted)
         if refusal is None:
-            connection = HttpConnection(self, peer, self._is_secure, is_counted=is_counted)
+            connection = HttpConnection(self, peer, self._is_secure)
             if is_counted:
                 self._addresses.enter(peer)
             self._connections.add(connection)
@@ -194,8 +194,8 @@ class Front:
             self._refused_for("queue_full" if refusal is _FULL else "rate_limited")
             if self._is_secure or len(self._refused) >= MAX_REFUSED:
                 return None
-            connection = HttpConnection(self, peer, self._is_secure, refusal)
-            self._refused.add(connection)
+            connection = HttpConnection(self, peer, self._is_secure)
+            self._refused[connection] = refusal
         self._idle.clear()
         return connection
 
@@ -205,6 +205,10 @@ class Front:
             return _FULL
         fault = self._addresses.find_fault(peer, self.limits) if is_counted else ""
         return Refusal(429, fault, (("Retry-After", "60"),)) if fault else None
+
+    def refusal_of(self, connection: HttpConnection) -> Refusal | None:
+        """All that is said on this connection, if it was let in only to be told so."""
+        return self._refused.get(connection)
 
     def crowded(self) -> Response:
         """The answer to a body for which there is no room."""
@@ -222,9 +226,9 @@ class Front:
         """The connection is closed, could not be opened, or is no longer the front's."""
         if connection in self._connections:
             self._connections.remove(connection)
-            if connection.is_counted:
+            if self._addresses.is_counted_at_accept(connection.peer):
                 self._addresses.leave(connection.peer)
-        self._refused.discard(connection)
+        self._refused.pop(connection, None)
         if not self._connections and not self._refused:
             self._idle.set()
 

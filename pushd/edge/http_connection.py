@@ -47,7 +47,6 @@ class HttpConnection(asyncio.Protocol):
     __slots__ = (
         "_body_since",
         "_deadline",
-        "_discarded_bytes",
         "_fd",
         "_front",
         "_has_eof",
@@ -62,27 +61,20 @@ class HttpConnection(asyncio.Protocol):
         "_out",
         "_parser",
         "_pending",
-        "_refusal",
         "_task",
         "_timed_stage",
         "_transport",
         "_unsent_until",
         "_worked_bytes",
-        "is_counted",
         "peer",
     )
 
     _parser: RequestParser
 
-    def __init__(
-        self, front: Front, peer: str, is_secure: bool, refusal: Refusal | None = None, *, is_counted: bool = False
-    ) -> None:
-        """`refusal` is all that it will say; `is_counted`: by the peer's address."""
+    def __init__(self, front: Front, peer: str, is_secure: bool) -> None:
         self._front = front
         self._is_secure = is_secure
         self.peer = peer
-        self.is_counted = is_counted
-        self._refusal = refusal
         self._transport: Any = None
         self._task: asyncio.Task[None] | None = None
         self._pending: tuple[Request, Pending] | None = None
@@ -91,7 +83,6 @@ class HttpConnection(asyncio.Protocol):
         self._out = AnswerQueue()
         self._worked_bytes = 0  # of the body of the request in work
         self._held_bytes = 0  # as the front's `bodies` counts them
-        self._discarded_bytes = 0
         self._timed_stage: Stage | None = Stage.IDLE
         self._deadline = inf
         self._fd = -1  # of one that was silent at first
@@ -118,8 +109,9 @@ class HttpConnection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(1 if self._is_secure else 0, 0)
         if self._is_secure:
             self._transport.set_read_buffer_limits(HELD_BYTES)
-        if self._refusal is not None:
-            self._refuse(self._refusal)
+        refusal = self._front.refusal_of(self)
+        if refusal is not None:
+            self._refuse(refusal)
         elif not self._is_secure:
             self._front.loop.call_soon(self._wait_on_porch)
 
@@ -134,7 +126,7 @@ class HttpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Answer what is complete; hold what must wait."""
         if self._is_finished:
-            self._discard(len(data))
+            self._discard()
             return
         self._parser.feed(data)
         if self._is_at_work or self._is_choked or self._is_queued:
@@ -419,7 +411,8 @@ class HttpConnection(asyncio.Protocol):
         self._is_finished = True
         self._parser.close()
         self._hold(0)
-        self._deadline = self._front.loop.time() + LINGER_S
+        self._body_since = self._front.loop.time()
+        self._deadline = self._body_since + LINGER_S
         if self._transport.is_closing():
             return
         if self._has_eof or not self._transport.can_write_eof():
@@ -428,11 +421,9 @@ class HttpConnection(asyncio.Protocol):
             self._transport.write_eof()
             self._transport.resume_reading()
 
-    def _discard(self, count: int) -> None:
-        """Read on for a peer that writes all of its body before it reads, if that is not too much."""
-        self._discarded_bytes += count
-        if self._discarded_bytes <= self._front.limits.max_body_bytes:
-            self._deadline = self._front.loop.time() + LINGER_S
+    def _discard(self) -> None:
+        """Read on for a peer that writes all of its body before it reads, if that does not take too long."""
+        self._deadline = min(self._front.loop.time() + LINGER_S, self._body_since + BODY_S)
         if not self._is_queued and not self._front.turns.is_free():
             self._is_queued = True
             self._transport.pause_reading()

@@ -368,7 +368,7 @@ class HttpConnection(asyncio.Protocol):
         self._flush()
 
     def _balance_reading(self) -> None:
-        held = self._parser.kept_bytes + self._parser.held_bytes + self._worked_bytes
+        held = self._parser.kept_bytes + self._worked_bytes
         if held != self._held_bytes:
             self._hold(held)
         is_full = self._is_queued or self._parser.held_bytes > HELD_BYTES

@@ -83,7 +83,7 @@ class Turns:
 
     def is_free(self) -> bool:
         """Whether one that has just come is served at once; its share begins now."""
-        return not self._coming and self._has_time(SHARE_S)
+        return self._has_time(SHARE_S) and not self._coming
 
     def has_share_left(self) -> bool:
         """Whether the one that is served may go on."""
@@ -112,12 +112,14 @@ class Turns:
         left = [len(line) for line in lines]  # who goes on after its turn waits for the next one of the loop
         share_s = min(SHARE_S, TURN_S / (sum(left) or 1))
         try:
-            while any(left) and self._has_time(share_s):
+            while any(left):  # one of each at least, however busy the turn has been
                 for index, line in enumerate(lines):
                     if left[index]:
                         left[index] -= 1
                         self._share_until = time.monotonic() + share_s
                         line.popleft()()
+                if not self._has_time(share_s):
+                    break
         finally:
             self._come_again()
 

@@ -19,7 +19,7 @@ BACKLOG = 4096
 # small; the second is what the kernel keeps for a slow reader.
 RECEIVE_BUFFER_BYTES = 32 * 1024
 SEND_BUFFER_BYTES = 64 * 1024
-SPARE_DESCRIPTORS = 256  # for files, stores, and sockets accepted but not counted yet
+SPARE_DESCRIPTORS = 256  # for files, stores, and connections that are told that there is no room
 
 _ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 _Address = tuple[socket.AddressFamily, tuple[Any, ...]]

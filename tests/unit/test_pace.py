@@ -158,6 +158,18 @@ async def test_who_has_more_to_do_waits_for_the_next_turn(monkeypatch: pytest.Mo
     assert await turns_until(served, 3) == [1, 2, 3]
 
 
+async def test_who_goes_on_is_served_however_many_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, served = Turns(), list[int]()
+    clock = count(0.0, pace.TURN_S)  # no time is ever left
+    monkeypatch.setattr(pace.time, "monotonic", lambda: next(clock))
+    for _ in range(3):
+        turns.queue(lambda: served.append(1), is_new=False)
+    async with asyncio.timeout(5):
+        while len(served) < 3:
+            turns.is_free()
+            await asyncio.sleep(0)
+
+
 async def test_turns_go_on_after_one_that_fails() -> None:
     loop, failures = asyncio.get_running_loop(), list[object]()
     loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))

@@ -176,9 +176,11 @@ class LimitsConfig(_Section, frozen=True):
     max_connections_per_user: Annotated[
         int, _number("Connections of one user; one more closes the oldest.", 1, 1_000_000)
     ] = 20
-    max_connections_per_ip: Annotated[int, _number("Connections from one address; 0 = no limit.", 0, 10_000_000)] = 0
+    max_connections_per_ip: Annotated[
+        int, _number("Connections from one address, IPv6 by /64; 0 = no limit.", 0, 10_000_000)
+    ] = 0
     connects_per_ip_per_min: Annotated[
-        int, _number("New connections per minute from one address; 0 = no limit.", 0, 10_000_000)
+        int, _number("New connections per minute from one address, IPv6 by /64; 0 = no limit.", 0, 10_000_000)
     ] = 0
     handshake_timeout_s: Annotated[float, _number("Seconds a client may take to send a request.", 0.1, 300)] = 5
     max_frame_bytes: Annotated[

@@ -51,7 +51,9 @@ class Metrics:
     def _connections(self) -> None:
         self.connects = self._counter("pushd_connects", "WebSocket connections accepted.")
         self.disconnects = self._counters("pushd_disconnects", "WebSocket connections ended.", "code")
-        self.rejected = self._counters("pushd_handshakes_rejected", "Upgrades refused.", "reason")
+        self.rejected = self._counters(
+            "pushd_handshakes_rejected", "Connections, upgrades and bodies refused.", "reason"
+        )
         self.frames_received = self._counters("pushd_frames_received", "Messages from clients.", "type")
 
     def _notices(self) -> None:

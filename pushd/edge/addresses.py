@@ -110,6 +110,8 @@ class Addresses:
     def leave(self, address: str) -> None:
         """One of them has ended."""
         counted = counted_as(address)
-        self._open[counted] -= 1
-        if not self._open[counted]:
+        left = self._open[counted] - 1
+        if left:
+            self._open[counted] = left
+        else:
             del self._open[counted]

@@ -30,6 +30,9 @@ from pushd.edge.pace import Acceptor, Pace, Porch, Turns
 
 SWEEP_S = 0.5
 MAX_REFUSED = 128  # connections over the limit that are being told so; more are dropped without a word
+QUIET_S = 60.0  # after a line in the log about what was refused, per reason
+
+_CROWDED = Refusal(503, "too many request bodies are under way", (("Retry-After", "1"),))
 _FULL = Refusal(503, "there is no room for another connection", (("Retry-After", "1"),))
 
 _log = structlog.get_logger("pushd.front")
@@ -78,7 +81,8 @@ async def listening(
     """Serve `application` on `server.host` and `server.port`. At the end no socket, task or timer of it is left.
 
     `open_sockets` tells how many connections the application has taken over: they count for `limits.max_connections`.
-    `addresses` counts them and the front's by address. `on_refused` hears why a connection was refused at the accept.
+    `addresses` counts them and the front's by address. `on_refused` hears why a connection was refused at the accept,
+    or a body.
     Raises StartError when the port cannot be opened or the TLS files cannot be used.
     """
     tls = sockets.tls_context(config.server.tls_cert, config.server.tls_key)
@@ -114,6 +118,7 @@ class Front:
         self._open_sockets = open_sockets
         self._addresses = addresses
         self._on_refused = on_refused
+        self._quiet_until: dict[str, float] = {}
         self._is_secure = False
         self._room = sockets.room_for(limits.max_connections)
         self.pace = Pace()
@@ -124,7 +129,7 @@ class Front:
         self._acceptors: list[Acceptor] = []
         self._stopped: list[Acceptor] = []
         self._connections: set[HttpConnection] = set()
-        self._refused: set[HttpConnection] = set()
+        self._refused: dict[HttpConnection, Refusal] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: asyncio.Event = asyncio.Event()
         self._idle.set()
@@ -188,38 +193,52 @@ class Front:
         One over a limit is told so, unless it would need a TLS handshake, or too many others are being told.
         """
         peer = canonical(host)
-        refusal = self._find_refusal(peer)
+        is_counted = self._addresses.is_counted_at_accept(peer)
+        refusal = self._find_refusal(peer, is_counted)
         if refusal is None:
-            is_counted = self._addresses.is_counted_at_accept(peer)
-            connection = HttpConnection(self, peer, self._is_secure, is_counted=is_counted)
+            connection = HttpConnection(self, peer, self._is_secure)
             if is_counted:
                 self._addresses.enter(peer)
             self._connections.add(connection)
         else:
-            self._on_refused("queue_full" if refusal is _FULL else "rate_limited")
+            self._refused_for("queue_full" if refusal is _FULL else "rate_limited")
             if self._is_secure or len(self._refused) >= MAX_REFUSED:
                 return None
-            connection = HttpConnection(self, peer, self._is_secure, refusal)
-            self._refused.add(connection)
+            connection = HttpConnection(self, peer, self._is_secure)
+            self._refused[connection] = refusal
         self._idle.clear()
         return connection
 
-    def _find_refusal(self, peer: str) -> Refusal | None:
+    def _find_refusal(self, peer: str, is_counted: bool) -> Refusal | None:
         limit = min(self.limits.max_connections, self._room)
         if len(self._connections) + self._open_sockets() >= limit or self.is_draining:
             return _FULL
-        if not self._addresses.is_counted_at_accept(peer):
-            return None
-        fault = self._addresses.find_fault(peer, self.limits)
+        fault = self._addresses.find_fault(peer, self.limits) if is_counted else ""
         return Refusal(429, fault, (("Retry-After", "60"),)) if fault else None
+
+    def refusal_of(self, connection: HttpConnection) -> Refusal | None:
+        """All that is said on this connection, if it was let in only to be told so."""
+        return self._refused.get(connection)
+
+    def crowded(self) -> Response:
+        """The answer to a body for which there is no room."""
+        self._refused_for("bodies_full")
+        return self.fail(_CROWDED)
+
+    def _refused_for(self, reason: str) -> None:
+        self._on_refused(reason)
+        now = self.loop.time()
+        if now >= self._quiet_until.get(reason, 0.0):
+            self._quiet_until[reason] = now + QUIET_S
+            _log.warning("refused for want of room", reason=reason)
 
     def forget(self, connection: HttpConnection) -> None:
         """The connection is closed, could not be opened, or is no longer the front's."""
         if connection in self._connections:
             self._connections.remove(connection)
-            if connection.is_counted:
+            if self._addresses.is_counted_at_accept(connection.peer):
                 self._addresses.leave(connection.peer)
-        self._refused.discard(connection)
+        self._refused.pop(connection, None)
         if not self._connections and not self._refused:
             self._idle.set()
 

@@ -17,7 +17,7 @@ import structlog
 from pushd import deflate, faults, wire
 from pushd._fastpath import Connection, Hub
 from pushd._inlet import Inlet
-from pushd.edge.addresses import TOO_MANY_CONNECTIONS, Addresses
+from pushd.edge.addresses import TOO_MANY_CONNECTIONS, Addresses, canonical
 from pushd.edge.auth import Authenticator, Identity
 from pushd.edge.http1 import Request
 from pushd.edge.websocket import Listener, switching_protocols
@@ -136,7 +136,7 @@ class Gateway:
         if not is_echo and request.path not in self.paths():
             raise RequestError(ErrorCode.NOT_FOUND, "no WebSocket endpoint here")
         self.authenticator.check_source(request)
-        client_ip = self.authenticator.client_ip(request)
+        client_ip = canonical(self.authenticator.client_ip(request))
         self._check_limits(request.peer, client_ip)
         subprotocol, dialect = _negotiate(request.headers.get("sec-websocket-protocol", ""))
         return Admission(

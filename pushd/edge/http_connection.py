@@ -6,7 +6,6 @@ Timeouts are deadlines that the front's sweep compares with the clock (`front.SW
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable
 from math import inf
 from typing import TYPE_CHECKING, Any, cast
@@ -30,7 +29,6 @@ HELD_BYTES = 64 * 1024  # of requests that wait for the one in work; reading is 
 ANSWERS_BYTES = 32 * 1024  # of answers in one write: then the kernel must take them before another request is answered
 
 _UNDECIDED = Refusal(503, "the decision on the upgrade took too long", (("Retry-After", "1"),))
-_CROWDED = Refusal(503, "too many request bodies are under way", (("Retry-After", "1"),))
 _BROKEN = Refusal(500, "internal error")
 _SLOW = Refusal(408, "the request took too long to arrive")
 
@@ -50,7 +48,6 @@ class HttpConnection(asyncio.Protocol):
     __slots__ = (
         "_body_since",
         "_deadline",
-        "_discarded_bytes",
         "_fd",
         "_front",
         "_has_eof",
@@ -65,27 +62,20 @@ class HttpConnection(asyncio.Protocol):
         "_out",
         "_parser",
         "_pending",
-        "_refusal",
         "_task",
         "_timed_stage",
         "_transport",
         "_unsent_until",
         "_worked_bytes",
-        "is_counted",
         "peer",
     )
 
     _parser: RequestParser
 
-    def __init__(
-        self, front: Front, peer: str, is_secure: bool, refusal: Refusal | None = None, *, is_counted: bool = False
-    ) -> None:
-        """`refusal` is all that it will say; `is_counted`: by the peer's address."""
+    def __init__(self, front: Front, peer: str, is_secure: bool) -> None:
         self._front = front
         self._is_secure = is_secure
         self.peer = peer
-        self.is_counted = is_counted
-        self._refusal = refusal
         self._transport: Any = None
         self._task: asyncio.Task[None] | None = None
         self._pending: tuple[Request, Pending] | None = None
@@ -94,7 +84,6 @@ class HttpConnection(asyncio.Protocol):
         self._out = AnswerQueue()
         self._worked_bytes = 0  # of the body of the request in work
         self._held_bytes = 0  # as the front's `bodies` counts them
-        self._discarded_bytes = 0
         self._timed_stage: Stage | None = Stage.IDLE
         self._deadline = inf
         self._fd = -1  # of one that was silent at first
@@ -121,8 +110,9 @@ class HttpConnection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(1 if self._is_secure else 0, 0)
         if self._is_secure:
             self._transport.set_read_buffer_limits(HELD_BYTES)
-        if self._refusal is not None:
-            self._refuse(self._refusal)
+        refusal = self._front.refusal_of(self)
+        if refusal is not None:
+            self._refuse(refusal)
         elif not self._is_secure:
             self._front.loop.call_soon(self._wait_on_porch)
 
@@ -137,7 +127,7 @@ class HttpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Answer what is complete; hold what must wait."""
         if self._is_finished:
-            self._discard(len(data))
+            self._discard()
             return
         self._parser.feed(data)
         if self._is_at_work or self._is_choked or self._is_queued:
@@ -149,7 +139,7 @@ class HttpConnection(asyncio.Protocol):
         elif self._front.turns.is_free():
             self._go_on()
         else:
-            self._queue(is_new=True)
+            self._queue(is_new=self._parser.stage is Stage.IDLE)
 
     def take_turn(self) -> None:
         """Its upgrade has waited for others that came before."""
@@ -214,9 +204,9 @@ class HttpConnection(asyncio.Protocol):
 
     def _answer_ready(self) -> None:
         """Reply to requests until one must be waited for, the connection is handed off, or there is nothing to do."""
-        until = self._front.turns.share()
+        has_share_left = self._front.turns.has_share_left
         while not self._is_last and not self._is_choked and self._out.held_bytes < ANSWERS_BYTES:
-            request = self._parser.next(lambda: time.monotonic() < until)
+            request = self._parser.next(has_share_left)
             if request is None:
                 break
             answer = self._ask_to_upgrade(request) if request.is_upgrade else self._ask(request)
@@ -226,7 +216,7 @@ class HttpConnection(asyncio.Protocol):
                 self._wait_for(request, answer)
                 return
             self._reply(request, answer)
-            if time.monotonic() > until:
+            if not self._parser.has_work or not has_share_left():
                 break
         head = self._parser.take_head()
         if head is not None:
@@ -257,9 +247,10 @@ class HttpConnection(asyncio.Protocol):
     def _ask(self, request: Request) -> Response | _Answer:
         if request.body:
             front = self._front
-            front.bodies.ends(self)
+            if self._held_bytes:
+                front.bodies.ends(self)
             if not front.bodies.has_room(len(request.body) - self._held_bytes, front.limits.max_bodies_bytes):
-                return front.fail(_CROWDED)
+                return front.crowded()
         try:
             return self._front.application.handle(request)
         except Exception:
@@ -384,10 +375,11 @@ class HttpConnection(asyncio.Protocol):
 
     def give_way(self) -> None:
         """Others need the room of this body."""
-        self._refuse(_CROWDED)
+        self._reply(None, self._front.crowded())
+        self._flush()
 
     def _balance_reading(self) -> None:
-        held = self._parser.kept_bytes + self._parser.held_bytes + self._worked_bytes
+        held = self._parser.kept_bytes + self._worked_bytes
         if held != self._held_bytes:
             self._hold(held)
         is_full = self._is_queued or self._parser.held_bytes > HELD_BYTES
@@ -430,7 +422,8 @@ class HttpConnection(asyncio.Protocol):
         self._is_finished = True
         self._parser.close()
         self._hold(0)
-        self._deadline = self._front.loop.time() + LINGER_S
+        self._body_since = self._front.loop.time()
+        self._deadline = self._body_since + LINGER_S
         if self._transport.is_closing():
             return
         if self._has_eof or not self._transport.can_write_eof():
@@ -439,11 +432,9 @@ class HttpConnection(asyncio.Protocol):
             self._transport.write_eof()
             self._transport.resume_reading()
 
-    def _discard(self, count: int) -> None:
-        """Read on for a peer that writes all of its body before it reads, if that is not too much."""
-        self._discarded_bytes += count
-        if self._discarded_bytes <= self._front.limits.max_body_bytes:
-            self._deadline = self._front.loop.time() + LINGER_S
+    def _discard(self) -> None:
+        """Read on for a peer that writes all of its body before it reads, if that does not take too long."""
+        self._deadline = min(self._front.loop.time() + LINGER_S, self._body_since + BODY_S)
         if not self._is_queued and not self._front.turns.is_free():
             self._is_queued = True
             self._transport.pause_reading()
@@ -451,9 +442,8 @@ class HttpConnection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         """Close unless a request is being read or answered."""
-        if self._transport is None:
-            return
-        is_busy = self._is_at_work or self._is_finished or self._parser.held_bytes > 0
+        is_open = self._transport is not None and not self._is_finished
+        is_busy = not is_open or self._is_at_work or self._parser.held_bytes > 0
         if not is_busy and self._parser.stage is Stage.IDLE:
             self._transport.close()
 

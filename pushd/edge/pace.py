@@ -66,7 +66,7 @@ class Pace:
 
 
 class Turns:
-    """Shares out the time for HTTP requests: about TURN_S in each turn of the loop, and SHARE_S for a connection.
+    """Shares out the time for HTTP requests: about TURN_S in each turn of the loop, at most SHARE_S for a connection.
 
     Whoever comes when that is used up, or has more to do, waits: who has just come in one line, who goes on in another,
     and one of each is served in turn. So nobody waits for a pipeline's end, nor for that of many.
@@ -79,20 +79,21 @@ class Turns:
         self._is_due = False
         self._turn = -1.0
         self._until = 0.0
+        self._share_until = 0.0
 
     def is_free(self) -> bool:
-        """Whether one that has just come is served at once."""
-        return not self._coming and self._has_time()
+        """Whether one that has just come is served at once; its share begins now."""
+        return self._has_time(SHARE_S) and not self._coming
 
-    def share(self) -> float:
-        """Until when one connection may go on, by `time.monotonic`; the more there are, the less."""
-        waiting = len(self._coming) + len(self._going_on)
-        return time.monotonic() + min(SHARE_S, TURN_S / (waiting + 1))
+    def has_share_left(self) -> bool:
+        """Whether the one that is served may go on."""
+        return time.monotonic() < self._share_until
 
-    def _has_time(self) -> bool:
+    def _has_time(self, share_s: float) -> bool:
         now, turn = time.monotonic(), self._loop.time()
         if turn != self._turn:  # uvloop's clock stands still during a turn
             self._turn, self._until = turn, now + TURN_S
+        self._share_until = now + share_s
         return now < self._until
 
     def queue(self, go_on: Callable[[], None], *, is_new: bool) -> None:
@@ -109,12 +110,16 @@ class Turns:
         self._is_due = False
         lines = (self._coming, self._going_on)
         left = [len(line) for line in lines]  # who goes on after its turn waits for the next one of the loop
+        share_s = min(SHARE_S, TURN_S / (sum(left) or 1))
         try:
-            while any(left) and self._has_time():
+            while any(left):  # one of each at least, however busy the turn has been
                 for index, line in enumerate(lines):
                     if left[index]:
                         left[index] -= 1
+                        self._share_until = time.monotonic() + share_s
                         line.popleft()()
+                if not self._has_time(share_s):
+                    break
         finally:
             self._come_again()
 

@@ -141,8 +141,8 @@ class RequestParser:
 
     @property
     def kept_bytes(self) -> int:
-        """How much of it is kept."""
-        return len(self._body)
+        """How much of it is kept, and what was not looked at yet."""
+        return len(self._body) + len(self._data) - self._at
 
     @property
     def tail(self) -> bytes:

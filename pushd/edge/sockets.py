@@ -20,7 +20,7 @@ BACKLOG = 4096
 # small; the second is what the kernel keeps for a slow reader.
 RECEIVE_BUFFER_BYTES = 32 * 1024
 SEND_BUFFER_BYTES = 64 * 1024
-SPARE_DESCRIPTORS = 256  # for files, stores, and sockets accepted but not counted yet
+SPARE_DESCRIPTORS = 256  # for files, stores, and connections that are told that there is no room
 
 # "::" means IPv4 too, as it does for most servers: with sockets of its own, so that addresses look like IPv4.
 _BOTH = {"localhost": ("127.0.0.1", "::1"), "::": ("0.0.0.0", "::")}

@@ -6,11 +6,13 @@ import asyncio
 import base64
 import gc
 import http.client
+import random
 import re
 import resource
 import socket
 import ssl
 import struct
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
@@ -26,8 +28,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from pushd.config import AuthConfig, Config, LimitsConfig, ServerConfig
+from pushd.edge import bodies, http_connection, sockets
 from pushd.edge import front as front_module
-from pushd.edge import http_connection, sockets
+from pushd.edge.addresses import Addresses
 from pushd.edge.front import Front, listening
 from pushd.edge.http1 import Pending, Request, Response
 from pushd.errors import StartError
@@ -559,6 +562,213 @@ async def test_a_flood_of_connections_over_the_limit_is_dropped(opened: Open, mo
     client = await place.connect()
     with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
         await client.reader.readuntil(b"nothing like that")
+
+
+# Bodies
+
+
+def announce(path: str, size: int, extra: bytes = b"") -> bytes:
+    return post(path, b"", extra).replace(b"Content-Length: 0", b"Content-Length: %d" % size)
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 900000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n9\r\n"])
+@pytest.mark.parametrize("extra", [b"", b"Expect: 100-continue\r\n"])
+async def test_a_body_is_refused_at_the_head(place: Place, framing: bytes, extra: bytes) -> None:
+    client = await place.connect(b"POST /refused HTTP/1.1\r\n" + HEAD + extra + framing)
+    status, headers, body = await client.receive()
+    assert (status, headers["connection"], body) == (401, "close", b"refused")
+    assert await client.is_closed()
+    assert not place.application.requests
+    assert not place.front.bodies.held_bytes
+
+
+async def test_who_writes_all_of_a_body_before_reading_gets_the_answer(place: Place) -> None:
+    client = await place.connect(announce("/refused", 1_000_000))
+    for _ in range(10):
+        client.send(bytes(100_000))
+        await client.writer.drain()
+        await asyncio.sleep(0.15)  # longer than LINGER_S, all in all
+    assert await client.status() == 401
+    assert await client.is_closed()
+
+
+async def test_a_body_that_nobody_reads_is_not_kept(place: Place) -> None:
+    client = await place.connect(announce("/unread", 900_000) + bytes(899_999))
+    await asyncio.sleep(0.05)
+    assert place.front.bodies.held_bytes == 0
+    client.send(b"x" + GET)
+    assert (await client.receive())[2] == b"POST /unread 0"
+    assert (await client.receive())[2] == b"GET /sync 0"
+
+
+async def arrived(place: Place, count: int) -> None:
+    await until(lambda: place.front.bodies.held_bytes == count)
+
+
+async def test_bodies_have_room_together(opened: Open) -> None:
+    place = await opened(limits={"max_bodies_bytes": 100_000})
+    first = await place.connect(announce("/sync", 60_001) + bytes(60_000))
+    await arrived(place, 60_000)
+    second = await place.connect(announce("/sync", 60_001) + bytes(60_000))
+    status, headers, _ = await second.receive()
+    assert (status, headers["connection"]) == (503, "close")
+    assert int(headers["retry-after"]) > 0
+    await arrived(place, 60_000)
+    assert (await place.ask(post("/sync", bytes(30_000))))[0] == 200, "what comes whole finds room"
+    first.send(b"x")
+    assert (await first.receive())[2] == b"POST /sync 60001"
+    await arrived(place, 0)
+    assert (await place.ask(post("/sync", bytes(90_000))))[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/slow", "/pending-slow"])
+async def test_bodies_worked_on_take_room_too(opened: Open, path: str) -> None:
+    place = await opened(limits={"max_bodies_bytes": 20_000})
+    busy = await place.connect(post(path, bytes(18_000)))
+    await place.application.started.wait()
+    await arrived(place, 18_000)
+    assert (await place.ask(announce("/sync", 9000) + bytes(8000)))[0] == 503
+    assert (await place.ask(post("/sync", bytes(8000))))[0] == 503
+    place.application.release.set()
+    assert await busy.status() == 200
+    await arrived(place, 0)
+
+
+async def test_slow_bodies_give_way_to_new_ones(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = await opened(limits={"max_bodies_bytes": 100_000})
+    slow = await place.connect(announce("/sync", 90_001) + bytes(90_000))
+    await arrived(place, 90_000)
+    monkeypatch.setattr(bodies, "PATIENCE_S", 0.0)
+    quick = await place.connect(announce("/sync", 50_001) + bytes(50_000))
+    assert await slow.status() == 503
+    quick.send(b"x")
+    assert (await quick.receive())[2] == b"POST /sync 50001"
+
+
+@pytest.mark.parametrize("go", [reset, half_close, leave])
+async def test_bodies_given_up_leave_no_trace(place: Place, go: Callable[[Client], None]) -> None:
+    client = await place.connect(announce("/sync", 90_001) + bytes(90_000))
+    await arrived(place, 90_000)
+    go(client)
+    await arrived(place, 0)
+
+
+# Pipelines
+
+
+async def test_answers_that_nobody_reads_stop_the_work(place: Place) -> None:
+    """What the kernel takes, and one answer more."""
+    client = await place.connect(limit=1024)
+    client.writer.transport.pause_reading()
+    client.send(b"GET /big HTTP/1.1\r\n%b\r\n" % HEAD * 50 + GET)
+    await until(lambda: place.application.requests)
+    await asyncio.sleep(0.1)
+    assert len(place.application.requests) == 1
+    client.writer.transport.resume_reading()
+    for _ in range(50):
+        assert len((await client.receive())[2]) == 4_000_000
+    assert (await client.receive())[2] == b"GET /sync 0"
+
+
+async def test_pipelines_take_turns(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that comes later is answered before the pipelines end."""
+    handle = place.application.handle
+
+    def slowly(request: Request) -> Any:
+        time.sleep(0.001)
+        return handle(request)
+
+    monkeypatch.setattr(place.application, "handle", slowly)
+    pipelines = [await place.connect(GET * 200) for _ in range(5)]
+    await until(lambda: len(place.application.requests) >= 5)
+    assert (await place.ask(b"GET /pending HTTP/1.1\r\n" + HEAD + b"\r\n"))[0] == 200
+    before = [request.path for request in place.application.requests].index("/pending")
+    assert before < 500
+    for client in pipelines:
+        assert [await client.status() for _ in range(200)] == [200] * 200
+
+
+@pytest.mark.parametrize("go", [reset, half_close, leave])
+async def test_who_leaves_while_waiting_for_a_turn(place: Place, go: Callable[[Client], None]) -> None:
+    place.front.turns.is_free = lambda: False  # type: ignore[method-assign]
+    clients = [await place.connect(GET * 50 + announce("/refused", 10)) for _ in range(20)]
+    for client in clients:
+        go(client)
+    await until(lambda: place.front.connections == 0)
+
+
+# Addresses
+
+
+async def test_an_address_has_so_many_connections(opened: Open) -> None:
+    refused: list[str] = []
+    place = await opened(limits={"max_connections_per_ip": 2}, on_refused=refused.append)
+    first, second = await place.connect(GET), await place.connect()
+    assert await first.status() == 200
+    third = await place.connect()
+    status, headers, _ = await third.receive()
+    assert (status, refused) == (429, ["rate_limited"])
+    assert int(headers["retry-after"]) > 0
+    second.writer.close()
+    await until(lambda: place.front.connections == 1)
+    assert (await place.ask(GET))[0] == 200
+
+
+async def test_an_address_may_connect_so_often(opened: Open) -> None:
+    place = await opened(limits={"connects_per_ip_per_min": 3})
+    assert [(await place.ask(GET))[0] for _ in range(5)] == [200, 200, 200, 429, 429]
+
+
+async def test_a_trusted_proxy_is_not_counted(opened: Open) -> None:
+    addresses = Addresses(("127.0.0.0/8",))
+    limits = {"max_connections_per_ip": 1, "connects_per_ip_per_min": 1}
+    place = await opened(limits=limits, addresses=addresses)
+    assert [(await place.ask(GET))[0] for _ in range(3)] == [200] * 3
+    assert addresses.open_from("127.0.0.1") == 0
+
+
+async def test_connections_count_before_their_tls_handshake(opened: Open, tmp_path: Path) -> None:
+    addresses = Addresses()
+    limits = {"max_connections": 3, "handshake_timeout_s": 0.3}
+    place = await opened(limits=limits, server=_certificate(tmp_path), addresses=addresses)
+    silent = [await place.connect() for _ in range(3)]
+    await until(lambda: place.front.connections == 3)
+    assert addresses.open_from("127.0.0.1") == 3
+    over = await place.connect()
+    assert await over.is_closed(), "without a word"
+    silent[0].send(b"no handshake at all")
+    reset(silent[1])
+    await until(lambda: place.front.connections == addresses.open_from("127.0.0.1") == 0)
+
+
+async def test_every_end_gives_a_place_back_once(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a connection does, it counts once as long as it is the front's."""
+    monkeypatch.setattr(front_module, "SWEEP_S", 0.02)
+    addresses = Addresses()
+    limits = {"max_connections_per_ip": 25, "handshake_timeout_s": 0.5}
+    place = await opened(limits=limits, addresses=addresses)
+    begun = [
+        *(b"", GET, GET[:9], b"nonsense\r\n\r\n", UPGRADE, UPGRADE.replace(b"/ws", b"/ws?no")),
+        *(UPGRADE.replace(b"/ws", b"/ws?wait"), UPGRADE.replace(b"/ws", b"/ws?broken"), post("/boom", b"")),
+        *(announce("/refused", 9), announce("/sync", 9), post("/pending-slow", b""), post("/slow", b"x")),
+    ]
+    choose, open_now = random.Random(7), list[Client]()
+
+    def is_exact() -> bool:
+        return addresses.open_from("127.0.0.1") == place.front.connections
+
+    for _ in range(150):
+        open_now.append(await place.connect(choose.choice(begun)))
+        if choose.random() < 0.6:
+            choose.choice([reset, half_close, leave])(open_now.pop(choose.randrange(len(open_now))))
+        await asyncio.sleep(choose.choice([0, 0, 0.001]))
+        assert is_exact()
+        assert place.front.connections <= 25
+    place.application.release.set()
+    for client in open_now:
+        reset(client)
+    await until(lambda: place.front.connections == 0 and is_exact())
+    assert not place.front.bodies.held_bytes
 
 
 # The end

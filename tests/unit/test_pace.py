@@ -10,7 +10,7 @@ from itertools import count
 import pytest
 
 from pushd.edge import pace
-from pushd.edge.pace import Pace, Porch
+from pushd.edge.pace import Pace, Porch, Turns
 
 
 async def turns_until(done: list[int], expected: int) -> list[int]:
@@ -113,3 +113,68 @@ async def test_who_is_silent_or_gone_is_not_read(porch: Porch, guests: Pairs) ->
     await turns_until(read, 3)
     await asyncio.sleep(0.01)
     assert sorted(read) == [3, 5, 6]
+
+
+# ---- turns of HTTP requests
+
+
+async def test_turns_are_free_until_their_time_is_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = Turns()
+    now = 0.0
+    monkeypatch.setattr(pace.time, "monotonic", lambda: now)
+    assert turns.is_free()
+    now = pace.SHARE_S / 2
+    assert turns.has_share_left()
+    now = pace.SHARE_S
+    assert not turns.has_share_left()
+    assert turns.is_free(), "another one still has time"
+    now = pace.TURN_S
+    assert not turns.is_free()
+    await asyncio.sleep(0.002)
+    assert turns.is_free(), "in the next turn of the loop"
+
+
+async def test_who_comes_and_who_goes_on_are_served_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = count(0.0, pace.TURN_S / 100)
+    monkeypatch.setattr(pace.time, "monotonic", lambda: next(clock))
+    turns, served = Turns(), list[str]()
+    for number in range(3):
+        turns.queue(lambda number=number: served.append(f"on {number}"), is_new=False)  # type: ignore[misc]
+        turns.queue(lambda number=number: served.append(f"new {number}"), is_new=True)  # type: ignore[misc]
+    assert not turns.is_free(), "others wait"
+    await turns_until(served, 6)
+    assert served == ["new 0", "on 0", "new 1", "on 1", "new 2", "on 2"]
+
+
+async def test_who_has_more_to_do_waits_for_the_next_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, served = Turns(), list[int]()
+
+    def go_on() -> None:
+        served.append(1)
+        if len(served) < 3:
+            turns.queue(go_on, is_new=False)
+
+    turns.queue(go_on, is_new=True)
+    assert await turns_until(served, 3) == [1, 2, 3]
+
+
+async def test_who_goes_on_is_served_however_many_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, served = Turns(), list[int]()
+    clock = count(0.0, pace.TURN_S)  # no time is ever left
+    monkeypatch.setattr(pace.time, "monotonic", lambda: next(clock))
+    for _ in range(3):
+        turns.queue(lambda: served.append(1), is_new=False)
+    async with asyncio.timeout(5):
+        while len(served) < 3:
+            turns.is_free()
+            await asyncio.sleep(0)
+
+
+async def test_turns_go_on_after_one_that_fails() -> None:
+    loop, failures = asyncio.get_running_loop(), list[object]()
+    loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
+    turns, served = Turns(), list[int]()
+    turns.queue(lambda: served.append(1 // 0), is_new=True)
+    turns.queue(lambda: served.append(2), is_new=True)
+    await turns_until(served, 1)
+    assert [type(failure) for failure in failures] == [ZeroDivisionError]

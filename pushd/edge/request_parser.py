@@ -15,9 +15,9 @@ from cachetools import FIFOCache
 
 from pushd.edge.http1 import Head, Refusal, Request, too_big
 
-MAX_HEAD_BYTES = 16 * 1024
-MAX_HEADERS = 64
-MAX_TARGET_BYTES = 4096
+MAX_HEAD_BYTES = 32 * 1024
+MAX_HEADERS = 100
+MAX_TARGET_BYTES = 16 * 1024  # a token of 8 KB in it, and as much again
 
 MAX_KNOWN_HEADS = 512  # at most a megabyte of them
 MAX_KNOWN_HEAD_BYTES = 2048
@@ -104,6 +104,7 @@ class RequestParser:
     def _start_message(self) -> None:
         self.stage = Stage.IDLE
         self._target = b""
+        self._line = b""  # the request line, as it came
         self._headers: dict[str, str] = {}
         self._more_headers = 0  # repeated ones and trailers
         self._piece_bytes = 0
@@ -216,6 +217,8 @@ class RequestParser:
             if self.stage is Stage.HEAD:
                 end = min(end, begin + MAX_HEAD_BYTES - self._piece_bytes)
         piece = self._data[begin:end]
+        if self.stage is Stage.HEAD and not self._line.endswith(b"\n"):
+            self._line += piece[: piece.find(b"\n") + 1 or len(piece)]
         self._at = begin + len(piece)
         self._piece_bytes += len(piece)
         return piece
@@ -296,8 +299,10 @@ class RequestParser:
             int(headers.get("content-length", "").lstrip("0") or 0),
             "transfer-encoding" in headers,
         )
-        verdict = head.judge(self._max_body_bytes)
-        if isinstance(verdict, Refusal):
+        verdict = head.judge(self._max_body_bytes, self._peer)
+        if self._line != b"%b %b HTTP/%b\r\n" % (head.method.encode(), head.target, head.version.encode()):
+            self._refuse(400, "the request line is not a method, a target and a version, with one space between them")
+        elif isinstance(verdict, Refusal):
             self._refuse(verdict.status, verdict.text)
         else:
             self._begin_body(head, verdict)
@@ -311,7 +316,8 @@ class RequestParser:
         self._has_skipped_body = self._http.should_upgrade() and head.has_body
         self._is_continue_due = head.has_body and head.has_expectation
         is_whole = self._piece_bytes == len(self._piece) <= MAX_KNOWN_HEAD_BYTES
-        if is_whole and request.keep_alive and _UNUSUAL.isdisjoint(head.headers):
+        is_usual = "host" in head.headers and _UNUSUAL.isdisjoint(head.headers)
+        if is_whole and request.keep_alive and is_usual:
             _known[self._piece] = KnownHead(request.again(b"", "", is_secure=False), head.content_length)
         self._piece_bytes = 0
 

@@ -271,24 +271,18 @@ class HttpConnection(asyncio.Protocol):
         keep_alive = request is not None and request.keep_alive and not request.is_upgrade
         keep_alive = keep_alive and not self._front.is_draining
         head_only = request is not None and request.method == "HEAD"
+        if request is None or "origin" in request.headers:
+            response = self._front.shared(request or self._parser.refused, response)
         date = http1.date_line(int(time()))
         try:
-            answer = http1.encode(
-                self._shared(request, response), keep_alive=keep_alive, head_only=head_only, date=date
-            )
+            answer = http1.encode(response, keep_alive=keep_alive, head_only=head_only, date=date)
         except Exception:
             _log.exception("answer cannot be encoded", status=response.status)
-            keep_alive, response = False, self._shared(request, Response(500))
+            keep_alive, response = False, self._front.shared(request or self._parser.refused, Response(500))
             answer = http1.encode(response, keep_alive=False, head_only=head_only, date=date)
         self._out.append(answer)
         self._is_last = not keep_alive
         self._timed_stage = None
-
-    def _shared(self, request: Request | None, response: Response) -> Response:
-        if request is None:
-            request = self._parser.refused
-        is_plain = request is not None and "origin" not in request.headers
-        return response if is_plain else self._front.shared(request, response)
 
     def _flush(self) -> None:
         if self._out and not self._transport.is_closing():

@@ -104,7 +104,8 @@ class RequestParser:
     def _start_message(self) -> None:
         self.stage = Stage.IDLE
         self._target = b""
-        self._line = b""  # the request line, as it came
+        self._line_bytes = 0  # of the request line, as far as it came
+        self._has_line = False
         self._headers: dict[str, str] = {}
         self._more_headers = 0  # repeated ones and trailers
         self._piece_bytes = 0
@@ -217,8 +218,10 @@ class RequestParser:
             if self.stage is Stage.HEAD:
                 end = min(end, begin + MAX_HEAD_BYTES - self._piece_bytes)
         piece = self._data[begin:end]
-        if self.stage is Stage.HEAD and not self._line.endswith(b"\n"):
-            self._line += piece[: piece.find(b"\n") + 1 or len(piece)]
+        if not self._has_line:
+            line_end = piece.find(b"\n") + 1
+            self._line_bytes += line_end or len(piece)
+            self._has_line = line_end > 0
         self._at = begin + len(piece)
         self._piece_bytes += len(piece)
         return piece
@@ -300,7 +303,8 @@ class RequestParser:
             "transfer-encoding" in headers,
         )
         verdict = head.judge(self._max_body_bytes, self._peer)
-        if self._line != b"%b %b HTTP/%b\r\n" % (head.method.encode(), head.target, head.version.encode()):
+        # httptools passes over further spaces, which others may take for parts of the target.
+        if self._line_bytes != len(head.method) + len(head.target) + len(head.version) + len("  HTTP/\r\n"):
             self._refuse(400, "the request line is not a method, a target and a version, with one space between them")
         elif isinstance(verdict, Refusal):
             self._refuse(verdict.status, verdict.text)

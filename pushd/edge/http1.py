@@ -74,7 +74,7 @@ class Request:
         `path` is normalised, not decoded: what is reserved, a `%2F` above all, is still as it came.
         """
         path, _, self.query_string = target.partition(b"?")
-        self.path = _normalised(path) if b"%" in path else path.decode()
+        self.path = _normalised(path)
         self.method = method
         self.target = target
         self.headers = {} if headers is None else headers
@@ -111,9 +111,14 @@ class Request:
 
 def _normalised(path: bytes) -> str:
     """A path as proxies compare it: unreserved characters are not percent-encoded (RFC 3986 section 6.2.2.2)."""
+    try:
+        if b"%" not in path:
+            return path.decode()
+        unquote_to_bytes(path).decode()
+    except UnicodeDecodeError:
+        raise ValueError("its path is not UTF-8") from None
     if _BAD_ESCAPE.search(path):
         raise ValueError("a percent sign is not followed by two hexadecimal digits")
-    unquote_to_bytes(path).decode()
     return _UNRESERVED.sub(lambda escape: bytes.fromhex(escape[0][1:].decode()), path).decode()
 
 

@@ -227,7 +227,7 @@ async def test_receive_records_of_nobody_are_passed_over(probe: Probe, tmp_path:
     message_id = published["message_id"]
     assert await silent.receive_ids(1) == [message_id]
     await probe.get(RECORDS)
-    for user_id in ("-1", "0", "'nobody'", "1.5", "x'07'"):
+    for user_id in ("-1", "-7", "'nobody'", "1.5", "x'07'"):
         stored.change(
             tmp_path,
             f"INSERT INTO {stored.RECEIPTS} (message_id, user_id, created_at, updated_at) VALUES (?, {user_id}, 1, 1)",

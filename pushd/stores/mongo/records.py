@@ -353,7 +353,7 @@ def _later(work: Callable[[Document], Awaitable[T]], argument: Document) -> Call
 
 def _has_user(row: Document) -> bool:
     user_id = row.get("user_id")
-    return isinstance(user_id, int) and not isinstance(user_id, bool) and user_id > 0
+    return isinstance(user_id, int) and not isinstance(user_id, bool) and user_id >= 0
 
 
 def _mark_writes(mine: Document, mark: Mark, at_ms: int) -> list[Write]:

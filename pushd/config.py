@@ -94,7 +94,7 @@ class ServerConfig(_Section, frozen=True):
     trusted_proxies: Annotated[
         tuple[str, ...],
         _text(
-            "Networks whose X-Forwarded-For names the client's address; empty = none.",
+            "Networks whose X-Forwarded-For and X-Forwarded-Proto name the client's address and scheme; empty = none.",
             form='networks such as "10.0.0.0/8"',
         ),
     ] = ()

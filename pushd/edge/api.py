@@ -32,6 +32,7 @@ from pushd.queries import OnlineStatus
 from pushd.receipts import Receipts
 
 MAX_KEY_CHARS = 255
+_ALSO_PRINTABLE = "\u200c\u200d\u3000"  # joiners of some scripts and of emoji; the space of East Asian ones
 STATUSES_REMEMBERED = 100_000
 
 _submission = msgspec.json.Decoder(Submission).decode
@@ -278,14 +279,26 @@ def _sender(identity: Identity) -> Sender:
 
 
 def _idempotency_key(request: Request) -> str:
-    key = request.headers.get("idempotency-key", "")
-    if len(key) > MAX_KEY_CHARS or not key.isprintable():
+    key = _text_of(request.headers.get("idempotency-key", ""))
+    if len(key) > MAX_KEY_CHARS or not _is_printable(key):
         raise RequestError(
             ErrorCode.INVALID_REQUEST,
             f"Idempotency-Key: expected at most {MAX_KEY_CHARS} printable characters",
             details={"field": "Idempotency-Key"},
         )
     return key
+
+
+def _text_of(header: str) -> str:
+    """A header's text: UTF-8, or else the Latin-1 that headers once were (RFC 9110 section 5.5)."""
+    try:
+        return header if header.isascii() else header.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return header
+
+
+def _is_printable(text: str) -> bool:
+    return text.isprintable() or all(sign.isprintable() or sign in _ALSO_PRINTABLE for sign in text)
 
 
 async def _delivered(publication: Publication, within_s: float) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
+from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -23,6 +24,12 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]+)(:[0-9]*)?")
 _VERSIONS = frozenset({"1.0", "1.1"})
+# RFC 3986 section 2.3: letters, digits, "-", ".", "_", "~".
+_UNRESERVED = re.compile(rb"%(?:3[0-9]|[46][1-9A-F]|[57][0-9A]|2[DE]|5F|7E)", re.IGNORECASE)
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+# What load balancers ask for, often without naming a host.
+HEALTH_CHECKS = frozenset({"/healthz", "/readyz", "/metrics"})
+_HEALTH_CHECKS = frozenset(path.encode() for path in HEALTH_CHECKS)
 
 
 class Refusal(NamedTuple):
@@ -62,9 +69,12 @@ class Request:
         peer: str = "",
         is_secure: bool = False,
     ) -> None:
-        """`target` is in origin or asterisk form; ValueError when its path is not UTF-8 once percent-decoded."""
+        """`target` is in origin or asterisk form; ValueError when its path is not UTF-8 once percent-decoded.
+
+        `path` is normalised, not decoded: what is reserved, a `%2F` above all, is still as it came.
+        """
         path, _, self.query_string = target.partition(b"?")
-        self.path = (unquote_to_bytes(path) if b"%" in path else path).decode()
+        self.path = _normalised(path)
         self.method = method
         self.target = target
         self.headers = {} if headers is None else headers
@@ -97,6 +107,19 @@ class Request:
         if self._query is None:
             self._query = dict(reversed(_pairs(self.query_string.decode("latin-1"))))
         return self._query
+
+
+def _normalised(path: bytes) -> str:
+    """A path as proxies compare it: unreserved characters are not percent-encoded (RFC 3986 section 6.2.2.2)."""
+    try:
+        if b"%" not in path:
+            return path.decode()
+        unquote_to_bytes(path).decode()
+    except UnicodeDecodeError:
+        raise ValueError("its path is not UTF-8") from None
+    if _BAD_ESCAPE.search(path):
+        raise ValueError("a percent sign is not followed by two hexadecimal digits")
+    return _UNRESERVED.sub(lambda escape: bytes.fromhex(escape[0][1:].decode()), path).decode()
 
 
 def _pairs(query: str) -> list[tuple[str, str]]:
@@ -147,11 +170,11 @@ class Head(NamedTuple):
         """Whether the client waits to be asked for the body (RFC 9110 section 10.1.1: not with HTTP/1.0)."""
         return "expect" in self.headers and self.version == "1.1"
 
-    def judge(self, max_body_bytes: int) -> Request | Refusal:
+    def judge(self, max_body_bytes: int, peer: str = "") -> Request | Refusal:
         """The request, its body still to come; or why it is not served, whatever it is about."""
         if self.version not in _VERSIONS:
             return Refusal(400, "the HTTP version is neither 1.0 nor 1.1")
-        refusal = self._find_host_fault() or self._find_framing_fault(max_body_bytes)
+        refusal = self._find_host_fault(peer) or self._find_framing_fault(max_body_bytes)
         if refusal is not None:
             return refusal
         try:
@@ -177,10 +200,11 @@ class Head(NamedTuple):
             and "upgrade" in _tokens(self.headers.get("connection", ""))
         )
 
-    def _find_host_fault(self) -> Refusal | None:
+    def _find_host_fault(self, peer: str) -> Refusal | None:
         host = self.headers.get("host")
         if host is None:
-            return Refusal(400, "header Host is missing") if self.version == "1.1" else None
+            is_served = self.version == "1.0" or (self.target in _HEALTH_CHECKS and is_loopback(peer))
+            return None if is_served else Refusal(400, "header Host is missing")
         return None if _is_host(host) else Refusal(400, "header Host is malformed")
 
     def _find_framing_fault(self, max_body_bytes: int) -> Refusal | None:
@@ -219,6 +243,12 @@ def find_upgrade_fault(request: Request) -> Refusal | None:
     except ValueError:
         key = b""
     return None if len(key) == 16 else Refusal(400, "header Sec-WebSocket-Key is not 16 bytes in base64")
+
+
+@lru_cache(maxsize=64)
+def is_loopback(address: str) -> bool:
+    """Whether this is an address of the machine itself; "" is none."""
+    return bool(address) and ip_address(address).is_loopback
 
 
 @lru_cache(maxsize=64)

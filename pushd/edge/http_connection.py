@@ -333,12 +333,6 @@ class HttpConnection(asyncio.Protocol):
         self._is_last = not keep_alive
         self._timed_stage = None
 
-    def _shared(self, request: Request | None, response: Response) -> Response:
-        if request is None:
-            request = self._parser.refused
-        is_plain = request is not None and "origin" not in request.headers
-        return response if is_plain else self._front.shared(request, response)
-
     def _flush(self) -> None:
         self._out.flush(self._transport)
         if self._is_last and not self._is_finished:

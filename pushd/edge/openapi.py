@@ -184,4 +184,5 @@ def _headers(endpoint: Endpoint) -> list[dict[str, Any]]:
     if not endpoint.is_idempotent_by_key:
         return []
     schema = {"type": "string", "maxLength": 255, "pattern": "^[ -~]*$"}
-    return [{"name": "Idempotency-Key", "in": "header", "schema": schema}]
+    about = "Any printable text, in UTF-8; the pattern is what no client has to encode."
+    return [{"name": "Idempotency-Key", "in": "header", "description": about, "schema": schema}]

@@ -17,9 +17,9 @@ from cachetools import FIFOCache
 from pushd.edge.chunks import ChunkedBody
 from pushd.edge.http1 import Head, Refusal, Request
 
-MAX_HEAD_BYTES = 16 * 1024
-MAX_HEADERS = 64
-MAX_TARGET_BYTES = 4096
+MAX_HEAD_BYTES = 32 * 1024
+MAX_HEADERS = 100
+MAX_TARGET_BYTES = 16 * 1024  # a token of 8 KB in it, and as much again
 
 MAX_KNOWN_HEADS = 512  # at most a megabyte of them
 MAX_KNOWN_HEAD_BYTES = 2048
@@ -106,6 +106,8 @@ class RequestParser:
     def _start_message(self) -> None:
         self.stage = Stage.IDLE
         self._target = b""
+        self._line_bytes = 0  # of the request line, as far as it came
+        self._has_line = False
         self._headers: dict[str, str] = {}
         self._more_headers = 0  # repeated ones
         self._piece_bytes = 0
@@ -248,6 +250,10 @@ class RequestParser:
         begin = self._at
         end = min(self._find_empty_line(begin), begin + MAX_HEAD_BYTES - self._piece_bytes)
         piece = self._data[begin:end]
+        if not self._has_line:
+            line_end = piece.find(b"\n") + 1
+            self._line_bytes += line_end or len(piece)
+            self._has_line = line_end > 0
         self._at = begin + len(piece)
         self._piece_bytes += len(piece)
         return piece
@@ -339,8 +345,11 @@ class RequestParser:
             int(headers.get("content-length", "").lstrip("0") or 0),
             "transfer-encoding" in headers,
         )
-        verdict = head.judge(self._max_body_bytes)
-        if isinstance(verdict, Refusal):
+        verdict = head.judge(self._max_body_bytes, self._peer)
+        # httptools passes over further spaces, which others may take for parts of the target.
+        if self._line_bytes != len(head.method) + len(head.target) + len(head.version) + len("  HTTP/\r\n"):
+            self._refuse(400, "the request line is not a method, a target and a version, with one space between them")
+        elif isinstance(verdict, Refusal):
             self._refuse(verdict.status, verdict.text)
         else:
             self._begin_body(head, verdict)
@@ -352,7 +361,8 @@ class RequestParser:
         if head.has_body:
             self._expect_body(head)
         is_whole = self._piece_bytes == len(self._piece) <= MAX_KNOWN_HEAD_BYTES
-        if is_whole and request.keep_alive and _UNUSUAL.isdisjoint(head.headers):
+        is_usual = "host" in head.headers and _UNUSUAL.isdisjoint(head.headers)
+        if is_whole and request.keep_alive and is_usual:
             _known[self._piece] = KnownHead(request.again(b"", "", is_secure=False), head.content_length)
 
     def _expect_body(self, head: Head) -> None:

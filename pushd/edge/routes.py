@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from pushd import faults, metrics
+from pushd.config import quote
 from pushd.edge import answers, openapi, origins
 from pushd.edge.api import Api
 from pushd.edge.auth import Identity
@@ -29,6 +30,7 @@ ANSWER_WITHIN_S = 20.0
 NOBODY = Identity()
 FRESH_EXPOSITIONS = 10  # of the metrics, at once; then one each second, and others get the last one
 JSON = "application/json"
+SEGMENT = r"(?!\.\.?(?:/|\Z))[^/]{1,512}"  # "." and ".." are steps in a path, also when they are percent-encoded
 _READING = ("GET", "HEAD")
 _STATUSES_OF_THE_API = frozenset({413, 500})  # the front's that are about a call, not about HTTP or the upgrade
 
@@ -74,7 +76,7 @@ class Router:
     def _methods(self, path: str) -> dict[str, Route]:
         if "{" not in path:
             return self._exact.setdefault(path, {})
-        pattern = re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]{1,512})", re.escape(path)))
+        pattern = re.compile(re.sub(r"\\{(\w+)\\}", lambda name: f"(?P<{name[1]}>{SEGMENT})", re.escape(path)))
         for known, methods in self._patterns:
             if known == pattern:
                 return methods
@@ -204,9 +206,8 @@ class Router:
         return route, params
 
     def _match(self, request: Request) -> tuple[dict[str, Route] | None, dict[str, str]]:
-        path = _undecoded_path(request)
         for pattern, candidates in self._patterns:
-            match = pattern.fullmatch(path)
+            match = pattern.fullmatch(request.path)
             if match is not None:
                 return candidates, {name: unquote(value) for name, value in match.groupdict().items()}
         return None, {}
@@ -305,9 +306,15 @@ def _decoded_body(decode: Callable[[bytes], Any], request: Request) -> Any:
 
 
 def _check_media_type(request: Request) -> None:
+    if "content-encoding" in request.headers and _is_encoded(request.headers["content-encoding"]):
+        raise _Encoded(request.headers["content-encoding"])
     media_type = request.headers.get("content-type", "")
     if media_type != JSON and media_type.partition(";")[0].strip().lower() != JSON:
         raise RequestError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "Content-Type: application/json is required")
+
+
+def _is_encoded(codings: str) -> bool:
+    return not {coding.strip() for coding in codings.lower().split(",")} <= {"", "identity"}
 
 
 class _WithHeaders(RequestError):
@@ -323,6 +330,16 @@ class _MethodNotAllowed(_WithHeaders):
         self.headers = (("Allow", allowed),)
 
 
+class _Encoded(_WithHeaders):
+    """RFC 9110 section 15.5.16."""
+
+    def __init__(self, found: str) -> None:
+        text = f"Content-Encoding: found {quote(found, limit=40)}, expected none or identity"
+        super().__init__(ErrorCode.UNSUPPORTED_MEDIA_TYPE, text)
+        self.status = 415
+        self.headers = (("Accept-Encoding", "identity"),)
+
+
 class _NotAnUpgrade(_WithHeaders):
     """RFC 9110 section 15.5.22."""
 
@@ -330,12 +347,6 @@ class _NotAnUpgrade(_WithHeaders):
         super().__init__(ErrorCode.INVALID_REQUEST, "a WebSocket upgrade is expected here")
         self.status = 426
         self.headers = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
-
-
-def _undecoded_path(request: Request) -> str:
-    """The path as it came: a `%2F` in it belongs to a segment."""
-    target = request.target.partition(b"?")[0].decode("latin-1")
-    return target if target.startswith("/") else "/" + target.partition("://")[2].partition("/")[2]
 
 
 def _extended(response: Response, headers: tuple[tuple[str, str], ...]) -> Response:

@@ -74,6 +74,9 @@ class FakeApplication:
             return Response(401, b"refused")
         return request.path != "/unread"
 
+    def shared(self, request: Request | None, response: Response) -> Response:
+        return response
+
     def handle(self, request: Request) -> Response | Pending | Awaitable[Response]:
         self.requests.append(request)
         match request.path:
@@ -367,8 +370,10 @@ async def test_a_peer_that_does_not_read_stops_the_work(place: Place) -> None:
         (b"\x16\x03\x01\x00\xa5", 400),
         (b"GET / HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\nHost: a\n\n", 400),
-        (b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\n", 414),
-        (b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000, 431),
+        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n", 414),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 40_000, 431),
+        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 110, 431),
+        (b"GET  /sync HTTP/1.1\r\n" + HEAD + b"\r\n", 400),
         (b"POST / HTTP/1.1\r\n" + HEAD + b"Content-Length: 9999999\r\n\r\n", 413),
         (b"POST / HTTP/1.1\r\n" + HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n", 501),
     ],

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote, unquote
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pushd.edge import http_connection
 from tests import raw
 from tests.daemon import PREFIX, Probe
 from tests.raw import Raw
+from tests.tokens import JWT, token
 
 NOTICE = {"content": "hello"}
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
@@ -173,6 +178,152 @@ class TestBodies:
     async def test_unknown_fields_are_ignored(self, probe: Probe) -> None:
         published = await probe.publish(content="x", unknown={"deep": [1]}, sender_id=9, seq=-1)
         assert published["success"] is True
+
+
+class TestEncodings:
+    @pytest.mark.parametrize("coding", ["gzip", "br", "deflate", "x-gzip", "GZIP", "identity, gzip", "nonsense"])
+    async def test_encoded_bodies_are_refused(self, probe: Probe, coding: str) -> None:
+        body = gzip.compress(b'{"content":"x"}')
+        for path in BODIES:
+            for content in (body, b'{"content":"x"}', b""):
+                response = await probe.http.post(path, content=content, headers={**JSON, "content-encoding": coding})
+                assert (response.status_code, response.json()["error"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
+                assert coding in response.json()["message"]
+                assert response.headers["accept-encoding"] == "identity"
+
+    @pytest.mark.parametrize("coding", ["identity", "Identity", "", "identity, identity"])
+    async def test_no_encoding_is_one_too(self, probe: Probe, coding: str) -> None:
+        headers = {**JSON, "content-encoding": coding}
+        response = await probe.http.post(f"{PREFIX}/system/notice", content=b'{"content":"x"}', headers=headers)
+        assert response.status_code == 200
+
+
+async def _status(probe: Probe, head: str, *, body: str = "") -> tuple[int, bytes]:
+    """Of a request of which every byte is given but those of the line's end."""
+    async with await Raw.connect(probe.port) as client:
+        client.send((head.replace("\n", "\r\n") + "\r\n\r\n" + body).encode())
+        return await client.answer()
+
+
+class TestPaths:
+    @pytest.mark.parametrize(
+        "path",
+        ["/%68ealthz", "/health%7a", "/health%7A", f"{PREFIX}/websocket/st%61ts", "/%61pi/admin/notification/%73tats",
+         f"{PREFIX}/notification/%72ecords/m%31", "http://localhost/%68ealthz"],
+    )  # fmt: skip
+    async def test_unreserved_characters_may_be_escaped_anywhere(self, probe: Probe, path: str) -> None:
+        await probe.publish(message_id="m1")
+        assert (await _status(probe, f"GET {path} HTTP/1.1\nHost: localhost"))[0] == 200
+
+    @pytest.mark.parametrize(
+        "path",
+        ["/api%2Fadmin/websocket/stats", "/api/admin%2fwebsocket/stats", f"{PREFIX}%2Fwebsocket%2Fstats", "//healthz",
+         "/./healthz", "/x/../healthz", "/x/%2e%2e/healthz", "/healthz/", "/healthz;x=1", "/healthz%00", "/healthz%3Fx",
+         "/%2Fhealthz", "/healthz%20", "/%2568ealthz", "/HEALTHZ", "/healthz%5C", f"{PREFIX}//websocket/stats",
+         f"{PREFIX}/./websocket/stats", f"{PREFIX}/websocket/stats;v=2", f"{PREFIX}/websocket/stats/",
+         f"{PREFIX}/notification/records/..", f"{PREFIX}/notification/records/%2E%2e",
+         f"{PREFIX}/notification/records/.",
+         f"{PREFIX}/notification/records/%2e", f"{PREFIX}/notification/records/../stats",
+         f"{PREFIX}/notification/messages/%2e%2e/receive-status", f"{PREFIX}/notification/records//resend"],
+    )  # fmt: skip
+    async def test_what_is_not_canonical_is_nowhere(self, probe: Probe, path: str) -> None:
+        """A proxy that guards a prefix may resolve such a path to another one than we would."""
+        status, body = await _status(probe, f"GET {path} HTTP/1.1\nHost: localhost")
+        assert (status, json.loads(body)["error"]) == (404, "NOT_FOUND")
+        async with await Raw.connect(probe.port) as client:
+            client.send(raw.upgrade(path.replace("/healthz", "/ws").replace("/websocket/stats", "/ws")))
+            assert await client.head() in {400, 404}
+
+    @pytest.mark.parametrize(
+        "path", ["/%", "/%4", "/%zz", "/healthz%", "/%ff", "/%C3%28", f"{PREFIX}/notification/records/%e"]
+    )
+    async def test_a_malformed_escape_is_refused(self, probe: Probe, path: str) -> None:
+        assert (await _status(probe, f"GET {path} HTTP/1.1\nHost: localhost"))[0] == 400
+
+
+class TestHeads:
+    @pytest.mark.parametrize(
+        "line",
+        ["GET  /healthz HTTP/1.1", "GET /healthz  HTTP/1.1", "GET\t/healthz HTTP/1.1", "GET /healthz\tHTTP/1.1",
+         "GET /healthz HTTP/1.1 ", "GET /healthz HTTP/1.1\t", "GET /healthz x HTTP/1.1", " GET /healthz HTTP/1.1"],
+    )  # fmt: skip
+    async def test_a_request_line_has_one_space_twice(self, probe: Probe, line: str) -> None:
+        status, body = await _status(probe, f"{line}\nHost: localhost")
+        assert (status, json.loads(body)["error"]) == (400, "INVALID_REQUEST")
+
+    @pytest.mark.parametrize("version", ["1.0", "1.1"])
+    @pytest.mark.parametrize("mode", ["none", "jwt"])
+    async def test_health_checks_need_no_host(self, start: Any, mode: str, version: str) -> None:
+        probe = await start(auth={"mode": mode, "jwt_secret": "s" * 32})
+        for path in ("/healthz", "/readyz", "/metrics"):
+            for method in ("GET", "HEAD"):
+                assert (await _head_of(probe, f"{method} {path} HTTP/{version}"))[0] == 200
+        named = await _head_of(probe, f"GET /healthz HTTP/{version}\nHost: evil.example")
+        assert named[0] == (403 if mode == "none" else 200)
+        for path in (f"{PREFIX}/websocket/stats", "/nothing", "/ws"):
+            status, _ = await _head_of(probe, f"GET {path} HTTP/{version}")
+            if version == "1.1":
+                assert status == 400
+            elif mode == "none":
+                assert status == 403
+
+    async def test_http_1_0_may_keep_the_connection(self, probe: Probe) -> None:
+        async with await Raw.connect(probe.port) as client:
+            for _ in range(2):
+                client.send(b"GET /healthz HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+                assert (await client.answer())[0] == 200
+                assert client.headers["connection"] == "keep-alive"
+            client.send(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert (await client.answer())[0] == 200
+            assert client.headers["connection"] == "close"
+            assert await client.end() == b""
+
+    async def test_every_answer_has_a_date(self, probe: Probe) -> None:
+        before = datetime.now(UTC).replace(microsecond=0)
+        heads = [
+            "GET /healthz HTTP/1.1\nHost: localhost",
+            f"GET {PREFIX}/websocket/stats HTTP/1.1\nHost: localhost",
+            f"OPTIONS {PREFIX}/websocket/stats HTTP/1.1\nHost: localhost:1\nOrigin: http://localhost:1",
+            "GET /nothing HTTP/1.1\nHost: localhost",
+            "GET /healthz HTTP/1.1\nHost: evil.example",
+            "GET  / HTTP/1.1",
+            "nonsense",
+            "GET /ws HTTP/1.1\nHost: localhost\nUpgrade: websocket\nConnection: Upgrade",
+        ]
+        for head in heads:
+            status, headers = await _head_of(probe, head)
+            date = parsedate_to_datetime(headers["date"])
+            assert headers["date"].endswith(" GMT"), (status, head)
+            assert before <= date <= datetime.now(UTC), head
+
+    async def test_the_date_is_that_of_the_answer(self, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen = []
+        for at_s in (784_111_777.9, 784_111_778.0):
+            monkeypatch.setattr(http_connection, "time", lambda at_s=at_s: at_s)
+            seen.append((await probe.http.get("/healthz")).headers["date"])
+        assert seen == ["Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:38 GMT"]
+
+    async def test_tokens_of_8_kb(self, start: Any) -> None:
+        probe = await start(auth=JWT)
+        long = token(7, padding="x" * 6000)
+        assert 8000 < len(long) < 8200
+        headers = {"authorization": f"Bearer {long}"}
+        assert (await probe.http.get(f"{PREFIX}/notification/user-summary", headers=headers)).status_code == 200
+        client = await probe.client(query=f"token={long}")
+        assert client.hello["data"]["user_id"] == 7
+        by_header = await probe.client(additional_headers=headers)
+        assert by_header.hello["data"]["user_id"] == 7
+
+    async def test_a_hundred_headers_are_fine(self, probe: Probe) -> None:
+        for count, expected in ((100, 200), (101, 431)):
+            more = "".join(f"\nX-{number}: y" for number in range(count - 1))
+            assert (await _head_of(probe, f"GET /healthz HTTP/1.1\nHost: localhost{more}"))[0] == expected
+
+
+async def _head_of(probe: Probe, head: str) -> tuple[int, dict[str, str]]:
+    async with await Raw.connect(probe.port) as client:
+        client.send((head.replace("\n", "\r\n") + "\r\n\r\n").encode())
+        return await client.head(), client.headers
 
 
 class TestStatusInBody:

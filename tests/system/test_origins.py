@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from pushd.edge import routes
+from pushd.edge.api import Api
+from pushd.metrics import Metrics
 from tests import raw
 from tests.daemon import PREFIX, Client, Probe, until
 from tests.raw import Raw
@@ -76,9 +80,27 @@ class TestOrigins:
         assert not probe.node.hub.connections_total
 
     async def test_the_same_host(self, probe: Probe) -> None:
-        for host in ("localhost:8801", "127.0.0.1:8801", "LocalHost:8801"):
+        for host in ("localhost:8801", "127.0.0.1:8801", "LocalHost:8801", "[::1]:8801"):
             assert await _get(probe, STATS, host, f"Origin: http://{host.lower()}") == (200, "")
             assert await _upgrade(probe, host, f"Origin: http://{host}") == 101
+            assert await _get(probe, STATS, host, f"Origin: https://{host}") == (403, "FORBIDDEN")
+            assert await _upgrade(probe, host, f"Origin: https://{host}") == 403
+        assert await _get(probe, STATS, "localhost:80", "Origin: http://localhost") == (200, "")
+        assert await _upgrade(probe, "localhost", "Origin: http://localhost:80") == 101
+
+    @pytest.mark.parametrize("is_trusted", [True, False])
+    async def test_a_proxy_that_speaks_tls_says_so(self, start: Any, is_trusted: bool) -> None:
+        probe = await start(**(PROXIED if is_trusted else {}))
+        for scheme, said, expected in (
+            ("https", "https", 200),
+            ("https", "wss", 200),
+            ("http", "https", 403),
+            ("https", "http", 403),
+            ("http", "http", 200),
+        ):
+            headers = (f"Origin: {scheme}://localhost", f"X-Forwarded-Proto: {said}")
+            status = expected if is_trusted else 200 if scheme == "http" else 403
+            assert (await _get(probe, STATS, "localhost", *headers))[0] == status
 
     async def test_allowed_ones(self, start: Any) -> None:
         probe = await start(auth={"allowed_origins": ["https://admin.example"]})
@@ -132,6 +154,102 @@ class TestCors:
             assert response.status_code == status
             assert response.headers["access-control-allow-origin"] == "https://admin.example"
             assert "origin" in response.headers["vary"].lower()
+
+    async def test_preflights_echo_what_is_asked_for(self, probe: Probe) -> None:
+        headers = {
+            "origin": "https://admin.example",
+            "access-control-request-method": "PATCH",
+            "access-control-request-headers": "x-request-id, content-type,X-Trace",
+            "access-control-request-private-network": "true",
+        }
+        for path in (f"{PREFIX}/system/notice", "/nothing", "/healthz", "/ws"):
+            response = await probe.http.options(path, headers=headers)
+            assert response.status_code == 204
+            assert "PATCH" in response.headers["access-control-allow-methods"].split(", ")
+            assert {"x-request-id", "X-Trace"} <= set(response.headers["access-control-allow-headers"].split(", "))
+            assert response.headers["access-control-allow-private-network"] == "true"
+            assert response.headers["access-control-allow-origin"] == "https://admin.example"
+
+    FRONT: ClassVar[list[tuple[str, int]]] = [
+        ("GET /healthz HTTP/1.1\nHost: a b\n{}", 400),
+        ("GET  /healthz HTTP/1.1\nHost: a\n{}", 400),
+        ("GET /%zz HTTP/1.1\nHost: a\n{}", 400),
+        ("GET /x HTTP/1.1\n{}", 400),
+        ("GET /x HTTP/1.1\nHost: a\n{}\nX: y\nBad Name: x", 400),
+        ("GET /x HTTP/2.0\nHost: a\n{}", 400),
+        ("POST /x HTTP/1.1\nHost: a\n{}\nContent-Length: 5\nContent-Length: 6", 400),
+        ("POST /x HTTP/1.1\nHost: a\n{}\nTransfer-Encoding: chunked\n\nnonsense", 400),
+        ("POST /x HTTP/1.1\nHost: a\n{}\nContent-Length: 99999999", 413),
+        ("POST /x HTTP/1.1\nHost: a\n{}\nExpect: tea", 417),
+        ("POST /x HTTP/1.1\nHost: a\n{}\nTransfer-Encoding: gzip, chunked", 501),
+        ("GET /x HTTP/1.1\nHost: a\n{}\n" + "X: y\n" * 120, 431),
+        ("GET /x HTTP/1.1\nHost: a\n{}\nX: " + "x" * 40_000, 431),
+        ("GET /ws HTTP/1.1\nHost: a\n{}\nUpgrade: websocket\nConnection: Upgrade\nSec-WebSocket-Version: 8", 426),
+        ("GET /ws HTTP/1.1\nHost: a\n{}\nUpgrade: websocket\nConnection: Upgrade\nSec-WebSocket-Version: 13", 400),
+        (raw.upgrade("/ws").decode().rstrip().replace("\r", "") + "\n{}", 401),
+        (raw.upgrade("/no").decode().rstrip().replace("\r", "") + "\n{}", 404),
+        ("GET /ws HTTP/1.1\nHost: a\n{}", 426),
+        ("GET /readyz HTTP/1.1\nHost: a\n{}", 200),
+        ("GET /metrics HTTP/1.0\n{}", 200),
+    ]
+
+    @pytest.mark.parametrize("index", range(len(FRONT)))
+    async def test_what_the_front_refuses_can_be_read_as_well(self, probe: Probe, index: int) -> None:
+        head, expected = self.FRONT[index]
+        for origin, allowed in (("https://admin.example", True), ("https://evil.example", False)):
+            async with await Raw.connect(probe.port) as client:
+                client.send((head.format(f"Origin: {origin}").replace("\n", "\r\n") + "\r\n\r\n").encode())
+                status = await client.head()
+                assert status == expected or (not allowed and status == 403)
+                assert client.headers.get("access-control-allow-origin") == (origin if allowed else None)
+                if allowed:
+                    assert "retry-after" in client.headers["access-control-expose-headers"].lower()
+                    assert client.headers["vary"] == "Origin"
+
+    async def test_what_takes_too_long_or_fails_can_be_read_as_well(
+        self, start: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        probe = await start(auth={"allowed_origins": ["https://admin.example"]}, limits={"handshake_timeout_s": 0.1})
+        origin = {"origin": "https://admin.example"}
+
+        async def answer(sent: bytes) -> tuple[int, str]:
+            async with await Raw.connect(probe.port) as client:
+                client.send(sent)
+                return await client.head(), client.headers.get("access-control-allow-origin", "")
+
+        trickle = b"GET /x HTTP/1.1\r\nHost: localhost\r\nOrigin: https://admin.example\r\nX: y\r\nY:"
+        assert await answer(trickle) == (408, "https://admin.example")
+        assert await answer(b"GET /x HTT") == (408, "*")  # nobody knows who asks
+
+        def fail(*_: Any) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(Metrics, "text", fail)
+        response = await probe.http.get("/metrics", headers=origin)
+        assert (response.status_code, response.headers["access-control-allow-origin"]) == (500, "https://admin.example")
+        monkeypatch.setattr(routes, "ANSWER_WITHIN_S", 0.01)
+        never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        monkeypatch.setattr(Api, "records_written", lambda _: never)
+        response = await probe.http.get(f"{PREFIX}/notification/records", headers=origin)
+        assert (response.status_code, response.headers["access-control-allow-origin"]) == (503, "https://admin.example")
+        assert response.headers["retry-after"]
+
+    async def test_a_full_server_can_be_read_as_well(self, start: Any) -> None:
+        probe = await start(auth={"allowed_origins": ["https://admin.example"]}, limits={"max_connections": 1})
+        client = await probe.client(7)
+        response = await probe.http.get("/healthz", headers={"origin": "https://admin.example"})
+        assert response.status_code == 503
+        assert response.headers["access-control-allow-origin"] in {"*", "https://admin.example"}
+        await client.ws.close()
+
+    async def test_pages_out_of_files_may_be_named(self, start: Any) -> None:
+        probe = await start(auth={"allowed_origins": ["null", "file://"]})
+        for origin in ("null", "file://"):
+            response = await probe.http.get("/healthz", headers={"origin": origin})
+            assert (response.status_code, response.headers["access-control-allow-origin"]) == (200, origin)
+            assert await _upgrade(probe, "localhost", f"Origin: {origin}") == 101
+        refused = await probe.http.get("/healthz", headers={"origin": "https://admin.example"})
+        assert "access-control-allow-origin" not in refused.headers
 
     async def test_without_an_origin_nothing_is_said_about_it(self, probe: Probe) -> None:
         response = await probe.http.get("/healthz")

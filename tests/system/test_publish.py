@@ -174,9 +174,28 @@ class TestRepeats:
         other = await probe.publish("last", wait_ms=5000)
         assert await client.receive_ids(2) == [answers[0]["message_id"], other["message_id"]]
 
+    @pytest.mark.parametrize(
+        "key",
+        ["schlüssel", "键-1", "ключ", "مفتاح", "می\u200cخواهم", "注文\u30001", "👩\u200d👩\u200d👧",
+         '"quoted, \\"text\\""', "😀" * 255,
+         "!#$%&'*+/:;<=>?@[]^_`{|}~", "x" * 255],
+    )  # fmt: skip
+    async def test_a_key_is_any_printable_text(self, probe: Probe, key: str) -> None:
+        headers = [(b"Idempotency-Key", key.encode())]
+        answers = [(await probe.post("/system/notice", {"content": "x"}, headers=headers)).json() for _ in range(2)]
+        assert [answer["data"]["duplicate"] for answer in answers] == [False, True]
+
+    async def test_a_key_in_latin_1(self, probe: Probe) -> None:
+        headers = [(b"Idempotency-Key", "schlüssel".encode("latin-1"))]
+        for expected in (False, True):
+            response = await probe.post("/system/notice", {"content": "x"}, headers=headers)
+            assert response.json()["data"]["duplicate"] is expected
+
     async def test_bad_keys(self, probe: Probe) -> None:
-        for key in ("x" * 256, "a\tb", "a\xa0b"):
-            headers = [(b"Idempotency-Key", key.encode("latin-1"))]
+        latin = ("x" * 256, "a\tb", "a\xa0b", "a\x85b")
+        texts = ("键" * 256, "a\u2028b", "a\u202eb", "a\ufeffb", "a\u00a0b", "a\U000e0001b", "\u0378")
+        for raw_key in [key.encode("latin-1") for key in latin] + [key.encode() for key in texts]:
+            headers = [(b"Idempotency-Key", raw_key)]
             response = await probe.post("/system/notice", {"content": "x"}, headers=headers)
             assert _error(response) == (400, "INVALID_REQUEST", "Idempotency-Key")
 

@@ -219,6 +219,26 @@ async def test_an_unknown_target_or_priority_keeps_nobody_from_getting_it(
     assert await has_it.is_quiet()
 
 
+async def test_receive_records_of_nobody_are_passed_over(probe: Probe, tmp_path: Path) -> None:
+    """Of no user, or of what would be a guest."""
+    guest, silent = await probe.client(), await probe.client(SILENT, ack=True)
+    assert guest.hello["data"]["user_id"] == -1
+    published = await probe.publish(target="custom", user_ids=[SILENT])
+    message_id = published["message_id"]
+    assert await silent.receive_ids(1) == [message_id]
+    await probe.get(RECORDS)
+    for user_id in ("-1", "-7", "'nobody'", "1.5", "x'07'"):
+        stored.change(
+            tmp_path,
+            f"INSERT INTO {stored.RECEIPTS} (message_id, user_id, created_at, updated_at) VALUES (?, {user_id}, 1, 1)",
+            message_id,
+        )
+    again = await _resend(probe, message_id)
+    assert (again["status"], again["total_count"], again["online_count"]) == ("delivered", 1, 1)
+    assert await silent.receive_ids(1) == [message_id]
+    assert await guest.is_quiet()
+
+
 async def test_across_a_crash(tmp_path: Path) -> None:
     """Killed right behind the 200s: the next process delivers, to those who have not received it."""
     async with Process(tmp_path) as process:

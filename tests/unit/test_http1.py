@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushd.edge.http1 import Head, Refusal, Request, Response, encode, find_upgrade_fault
+from pushd.edge.http1 import Head, Refusal, Request, Response, date_line, encode, find_upgrade_fault
 
 UPGRADE = {"host": "a", "connection": "keep-alive, Upgrade", "upgrade": "WebSocket"}
 
@@ -28,7 +28,7 @@ def status_of(verdict: Request | Refusal) -> int:
 
 def test_a_request_splits_its_target() -> None:
     request = Request(target=b"/a%20b/%E5%B7%B2?x=1&y=%2F&x=2&empty=&plus=a+b")
-    assert request.path == "/a b/已"
+    assert request.path == "/a%20b/%E5%B7%B2"
     assert request.query == {"x": "1", "y": "/", "empty": "", "plus": "a b"}
     assert request.target == b"/a%20b/%E5%B7%B2?x=1&y=%2F&x=2&empty=&plus=a+b"
 
@@ -43,9 +43,33 @@ def test_a_request_without_a_query_has_none() -> None:
     assert Request(target=b"/x").query == {}
 
 
-def test_a_path_must_be_utf8() -> None:
+@pytest.mark.parametrize("target", [b"/%ff", b"/\xff", b"/%c3%28", b"/%", b"/%4", b"/%zz", b"/a%2"])
+def test_a_path_is_utf8_and_well_formed(target: bytes) -> None:
     with pytest.raises(ValueError):
-        Request(target=b"/%ff")
+        Request(target=target)
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        (b"/%73ystem/%4E%6F%2d%2E%5f%7E%30%39", "/system/No-._~09"),
+        (b"/%2F%2f%5C%3a%40%3B%2B%20%00%25%7f%7B", "/%2F%2f%5C%3a%40%3B%2B%20%00%25%7f%7B"),
+        (b"/%2573", "/%2573"),
+        (b"/%41%5B%60%61%7a%7b%2c%2F%3A", "/A%5B%60az%7b%2c%2F%3A"),
+        ("/é".encode(), "/é"),
+        (b"/a;b=c//./x/../%2e%2E", "/a;b=c//./x/../.."),
+    ],
+)
+def test_a_path_is_normalised_not_decoded(target: bytes, path: str) -> None:
+    assert Request(target=target + b"?%73=%2F").path == path
+
+
+@given(st.integers(0, 255))
+def test_what_is_unreserved_is_not_escaped(sign: int) -> None:
+    escape = b"%%%02x" % sign
+    if sign < 128:
+        is_unreserved = chr(sign).isalnum() or chr(sign) in "-._~"
+        assert Request(target=b"/" + escape).path == "/" + (chr(sign) if is_unreserved else escape.decode())
 
 
 @given(st.dictionaries(st.text("abcxyz", min_size=1), st.text()))
@@ -93,6 +117,11 @@ def test_heads_are_judged(arguments: dict[str, Any], status: int) -> None:
 
 def test_http_1_1_needs_a_host() -> None:
     assert status_of(Head("GET", "1.1", b"/", {}, 0, False).judge(1)) == 400
+    for peer, expected in (("127.0.0.1", 200), ("127.9.9.9", 200), ("::1", 200), ("10.0.0.1", 400), ("", 400)):
+        for path in (b"/healthz", b"/readyz", b"/metrics"):
+            assert status_of(Head("GET", "1.1", path, {}, 0, False).judge(1, peer)) == expected
+        for path in (b"/", b"/ws", b"/healthz?x", b"/healthz/", b"http://a/healthz"):
+            assert status_of(Head("GET", "1.1", path, {}, 0, False).judge(1, peer)) == 400
     assert status_of(Head("GET", "1.0", b"/", {}, 0, False).judge(1)) == 200
 
 
@@ -167,6 +196,14 @@ def test_an_answer_is_read_back_by_another_library(status: int, body: bytes, kee
 def test_head_gets_the_length_and_no_body() -> None:
     answer = encode(Response(200, b"12345"), keep_alive=True, head_only=True)
     assert answer.endswith(b"Content-Length: 5\r\n\r\n")
+
+
+@pytest.mark.parametrize("status", [200, 204, 503])
+def test_an_answer_has_the_date_it_is_given(status: int) -> None:
+    date = date_line(784_111_777)
+    assert date == b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"  # RFC 9110 section 5.6.7
+    answer = encode(Response(status, b"" if status == 204 else b"x"), keep_alive=True, head_only=False, date=date)
+    assert read(answer).headers.get_all("date") == ["Sun, 06 Nov 1994 08:49:37 GMT"]
 
 
 @pytest.mark.parametrize("status", [204, 304])

@@ -26,7 +26,8 @@ def test_what_is_an_origin(text: str, expected: Origin) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "null", "file://", "a.example", "https://", "https://a/", "https://a?b", "https://a#b", "https://u@a", "://a",
-     "https://[::1", "https://::1", "https://[zz]", "https://[1.2.3.4]", "https://a:b", "https://a:123456", "https://a b"],
+     "https://[::1", "https://::1", "https://[zz]", "https://[1.2.3.4]", "https://a:b", "https://a b",
+     "https://a:123456"],
 )  # fmt: skip
 def test_what_is_none(text: str) -> None:
     assert origins.parsed(text) is None

@@ -281,6 +281,66 @@ def test_the_target_is_limited() -> None:
     assert status_of(with_target(MAX_TARGET_BYTES + 1)) == 414
 
 
+LINES = [
+    b"GET  / HTTP/1.1", b"GET /  HTTP/1.1", b"GET / HTTP/1.1 ", b"GET\t/ HTTP/1.1", b"GET /\tHTTP/1.1", b"GET HTTP/1.1",
+    b"GET / HTTP/1.1\t", b"GET   /   HTTP/1.1", b"GET /a b HTTP/1.1", b"GET / http/1.1", b"GET / HTTP/1.1\r", b"GET /",
+    b"GET\x0b/ HTTP/1.1", b"GET /\x0c HTTP/1.1", b"get / HTTP/1.1", b" GET / HTTP/1.1", b"GET / HTTP/ 1.1",
+    b"GET /\0 HTTP/1.1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_request_line_has_one_space_twice(line: bytes) -> None:
+    head = line + b"\r\nHost: a\r\n\r\n"
+    assert status_of(head) == status_of(GET + head) == 400
+    assert parse(*(head[at : at + 1] for at in range(len(head))))[1] == 400
+
+
+def test_a_request_line_may_come_in_any_pieces() -> None:
+    head = b"OPTIONS /a?b=%20 HTTP/1.0\r\n\r\n"
+    for pieces in ([head], [head[at : at + 1] for at in range(len(head))], [b"\r\n", head[:10], head[10:]]):
+        requests, status, _ = parse(*pieces)
+        assert (status, [(one.method, one.target) for one in requests]) == (0, [("OPTIONS", b"/a?b=%20")])
+
+
+def test_a_token_of_8_kb_fits_wherever_it_stands() -> None:
+    token = b"x" * 8192
+    head = b"GET /ws?token=%b HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer %b\r\n\r\n" % (token, token)
+    request = one(head)
+    assert request.query["token"] == token.decode()
+    assert request.headers["authorization"] == f"Bearer {token.decode()}"
+    assert not request_parser._known  # too big to be worth it
+
+
+def test_a_head_without_a_host_is_not_learned() -> None:
+    """On loopback it is served where health is asked for, elsewhere not."""
+    head = b"GET /healthz HTTP/1.1\r\n\r\n"
+    local = RequestParser(max_body_bytes=0, peer="127.0.0.1")
+    local.feed(head)
+    assert local.next() is not None
+    assert status_of(head) == 400
+
+
+def test_what_is_refused_says_where_it_comes_from() -> None:
+    origin = b"Host: a\r\nOrigin: https://b\r\n"
+    for head in (
+        b"GET / HTTP/1.1\r\n" + origin + b"X: y\r\nBad Name: x\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + origin + b"Content-Length: 9999\r\n\r\n",
+        b"GET  / HTTP/1.1\r\n" + origin + b"\r\n",
+    ):
+        source = parser()
+        source.feed(head)
+        assert source.next() is None
+        assert source.failure is not None
+        assert source.refused is not None
+        assert source.refused.headers["origin"] == "https://b"
+        assert source.refused.peer == "192.0.2.1"
+    unknown = parser()
+    unknown.feed(b"nonsense\r\n" + origin)
+    assert unknown.next() is None
+    assert unknown.refused is None
+
+
 def test_a_big_body_is_refused_by_its_announcement() -> None:
     assert status_of(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n") == 413
 

@@ -352,7 +352,8 @@ def _later(work: Callable[[Document], Awaitable[T]], argument: Document) -> Call
 
 
 def _has_user(row: Document) -> bool:
-    return isinstance(row.get("user_id"), int)
+    user_id = row.get("user_id")
+    return isinstance(user_id, int) and not isinstance(user_id, bool) and user_id >= 0
 
 
 def _mark_writes(mine: Document, mark: Mark, at_ms: int) -> list[Write]:

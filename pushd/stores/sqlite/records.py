@@ -62,10 +62,11 @@ SELECT CAST(json_group_array(user_id) AS BLOB)
  WHERE message_id = :message_id AND is_received = 1
 """
 
+# Other programs can write anything into any column; ids below 0 are guests.
 NOT_RECEIVED_BY = """
 SELECT CAST(json_group_array(user_id) AS BLOB)
   FROM admin_user_receive_records
- WHERE message_id = :message_id AND is_received = 0
+ WHERE message_id = :message_id AND is_received = 0 AND typeof(user_id) = 'integer' AND user_id >= 0
 """
 
 UNREAD_COUNTS = """

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from math import inf
+from time import time
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -324,7 +325,7 @@ class HttpConnection(asyncio.Protocol):
         keep_alive = request is not None and request.keep_alive and not request.is_upgrade
         keep_alive = keep_alive and not self._front.is_draining
         head_only = request is not None and request.method == "HEAD"
-        date = http1.date_line(int(time.time()))
+        date = http1.date_line(int(time()))
         answer = self._shared(request, response)
         if not self._out.add(answer, keep_alive=keep_alive, head_only=head_only, date=date):
             keep_alive, answer = False, self._shared(request, self._front.fail(_BROKEN))
@@ -332,6 +333,11 @@ class HttpConnection(asyncio.Protocol):
         self._worked_bytes = 0
         self._is_last = not keep_alive
         self._timed_stage = None
+
+    def _shared(self, request: Request | None, response: Response) -> Response:
+        if request is not None and "origin" not in request.headers:
+            return response
+        return self._front.shared(request or self._parser.refused, response)
 
     def _flush(self) -> None:
         self._out.flush(self._transport)

@@ -97,9 +97,7 @@ class Router:
                 _check_media_type(request)
             return route.decode_body is not None
         except RequestError as error:
-            answer = self._failed(error)
-        refusal = self._with_cors(request, answer) if "origin" in request.headers else answer
-        return refusal if isinstance(refusal, Response) else answer
+            return self._failed(error)
 
     def handle(self, request: Request) -> Answer:
         """Answer a request that is no upgrade."""

@@ -246,7 +246,7 @@ class Node:
         current = msgspec.structs.replace(
             old, log=new.log, limits=new.limits, auth=msgspec.structs.replace(old.auth, **keys)
         )
-        auth.renew_keys(current.auth)
+        auth.check_keys(current.auth)
         self.live.config = current
         self.hub.set_max_pending_bytes(current.limits.max_pending_bytes)
         self.inlet.set_max_frame_bytes(*websocket.longest_frames(current.limits))

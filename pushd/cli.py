@@ -18,7 +18,8 @@ from typing import NoReturn
 from pushd import __version__, configfile
 from pushd.config import Config
 from pushd.errors import ConfigError, PushdError
-from pushd.userfile import MAX_ID, MAX_ROLE, parse_users
+from pushd.userfile import parse_users
+from pushd.values import MAX_ROLE, MAX_USER_ID, MIN_ROLE
 
 _DESCRIPTION = "A notification daemon: durable notices over WebSocket. Without a command it runs until SIGTERM."
 _EPILOG = """\
@@ -76,8 +77,8 @@ def _add_config(parser: argparse.ArgumentParser, default: str | None) -> None:
 
 def _add_token(parser: argparse.ArgumentParser) -> None:
     _add_config(parser, argparse.SUPPRESS)
-    user = partial(_whole, 1, MAX_ID)
-    role = partial(_whole, -MAX_ROLE, MAX_ROLE)
+    user = partial(_whole, 1, MAX_USER_ID)
+    role = partial(_whole, MIN_ROLE, MAX_ROLE)
     ttl = partial(_whole, 1, 10 * 365 * 86_400)
     parser.add_argument("--user", type=user, required=True, metavar="ID", help="the user's id")
     parser.add_argument("--role", type=role, default=0, metavar="N", help="the user's role (default 0)")

@@ -83,6 +83,37 @@ class User(msgspec.Struct, frozen=True):
     role: int = 0
 
 
+class Claims(msgspec.Struct, frozen=True):
+    """What a user's token says of the user; and what is known of a user who is known by tokens alone.
+
+    `issued_ms`: when the token was made (`iat`); 0: it does not say; None: there is no token, and nobody vouches.
+    """
+
+    user_id: int
+    username: str = ""
+    role: int = 0
+    issued_ms: int | None = None
+
+    def after(self, known: Claims | None) -> Claims | None:
+        """What is known once this was said, too; None where that is nothing new.
+
+        The newest token counts: of two that say when they were made the later one, else the one that is used later.
+        A token without a name leaves the name; one without a role says role 0.
+        """
+        if known is None:
+            return self
+        known_ms = known.issued_ms or 0
+        if self.issued_ms is None or 0 < self.issued_ms < known_ms:
+            return None
+        name, issued_ms = self.username or known.username, max(self.issued_ms, known_ms)
+        told = Claims(self.user_id, name, self.role, issued_ms)
+        return None if told == known else told
+
+    def says_as(self, other: Claims | None) -> bool:
+        """Whether both say the same of the user, whenever they were made."""
+        return other is not None and (self.username, self.role) == (other.username, other.role)
+
+
 class Arrival(msgspec.Struct, frozen=True):
     """A user's first connection, as presence stores it."""
 

@@ -17,7 +17,7 @@ from pushd.errors import CloseCode, StoreError, StoreUnavailable
 from pushd.lanes import Backoff
 from pushd.live import Live
 from pushd.metrics import Metrics
-from pushd.model import Arrival, MailboxItem, User
+from pushd.model import Arrival, Claims, MailboxItem
 from pushd.outbox import Outbox
 from pushd.ports import Stores
 from pushd.receipts import Receipts
@@ -45,7 +45,9 @@ class Client(msgspec.Struct):
     client_ip: str
     user_agent: str
     connected_ms: int = 0
-    token_id: str = ""
+    token_id: str = ""  # of the token that it came with
+    issued_ms: int | None = None  # when that was made, until the directory has learned it (`Claims.issued_ms`)
+    renewals: tuple[tuple[str, float], ...] = ()  # tokens that came later: id, and when it expires (s)
 
 
 class Presence:
@@ -161,12 +163,19 @@ class Presence:
                 self._replay(connection, waiting.get(connection.user_id, ()))
 
     async def _learn(self, connections: list[Connection]) -> None:
-        await self._directory.learn(
+        clients: list[Client] = [connection.details for connection in connections]
+        await self.learn(
             [
-                User(user_id=connection.user_id, username=connection.details.username, role=connection.details.role)
-                for connection in connections
+                Claims(connection.user_id, client.username, client.role, client.issued_ms)
+                for connection, client in zip(connections, clients, strict=True)
             ]
         )
+        for client in clients:
+            client.issued_ms = None  # it takes 32 bytes for as long as the connection lives
+
+    async def learn(self, claims: list[Claims]) -> None:
+        """The directory takes note of what tokens say of their users. Raises StoreError."""
+        await self._directory.learn(claims)
 
     async def _read_mailboxes(self, connections: list[Connection]) -> dict[int, list[MailboxItem]]:
         """With everything in them that was on its way when this was called; the users are known from then on."""

@@ -13,6 +13,7 @@ import msgspec
 
 from pushd.model import MailboxItem, ReceiveStatus
 from pushd.queries import PushRow, PushStats, ReceiptRow, ReceiptStats, UserReceipts
+from pushd.values import MAX_MS, MIN_MS
 
 
 class Published(msgspec.Struct, omit_defaults=True):
@@ -349,7 +350,8 @@ def rate(part: int, whole: int) -> float:
 
 
 def moment(at_ms: int, timezone: ZoneInfo) -> str:
-    """RFC 3339 with milliseconds."""
+    """RFC 3339 with milliseconds; of what another program wrote, the nearest that can be said."""
+    at_ms = max(MIN_MS, min(at_ms, MAX_MS))
     return datetime.fromtimestamp(at_ms / 1000, timezone).isoformat(timespec="milliseconds")
 
 

@@ -2,6 +2,7 @@
 
 Documents of the program that pushd replaces may have dates as texts ("YYYY-MM-DD HH:MM:SS" in the server's time zone,
 or ISO 8601), flags and numbers of other types, and fields missing: they are read as well as they can be, never refused.
+What nothing else could carry (pushd.values) is as good as missing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from bson.datetime_ms import DatetimeMS
+
+from pushd.values import MAX_INT64, MAX_MS, MIN_INT64, MIN_MS
 
 PUSH_RECORDS = "push_records"
 RECEIVE_RECORDS = "admin_user_receive_records"
@@ -30,26 +33,27 @@ def date(ms: int) -> DatetimeMS:
 
 
 def milliseconds(value: object, zone: ZoneInfo) -> int:
-    """A stored time; 0 for none, and for what cannot be read as one."""
+    """A stored time; 0 for none, for what cannot be read as one, and outside the years 1 to 9999."""
+    try:
+        at_ms = _milliseconds(value, zone)
+    except (ValueError, OverflowError):  # no date, no number, or without end
+        return 0
+    return at_ms if MIN_MS <= at_ms <= MAX_MS else 0
+
+
+def _milliseconds(value: object, zone: ZoneInfo) -> int:
     match value:
         case DatetimeMS():
             return int(value)
         case datetime():
             return round(_aware(value, UTC).timestamp() * 1000)
         case str():
-            return _parsed(value, zone)
+            return round(_aware(datetime.fromisoformat(value.strip()), zone).timestamp() * 1000)
         case bool():
             return 0
         case int() | float():
             return int(value) if abs(value) > MOST_SECONDS else int(value * 1000)
     return 0
-
-
-def _parsed(text: str, zone: ZoneInfo) -> int:
-    try:
-        return round(_aware(datetime.fromisoformat(text.strip()), zone).timestamp() * 1000)
-    except (ValueError, OverflowError):
-        return 0
 
 
 def _aware(time: datetime, zone: timezone | ZoneInfo) -> datetime:
@@ -70,11 +74,12 @@ def text(value: object) -> str:
 
 
 def number(value: object, default: int = 0) -> int:
-    """A stored whole number."""
+    """A stored whole number of 64 bits; else `default`."""
     try:
-        return default if value is None else int(value)  # type: ignore[call-overload]
+        whole = default if value is None else int(value)  # type: ignore[call-overload]
     except (TypeError, ValueError, OverflowError):
         return default
+    return whole if MIN_INT64 <= whole <= MAX_INT64 else default
 
 
 def optional_text(value: object) -> str | None:

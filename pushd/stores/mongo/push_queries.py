@@ -105,6 +105,6 @@ def _extra_data(found: Document) -> Any:
     if isinstance(json, str):
         try:
             return msgspec.json.decode(json)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return json
     return plain(found.get("extra_data"))

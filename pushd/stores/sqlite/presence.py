@@ -34,9 +34,9 @@ SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(va
 # Goes on with a FROM that gives `at_ms`, and a WHERE.
 _GO_OFFLINE = """
 UPDATE admin_user_online_status
-   SET is_online = 0, offline_time = max(at_ms, online_time), last_seen = max(at_ms, online_time), updated_at = at_ms,
-       online_duration = max(0, at_ms - online_time),
-       total_online_time = total_online_time + max(0, at_ms - online_time)
+   SET is_online = 0, offline_time = max(at_ms, ifnull(online_time, 0)), last_seen = max(at_ms, ifnull(online_time, 0)),
+       updated_at = at_ms, online_duration = max(0, at_ms - ifnull(online_time, at_ms)),
+       total_online_time = total_online_time + max(0, at_ms - ifnull(online_time, at_ms))
 """
 
 # :rows are [user_id, at_ms]. A departure from before the last arrival is late news and changes nothing.
@@ -45,7 +45,7 @@ DISCONNECTED = f"""
   FROM (SELECT json_extract(value, '$[0]') AS departed_id, min(json_extract(value, '$[1]')) AS at_ms
           FROM json_each(CAST(:rows AS TEXT))
          GROUP BY departed_id)
- WHERE user_id = departed_id AND is_online = 1 AND online_time <= at_ms
+ WHERE user_id = departed_id AND is_online = 1 AND ifnull(online_time, 0) <= at_ms
 """  # noqa: S608 - constants only
 
 GHOSTS = """

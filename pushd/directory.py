@@ -11,7 +11,7 @@ from typing import Any
 
 from pushd.errors import StoreError
 from pushd.live import Live
-from pushd.model import Claims, Target, TargetKind, User
+from pushd.model import Target, TargetKind, User
 from pushd.ports import Directory
 
 ALL = "all"
@@ -139,7 +139,7 @@ class CachedDirectory:
         while len(self._users) > config.cache_size:
             self._users.popitem(last=False)
 
-    async def learn(self, claims: list[Claims]) -> None:
+    async def learn(self, claims: list[User]) -> None:
         """These users are connected, so they exist, and this is what their tokens say. Of what was said before nothing
         is asked of the store; what changes who is meant holds from the next notice on."""
         news = [said for said in claims if self._learned.get(said.user_id) != hash(said)]

@@ -76,17 +76,9 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class User(msgspec.Struct, frozen=True):
-    """An account of the directory."""
+    """An account, as the directory has it or as a token says.
 
-    user_id: int
-    username: str = ""
-    role: int = 0
-
-
-class Claims(msgspec.Struct, frozen=True):
-    """What a user's token says of the user; and what is known of a user who is known by tokens alone.
-
-    `issued_ms`: when the token was made (`iat`); 0: it does not say; None: there is no token, and nobody vouches.
+    `issued_ms`: when that token was made (`iat`); 0: it does not say; None: no token says this.
     """
 
     user_id: int
@@ -94,7 +86,7 @@ class Claims(msgspec.Struct, frozen=True):
     role: int = 0
     issued_ms: int | None = None
 
-    def after(self, known: Claims | None) -> Claims | None:
+    def after(self, known: User | None) -> User | None:
         """What is known once this was said, too; None where that is nothing new.
 
         The newest token counts: of two that say when they were made the later one, else the one that is used later.
@@ -105,12 +97,11 @@ class Claims(msgspec.Struct, frozen=True):
         known_ms = known.issued_ms or 0
         if self.issued_ms is None or 0 < self.issued_ms < known_ms:
             return None
-        name, issued_ms = self.username or known.username, max(self.issued_ms, known_ms)
-        told = Claims(self.user_id, name, self.role, issued_ms)
+        told = User(self.user_id, self.username or known.username, self.role, max(self.issued_ms, known_ms))
         return None if told == known else told
 
-    def says_as(self, other: Claims | None) -> bool:
-        """Whether both say the same of the user, whenever they were made."""
+    def is_as(self, other: User | None) -> bool:
+        """Whether both have the same name and role."""
         return other is not None and (self.username, self.role) == (other.username, other.role)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pushd.model import Arrival, Claims, MailboxItem, Mark, Notice, PushRecord, Receipt, ReceiveStatus, User
+from pushd.model import Arrival, MailboxItem, Mark, Notice, PushRecord, Receipt, ReceiveStatus, User
 from pushd.queries import (
     OnlineStatus,
     PushFilter,
@@ -155,11 +155,11 @@ class Directory(Protocol):
     async def ids_by_role(self, roles: Collection[int]) -> list[int]:
         """Ids of users that have one of these roles, ascending."""
 
-    async def learn(self, claims: Sequence[Claims]) -> set[int]:
+    async def learn(self, claims: Sequence[User]) -> set[int]:
         """These users exist, as their tokens say; ids of those who are new, or have another name or role now.
 
         A directory of our own adds unknown ones, and of those who were not imported it follows the newest token
-        (`Claims.after`); what says nothing new writes nothing. Others' directories ignore it.
+        (`User.after`); what says nothing new writes nothing. Others' directories ignore it.
         """
 
 

@@ -17,7 +17,7 @@ from pushd.errors import CloseCode, StoreError, StoreUnavailable
 from pushd.lanes import Backoff
 from pushd.live import Live
 from pushd.metrics import Metrics
-from pushd.model import Arrival, Claims, MailboxItem
+from pushd.model import Arrival, MailboxItem, User
 from pushd.outbox import Outbox
 from pushd.ports import Stores
 from pushd.receipts import Receipts
@@ -46,7 +46,7 @@ class Client(msgspec.Struct):
     user_agent: str
     connected_ms: int = 0
     token_id: str = ""  # of the token that it came with
-    issued_ms: int | None = None  # when that was made, until the directory has learned it (`Claims.issued_ms`)
+    issued_ms: int | None = None  # when that was made, until the directory has learned it (`User.issued_ms`)
     renewals: tuple[tuple[str, float], ...] = ()  # tokens that came later: id, and when it expires (s)
 
 
@@ -166,14 +166,14 @@ class Presence:
         clients: list[Client] = [connection.details for connection in connections]
         await self.learn(
             [
-                Claims(connection.user_id, client.username, client.role, client.issued_ms)
+                User(connection.user_id, client.username, client.role, client.issued_ms)
                 for connection, client in zip(connections, clients, strict=True)
             ]
         )
         for client in clients:
             client.issued_ms = None  # it takes 32 bytes for as long as the connection lives
 
-    async def learn(self, claims: list[Claims]) -> None:
+    async def learn(self, claims: list[User]) -> None:
         """The directory takes note of what tokens say of their users. Raises StoreError."""
         await self._directory.learn(claims)
 

@@ -14,7 +14,7 @@ from pushd import wire
 from pushd._fastpath import Connection
 from pushd.edge.auth import Identity
 from pushd.errors import CloseCode, ErrorCode, RequestError, StoreError
-from pushd.model import Claims
+from pushd.model import User
 from pushd.presence import Client
 
 if TYPE_CHECKING:
@@ -89,10 +89,10 @@ class Renewals:
         client: Client = connection.details
         client.username = identity.username or client.username
         client.role = identity.role
-        claims = Claims(identity.user_id, identity.username, identity.role, identity.issued_ms)
+        claims = User(identity.user_id, identity.username, identity.role, identity.issued_ms)
         self._gateway.spawn(self._learn(claims))
 
-    async def _learn(self, claims: Claims) -> None:
+    async def _learn(self, claims: User) -> None:
         try:
             await self._gateway.presence.learn([claims])
         except StoreError as error:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from pushd.model import Claims, User
+from pushd.model import User
 
 
 class NoDirectory:
     """ports.Directory in memory; it knows whom it learned, with the name and role of each one's newest token."""
 
     def __init__(self) -> None:
-        self._users: dict[int, Claims] = {}
+        self._users: dict[int, User] = {}
 
     async def users(self, user_ids: Collection[int]) -> dict[int, User]:
         """See ports.Directory."""
@@ -29,7 +29,7 @@ class NoDirectory:
         """See ports.Directory."""
         return sorted(user.user_id for user in self._users.values() if user.role in roles)
 
-    async def learn(self, claims: Sequence[Claims]) -> set[int]:
+    async def learn(self, claims: Sequence[User]) -> set[int]:
         """See ports.Directory."""
         changed: set[int] = set()
         for said in claims:
@@ -37,6 +37,6 @@ class NoDirectory:
             told = said.after(known)
             if told is not None:
                 self._users[said.user_id] = told
-                if not told.says_as(known):
+                if not told.is_as(known):
                     changed.add(said.user_id)
         return changed

@@ -14,7 +14,7 @@ from pymysql.constants import FIELD_TYPE  # type: ignore[import-untyped]
 
 from pushd.config import Config, DirectoryConfig
 from pushd.errors import StartError, StoreError
-from pushd.model import Claims, User
+from pushd.model import User
 from pushd.ports import Observe
 from pushd.stores.guard import Guard
 from pushd.stores.mysql.address import Address, parse_url
@@ -39,8 +39,8 @@ _ID_TYPES = {FIELD_TYPE.TINY, FIELD_TYPE.SHORT, FIELD_TYPE.INT24, FIELD_TYPE.LON
 class MysqlDirectory:
     """ports.Directory and ports.Remote on one table. Needs SELECT on three columns, and no more.
 
-    Ids that are not positive do not exist for pushd; a role that is NULL, no number or none that a token can name is 0, a
-    name that is NULL is "".
+    Ids that are not positive do not exist for pushd. A role that is NULL, no number or beyond an INT is 0, and a name
+    that is NULL is "".
     Lists come in pages by id, so the id column needs an index; they are not of one moment.
     """
 
@@ -87,7 +87,7 @@ class MysqlDirectory:
             )
         return await self._ids("ids_by_role", f"({where})", wanted)
 
-    async def learn(self, claims: Sequence[Claims]) -> set[int]:
+    async def learn(self, claims: Sequence[User]) -> set[int]:
         """See ports.Directory: nothing, the table is others'."""
         return set()
 

@@ -11,7 +11,7 @@ import msgspec
 import orjson
 
 from pushd.errors import StartError
-from pushd.model import Claims, User
+from pushd.model import User
 from pushd.stores.sqlite.connection import open_connection
 from pushd.stores.sqlite.schema import database_path, prepare
 from pushd.stores.sqlite.statements import Statements, chunks, decoded
@@ -46,7 +46,7 @@ SELECT CAST(json_group_array(id) AS BLOB)
   FROM (SELECT id FROM user WHERE user_type = :role AND id > :after_id ORDER BY id LIMIT :limit)
 """
 
-# :rows are arrays in the order of model.User and model.Claims.
+# :rows are arrays in the order of model.User.
 _INSERT = """
 INSERT INTO user (id, username, user_type, token_issued_at, is_imported)
 SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
@@ -65,7 +65,7 @@ IMPORT = _INSERT
 PAGE_IDS = 20_000
 
 _users = msgspec.json.Decoder(list[User])
-_known: msgspec.json.Decoder[list[tuple[int, Claims | None]]] = msgspec.json.Decoder(list[tuple[int, Claims | None]])
+_known = msgspec.json.Decoder(list[tuple[int, User | None]])
 
 
 def import_users(data_dir: str, users: list[User]) -> int:
@@ -115,7 +115,7 @@ class SqliteDirectory:
         found.sort()
         return found
 
-    async def learn(self, claims: Sequence[Claims]) -> set[int]:
+    async def learn(self, claims: Sequence[User]) -> set[int]:
         """See ports.Directory."""
         changed: set[int] = set()
         for chunk in chunks(claims):
@@ -135,14 +135,14 @@ class SqliteDirectory:
             after_id = page[-1]
 
 
-def _learn(claims: Sequence[Claims], connection: sqlite3.Connection) -> set[int]:
+def _learn(claims: Sequence[User], connection: sqlite3.Connection) -> set[int]:
     """On the thread: write what is new, if anything is; whose name or role that is."""
     user_ids = orjson.dumps([said.user_id for said in claims])
     (document,) = connection.execute(KNOWN, {"user_ids": user_ids}).fetchone()
     rows = decoded(_known, document)
     known = dict(rows)
     changed: set[int] = set()
-    written: dict[int, Claims] = {}
+    written: dict[int, User] = {}
     for said in claims:
         before = known.get(said.user_id)
         if before is None and said.user_id in known:
@@ -150,12 +150,12 @@ def _learn(claims: Sequence[Claims], connection: sqlite3.Connection) -> set[int]
         told = said.after(before)
         if told is not None:
             known[said.user_id] = written[said.user_id] = told
-            if not told.says_as(before):
+            if not told.is_as(before):
                 changed.add(said.user_id)
     if written:
         connection.execute(LEARN, {"rows": _rows([*written.values()]), "is_imported": 0})
     return changed
 
 
-def _rows(users: Sequence[User | Claims]) -> bytes:
+def _rows(users: Sequence[User]) -> bytes:
     return orjson.dumps([msgspec.structs.astuple(user) for user in users])

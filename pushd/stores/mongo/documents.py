@@ -70,7 +70,7 @@ def as_text(ms: int, zone: ZoneInfo) -> str:
 
 def text(value: object) -> str:
     """A stored text; "" for none."""
-    return value if isinstance(value, str) else "" if value is None else str(value)
+    return "" if value is None else str(value)  # of a Code, too, which is a str of BSON's
 
 
 def number(value: object, default: int = 0) -> int:

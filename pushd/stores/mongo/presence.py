@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from zoneinfo import ZoneInfo
 
 from bson import Int64
+from bson.datetime_ms import DatetimeMS
 from pymongo import UpdateOne
 
 from pushd.errors import StoreError
@@ -242,5 +243,11 @@ def _gone(found: Document, at_ms: int, began_ms: int) -> UpdateOne:
         **_durations(_TOTAL, _duration_ms(found, _TOTAL) + duration_ms),
         "updated_at": date(at_ms),
     }
-    where = {"_id": found["_id"], "is_online": True, "online_time": {"$eq": found.get("online_time")}}
+    began = found.get("online_time")
+    is_ours = isinstance(began, DatetimeMS)  # else another program's, which may be anything
+    where = {
+        "_id": found["_id"],
+        "is_online": True,
+        "online_time": began if is_ours else {"$not": {"$type": "date"}},
+    }
     return UpdateOne(where, {"$set": gone})

@@ -104,7 +104,7 @@ def _extra_data(found: Document) -> Any:
     json = found.get("extra_json")
     if isinstance(json, str):
         try:
-            return msgspec.json.decode(json)
+            return msgspec.json.decode(str(json))
         except (msgspec.DecodeError, RecursionError):
-            return json
+            return str(json)
     return plain(found.get("extra_data"))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Any, TypeGuard
+from typing import Any
 from urllib.parse import urlsplit
 
 import jwt
@@ -23,9 +23,11 @@ from pushd.errors import ConfigError, ErrorCode, RequestError
 from pushd.live import Live
 from pushd.ports import Revocations
 from pushd.values import (
+    MAX_INT64,
     MAX_ROLE,
     MAX_TOKEN_ID_CHARS,
     MAX_USER_ID,
+    MIN_INT64,
     MIN_ROLE,
     clean_name,
     is_plain,
@@ -242,20 +244,22 @@ def _identity(claims: dict[str, Any], auth: AuthConfig) -> Identity:
     role = claims.get(auth.role_claim)
     if role is not None and not is_whole(role, MIN_ROLE, MAX_ROLE):
         raise unusable(auth.role_claim, role, f"the role, a whole number from {MIN_ROLE} to {MAX_ROLE}")
-    token_id = claims.get("jti")
     return Identity(
         user_id=user_id,
         username=clean_name(claims.get("username")),
         role=role or 0,
         is_admin=(role or 0) in auth.admin_roles,
         expires_s=float(seconds(claims, "exp") or 0) + auth.leeway_s,
-        token_id=token_id if _is_token_id(token_id) else "",
+        token_id=_token_id(claims.get("jti")),
         issued_ms=max(0, seconds(claims, "iat") or 0) * 1000,
     )
 
 
-def _is_token_id(value: object) -> TypeGuard[str]:
-    return isinstance(value, str) and len(value) <= MAX_TOKEN_ID_CHARS and is_plain(value)
+def _token_id(jti: object) -> str:
+    """By which the token can be revoked; "" for none that can be used. Some issuers count their tokens."""
+    if is_whole(jti, MIN_INT64, MAX_INT64):
+        return str(jti)
+    return jti if isinstance(jti, str) and len(jti) <= MAX_TOKEN_ID_CHARS and is_plain(jti) else ""
 
 
 @lru_cache(maxsize=64)

@@ -5,8 +5,9 @@ the algorithm and the key. Another token with the same header, byte for byte, is
 algorithm of PyJWT's says, and when issuer and audience plainly are the configured ones. Whatever else it is, PyJWT is
 asked, so of these nothing is refused here, and nothing is accepted that PyJWT would refuse.
 
-The times are looked at here, in what every way finds: a claim that is null is absent, and one that is no number of
-seconds is named to whoever sent it.
+PyJWT is asked with rules of ours: a claim that is null is absent, and of what kind `sub` and `jti` are is left to
+whoever uses them, for issuers also put numbers there. The times are looked at here, in what either way finds: one that
+is no number of seconds is named to whoever sent it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ _PLAIN_FIELDS = frozenset({"alg", "kid", "typ"})
 _decode_claims = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-# What is in `sub` or `jti` matters only where the configuration asks for it.
 _LEFT_TO_US: Any = dict.fromkeys(("verify_exp", "verify_nbf", "verify_iat", "verify_sub", "verify_jti"), False)
 
 
@@ -53,6 +53,15 @@ def seconds(claims: dict[str, Any], name: str) -> int | None:
     if isinstance(value, bool) or not -MAX_SECONDS <= number <= MAX_SECONDS:
         raise unusable(name, value, "seconds since 1970")
     return number
+
+
+class _PyJWT(jwt.PyJWT):
+    def _decode_payload(self, decoded: dict[str, Any]) -> dict[str, Any]:
+        """Without the claims that are null. PyJWT means it to be overridden."""
+        return _present(super()._decode_payload(decoded))
+
+
+_pyjwt = _PyJWT()
 
 
 class _Signer(NamedTuple):
@@ -103,7 +112,7 @@ class Verifier:
 
     def _decoded(self, token: str) -> dict[str, Any]:
         auth = self._auth
-        return jwt.decode(
+        return _pyjwt.decode(
             token,
             self._read_key(),
             algorithms=list(auth.jwt_algorithms),
@@ -128,9 +137,14 @@ def _is_signed(signed: str, signature: str, signer: _Signer) -> bool:
 def _claims_of(payload: str) -> dict[str, Any] | None:
     document = _decoded_segment(payload)
     try:
-        return None if document is None else _decode_claims(document)
+        return None if document is None else _present(_decode_claims(document))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def _present(claims: dict[str, Any]) -> dict[str, Any]:
+    """The claims that are not null."""
+    return {name: value for name, value in claims.items() if value is not None} if None in claims.values() else claims
 
 
 def _decoded_segment(segment: str) -> bytes | None:

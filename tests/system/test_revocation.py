@@ -175,7 +175,7 @@ class TestRevoked:
 
     async def test_tokens_without_an_id(self, probe: Probe) -> None:
         """Nobody could revoke them."""
-        for claims in ({}, {"jti": None}, {"jti": ""}, {"jti": 7}, {"jti": "x" * 256}, {"jti": "a\nb"}):
+        for claims in ({}, {"jti": None}, {"jti": ""}, {"jti": [7]}, {"jti": "x" * 256}, {"jti": "a\nb"}):
             credential = _signed(**claims)
             assert await _call(probe, credential) == (401, "UNAUTHORIZED")
             assert await _upgrade(probe, credential) == (401, "UNAUTHORIZED")

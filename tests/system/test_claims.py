@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hmac
 import json
@@ -246,7 +245,10 @@ class TestWhatWasLeftBehind:
                 ]
                 database.executemany(insert, rows)
                 database.execute("UPDATE user SET username = x'ff00' WHERE id = 11")  # a blob
-                database.execute("UPDATE admin_user_online_status SET online_time = NULL, is_online = 1")
+                database.execute(
+                    "UPDATE admin_user_online_status SET online_time = NULL, is_online = 1, username = x'ff00',"
+                    " user_agent = 1e999, total_online_time = 'long', total_online_count = 1e999, client_ip = x''"
+                )
                 database.commit()
             async with await daemon.start() as probe:
                 clients = {user_id: await connect(probe, token(user_id)) for user_id in (7, 11, 12, 13, 14, 15)}
@@ -256,4 +258,3 @@ class TestWhatWasLeftBehind:
                 assert (await probe.get("/notification/stats", headers=KEY))["total_records"] == 12
                 status = await probe.get("/notification/online-users", headers=KEY)
                 assert status["total_online"] == len(clients)
-                await asyncio.sleep(0)

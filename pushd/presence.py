@@ -45,9 +45,9 @@ class Client(msgspec.Struct):
     client_ip: str
     user_agent: str
     connected_ms: int = 0
-    token_id: str = ""  # of the token that it came with
+    token_id: str = ""  # of the token that it came with, until another one comes
     issued_ms: int | None = None  # when that was made, until the directory has learned it (`User.issued_ms`)
-    renewals: tuple[tuple[str, float], ...] = ()  # tokens that came later: id, and when it expires (s)
+    tokens: tuple[tuple[str, float], ...] = ()  # from then on, all that it answers for: id, and when it expires (s)
 
 
 class Presence:

@@ -55,14 +55,14 @@ class Renewals:
         if identity.user_id != connection.user_id:
             raise RequestError(ErrorCode.UNAUTHORIZED, "the token names another user")
         client: Client = connection.details
-        if not identity.token_id or identity.token_id == client.token_id:
-            return
         now_s = self._gateway.wall_s()
-        kept = {token_id: ends_s for token_id, ends_s in client.renewals if ends_s > now_s}
-        kept[identity.token_id] = identity.expires_s
-        if len(kept) > MAX_TOKENS:
+        former = client.tokens or ((client.token_id, connection.expires_at - self._gateway.now() + now_s),)
+        tokens = {token_id: ends_s for token_id, ends_s in former if token_id and ends_s > now_s}
+        if identity.token_id:
+            tokens[identity.token_id] = identity.expires_s
+        if len(tokens) > MAX_TOKENS:
             raise RequestError(ErrorCode.UNAUTHORIZED, f"more than {MAX_TOKENS} tokens on one connection")
-        client.renewals = tuple(kept.items())
+        client.token_id, client.tokens = "", tuple(tokens.items())
 
     async def _renew_unrevoked(self, connection: Connection, identity: Identity) -> None:
         try:
@@ -100,9 +100,6 @@ class Renewals:
             self._gateway.metrics.errors.labels("directory").inc()
 
 
-def token_ids(client: Client) -> set[str]:
+def token_ids(client: Client) -> list[str]:
     """By which revoked tokens a connection ends."""
-    ids = {token_id for token_id, _ in client.renewals}
-    ids.add(client.token_id)
-    ids.discard("")
-    return ids
+    return [client.token_id] if client.token_id else [token_id for token_id, _ in client.tokens]

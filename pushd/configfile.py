@@ -193,8 +193,6 @@ def _from_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, _Given]]:
             hint = _hint(map(_variable, near), [_variable(f"{section}.{known}") for known in _names(section.lower())])
             raise ConfigError(f"environment: {_bare(variable)}: unknown variable, {hint}")
         where = f"environment variable {variable}"
-        if any("\ud800" <= sign <= "\udfff" for sign in environ[variable]):  # PEP 383
-            raise ConfigError(f"{where}: found bytes that are no text, expected UTF-8")
         yield key, _Given(_from_text(key, environ[variable], where), where)
 
 

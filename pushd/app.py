@@ -285,7 +285,7 @@ class Node:
             old, server=server, log=new.log, limits=new.limits, auth=msgspec.structs.replace(old.auth, **keys)
         )
         tls = sockets.tls_context(server.tls_cert, server.tls_key)
-        auth.renew_keys(current.auth)
+        auth.check_keys(current.auth)
         self.live.config = current
         self.hub.set_max_pending_bytes(current.limits.max_pending_bytes)
         self.inlet.set_max_frame_bytes(*websocket.longest_frames(current.limits))

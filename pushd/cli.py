@@ -21,7 +21,8 @@ from pushd import __version__, configfile
 from pushd.config import Config
 from pushd.errors import ConfigError, PushdError
 from pushd.signals import Signals
-from pushd.userfile import MAX_ID, MAX_ROLE, parse_users
+from pushd.userfile import parse_users
+from pushd.values import MAX_INT64, MAX_ROLE, MAX_USER_ID, MIN_ROLE
 
 if TYPE_CHECKING:
     from pushd.stores.sqlite import set_aside
@@ -90,8 +91,8 @@ def _add_config(parser: argparse.ArgumentParser, default: str | None) -> None:
 
 def _add_token(parser: argparse.ArgumentParser) -> None:
     _add_config(parser, argparse.SUPPRESS)
-    user = partial(_whole, 1, MAX_ID)
-    role = partial(_whole, -MAX_ROLE, MAX_ROLE)
+    user = partial(_whole, 1, MAX_USER_ID)
+    role = partial(_whole, MIN_ROLE, MAX_ROLE)
     ttl = partial(_whole, 1, 10 * 365 * 86_400)
     parser.add_argument("--user", type=user, required=True, metavar="ID", help="the user's id")
     parser.add_argument("--role", type=role, default=0, metavar="N", help="the user's role (default 0)")
@@ -116,7 +117,8 @@ def _add_set_aside(parser: argparse.ArgumentParser) -> None:
     for action, about in (("retry", "have the daemon try entries again"), ("drop", "forget entries")):
         changing = actions.add_parser(action, help=about, allow_abbrev=False)
         _add_config(changing, argparse.SUPPRESS)
-        changing.add_argument("ids", type=partial(_whole, 1, MAX_ID), nargs="*", metavar="ID", help="as list shows it")
+        entry = partial(_whole, 1, MAX_INT64)
+        changing.add_argument("ids", type=entry, nargs="*", metavar="ID", help="as list shows it")
         changing.add_argument("--all", action="store_true", help="all there are at this moment")
 
 

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from pushd.errors import ConfigError
+from pushd.values import MAX_ROLE, MIN_ROLE
 
 Algorithm = Literal[
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512", "EdDSA"
@@ -138,7 +139,10 @@ class AuthConfig(_Section, frozen=True):
     jwt_audience: Annotated[str, _text('The `aud` a token must have; "" = not checked.')] = ""
     user_claim: Annotated[str, _text("Claim that holds the user id.", r".", "a claim's name")] = "uid"
     role_claim: Annotated[str, _text("Claim that holds the role.", r".", "a claim's name")] = "type"
-    admin_roles: Annotated[tuple[int, ...], _text("Roles with admin rights; empty = API keys only.")] = (1,)
+    admin_roles: Annotated[
+        tuple[Annotated[int, Meta(ge=MIN_ROLE, le=MAX_ROLE)], ...],
+        _text("Roles with admin rights; empty = API keys only."),
+    ] = (1,)
     leeway_s: Annotated[
         float, _number("Seconds a clock may be off when a token's times are checked; 0 = none.", 0, 3600)
     ] = 5

@@ -37,9 +37,8 @@ class CachedDirectory:
         self._users: OrderedDict[int, Entry] = OrderedDict()  # the least recently used first
         self._asked: dict[int, asyncio.Task[dict[int, User]]] = {}  # whom the store is being asked for
         self._ids: dict[str, tuple[float, list[int]]] = {}
-        self._known: set[int] = set()  # at least everybody in the list of all
-        # Who was learned as what, for a directory that is nothing but that.
-        self._learned: dict[int, User] | None = {} if directory.follows_tokens else None
+        self._listed: set[int] = set()  # everybody who was ever in the list of all
+        self._learned: dict[int, int] = {}  # whoever was connected: a hash of what the last token said
         self._loading: dict[str, asyncio.Task[list[int]]] = {}
 
     def cached_ids(self, target: Target) -> list[int] | None:
@@ -64,8 +63,8 @@ class CachedDirectory:
             entry = self._ids.get(key)
             if entry is None:
                 raise
-            has_learned = key == ALL and len(self._known) > len(entry[1])
-            return sorted(self._known) if has_learned else entry[1]
+            strangers = self._learned.keys() - self._listed if key == ALL else ()
+            return sorted(self._listed.union(strangers)) if strangers else entry[1]
 
     async def users(self, user_ids: Collection[int]) -> dict[int, User]:
         """The known ones of these users; while the store is down those that are remembered, however old.
@@ -140,31 +139,30 @@ class CachedDirectory:
         while len(self._users) > config.cache_size:
             self._users.popitem(last=False)
 
-    async def learn(self, users: list[User]) -> None:
-        """These users are connected, so they exist."""
-        news = [user for user in users if self._is_news(user)]
+    async def learn(self, claims: list[User]) -> None:
+        """These users are connected, so they exist, and this is what their tokens say. Of what was said before nothing
+        is asked of the store; what changes who is meant holds from the next notice on."""
+        news = [said for said in claims if self._learned.get(said.user_id) != hash(said)]
+        changed: set[int] = set()
         if news:
-            await self._directory.learn(news)
-            self._known.update(user.user_id for user in news)
-            # The lists lack them, those on their way perhaps too: they are asked for again at the next notice.
-            self._ids = {key: (-math.inf, ids) for key, (_, ids) in self._ids.items()}
-            self._loading.clear()
-        self._forget_unknown(users)
+            changed = await self._directory.learn(news)
+            if changed or not all(self._is_known(said.user_id) for said in news):
+                # The lists lack them, those on their way perhaps too: they are asked for again at the next notice.
+                self._ids = {key: (-math.inf, ids) for key, (_, ids) in self._ids.items()}
+                self._loading.clear()
+            self._learned.update((said.user_id, hash(said)) for said in news)
+        self._forget([said.user_id for said in claims], changed)
 
-    def _is_news(self, user: User) -> bool:
-        return user.user_id not in self._known or (
-            self._learned is not None and self._learned.get(user.user_id) != user
-        )
+    def _is_known(self, user_id: int) -> bool:
+        return user_id in self._listed or user_id in self._learned
 
-    def _forget_unknown(self, users: Iterable[User]) -> None:
-        """Nor may they become unknown by an answer that is on its way."""
-        for user in users:
-            self._asked.pop(user.user_id, None)
-            _, remembered = self._users.get(user.user_id, _NOT_REMEMBERED)
-            if remembered is None or self._learned is not None:
-                self._users.pop(user.user_id, None)
-        if self._learned is not None:
-            self._learned.update((user.user_id, user) for user in users)
+    def _forget(self, user_ids: Iterable[int], changed: set[int]) -> None:
+        """What is remembered wrongly of these, or as unknown; nor may an answer bring that back that is on its way."""
+        for user_id in user_ids:
+            self._asked.pop(user_id, None)
+            _, remembered = self._users.get(user_id, _NOT_REMEMBERED)
+            if remembered is None or user_id in changed:
+                self._users.pop(user_id, None)
 
     def _query(self, target: Target) -> tuple[str, Callable[[], Awaitable[list[int]]]]:
         if target.kind is TargetKind.ALL:
@@ -193,7 +191,7 @@ class CachedDirectory:
         if self._loading.get(key) is asyncio.current_task():  # else somebody was learned meanwhile
             self._ids[key] = (self._now() + self._live.config.directory.cache_ttl_s, ids)
         if key == ALL:
-            self._known.update(ids)
+            self._listed.update(ids)
         return ids
 
 

@@ -21,13 +21,13 @@ from pushd.model import Notice, Priority, Target, TargetKind
 from pushd.ports import Journal
 from pushd.publication import Publication
 from pushd.queries import PushRow
+from pushd.values import MAX_ROLE, MAX_USER_ID, MIN_ROLE
 
-MAX_USER_ID = 2**63 - 1
 MAX_DATA_DEPTH = 100  # decoders of clients, and ours with what is put around `data`, give up somewhere beyond
 GROUP_LIMIT = 1000  # notices of one append
 RANDOM_BYTES, RANDOM_IDS = 10, 256  # of an id; of so many in one call of the kernel
 UserId = Annotated[int, msgspec.Meta(ge=1, le=MAX_USER_ID)]
-Role = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+Role = Annotated[int, msgspec.Meta(ge=MIN_ROLE, le=MAX_ROLE)]
 NoticeType = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.:-]{1,64}\Z")]
 PublicId = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.:=+/@-]{1,128}\Z")]
 DEFAULT_TYPE = "system_notice"

@@ -76,11 +76,33 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class User(msgspec.Struct, frozen=True):
-    """An account of the directory."""
+    """An account, as the directory has it or as a token says.
+
+    `issued_ms`: when that token was made (`iat`); 0: it does not say; None: no token says this.
+    """
 
     user_id: int
     username: str = ""
     role: int = 0
+    issued_ms: int | None = None
+
+    def after(self, known: User | None) -> User | None:
+        """What is known once this was said, too; None where that is nothing new.
+
+        The newest token counts: of two that say when they were made the later one, else the one that is used later.
+        A token without a name leaves the name; one without a role says role 0.
+        """
+        if known is None:
+            return self
+        known_ms = known.issued_ms or 0
+        if self.issued_ms is None or 0 < self.issued_ms < known_ms:
+            return None
+        told = User(self.user_id, self.username or known.username, self.role, max(self.issued_ms, known_ms))
+        return None if told == known else told
+
+    def is_as(self, other: User | None) -> bool:
+        """Whether both have the same name and role."""
+        return other is not None and (self.username, self.role) == (other.username, other.role)
 
 
 class Arrival(msgspec.Struct, frozen=True):

@@ -15,8 +15,6 @@ _FORM = re.compile(
             (?: Z | [+-]\d\d(?: :?[0-5]\d )? )? )?""",
     re.ASCII | re.VERBOSE,
 )
-# What can be shown in any time zone: from the 2nd of January of the year 1 until a day before the end of the year 9999.
-LEAST_MS, MOST_MS = -62_135_510_400_000, 253_402_214_400_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -152,10 +152,6 @@ class RecordStore(Protocol):
 class Directory(Protocol):
     """Who exists, with name and role. pushd only reads it, but for users it learns from their connections."""
 
-    @property
-    def follows_tokens(self) -> bool:
-        """Whether a known user may be learned again, with the name and role of a newer token."""
-
     async def users(self, user_ids: Collection[int]) -> dict[int, User]:
         """The known ones of these users."""
 
@@ -165,8 +161,12 @@ class Directory(Protocol):
     async def ids_by_role(self, roles: Collection[int]) -> list[int]:
         """Ids of users that have one of these roles, ascending."""
 
-    async def learn(self, users: Sequence[User]) -> None:
-        """These users exist. An embedded directory adds unknown ones, never changes a known one; others ignore it."""
+    async def learn(self, claims: Sequence[User]) -> set[int]:
+        """These users exist, as their tokens say; ids of those who are new, or have another name or role now.
+
+        A directory of our own adds unknown ones, and of those who were not imported it follows the newest token
+        (`User.after`); what says nothing new writes nothing. Others' directories ignore it.
+        """
 
 
 class PresenceStore(Protocol):

@@ -45,7 +45,9 @@ class Client(msgspec.Struct):
     client_ip: str
     user_agent: str
     connected_ms: int = 0
-    token_id: str = ""
+    token_id: str = ""  # of the token that it came with, until another one comes
+    issued_ms: int | None = None  # when that was made, until the directory has learned it (`User.issued_ms`)
+    tokens: tuple[tuple[str, float], ...] = ()  # from then on, all that it answers for: id, and when it expires (s)
 
 
 class Presence:
@@ -161,12 +163,19 @@ class Presence:
                 self._replay(connection, waiting.get(connection.user_id, ()))
 
     async def _learn(self, connections: list[Connection]) -> None:
-        await self._directory.learn(
+        clients: list[Client] = [connection.details for connection in connections]
+        await self.learn(
             [
-                User(user_id=connection.user_id, username=connection.details.username, role=connection.details.role)
-                for connection in connections
+                User(connection.user_id, client.username, client.role, client.issued_ms)
+                for connection, client in zip(connections, clients, strict=True)
             ]
         )
+        for client in clients:
+            client.issued_ms = None  # it takes 32 bytes for as long as the connection lives
+
+    async def learn(self, claims: list[User]) -> None:
+        """The directory takes note of what tokens say of their users. Raises StoreError."""
+        await self._directory.learn(claims)
 
     async def _read_mailboxes(self, connections: list[Connection]) -> dict[int, list[MailboxItem]]:
         """With everything in them that was on its way when this was called; the users are known from then on."""

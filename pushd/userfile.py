@@ -10,17 +10,14 @@ import csv
 import io
 import json
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pushd.config import quote
 from pushd.errors import ConfigError
 from pushd.model import User
+from pushd.values import MAX_NAME_CHARS, MAX_ROLE, MAX_USER_ID, MIN_ROLE, is_plain, is_whole
 
-MAX_ID = 2**63 - 1
-MAX_ROLE = 2**31 - 1
-MAX_NAME_CHARS = 255
 FIELDS = ("id", "username", "user_type")
 
 
@@ -99,29 +96,25 @@ def _json_list(text: str, source: str) -> list[Any]:
 
 def _user(row: Mapping[str, Any], where: str) -> User:
     return User(
-        user_id=_whole(row, "id", 1, MAX_ID, where),
+        user_id=_whole(row, "id", 1, MAX_USER_ID, where),
         username=_name(row, where),
-        role=_whole(row, "user_type", -MAX_ROLE, MAX_ROLE, where),
+        role=_whole(row, "user_type", MIN_ROLE, MAX_ROLE, where),
     )
 
 
 def _whole(row: Mapping[str, Any], field: str, least: int, most: int, where: str) -> int:
     value = row.get(field)
-    if type(value) is not int or not least <= value <= most:
+    if not is_whole(value, least, most):
         raise ConfigError(f"{where}: {field}: {_found(row, field)}, expected a whole number from {least} to {most}")
     return value
 
 
 def _name(row: Mapping[str, Any], where: str) -> str:
     value = row.get("username")
-    if not isinstance(value, str) or len(value) > MAX_NAME_CHARS or not _is_plain(value):
+    if not isinstance(value, str) or len(value) > MAX_NAME_CHARS or not is_plain(value):
         expected = f"a text of at most {MAX_NAME_CHARS} characters, without control characters"
         raise ConfigError(f"{where}: username: {_found(row, 'username')}, expected {expected}")
     return value
-
-
-def _is_plain(text: str) -> bool:
-    return all(unicodedata.category(sign) not in ("Cc", "Cs") for sign in text)
 
 
 def _found(row: Mapping[str, Any], field: str) -> str:

@@ -6,10 +6,9 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,11 +19,22 @@ from cachetools import LRUCache
 from pushd.config import AuthConfig
 from pushd.edge import origins
 from pushd.edge.http1 import HEALTH_CHECKS, Request, is_loopback
-from pushd.edge.tokens import Verifier
-from pushd.errors import ConfigError, ErrorCode, RequestError, StartError
-from pushd.intake import MAX_USER_ID
+from pushd.edge.keys import public_key
+from pushd.edge.tokens import Verifier, seconds, unusable
+from pushd.errors import ConfigError, ErrorCode, RequestError
 from pushd.live import Live
 from pushd.ports import Revocations
+from pushd.values import (
+    MAX_INT64,
+    MAX_ROLE,
+    MAX_TOKEN_ID_CHARS,
+    MAX_USER_ID,
+    MIN_INT64,
+    MIN_ROLE,
+    clean_name,
+    is_plain,
+    is_whole,
+)
 
 VERIFIED_TOKENS = 1024  # remembered
 FORBIDDEN_ORIGIN = "requests from this origin are not allowed (see auth.allowed_origins and server.trusted_proxies)"
@@ -39,7 +49,10 @@ _FORWARDED = re.compile(
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who a request speaks for. `user_id` 0: an API key or a daemon without credentials; `expires_s` 0: never."""
+    """Who a request speaks for. `user_id` 0: an API key or a daemon without credentials; `expires_s` 0: never.
+
+    `issued_ms`: when the token says it was made; 0: it does not say; None: there is no token.
+    """
 
     user_id: int = 0
     username: str = ""
@@ -47,6 +60,7 @@ class Identity(msgspec.Struct, frozen=True):
     is_admin: bool = False
     expires_s: float = 0.0
     token_id: str = ""  # the claim `jti`, by which a token can be revoked
+    issued_ms: int | None = None
 
 
 ADMIN = Identity(is_admin=True)
@@ -102,11 +116,14 @@ class Authenticator:
 
     def _decoded(self, token: str, auth: AuthConfig) -> Identity:
         try:
-            return _identity(self._verifier.claims(token, self._wall_s()), auth)
-        except jwt.ExpiredSignatureError:
-            raise RequestError(ErrorCode.TOKEN_EXPIRED, "the token has expired") from None
-        except (jwt.PyJWTError, ValueError, OverflowError, RecursionError):  # PyJWT lets its JSON parser's through
+            claims = self._verifier.claims(token, self._wall_s())
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):  # PyJWT lets some through
             raise RequestError(ErrorCode.UNAUTHORIZED, "the token is not valid") from None
+        identity = _identity(claims, auth)
+        if self.revocations is not None and not identity.token_id:
+            expected = f"a text of 1 to {MAX_TOKEN_ID_CHARS} characters, by which the token can be revoked"
+            raise unusable("jti", claims.get("jti"), expected)
+        return identity
 
     def can_be_revoked(self, identity: Identity) -> bool:
         """Whether `check_revoked` has anything to ask."""
@@ -114,8 +131,12 @@ class Authenticator:
 
     async def check_revoked(self, identity: Identity) -> None:
         """Raises RequestError UNAUTHORIZED for a revoked token, StoreError when that cannot be known."""
-        if self.revocations is not None and identity.token_id and await self.revocations.revoked([identity.token_id]):
+        if identity.token_id and await self.revoked([identity.token_id]):
             raise RequestError(ErrorCode.UNAUTHORIZED, "the token was revoked")
+
+    async def revoked(self, token_ids: Collection[str]) -> set[str]:
+        """The revoked ones of these. Raises StoreError when that cannot be known."""
+        return set() if self.revocations is None else await self.revocations.revoked(token_ids)
 
     def check_source(self, request: Request) -> None:
         """Refuse what a web page of somebody else's makes a browser send. Raises RequestError FORBIDDEN."""
@@ -178,26 +199,22 @@ def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 
 
 def _verifier(auth: AuthConfig) -> Verifier:
-    return Verifier(auth, lambda: _verification_key(auth.jwt_secret, auth.jwt_public_key_file))
+    return Verifier(auth, lambda: _verification_key(auth))
 
 
 def check_keys(auth: AuthConfig) -> None:
-    """Raise StartError now rather than refuse every token later."""
-    if auth.mode == "jwt":
-        _verification_key(auth.jwt_secret, auth.jwt_public_key_file)
+    """Read the key file now rather than refuse every token later.
+
+    Raises ConfigError or StartError (keys.public_key), and then what was read before stays.
+    """
+    if auth.mode == "jwt" and auth.jwt_public_key_file:
+        _public_keys[auth.jwt_public_key_file] = public_key(auth.jwt_public_key_file, auth.jwt_algorithms)
 
 
 def forget_keys() -> None:
-    """Key files are read again when they are next needed; old keys are not kept."""
-    _verification_key.cache_clear()
+    """Key files are read again when they are next needed."""
+    _public_keys.clear()
     _encoded.cache_clear()
-
-
-def renew_keys(auth: AuthConfig) -> None:
-    """Read the key file again. Raises StartError, and then what was read before stays."""
-    if auth.mode == "jwt":
-        _verification_key.__wrapped__(auth.jwt_secret, auth.jwt_public_key_file)
-    forget_keys()
 
 
 def issue_token(auth: AuthConfig, *, user_id: int, role: int, ttl_s: int) -> str:
@@ -239,41 +256,47 @@ def _encoded(keys: tuple[str, ...]) -> tuple[bytes, ...]:
     return tuple(key.encode() for key in keys)
 
 
-@lru_cache(maxsize=4)
-def _verification_key(secret: str, public_key_file: str) -> str:
-    if not public_key_file:
-        return secret
-    try:
-        return Path(public_key_file).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartError(f"auth.jwt_public_key_file: cannot read {public_key_file}: {error}") from error
+_public_keys: dict[str, str] = {}  # by file
+
+
+def _verification_key(auth: AuthConfig) -> str:
+    if not auth.jwt_public_key_file:
+        return auth.jwt_secret
+    if auth.jwt_public_key_file not in _public_keys:
+        check_keys(auth)
+    return _public_keys[auth.jwt_public_key_file]
 
 
 def _identity(claims: dict[str, Any], auth: AuthConfig) -> Identity:
+    """Whom a token in force names. Raises RequestError for a claim that decides and cannot be used.
+
+    Claims that are null are absent. A name and an id of the token that cannot be carried decide nothing: the one is
+    mended, the other left out.
+    """
     user_id = claims.get(auth.user_claim)
-    role = claims.get(auth.role_claim, 0)
     if isinstance(user_id, str) and user_id.isascii() and user_id.isdigit() and len(user_id) < 20:
         user_id = int(user_id)
-    if not isinstance(user_id, int) or isinstance(user_id, bool) or not 1 <= user_id <= MAX_USER_ID:
-        raise RequestError(ErrorCode.UNAUTHORIZED, "the token names no user")
-    if not isinstance(role, int) or isinstance(role, bool):
-        raise RequestError(ErrorCode.UNAUTHORIZED, "the token's role is not a number")
-    name = claims.get("username", "")
+    if not is_whole(user_id, 1, MAX_USER_ID):
+        raise unusable(auth.user_claim, user_id, f"the user, a whole number from 1 to {MAX_USER_ID}")
+    role = claims.get(auth.role_claim)
+    if role is not None and not is_whole(role, MIN_ROLE, MAX_ROLE):
+        raise unusable(auth.role_claim, role, f"the role, a whole number from {MIN_ROLE} to {MAX_ROLE}")
     return Identity(
         user_id=user_id,
-        username=name if isinstance(name, str) else "",
-        role=role,
-        is_admin=role in auth.admin_roles,
-        expires_s=float(int(claims["exp"])) + auth.leeway_s,  # PyJWT, too, drops fractions
-        token_id=_token_id(claims.get("jti", "")),
+        username=clean_name(claims.get("username")),
+        role=role or 0,
+        is_admin=(role or 0) in auth.admin_roles,
+        expires_s=float(seconds(claims, "exp") or 0) + auth.leeway_s,
+        token_id=_token_id(claims.get("jti")),
+        issued_ms=max(0, seconds(claims, "iat") or 0) * 1000,
     )
 
 
 def _token_id(jti: object) -> str:
-    """The claim `jti` as a text: some issuers count their tokens. What cannot be revoked is not let in."""
-    if isinstance(jti, bool) or not isinstance(jti, str | int):
-        raise RequestError(ErrorCode.UNAUTHORIZED, "the token's jti is neither a text nor a whole number")
-    return str(jti)
+    """By which the token can be revoked; "" for none that can be used. Some issuers count their tokens."""
+    if is_whole(jti, MIN_INT64, MAX_INT64):
+        return str(jti)
+    return jti if isinstance(jti, str) and len(jti) <= MAX_TOKEN_ID_CHARS and is_plain(jti) else ""
 
 
 def _is_local(request: Request) -> bool:

@@ -10,6 +10,7 @@ from msgspec import Meta
 from pushd.intake import UserId
 from pushd.model import Channel, DeliveryStatus, TargetKind
 from pushd.queries import PushSort, ReceiptSort
+from pushd.values import MAX_INT64, NO_NUL
 from pushd.wire import MessageId, MessageIds
 
 MAX_WAIT_MS = 10_000
@@ -26,7 +27,7 @@ Moment = Annotated[
         extra_json_schema={"anyOf": [{"format": "date"}, {"format": "date-time"}, {"pattern": LOCAL_TIME}]},
     ),
 ]
-Text = Annotated[str, Meta(max_length=500)]
+Text = Annotated[str, Meta(max_length=500, pattern=NO_NUL)]
 
 
 class Form(msgspec.Struct, kw_only=True, frozen=True):
@@ -66,7 +67,7 @@ class StatsQuery(PeriodQuery, frozen=True):
     target: TargetKind | None = None
     status: Text | None = None
     success: bool | None = None
-    sender_id: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    sender_id: Annotated[int, Meta(ge=0, le=MAX_INT64)] | None = None
     keyword: Annotated[Text, Meta(description="A part of the content; no pattern.")] | None = None
 
 

@@ -20,15 +20,16 @@ from pushd._inlet import Inlet
 from pushd.edge.addresses import TOO_MANY_CONNECTIONS, Addresses, canonical
 from pushd.edge.auth import Authenticator, Identity
 from pushd.edge.http1 import Request
+from pushd.edge.renewals import REVOKED, Renewals, token_ids
 from pushd.edge.websocket import Listener, switching_protocols
 from pushd.errors import CloseCode, ErrorCode, RequestError, StoreError
-from pushd.intake import MAX_USER_ID
 from pushd.live import Live
 from pushd.metrics import Metrics
 from pushd.ports import Revocations
 from pushd.presence import Client, Presence
 from pushd.receipts import Receipts
 from pushd.session import Session
+from pushd.values import MAX_USER_ID
 from pushd.wire import Dialect
 
 log = structlog.get_logger("pushd.gateway")
@@ -81,6 +82,7 @@ class Gateway:
         self.now = now
         self.wall_s = wall_s
         self.is_draining = False
+        self.renewals = Renewals(self)
         self._guests = itertools.count(-1, -1)
         self._conn_ids = itertools.count(1)
         self._conn_prefix = secrets.token_hex(4)
@@ -217,6 +219,7 @@ class Gateway:
                 user_agent=request.headers.get("user-agent", "")[:512],
                 connected_ms=int(self.wall_s() * 1000),
                 token_id=identity.token_id,
+                issued_ms=identity.issued_ms,
             ),
         )
         self.set_expiry(connection, identity)
@@ -271,12 +274,12 @@ class Gateway:
     async def _close_revoked(self, revocations: Revocations) -> None:
         by_token: dict[str, list[Connection]] = {}
         for connection in self.hub.snapshot():
-            if connection.details.token_id:
-                by_token.setdefault(connection.details.token_id, []).append(connection)
+            for token_id in token_ids(connection.details):
+                by_token.setdefault(token_id, []).append(connection)
         # Asked also when there is nothing to ask for: so health knows whether new tokens could be checked.
         for token_id in await revocations.revoked(by_token or [NO_TOKEN]):
             for connection in by_token.get(token_id, ()):
-                self.hub.close(connection, CloseCode.REVOKED, "the token was revoked")
+                self.hub.close(connection, CloseCode.REVOKED, REVOKED)
 
     async def finished(self) -> None:
         """Return when everything clients asked for is done."""

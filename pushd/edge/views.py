@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from pushd.model import MailboxItem, ReceiveStatus
-from pushd.moments import LEAST_MS, MOST_MS
 from pushd.queries import PushRow, PushStats, ReceiptRow, ReceiptStats, UserReceipts
+from pushd.values import MAX_MS, MIN_MS
 
 
 class Published(msgspec.Struct, omit_defaults=True):
@@ -351,9 +351,9 @@ def rate(part: int, whole: int) -> float:
 
 
 def moment(at_ms: int, timezone: ZoneInfo) -> str:
-    """RFC 3339 with milliseconds; beyond what that can say, the nearest it can."""
-    shown_ms = min(max(at_ms, LEAST_MS), MOST_MS)
-    return datetime.fromtimestamp(shown_ms / 1000, timezone).isoformat(timespec="milliseconds")
+    """RFC 3339 with milliseconds; of what another program wrote, the nearest that can be said."""
+    at_ms = max(MIN_MS, min(at_ms, MAX_MS))
+    return datetime.fromtimestamp(at_ms / 1000, timezone).isoformat(timespec="milliseconds")
 
 
 def _maybe(at_ms: int, timezone: ZoneInfo) -> str | None:

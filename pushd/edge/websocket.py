@@ -22,7 +22,7 @@ from pushd._inlet import FrameParser
 from pushd.config import LimitsConfig
 from pushd.deflate import most_wire_bytes
 from pushd.edge.http1 import Request
-from pushd.errors import CloseCode, ErrorCode, ProtocolError, RequestError, StoreError
+from pushd.errors import CloseCode, ErrorCode, ProtocolError, StoreError
 from pushd.model import Mark
 from pushd.session import CloseReceived, Echo, PingReceived, Session
 
@@ -145,19 +145,8 @@ class Listener:
                 self._refuse(ErrorCode.NOT_FOUND, "no such notice for this user", message_id)
 
     def _auth(self, event: wire.Auth) -> None:
-        gateway = self.gateway
-        if gateway.live.config.auth.mode == "none":
-            return
-        try:
-            identity = gateway.authenticator.verify(event.token)
-        except RequestError as error:
-            gateway.hub.close(self.connection, CloseCode.TOKEN_INVALID, error.text)
-            return
-        if identity.user_id != self.connection.user_id:
-            gateway.hub.close(self.connection, CloseCode.TOKEN_INVALID, "the token names another user")
-            return
-        gateway.set_expiry(self.connection, identity)
-        self.connection.details.token_id = identity.token_id
+        if self.gateway.live.config.auth.mode != "none":
+            self.gateway.renewals.renew(self.connection, event.token)
 
 
 _ACTIONS: dict[type, Callable[[Listener, Any], None]] = {

@@ -8,16 +8,18 @@ from pushd.model import User
 
 
 class NoDirectory:
-    """ports.Directory in memory; it knows whom it learned, with the newest name and role of each one's token."""
-
-    follows_tokens = True
+    """ports.Directory in memory; it knows whom it learned, with the name and role of each one's newest token."""
 
     def __init__(self) -> None:
         self._users: dict[int, User] = {}
 
     async def users(self, user_ids: Collection[int]) -> dict[int, User]:
         """See ports.Directory."""
-        return {user_id: self._users[user_id] for user_id in user_ids if user_id in self._users}
+        return {
+            user_id: User(user_id, known.username, known.role)
+            for user_id in user_ids
+            if (known := self._users.get(user_id)) is not None
+        }
 
     async def all_ids(self) -> list[int]:
         """See ports.Directory."""
@@ -27,6 +29,14 @@ class NoDirectory:
         """See ports.Directory."""
         return sorted(user.user_id for user in self._users.values() if user.role in roles)
 
-    async def learn(self, users: Sequence[User]) -> None:
+    async def learn(self, claims: Sequence[User]) -> set[int]:
         """See ports.Directory."""
-        self._users.update((user.user_id, user) for user in users)
+        changed: set[int] = set()
+        for said in claims:
+            known = self._users.get(said.user_id)
+            told = said.after(known)
+            if told is not None:
+                self._users[said.user_id] = told
+                if not told.is_as(known):
+                    changed.add(said.user_id)
+        return changed

@@ -11,18 +11,18 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
-from bson import Code, DatetimeMS, Decimal128, MinKey, ObjectId, Regex, Timestamp
+from bson import Code, DatetimeMS, Decimal128, Int64, MinKey, ObjectId, Regex, Timestamp
 
 from pushd.config import Config, PresenceConfig, RecordsConfig, ServerConfig
 from pushd.edge import views
 from pushd.errors import StartError, StoreError, StoreLost, StoreUnavailable
 from pushd.model import Arrival, Mark, Receipt, Target, TargetKind
-from pushd.moments import MOST_MS
 from pushd.queries import PushFilter, PushSort, PushStats, ReceiptFilter, ReceiptSort, ReceiptStats, Slice
 from pushd.stores import mongo
 from pushd.stores.mongo.presence import MongoPresence
 from pushd.stores.mongo.records import MongoRecords
 from pushd.stores.mongo.records_write import WRITES_AT_ONCE
+from pushd.values import MAX_MS
 from tests.daemon import until
 from tests.mongo_server import MongoServer
 from tests.mongo_server import mongo_server as mongo_server  # a fixture
@@ -469,6 +469,44 @@ async def test_foreign_online_status(node: MongoNode, database: Any) -> None:
 # ---- when it cannot be used
 
 
+@pytest.mark.parametrize(
+    "value", [[7, 8], {"$gt": 1}, float("nan"), Int64(2**63 - 1), "x", 7.0, DatetimeMS(2**62)], ids=repr
+)
+async def test_whatever_stands_in_a_document(node: MongoNode, database: Any, value: Any) -> None:
+    """It is read as well as it can be, and is nobody else's problem."""
+    records, presence = node.stores.records, node.stores.presence
+    await records.write([push_record("m1")], [receipt("m1", 7, DELIVERED)])
+    await presence.connected([Arrival(7, "ada", "c1", "10.0.0.1", "Firefox", 1000)])
+    for collection, key in ((PUSHES, "message_id"), (RECEIPTS, "user_id"), (STATUSES, "user_id")):
+        ours = database[collection].find_one({}, {"_id": 0})
+        for name in ours:
+            unique = {"message_id": f"odd {name}", "user_id": 100 + list(ours).index(name)}
+            odd = ours | {field: unique[field] for field in ("message_id", "user_id") if field in ours} | {name: value}
+            if name != key or collection == RECEIPTS:
+                database[collection].insert_one(odd)
+    for sort in PushSort:
+        rows = await records.push_records(PushFilter(), sort, ALL)
+        assert "m1" in [row.message_id for row in rows]
+    for order in ReceiptSort:
+        receipts = await records.receive_records(ReceiptFilter(), order, ALL)
+        assert ("m1", 7) in [(row.message_id, row.user_id) for row in receipts]
+    await records.push_stats(PushFilter())
+    await records.receive_stats(ReceiptFilter())
+    await records.user_receipts(0, 2**53, 1000)
+    assert 7 in await records.newest_receive_records([7, 8], 1000)
+    assert await records.received_by("m1")
+    await records.user_summary(7)
+    await records.unread_counts([7, 8])
+    assert await records.mark(7, ["m1"], Mark.CONFIRMED, 2000) == ["m1"]
+    await records.expire(0, 2**52, 1000)
+    statuses = await presence.statuses([7, 8, *range(100, 120)])
+    assert statuses[7].username == "ada"
+    await presence.disconnected([(7, 5000), (8, 5000), *((number, 5000) for number in range(100, 120))])
+    assert not (await presence.statuses([7]))[7].is_online
+    await presence.reset(6000)
+    assert database[STATUSES].count_documents({"is_online": True}) == 0
+
+
 async def test_wrong_credentials_are_one_line_without_the_password(
     node: MongoNode, loop_errors: list[dict[str, Any]]
 ) -> None:
@@ -610,4 +648,4 @@ async def test_a_push_record_of_any_kind_can_be_shown(node: MongoNode, database:
         row = await node.stores.records.push_record(f"odd{number}")
         assert row is not None
         assert msgspec.json.encode(views.push_view(row, ZoneInfo("Asia/Shanghai"))), value
-        assert all(abs(at) <= MOST_MS for at in (row.push_ms, row.expires_ms, row.created_ms, row.updated_ms))
+        assert all(abs(at) <= MAX_MS for at in (row.push_ms, row.expires_ms, row.created_ms, row.updated_ms))

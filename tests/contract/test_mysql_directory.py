@@ -217,6 +217,31 @@ async def test_odd_values_are_nobody_s_problem(server: MariadbServer, connect: O
         assert await directory.ids_by_role([role]) == [number for number, is_role in roles.items() if is_role == role]
 
 
+@pytest.mark.parametrize("kind", ["BIGINT", "BIGINT UNSIGNED", "DECIMAL(60)", "VARCHAR(80)", "DOUBLE"])
+async def test_roles_that_no_token_can_name_are_none(server: MariadbServer, connect: Open, kind: str) -> None:
+    """In the users and in the lists alike."""
+    server.execute(f"CREATE TABLE user (id INT PRIMARY KEY, username TEXT, user_type {kind})")
+    roles = {1: 2**31 - 1, 2: 2**31, 3: 2**62, 4: 0, 5: 5}
+    roles |= {} if "UNSIGNED" in kind else {6: -(2**31), 7: -(2**31) - 1, 8: -(2**62)}
+    roles |= {9: 10**50, 10: -(10**50)} if kind in ("DECIMAL(60)", "VARCHAR(80)", "DOUBLE") else {}
+    server.insert("INSERT INTO user VALUES (%s, 'x', %s)", list(roles.items()))
+    directory = await connect()
+    expected = {number: role if -(2**31) <= role < 2**31 else 0 for number, role in roles.items()}
+    assert {user.user_id: user.role for user in (await directory.users(roles)).values()} == expected
+    for role in (0, 5, 2**31 - 1, -(2**31)):
+        found = await directory.ids_by_role([role])
+        assert found == [number for number, is_role in expected.items() if is_role == role]
+
+
+async def test_names_that_cannot_be_carried(server: MariadbServer, connect: Open) -> None:
+    server.execute("CREATE TABLE user (id INT PRIMARY KEY, username LONGBLOB, user_type INT)")
+    server.insert(
+        "INSERT INTO user VALUES (%s, %s, 0)", [(1, b"a\0\n\xff"), (2, b"x" * 100_000), (3, "é".encode() * 500)]
+    )
+    names = {user.user_id: user.username for user in (await (await connect()).users([1, 2, 3])).values()}
+    assert names == {1: "a\ufffd\ufffd\ufffd", 2: "x" * 255, 3: "é" * 255}
+
+
 @pytest.mark.parametrize(
     ("kind", "values"),
     [("ENUM('0', '1')", "01"), ("TINYINT UNSIGNED", "01"), ("BOOLEAN", "01"), ("CHAR(2)", "01"), ("DECIMAL(3)", "01")],

@@ -216,6 +216,12 @@ async def test_mark_answers_known_ids_in_order(stores: Stores) -> None:
     assert await stores.records.unread_counts([1, 2, 3]) == {1: 1, 2: 1}
 
 
+async def test_an_id_goes_on_behind_a_nul(stores: Stores) -> None:
+    await stores.records.write([], [receipt("a", 1, PENDING), receipt("b", 1, PENDING)])
+    assert await stores.records.mark(1, ["a\0", "\0", "b", "\0b", "b\0c"], Mark.READ, 2000) == ["b"]
+    assert await stores.records.unread_counts([1]) == {1: 1}
+
+
 async def test_receive_status_counts(stores: Stores) -> None:
     written_receipts = [receipt("m1", 1, DELIVERED), receipt("m1", 2, PENDING), receipt("m1", 3, OFFLINE)]
     await stores.records.write([push_record("m1"), push_record("m2")], [*written_receipts, receipt("m3", 1, OFFLINE)])

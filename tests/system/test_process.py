@@ -18,6 +18,7 @@ import jwt
 import pytest
 
 from tests.daemon import Process, until
+from tests.tokens import PRIVATE_PEM, PUBLIC_PEM, token
 
 
 def pushd(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -72,6 +73,37 @@ def test_unreadable_public_key(tmp_path: Path) -> None:
         f'[auth]\nmode = "jwt"\njwt_algorithms = ["RS256"]\njwt_public_key_file = "{tmp_path}/none.pem"\n'
     )
     assert_one_line(pushd("--config", str(config)), 1, f"{tmp_path}/none.pem")
+
+
+def test_a_public_key_that_does_not_fit(tmp_path: Path) -> None:
+    """`--check` opens nothing, so it says nothing of it."""
+    config, key = tmp_path / "pushd.toml", tmp_path / "key.pem"
+    for content, algorithm in (("garbage", "RS256"), ("", "EdDSA"), (PUBLIC_PEM, "ES256"), (PRIVATE_PEM, "RS256")):
+        key.write_text(content)
+        config.write_text(
+            f'[server]\nport = 0\ndata_dir = "{tmp_path}/data"\n[log]\nlevel = "error"\n'
+            f'[auth]\nmode = "jwt"\njwt_algorithms = ["{algorithm}"]\njwt_public_key_file = "{key}"\n'
+        )
+        assert_one_line(pushd("--config", str(config)), 2, f"auth.jwt_public_key_file: {key}: found ")
+        assert pushd("--config", str(config), "--check").returncode == 0
+
+
+async def test_a_reload_keeps_a_key_that_fits(tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    key.write_text(PUBLIC_PEM)
+    auth = {"mode": "jwt", "jwt_algorithms": ["RS256"], "jwt_public_key_file": str(key)}
+    good = token(7, key=PRIVATE_PEM, algorithm="RS256")
+    async with Process(tmp_path, auth=auth) as daemon, await daemon.start() as probe:
+        for content in ("garbage", PRIVATE_PEM, None):
+            offset = daemon.log_file.stat().st_size
+            if content is None:
+                key.unlink()
+            else:
+                key.write_text(content)
+            await daemon.signal(signal.SIGHUP)
+            await until(lambda offset=offset: any("not reloaded" in str(one) for one in daemon.events(offset)))
+            await probe.client(query=f"token={good}")
+        assert PRIVATE_PEM.splitlines()[1] not in daemon.log_file.read_text()
 
 
 async def test_two_daemons_cannot_share_a_data_directory(daemon: Process) -> None:

@@ -8,14 +8,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 
-from pushd.edge import gateway
+from pushd.edge import gateway, renewals
 from tests import raw
 from tests.daemon import PREFIX, Client, Probe, Process, until
 from tests.raw import Raw
 from tests.servers import RedisServer
-from tests.tokens import API_KEY, JWT, token
+from tests.tokens import API_KEY, JWT, SECRET, token
 
 PROMISED_S = 5.0  # CONTRACT: how long a live connection may outlast its token
 SHORT_S = 0.2
@@ -62,6 +63,18 @@ async def _connect(probe: Probe, credential: str) -> Client:
     return await probe.client(query=f"token={credential}")
 
 
+async def _renew(client: Client, credential: str) -> None:
+    """Return when the renewal is through: it is checked in turn, and nothing says so but a later one's refusal."""
+    await client.send({"type": "auth", "token": credential})
+    assert await _is_alive(client)
+
+
+def _signed(**claims: Any) -> str:
+    """As no library would sign it."""
+    payload = {"uid": 7, "type": 0, "exp": int(time.time()) + 600, **claims}
+    return jwt.PyJWS().encode(json.dumps(payload).encode(), SECRET, "HS256")
+
+
 async def _is_alive(client: Client) -> bool:
     await client.send({"type": "ping"})
     return (await client.receive())["type"] == "pong"
@@ -78,7 +91,7 @@ async def _has_status(probe: Probe, status: str) -> bool:
 class TestRevoked:
     async def test_at_connect_and_over_http(self, probe: Probe, redis_server: RedisServer) -> None:
         await _revoke(redis_server, "bad")
-        revoked, good, other = token(7, jti="bad"), token(7, jti="good"), token(7)
+        revoked, good, other = token(7, jti="bad"), token(7, jti="good"), token(7, jti="other")
         assert await _call(probe, revoked) == (401, "UNAUTHORIZED")
         assert await _upgrade(probe, revoked) == (401, "UNAUTHORIZED")
         assert await _call(probe, token(1, 1, jti="bad")) == (401, "UNAUTHORIZED")
@@ -106,33 +119,73 @@ class TestRevoked:
     async def test_live_connections(self, probe: Probe, redis_server: RedisServer) -> None:
         first = await _connect(probe, token(7, jti="bad"))
         second = await _connect(probe, token(7, jti="bad"))
-        others = [await _connect(probe, token(7, jti="good")), await _connect(probe, token(8))]
+        others = [await _connect(probe, token(7, jti="good")), await _connect(probe, token(8, jti="other"))]
         await _revoke(redis_server, "bad")
         assert (await first.closed(), await second.closed()) == (4403, 4403)
         for other in others:
             assert await _is_alive(other)
         assert await _has_status(probe, "healthy")
 
-    async def test_after_renewal_the_new_token_counts(self, probe: Probe, redis_server: RedisServer) -> None:
-        renewed = await _connect(probe, token(7, jti="old"))
-        await renewed.send({"type": "auth", "token": token(7, jti="new")})
-        without = await _connect(probe, token(8, jti="old"))
-        await without.send({"type": "auth", "token": token(8)})
-        forgetful = await _connect(probe, token(9, jti="old"))
-        assert await _is_alive(renewed)
-        assert await _is_alive(without)
-        await _revoke(redis_server, "old")
-        assert await forgetful.closed() == 4403
-        assert await _is_alive(renewed)
-        await _revoke(redis_server, "new")
-        assert await renewed.closed() == 4403
-        assert await _is_alive(without)
+    async def test_a_connection_answers_for_all_its_tokens(self, probe: Probe, redis_server: RedisServer) -> None:
+        """Whichever of them is revoked; and for no other connection's."""
+        for revoked in ("first", "second", "third"):
+            renewed = await _connect(probe, token(7, jti=f"first-{revoked}"))
+            for name in ("second", "third", "third"):
+                await _renew(renewed, token(7, jti=f"{name}-{revoked}"))
+            other = await _connect(probe, token(7, jti=f"other-{revoked}"))
+            assert await _is_alive(renewed)
+            await _revoke(redis_server, f"{revoked}-{revoked}")
+            assert await renewed.closed() == 4403
+            assert await _is_alive(other)
 
-    async def test_renewal_with_a_revoked_token(self, probe: Probe, redis_server: RedisServer) -> None:
+    async def test_a_former_token_that_has_expired_is_forgotten(self, probe: Probe, redis_server: RedisServer) -> None:
+        client = await _connect(probe, token(7, jti="first"))
+        (connection,) = probe.node.hub.connections_of(7)
+        connection.details.token_id = ""
+        connection.details.tokens = (("gone", time.time() - 1), ("here", time.time() + 60))
+        await _renew(client, token(7, jti="second"))
+        assert renewals.token_ids(connection.details) == ["here", "second"]
+
+    async def test_so_many_tokens_and_no_more(self, probe: Probe) -> None:
+        client = await _connect(probe, token(7, jti="first"))
+        for number in range(1, renewals.MAX_TOKENS):
+            await _renew(client, token(7, jti=f"t{number}"))
+        await client.send({"type": "auth", "token": token(7, jti="one more")})
+        assert await client.closed() == 4401
+
+    async def test_renewal_saves_nobody_before_it_is_noticed(
+        self, start: Any, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(gateway, "REVOKED_WITHIN_S", 600)  # the watch sees nothing
+        probe = await start(auth={**JWT, "revocation_url": redis_server.url})
+        client = await _connect(probe, token(7, jti="bad"))
+        await _revoke(redis_server, "bad")
+        assert await _is_alive(client)
+        await client.send({"type": "auth", "token": token(7, jti="fresh")})
+        assert await client.closed() == 4403
+
+    async def test_renewal_with_a_revoked_token(
+        self, start: Any, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(gateway, "REVOKED_WITHIN_S", 600)
+        probe = await start(auth={**JWT, "revocation_url": redis_server.url})
         await _revoke(redis_server, "bad")
         client = await _connect(probe, token(7, jti="good"))
         await client.send({"type": "auth", "token": token(7, jti="bad")})
         assert await client.closed() == 4403
+
+    async def test_tokens_without_an_id(self, probe: Probe) -> None:
+        """Nobody could revoke them."""
+        for claims in ({}, {"jti": None}, {"jti": ""}, {"jti": [7]}, {"jti": "x" * 256}, {"jti": "a\nb"}):
+            credential = _signed(**claims)
+            assert await _call(probe, credential) == (401, "UNAUTHORIZED")
+            assert await _upgrade(probe, credential) == (401, "UNAUTHORIZED")
+            client = await _connect(probe, token(7, jti="good"))
+            await client.send({"type": "auth", "token": credential})
+            assert await client.closed() == 4401
+        response = await probe.http.get(MINE, headers=_bearer(token(7)))
+        assert "claim jti: found none, expected" in response.json()["message"]
+        assert await _call(probe, API_KEY) == (200, "")
 
     async def test_many_tokens(self, probe: Probe, redis_server: RedisServer) -> None:
         count = 1201  # several questions' worth
@@ -146,16 +199,14 @@ class TestRevoked:
 class TestWithoutRedis:
     async def test_stopped_and_back(self, probe: Probe, redis_server: RedisServer) -> None:
         client = await _connect(probe, token(7, jti="good"))
-        user, admin, without = token(7, jti="good"), token(1, 1, jti="admin"), token(7)
+        user, admin = token(7, jti="good"), token(1, 1, jti="admin")
         await redis_server.stop()
         for credential in (user, admin):
             assert await _call(probe, credential) == (503, "STORE_UNAVAILABLE")
             assert await _upgrade(probe, credential) == (503, "STORE_UNAVAILABLE")
         response = await probe.http.get(MINE, headers=_bearer(user))
         assert response.headers["retry-after"] == "5"
-        for credential in (without, API_KEY):
-            assert await _call(probe, credential) == (200, "")
-        assert await _upgrade(probe, without) == (101, "")
+        assert await _call(probe, API_KEY) == (200, "")
         health = await _health(probe)
         assert health["status"] == "degraded"
         assert "revocations" in health["last_error"]
@@ -170,6 +221,21 @@ class TestWithoutRedis:
         await until(lambda: _has_status(probe, "healthy"))
         await _revoke(redis_server, "good")
         assert await client.closed() == 4403
+
+    async def test_renewal_waits_for_it(self, probe: Probe, redis_server: RedisServer) -> None:
+        """Nothing is believed that cannot be checked; the former token counts, and the client can try again."""
+        client = await _connect(probe, token(7, jti="good", exp=int(time.time()) + 600))
+        (connection,) = probe.node.hub.connections_of(7)
+        expires_at = connection.expires_at
+        await redis_server.stop()
+        await client.send({"type": "auth", "token": token(7, jti="fresh")})
+        refusal = await client.receive()
+        assert (refusal["type"], refusal["error"]) == ("error", "STORE_UNAVAILABLE")
+        assert connection.expires_at == expires_at
+        await redis_server.start()
+        await client.send({"type": "auth", "token": token(7, jti="fresh")})
+        await until(lambda: connection.expires_at > expires_at)
+        assert await _is_alive(client)
 
     async def test_health_notices_without_being_asked(self, probe: Probe, redis_server: RedisServer) -> None:
         await redis_server.stop()

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import hmac
 import json
+import math
+import sqlite3
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Collection
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
+import bson
 import jwt
+import msgspec
+import orjson
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pushd.config import AuthConfig, Config
 from pushd.edge import auth
@@ -59,6 +68,13 @@ def request(target: str = "/", peer: str = "203.0.113.9", **headers: str) -> Req
     return Request("GET", target.encode(), names, peer=peer)
 
 
+def verdict(authenticator: Authenticator, token: str) -> Identity | RequestError:
+    try:
+        return authenticator.verify(token)
+    except RequestError as error:
+        return error
+
+
 def refusal(authenticator: Authenticator, token: str) -> ErrorCode:
     with pytest.raises(RequestError) as caught:
         authenticator.verify(token)
@@ -70,13 +86,110 @@ def refusal(authenticator: Authenticator, token: str) -> ErrorCode:
 
 
 def test_what_a_token_says(authenticator: Authenticator) -> None:
-    assert authenticator.verify(signed()) == Identity(7, "ada", 2, is_admin=False, expires_s=NOW + 86_405.0)
+    known = Identity(7, "ada", 2, is_admin=False, expires_s=NOW + 86_405.0, issued_ms=0)
+    assert authenticator.verify(signed()) == known
+    assert authenticator.verify(signed(iat=NOW - 7, jti="t1")) == replace(
+        known, token_id="t1", issued_ms=(NOW - 7) * 1000
+    )
     assert authenticator.verify(signed(type=1)).is_admin
     assert authenticator.verify(signed(uid="7")).user_id == 7
     assert authenticator.verify(signed(type=...)).role == 0
     assert authenticator.verify(signed(username=5)).username == ""
     assert authenticator.verify(signed(username=...)).username == ""
     assert authenticator.verify(signed(uid=2**63 - 1)).user_id == 2**63 - 1
+    assert authenticator.verify(signed(type=-(2**31))).role == -(2**31)
+
+
+def test_nulls_say_nothing(authenticator: Authenticator) -> None:
+    empty = dict.fromkeys(("type", "username", "jti", "iat", "nbf", "sub", "iss", "aud"))
+    nothing = forged({"alg": "HS256"}, CLAIMS | empty)
+    assert authenticator.verify(nothing) == Identity(7, "", 0, expires_s=NOW + 86_405.0, issued_ms=0)
+    assert refusal(authenticator, signed(exp=None)) is ErrorCode.UNAUTHORIZED
+
+
+def test_what_decides_nothing_is_mended_or_left_out(authenticator: Authenticator) -> None:
+    claims = CLAIMS | {"username": "bob\ud83d" + "x" * 300, "jti": "\ud83d", "iat": -5}
+    identity = authenticator.verify(forged({"alg": "HS256"}, claims))
+    assert identity.username == "bob\ufffd" + "x" * 251
+    assert (identity.token_id, identity.issued_ms) == ("", 0)
+    for jti in ("", "x" * 256, "a\0b", 2**64, True, ["a"]):
+        assert authenticator.verify(signed(jti=jti)).token_id == ""
+    assert authenticator.verify(signed(jti=7)).token_id == "7"
+
+
+@pytest.mark.parametrize(
+    ("claims", "text"),
+    [
+        ({"uid": ...}, f"claim uid: found none, expected the user, a whole number from 1 to {2**63 - 1}"),
+        (
+            {"uid": 2**64},
+            f"claim uid: found a number beyond 64 bits, expected the user, a whole number from 1 to {2**63 - 1}",
+        ),
+        (
+            {"type": 2**31},
+            f"claim type: found {2**31}, expected the role, a whole number from {-(2**31)} to {2**31 - 1}",
+        ),
+        ({"type": "1"}, f"claim type: found a text, expected the role, a whole number from {-(2**31)} to {2**31 - 1}"),
+        ({"exp": [1]}, "claim exp: found a list, expected seconds since 1970"),
+    ],
+)
+def test_a_claim_that_decides_is_named(authenticator: Authenticator, claims: dict[str, Any], text: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        authenticator.verify(signed(**claims))
+    assert (caught.value.code, caught.value.text) == (ErrorCode.UNAUTHORIZED, text)
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters())
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
+)
+numbers = st.sampled_from([0, 1, -1, NOW, NOW + 60, 2**31, 2**53, 2**63 - 1, 2**63, 2**64, 1e308, float("inf")])
+claim_sets = st.fixed_dictionaries(
+    {},
+    optional={
+        "uid": st.integers(1, 2**63 - 1) | values,
+        "type": st.integers(-(2**31), 2**31 - 1) | numbers | values,
+        "exp": st.integers(NOW + 60, NOW + 10**9) | numbers | values,
+        "username": st.text(st.characters()) | values,
+        "jti": st.text(st.characters()) | values,
+        "iat": st.integers(0, NOW) | values,
+        "nbf": st.integers(0, NOW) | values,
+        "sub": values,
+        "iss": values,
+        "aud": values,
+    },
+)
+
+
+class Everything:
+    """Revocations of which no token is one."""
+
+    async def revoked(self, token_ids: Collection[str]) -> set[str]:
+        return set()
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(claims=claim_sets, is_revocable=st.booleans())
+def test_whatever_a_token_says(make_config: MakeConfig, claims: dict[str, Any], is_revocable: bool) -> None:
+    """It is refused, or everything that keeps and carries what it says can."""
+    live = Live(jwt_config(make_config))
+    authenticator = Authenticator(live, Everything() if is_revocable else None)
+    identity = verdict(authenticator, forged({"alg": "HS256"}, CLAIMS | claims))
+    if isinstance(identity, RequestError):
+        assert identity.code in (ErrorCode.UNAUTHORIZED, ErrorCode.TOKEN_EXPIRED)
+        assert len(identity.text.encode()) < 200
+        return
+    assert identity.token_id or not is_revocable
+    said = msgspec.structs.asdict(identity)
+    assert orjson.loads(orjson.dumps(said)) == said
+    assert msgspec.json.decode(msgspec.json.encode(identity), type=Identity) == identity
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(identity), type=Identity) == identity
+    assert bson.decode(bson.encode(said)) == said
+    with closing(sqlite3.connect(":memory:")) as connection:
+        row = connection.execute(f"SELECT {', '.join('?' * len(said))}", list(said.values())).fetchone()
+    assert row == tuple(said.values())
+    f"jwt_blacklist:{identity.token_id}".encode()
+    assert math.isfinite(identity.expires_s)
 
 
 @pytest.mark.parametrize("uid", [..., None, 0, -7, 2**63, True, 7.0, "", "-7", "x", "７", "9" * 400, [7], {"id": 7}])
@@ -84,7 +197,7 @@ def test_a_token_must_name_a_user(authenticator: Authenticator, uid: Any) -> Non
     assert refusal(authenticator, signed(uid=uid)) is ErrorCode.UNAUTHORIZED
 
 
-@pytest.mark.parametrize("role", ["1", True, 1.0, [1]])
+@pytest.mark.parametrize("role", ["1", True, 1.0, [1], {}, 2**31, -(2**31) - 1, 2**63, 2**64, 10**400])
 def test_a_role_is_a_number(authenticator: Authenticator, role: Any) -> None:
     assert refusal(authenticator, signed(type=role)) is ErrorCode.UNAUTHORIZED
 
@@ -121,10 +234,9 @@ def test_a_subject_that_is_the_user_may_be_a_number(make_config: MakeConfig) -> 
 
 
 def test_tokens_may_be_counted(authenticator: Authenticator) -> None:
-    """A number as `jti` is revoked by its digits."""
+    """A number as `jti` is revoked by its digits; what is no id names none."""
     assert [authenticator.verify(signed(jti=jti)).token_id for jti in (5, "5", 0, None)] == ["5", "5", "0", ""]
-    for jti in (True, 1.5, [], {}, {"a": 1}):
-        assert refusal(authenticator, signed(jti=jti)) is ErrorCode.UNAUTHORIZED
+    assert {authenticator.verify(signed(jti=jti)).token_id for jti in (True, 1.5, [], {}, {"a": 1})} == {""}
 
 
 # ---- tokens that are remembered
@@ -208,6 +320,15 @@ def test_as_many_tokens_are_remembered_as_are_used(
     authenticator.verify(others[-2])
     authenticator.verify(others[0])
     assert verified == [busy, *others, others[0]]
+
+
+def test_where_tokens_can_be_revoked_they_have_an_id(make_config: MakeConfig) -> None:
+    authenticator = Authenticator(Live(jwt_config(make_config)), Everything())
+    assert authenticator.verify(signed(jti="t1")).token_id == "t1"
+    for jti in (..., None, "", 7.5, "x" * 256, "a\nb"):
+        with pytest.raises(RequestError, match="claim jti: found") as caught:
+            authenticator.verify(signed(jti=jti))
+        assert caught.value.code is ErrorCode.UNAUTHORIZED
 
 
 async def test_a_remembered_token_can_still_be_revoked(make_config: MakeConfig) -> None:
@@ -306,7 +427,7 @@ def test_public_keys(make_config: MakeConfig, rsa_key: rsa.RSAPrivateKey, tmp_pa
         auth.issue_token(config.auth, user_id=7, role=1, ttl_s=60)
     path.unlink()
     with pytest.raises(StartError, match="jwt_public_key_file"):
-        auth.renew_keys(config.auth)
+        auth.check_keys(config.auth)
     assert authenticator.verify(jwt.encode({**CLAIMS, "jti": "new"}, rsa_key, algorithm="RS256")).user_id == 7
     auth.forget_keys()
     with pytest.raises(StartError, match="jwt_public_key_file"):

@@ -7,6 +7,7 @@ import gc
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from pushd.directory import UNKNOWN_TTL_S, CachedDirectory
@@ -22,6 +23,11 @@ ALL = Target(TargetKind.ALL)
 ADMIN = Target(TargetKind.ADMIN)
 ANN, BEN, CID = User(1, "ann", 1), User(2, "ben", 2), User(3, "cid", 3)
 TTL_S = 300
+
+
+def token(user: User, issued_s: int) -> User:
+    """What a token says that was made then; 0: it does not say."""
+    return msgspec.structs.replace(user, issued_ms=issued_s * 1000)
 
 
 def role(*roles: int) -> Target:
@@ -122,12 +128,50 @@ async def test_a_learned_user_is_in_the_next_list(directory: CachedDirectory) ->
     assert await directory.ids(role(3)) == [3]
 
 
-async def test_known_users_are_not_learned_again(directory: CachedDirectory, store: Faulty) -> None:
-    await directory.ids(ALL)
-    await directory.learn([ANN, BEN])
-    await directory.learn([CID])
-    await directory.learn([CID])
+async def test_what_was_said_before_is_not_learned_again(directory: CachedDirectory, store: Faulty) -> None:
+    listed = await directory.ids(ALL)
+    for _ in range(3):
+        await directory.learn([ANN, BEN])
     assert store.calls == ["all_ids", "learn"]
+    assert directory.cached_ids(ALL) is listed
+    for said in (CID, CID, token(CID, 0), token(CID, 0), token(CID, 5), CID):
+        await directory.learn([said])
+    assert store.calls.count("learn") == 1 + 4
+
+
+async def test_a_role_that_goes_down_or_up_holds_from_the_next_notice_on(
+    directory: CachedDirectory, store: Faulty
+) -> None:
+    for issued_s, number in ((1, 1), (2, 0), (3, 1), (4, 2)):
+        await directory.users([1])
+        await directory.ids(ADMIN)
+        await directory.learn([token(User(1, "ann", number), issued_s)])
+        assert directory.cached_ids(ADMIN) is None
+        assert await directory.ids(ADMIN) == [1] * (number == 1)
+        assert await directory.ids(role(number)) == ([1, 2] if number == 2 else [1])
+        assert await directory.users([1]) == {1: User(1, "ann", number)}
+
+
+async def test_a_token_that_changes_nothing_leaves_the_lists_alone(directory: CachedDirectory) -> None:
+    await directory.learn([token(ANN, 5)])
+    listed = await directory.ids(ADMIN)
+    await directory.learn([token(ANN, 6)])
+    await directory.learn([token(User(1, "ann", 3), 4)])  # made earlier
+    assert directory.cached_ids(ADMIN) is listed
+    assert await directory.users([1]) == {1: ANN}
+
+
+async def test_an_answer_from_before_a_role_changed_is_not_remembered(directory: CachedDirectory, store: Any) -> None:
+    gate = store.hold("ids_by_role")
+    before = asyncio.create_task(directory.ids(ADMIN))
+    await asyncio.sleep(0)
+    await directory.learn([token(User(1, "ann", 0), 5)])
+    after = asyncio.create_task(directory.ids(ADMIN))
+    await asyncio.sleep(0)
+    gate.set()
+    await before
+    assert await after == []
+    assert directory.cached_ids(ADMIN) == []
 
 
 async def test_a_user_whom_the_store_did_not_take_is_still_unknown(directory: CachedDirectory, store: Any) -> None:
@@ -157,8 +201,6 @@ async def test_who_asks_after_a_user_was_learned_does_not_get_an_answer_from_bef
 
 class _Late:
     """A directory whose answers are those from when it was asked for."""
-
-    follows_tokens = False
 
     def __init__(self, store: Any) -> None:
         self._store = store
@@ -253,8 +295,6 @@ async def test_the_store_is_asked_for_nobody_twice_at_a_time(make_config: MakeCo
 
 class _Counting:
     """Knows everybody but user 13; says for whom it was asked."""
-
-    follows_tokens = False
 
     def __init__(self) -> None:
         self.asked: list[int] = []
@@ -434,9 +474,9 @@ async def test_without_a_directory_the_newest_token_says_who_somebody_is(make_co
     await directory.learn([ANN, BEN])
     assert await directory.users([1]) == {1: ANN}
     assert await directory.ids(ADMIN) == [1]
-    await directory.learn([User(1, "ann", 2)])
+    await directory.learn([token(User(1, "ann", 2), 0)])
     assert await directory.users([1]) == {1: User(1, "ann", 2)}
     assert await directory.ids(ADMIN) == []
     listed = await directory.ids(role(2))
-    await directory.learn([User(1, "ann", 2), BEN])
+    await directory.learn([token(User(1, "ann", 2), 0), BEN])
     assert directory.cached_ids(role(2)) is listed

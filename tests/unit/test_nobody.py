@@ -26,10 +26,12 @@ async def test_it_knows_whom_it_learned() -> None:
     assert await directory.ids_by_role([]) == []
 
 
-async def test_the_newest_name_and_role_count() -> None:
+async def test_the_newest_tokens_name_and_role_count() -> None:
     directory = NoDirectory()
-    await directory.learn([ANN])
-    await directory.learn([User(1, "anna", 3)])
+    assert await directory.learn([ANN]) == {1}
+    assert await directory.learn([User(1, "anna", 3, issued_ms=2000)]) == {1}
+    assert await directory.learn([User(1, "old", 1, issued_ms=1000), User(1, "nobody says so", 1)]) == set()
+    assert await directory.learn([User(1, "anna", 3, issued_ms=2500)]) == set()
     assert await directory.users([1]) == {1: User(1, "anna", 3)}
     assert await directory.ids_by_role([1]) == []
     assert await directory.ids_by_role([3]) == [1]

@@ -286,3 +286,21 @@ def test_no_statement_scans_a_table(connection: sqlite3.Connection, statement: s
 )
 def test_an_index_serves_what_it_is_for(connection: sqlite3.Connection, statement: str, index: str) -> None:
     assert f"INDEX {index}" in " ".join(plan_of(connection, statement))
+
+
+def test_roles_of_version_6_that_are_none_are_0_and_follow_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "pushd.db"
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "LADDER", LADDER[:6])
+        prepare(path)
+    with closing(sqlite3.connect(path)) as old:
+        rows = [(1, 1), (2, 2.0**63), (3, "boss"), (4, b"\xff"), (5, 2**31), (6, -(2**31)), (7, -(2**31) - 1)]
+        old.executemany("INSERT INTO user (id, user_type) VALUES (?, ?)", rows)
+        old.commit()
+    prepare(path)
+    with closing(sqlite3.connect(path)) as new:
+        found = new.execute("SELECT id, user_type, is_imported, token_issued_at FROM user ORDER BY id").fetchall()
+    roles = {1: 1, 6: -(2**31)}
+    assert found == [(user_id, roles.get(user_id, 0), 0, None) for user_id in range(1, 8)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pushd.config import AuthConfig
 from pushd.edge import tokens
 from pushd.edge.tokens import Verifier
+from pushd.errors import RequestError
 
 SECRET = "s" * 32
 NOW = int(time.time())
@@ -30,9 +32,11 @@ def signed(claims: Any = CLAIMS, **header: Any) -> str:
 
 
 def verdict(verifier: Verifier, token: str) -> Any:
-    """The claims, or the name of the error."""
+    """The claims, or what was raised."""
     try:
         return verifier.claims(token, time.time())
+    except RequestError as error:
+        return str(error)
     except Exception as error:
         return type(error).__name__
 
@@ -151,10 +155,51 @@ def test_only_claims_lose_their_nulls(stranger: Verifier, expert: Verifier) -> N
     assert verdict(stranger, signed(claims)) == verdict(expert, signed(claims)) == claims
 
 
-@pytest.mark.parametrize("missing", ["exp", "iss", "aud"])
+@pytest.mark.parametrize("missing", ["iss", "aud"])
 def test_what_is_missing_is_missed(stranger: Verifier, expert: Verifier, missing: str) -> None:
     token = signed({name: value for name, value in CLAIMS.items() if name != missing})
     assert verdict(expert, token) == verdict(stranger, token) == "MissingRequiredClaimError"
+
+
+@pytest.mark.parametrize(
+    ("claims", "refusal"),
+    [
+        ({"exp": None}, "claim exp: found none, expected seconds since 1970"),
+        ({"exp": True}, "claim exp: found true, expected seconds since 1970"),
+        ({"exp": "soon"}, "claim exp: found a text, expected seconds since 1970"),
+        ({"exp": {}}, "claim exp: found an object, expected seconds since 1970"),
+        ({"exp": 2**53 + 1}, "claim exp: found 9007199254740993, expected seconds since 1970"),
+        ({"exp": 10**400}, "claim exp: found a number beyond 64 bits, expected seconds since 1970"),
+        ({"exp": 1e300}, "claim exp: found 1e+300, expected seconds since 1970"),
+        ({"nbf": [1]}, "claim nbf: found a list, expected seconds since 1970"),
+        ({"nbf": NOW + 3600}, "claim nbf: the token is not in force yet"),
+        ({"iat": NOW + 3600}, "claim iat: the token is not in force yet"),
+        ({"iat": "yesterday"}, "claim iat: found a text, expected seconds since 1970"),
+        ({"exp": NOW - 6}, "TOKEN_EXPIRED: the token has expired"),
+    ],
+    ids=str,
+)
+def test_the_claim_that_is_wrong_is_named(stranger: Verifier, claims: dict[str, Any], refusal: str) -> None:
+    document = json.dumps({**CLAIMS, **claims}).encode()
+    assert str(verdict(stranger, signed(document))).removeprefix("UNAUTHORIZED: ") == refusal
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"nbf": None, "iat": None, "sub": None, "jti": None},
+        {"sub": 7, "jti": 7},
+        {"exp": str(NOW + 3600), "iat": str(NOW)},
+        {"exp": NOW + 3600.5, "nbf": NOW - 0.5, "iat": -1},
+        {"exp": 2**53},
+    ],
+    ids=str,
+)
+def test_what_decides_nothing_is_no_reason(stranger: Verifier, expert: Verifier, claims: dict[str, Any]) -> None:
+    """Null is absent, and nobody asked for `sub` or `jti`."""
+    wanted = {name: value for name, value in {**CLAIMS, **claims}.items() if value is not None}
+    token = signed({**CLAIMS, **claims})
+    assert verdict(stranger, token) == verdict(expert, token) == wanted
 
 
 def changed(token: str, part: int, text: str) -> str:

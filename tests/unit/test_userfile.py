@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pushd.errors import ConfigError
 from pushd.model import User
-from pushd.userfile import MAX_ID, parse_users
+from pushd.userfile import parse_users
+from pushd.values import MAX_USER_ID
 
 HEADER = "id,username,user_type\n"
 ADA, BOB = User(user_id=7, username="ada", role=1), User(user_id=8, username="", role=-2)
@@ -34,7 +35,7 @@ def refusal(text: str, source: str) -> str:
         (HEADER + '7,"a, ""b""",1', [User(user_id=7, username='a, "b"', role=1)]),
         (HEADER + "7,张三\u2028x,1", [User(user_id=7, username="张三\u2028x", role=1)]),
         (HEADER + "7,123,1", [User(user_id=7, username="123", role=1)]),
-        (HEADER + f"{MAX_ID},a,0", [User(user_id=MAX_ID, username="a", role=0)]),
+        (HEADER + f"{MAX_USER_ID},a,0", [User(user_id=MAX_USER_ID, username="a", role=0)]),
     ],
 )
 def test_csv(text: str, users: list[User]) -> None:
@@ -52,7 +53,7 @@ def test_csv(text: str, users: list[User]) -> None:
         (HEADER + "0,bob,1", "line 2: id: found 0, expected"),
         (HEADER + "-7,bob,1", "line 2: id: found -7, expected"),
         (HEADER + "7.0,bob,1", 'line 2: id: found "7.0", expected'),
-        (HEADER + f"{MAX_ID + 1},bob,1", "line 2: id: found 9223372036854775808"),
+        (HEADER + f"{MAX_USER_ID + 1},bob,1", "line 2: id: found 9223372036854775808"),
         (HEADER + "7,bob,", 'line 2: user_type: found "", expected'),
         (HEADER + "7,bob,admin", 'line 2: user_type: found "admin", expected'),
         (HEADER + "7,bob", "line 2: user_type: found 2 fields, expected 3"),

@@ -16,7 +16,7 @@ from pymongo import UpdateOne
 
 from pushd.errors import StoreError
 from pushd.stores.mongo.connection import Connection, Document
-from pushd.stores.mongo.documents import PUSH_RECORDS, RECEIVE_RECORDS, number
+from pushd.stores.mongo.documents import PUSH_RECORDS, RECEIVE_RECORDS, number, text
 
 log = structlog.get_logger("pushd.stores")
 Item = TypeVar("Item")
@@ -55,7 +55,7 @@ async def counted(connection: Connection, operation: str, message_ids: Collectio
             return await connection.collection(RECEIVE_RECORDS).aggregate(pipeline).to_list(None)
 
         for row in await connection.count(operation, work):
-            found[row["_id"]] = (number(row["delivered"]), number(row["failed"]))
+            found[text(row["_id"])] = (number(row["delivered"]), number(row["failed"]))
     return found
 
 

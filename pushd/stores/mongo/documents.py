@@ -2,6 +2,7 @@
 
 Documents of the program that pushd replaces may have dates as texts ("YYYY-MM-DD HH:MM:SS" in the server's time zone,
 or ISO 8601), flags and numbers of other types, and fields missing: they are read as well as they can be, never refused.
+What nothing else could carry (pushd.values) is as good as missing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from bson.datetime_ms import DatetimeMS
 
-from pushd.moments import LEAST_MS, MOST_MS
+from pushd.values import MAX_INT64, MAX_MS, MIN_INT64, MIN_MS
 
 PUSH_RECORDS = "push_records"
 RECEIVE_RECORDS = "admin_user_receive_records"
@@ -22,7 +23,6 @@ ONLINE_STATUS = "admin_user_online_status"
 
 # A number that should be a time: seconds up to this, milliseconds above (it is the year 5138, or 1973).
 MOST_SECONDS = 100_000_000_000
-MOST_64_BIT = 2**63 - 1
 LAST_TEXT = "9999-12-31 23:59:59"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 
@@ -33,12 +33,12 @@ def date(ms: int) -> DatetimeMS:
 
 
 def milliseconds(value: object, zone: ZoneInfo) -> int:
-    """A stored time; 0 for none, and for what cannot be read as one."""
+    """A stored time; 0 for none, for what cannot be read as one, and outside the years 1 to 9999."""
     try:
-        ms = _milliseconds(value, zone)
-    except (ValueError, OverflowError):  # of NaN and infinities, and of texts
+        at_ms = _milliseconds(value, zone)
+    except (ValueError, OverflowError):  # no date, no number, or without end
         return 0
-    return ms if LEAST_MS <= ms <= MOST_MS else 0
+    return at_ms if MIN_MS <= at_ms <= MAX_MS else 0
 
 
 def _milliseconds(value: object, zone: ZoneInfo) -> int:
@@ -70,16 +70,16 @@ def as_text(ms: int, zone: ZoneInfo) -> str:
 
 def text(value: object) -> str:
     """A stored text; "" for none."""
-    return "" if value is None else str(value)  # a subclass of str, as BSON's code is, cannot be encoded
+    return "" if value is None else str(value)  # of a Code, too, which is a str of BSON's
 
 
 def number(value: object, default: int = 0) -> int:
-    """A stored whole number."""
+    """A stored whole number of 64 bits; else `default`."""
     try:
-        found: int = default if value is None else int(value)  # type: ignore[call-overload]
+        whole = default if value is None else int(value)  # type: ignore[call-overload]
     except (TypeError, ValueError, OverflowError):
         return default
-    return found if abs(found) <= MOST_64_BIT else default
+    return whole if MIN_INT64 <= whole <= MAX_INT64 else default
 
 
 def optional_text(value: object) -> str | None:

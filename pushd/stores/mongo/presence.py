@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from zoneinfo import ZoneInfo
 
 from bson import Int64
+from bson.datetime_ms import DatetimeMS
 from pymongo import UpdateOne
 
 from pushd.errors import StoreError
@@ -18,7 +19,15 @@ from pushd.queries import OnlineStatus
 from pushd.stores.mongo import indexes
 from pushd.stores.mongo.connection import Connection, Document, Write
 from pushd.stores.mongo.counts import chunks
-from pushd.stores.mongo.documents import ONLINE_STATUS, date, flag, milliseconds, number, text
+from pushd.stores.mongo.documents import (
+    MOST_SECONDS,
+    ONLINE_STATUS,
+    date,
+    flag,
+    milliseconds,
+    number,
+    text,
+)
 
 ALIVE = "pushd_alive"
 NODE = {"_id": "node"}
@@ -64,9 +73,9 @@ class MongoPresence:
         for chunk in chunks(earliest, USERS_AT_ONCE):
             online = await self._online("disconnected", {"user_id": {"$in": chunk}}, len(chunk))
             gone = [
-                _gone(found, earliest[found["user_id"]], began_ms)
+                _gone(found, at_ms, began_ms)
                 for found in online
-                if (began_ms := self._began_ms(found)) <= earliest[found["user_id"]]
+                if (began_ms := self._began_ms(found)) <= (at_ms := earliest.get(number(found.get("user_id")), -1))
             ]
             await self._write("disconnected", gone, refused)
         _raise_first(refused)
@@ -81,7 +90,8 @@ class MongoPresence:
                 return await self._statuses.find(where).batch_size(USERS_AT_ONCE).to_list(None)
 
             for found in await self._connection.read("statuses", work):
-                statuses[int(found["user_id"])] = self._status(found)
+                status = self._status(found)
+                statuses[status.user_id] = status
         return statuses
 
     async def alive(self, at_ms: int) -> None:
@@ -166,11 +176,12 @@ def _durations(fields: tuple[str, str], duration_ms: int) -> Document:
 
 
 def _duration_ms(found: Document, fields: tuple[str, str]) -> int:
-    """Of a document that another program wrote, the seconds."""
+    """Of a document that another program wrote, the seconds. What no duration can be is 0."""
     in_s, in_ms = (found.get(field) for field in fields)
-    if isinstance(in_ms, int):
-        return in_ms
-    return round(in_s * 1000) if isinstance(in_s, int | float) else 0
+    if not isinstance(in_ms, int):
+        in_ms = in_s * 1000 if isinstance(in_s, int | float) else 0
+    duration_ms = number(in_ms)
+    return duration_ms if 0 <= duration_ms <= MOST_SECONDS * 1000 else 0
 
 
 def _once_each(arrivals: Iterable[Arrival]) -> list[list[Arrival]]:
@@ -232,5 +243,11 @@ def _gone(found: Document, at_ms: int, began_ms: int) -> UpdateOne:
         **_durations(_TOTAL, _duration_ms(found, _TOTAL) + duration_ms),
         "updated_at": date(at_ms),
     }
-    where = {"_id": found["_id"], "is_online": True, "online_time": found.get("online_time")}
+    began = found.get("online_time")
+    is_ours = isinstance(began, DatetimeMS)  # else another program's, which may be anything
+    where = {
+        "_id": found["_id"],
+        "is_online": True,
+        "online_time": began if is_ours else {"$not": {"$type": "date"}},
+    }
     return UpdateOne(where, {"$set": gone})

@@ -270,7 +270,7 @@ class MongoRecords:
                 return 0
             these = {"_id": {"$in": [row["_id"] for row in found]}, **due}
             done = await self._connection.change("expire", lambda: self._receipts.update_many(these, change))
-        self._counts.changed({row["message_id"] for row in found})
+        self._counts.changed({text(row.get("message_id")) for row in found})
         return done.modified_count
 
     async def _drop(self, operation: str, where: Document) -> int:
@@ -292,7 +292,7 @@ class MongoRecords:
         async def work() -> list[Document]:
             return await self._receipts.find(where, {"_id": 0, "message_id": 1}).to_list(None)
 
-        return [row["message_id"] for row in await self._connection.read(operation, work)]
+        return [text(row.get("message_id")) for row in await self._connection.read(operation, work)]
 
     async def _users(self, operation: str, where: Document) -> list[int]:
         async def work() -> list[Document]:

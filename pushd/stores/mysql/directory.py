@@ -20,6 +20,7 @@ from pushd.stores.guard import Guard
 from pushd.stores.mysql.address import Address, parse_url
 from pushd.stores.mysql.failures import STORE, misconfiguration, translate
 from pushd.stores.mysql.pool import Pool, Row
+from pushd.values import MAX_NAME_CHARS, MAX_ROLE, MIN_ROLE, clean_name, is_whole
 
 T = TypeVar("T")
 
@@ -28,6 +29,8 @@ T = TypeVar("T")
 ROWS_AT_ONCE = 250
 HIGHEST_ID = 2**63 - 1
 CANONICAL_INTEGER = "^(0|-?[1-9][0-9]*)$"
+MOST_NAME_BYTES = 4 * MAX_NAME_CHARS
+MOST_DIGITS = 11  # of a role, with its sign
 
 _role = re.compile(CANONICAL_INTEGER.encode())
 _ID_TYPES = {FIELD_TYPE.TINY, FIELD_TYPE.SHORT, FIELD_TYPE.INT24, FIELD_TYPE.LONG, FIELD_TYPE.LONGLONG}
@@ -36,12 +39,12 @@ _ID_TYPES = {FIELD_TYPE.TINY, FIELD_TYPE.SHORT, FIELD_TYPE.INT24, FIELD_TYPE.LON
 class MysqlDirectory:
     """ports.Directory and ports.Remote on one table. Needs SELECT on three columns, and no more.
 
-    Ids that are not positive do not exist for pushd; a role that is NULL or no number is 0, a name that is NULL is "".
+    Ids that are not positive do not exist for pushd. A role that is NULL, no number or beyond an INT is 0, and a name
+    that is NULL is "".
     Lists come in pages by id, so the id column needs an index; they are not of one moment.
     """
 
     store = STORE
-    follows_tokens = False
 
     def __init__(self, pool: Pool, config: DirectoryConfig, address: Address, guard: Guard) -> None:
         self._pool = pool
@@ -77,11 +80,16 @@ class MysqlDirectory:
         wanted = [str(role) for role in set(roles)]
         where = f"{self._role} IN ({_marks(wanted)})"
         if "0" in wanted:
-            where += f" OR {self._role} IS NULL OR CAST({self._role} AS CHAR) NOT REGEXP '{CANONICAL_INTEGER}'"
+            word = f"CAST({self._role} AS CHAR)"
+            where += (
+                f" OR {self._role} IS NULL OR {word} NOT REGEXP '{CANONICAL_INTEGER}'"
+                f" OR CAST({word} AS DECIMAL(65)) NOT BETWEEN {MIN_ROLE} AND {MAX_ROLE}"
+            )
         return await self._ids("ids_by_role", f"({where})", wanted)
 
-    async def learn(self, users: Sequence[User]) -> None:
+    async def learn(self, claims: Sequence[User]) -> set[int]:
         """See ports.Directory: nothing, the table is others'."""
+        return set()
 
     async def check(self) -> None:
         """See ports.Remote. Connects anew, since credentials are looked at only then."""
@@ -129,10 +137,11 @@ class MysqlDirectory:
 
     def _user(self, row: Row) -> User:
         user_id, name, role = row
+        number = int(role) if role is not None and len(role) <= MOST_DIGITS and _role.fullmatch(role) else 0
         return User(
             user_id=int(user_id or 0),
-            username=(name or b"").decode(self._encoding, "replace"),
-            role=int(role) if role is not None and _role.fullmatch(role) else 0,
+            username=clean_name((name or b"")[:MOST_NAME_BYTES].decode(self._encoding, "replace")),
+            role=number if is_whole(number, MIN_ROLE, MAX_ROLE) else 0,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Sequence
 from contextlib import closing
+from functools import partial
 
 import msgspec
 import orjson
@@ -13,14 +14,27 @@ from pushd.errors import StartError
 from pushd.model import User
 from pushd.stores.sqlite.connection import open_connection
 from pushd.stores.sqlite.schema import database_path, prepare
-from pushd.stores.sqlite.statements import Statements, chunks
+from pushd.stores.sqlite.statements import Statements, chunks, decoded
 from pushd.stores.sqlite.thread import SqliteThread
+from pushd.values import MAX_NAME_CHARS, MAX_ROLE, MIN_ROLE
 
-USERS = """
-SELECT CAST(json_group_array(json_object('user_id', user.id, 'username', username, 'role', user_type)) AS BLOB)
+# Another program may have written what is no name or no role: that counts as a text, and as 0.
+_NAME = f"substr(CAST(username AS TEXT), 1, {MAX_NAME_CHARS})"
+_ROLE = f"iif(typeof(user_type) = 'integer' AND user_type BETWEEN {MIN_ROLE} AND {MAX_ROLE}, user_type, 0)"
+
+USERS = f"""
+SELECT CAST(json_group_array(json_object('user_id', user.id, 'username', {_NAME}, 'role', {_ROLE})) AS BLOB)
   FROM json_each(CAST(:user_ids AS TEXT)) AS wanted
  CROSS JOIN user ON user.id = wanted.value
-"""
+"""  # noqa: S608 - constants only
+
+# Who is to be learned and known already; imported ones as null.
+KNOWN = f"""
+SELECT CAST(json_group_array(json_array(user.id, iif(is_imported, null, json_object(
+         'user_id', user.id, 'username', {_NAME}, 'role', {_ROLE}, 'issued_ms', token_issued_at)))) AS BLOB)
+  FROM json_each(CAST(:user_ids AS TEXT)) AS wanted
+ CROSS JOIN user ON user.id = wanted.value
+"""  # noqa: S608 - constants only
 
 ALL_PAGE = """
 SELECT CAST(json_group_array(id) AS BLOB)
@@ -32,23 +46,26 @@ SELECT CAST(json_group_array(id) AS BLOB)
   FROM (SELECT id FROM user WHERE user_type = :role AND id > :after_id ORDER BY id LIMIT :limit)
 """
 
-# :rows are users as arrays in the order of model.User.
+# :rows are arrays in the order of model.User.
 _INSERT = """
-INSERT INTO user (id, username, user_type)
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
+INSERT INTO user (id, username, user_type, token_issued_at, is_imported)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+       json_extract(value, '$[3]'), :is_imported
   FROM json_each(CAST(:rows AS TEXT))
  WHERE true
-    ON CONFLICT (id) DO """
+    ON CONFLICT (id) DO UPDATE
+   SET username = excluded.username, user_type = excluded.user_type, token_issued_at = excluded.token_issued_at,
+       is_imported = excluded.is_imported
+"""
 
-LEARN = _INSERT + "NOTHING"
-IMPORT = _INSERT + "UPDATE SET username = excluded.username, user_type = excluded.user_type"
+LEARN = _INSERT + " WHERE NOT is_imported"  # the import may have been this moment
+IMPORT = _INSERT
 
 # Decoding so many ids takes the loop less than a millisecond.
 PAGE_IDS = 20_000
 
-_LOWEST_ID = -(2**63)
-
 _users = msgspec.json.Decoder(list[User])
+_known = msgspec.json.Decoder(list[tuple[int, User | None]])
 
 
 def import_users(data_dir: str, users: list[User]) -> int:
@@ -62,16 +79,17 @@ def import_users(data_dir: str, users: list[User]) -> int:
     try:
         with closing(open_connection(path, synchronous="NORMAL")) as connection:
             for chunk in chunks(users):
-                connection.execute(IMPORT, {"rows": _rows(chunk)})
+                connection.execute(IMPORT, {"rows": _rows(chunk), "is_imported": 1})
     except sqlite3.Error as error:
         raise StartError(f"cannot import users into {path}: {error}") from error
     return len(users)
 
 
 class SqliteDirectory:
-    """ports.Directory on table `user` of the embedded database."""
+    """ports.Directory on table `user` of the embedded database.
 
-    follows_tokens = False
+    Ids that are not positive do not exist; who has a role that is none is in the list of all alone.
+    """
 
     def __init__(self, thread: SqliteThread) -> None:
         self._statements = Statements(thread, "directory")
@@ -82,7 +100,7 @@ class SqliteDirectory:
         for chunk in chunks(user_ids):
             document = await self._statements.document("users", USERS, user_ids=orjson.dumps(chunk))
             if document:
-                found.update((user.user_id, user) for user in _users.decode(document))
+                found.update((user.user_id, user) for user in decoded(_users, document))
         return found
 
     async def all_ids(self) -> list[int]:
@@ -97,15 +115,17 @@ class SqliteDirectory:
         found.sort()
         return found
 
-    async def learn(self, users: Sequence[User]) -> None:
+    async def learn(self, claims: Sequence[User]) -> set[int]:
         """See ports.Directory."""
-        for chunk in chunks(users):
-            await self._statements.change("learn", LEARN, rows=_rows(chunk))
+        changed: set[int] = set()
+        for chunk in chunks(claims):
+            changed |= await self._statements.run("learn", partial(_learn, chunk))
+        return changed
 
     async def _ids(self, name: str, statement: str, **parameters: int) -> list[int]:
         """All ids that `statement` yields, ascending, page by page."""
         found: list[int] = []
-        after_id = _LOWEST_ID
+        after_id = 0
         while True:
             document = await self._statements.document(name, statement, after_id=after_id, limit=PAGE_IDS, **parameters)
             page: list[int] = sorted(orjson.loads(document or b"[]"))
@@ -113,6 +133,28 @@ class SqliteDirectory:
             if len(page) < PAGE_IDS:
                 return found
             after_id = page[-1]
+
+
+def _learn(claims: Sequence[User], connection: sqlite3.Connection) -> set[int]:
+    """On the thread: write what is new, if anything is; whose name or role that is."""
+    user_ids = orjson.dumps([said.user_id for said in claims])
+    (document,) = connection.execute(KNOWN, {"user_ids": user_ids}).fetchone()
+    rows = decoded(_known, document)
+    known = dict(rows)
+    changed: set[int] = set()
+    written: dict[int, User] = {}
+    for said in claims:
+        before = known.get(said.user_id)
+        if before is None and said.user_id in known:
+            continue  # imported
+        told = said.after(before)
+        if told is not None:
+            known[said.user_id] = written[said.user_id] = told
+            if not told.is_as(before):
+                changed.add(said.user_id)
+    if written:
+        connection.execute(LEARN, {"rows": _rows([*written.values()]), "is_imported": 0})
+    return changed
 
 
 def _rows(users: Sequence[User]) -> bytes:

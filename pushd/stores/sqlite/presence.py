@@ -9,7 +9,7 @@ import orjson
 
 from pushd.model import Arrival
 from pushd.queries import OnlineStatus
-from pushd.stores.sqlite.statements import CHUNK_ROWS, Statements, chunks
+from pushd.stores.sqlite.statements import CHUNK_ROWS, Statements, chunks, decoded
 from pushd.stores.sqlite.thread import SqliteThread
 
 # :rows are arrivals as arrays in the order of model.Arrival. An arrival that is written again or late changes nothing.
@@ -34,9 +34,9 @@ SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(va
 # Goes on with a FROM that gives `at_ms`, and a WHERE.
 _GO_OFFLINE = """
 UPDATE admin_user_online_status
-   SET is_online = 0, offline_time = max(at_ms, online_time), last_seen = max(at_ms, online_time), updated_at = at_ms,
-       online_duration = max(0, at_ms - online_time),
-       total_online_time = total_online_time + max(0, at_ms - online_time)
+   SET is_online = 0, offline_time = max(at_ms, ifnull(online_time, 0)), last_seen = max(at_ms, ifnull(online_time, 0)),
+       updated_at = at_ms, online_duration = max(0, at_ms - ifnull(online_time, at_ms)),
+       total_online_time = total_online_time + max(0, at_ms - ifnull(online_time, at_ms))
 """
 
 # :rows are [user_id, at_ms]. A departure from before the last arrival is late news and changes nothing.
@@ -45,7 +45,7 @@ DISCONNECTED = f"""
   FROM (SELECT json_extract(value, '$[0]') AS departed_id, min(json_extract(value, '$[1]')) AS at_ms
           FROM json_each(CAST(:rows AS TEXT))
          GROUP BY departed_id)
- WHERE user_id = departed_id AND is_online = 1 AND online_time <= at_ms
+ WHERE user_id = departed_id AND is_online = 1 AND ifnull(online_time, 0) <= at_ms
 """  # noqa: S608 - constants only
 
 GHOSTS = """
@@ -61,16 +61,27 @@ RESET = f"""
 
 ALIVE = "INSERT INTO alive (id, at_ms) VALUES (1, :at_ms) ON CONFLICT (id) DO UPDATE SET at_ms = excluded.at_ms"
 
-STATUSES = """
-SELECT CAST(json_group_array(json_object(
-         'user_id', user_id, 'username', username, 'is_online', iif(is_online, json('true'), json('false')),
-         'last_seen_ms', last_seen, 'online_ms', ifnull(online_time, 0), 'offline_ms', ifnull(offline_time, 0),
-         'online_duration_ms', online_duration, 'connection_id', connection_id, 'client_ip', client_ip,
-         'user_agent', user_agent, 'total_online_count', total_online_count, 'total_online_ms', total_online_time
-       )) AS BLOB)
+_TEXTS = ("username", "connection_id", "client_ip", "user_agent")
+_NUMBERS = {
+    "last_seen_ms": "last_seen",
+    "online_ms": "online_time",
+    "offline_ms": "offline_time",
+    "online_duration_ms": "online_duration",
+    "total_online_count": "total_online_count",
+    "total_online_ms": "total_online_time",
+}
+# Casts, for another program can write anything into any column.
+_FIELDS = (
+    "'user_id', user_id, 'is_online', iif(is_online, json('true'), json('false'))",
+    *(f"'{name}', CAST({name} AS TEXT)" for name in _TEXTS),
+    *(f"'{name}', CAST(ifnull({column}, 0) AS INTEGER)" for name, column in _NUMBERS.items()),
+)
+
+STATUSES = f"""
+SELECT CAST(json_group_array(json_object({", ".join(_FIELDS)})) AS BLOB)
   FROM json_each(CAST(:user_ids AS TEXT)) AS wanted
  CROSS JOIN admin_user_online_status ON user_id = wanted.value
-"""
+"""  # noqa: S608 - constants only
 
 _statuses = msgspec.json.Decoder(list[OnlineStatus])
 
@@ -97,7 +108,7 @@ class SqlitePresence:
         found: dict[int, OnlineStatus] = {}
         for chunk in chunks(user_ids):
             document = await self._statements.document("statuses", STATUSES, user_ids=orjson.dumps(chunk))
-            found.update((status.user_id, status) for status in _statuses.decode(document or b"[]"))
+            found.update((status.user_id, status) for status in decoded(_statuses, document or b"[]"))
         return found
 
     async def alive(self, at_ms: int) -> None:

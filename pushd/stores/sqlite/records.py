@@ -136,7 +136,7 @@ class SqliteRecords:
         """See ports.RecordStore."""
         known: set[str] = set()
         marked = {"user_id": user_id, "at_ms": at_ms, "is_confirmed": mark is Mark.CONFIRMED}
-        for chunk in chunks(message_ids):
+        for chunk in chunks(name for name in message_ids if "\0" not in name):  # there JSON texts end
             changed = await self._change("mark", MARK, **marked, message_ids=orjson.dumps(chunk))
             known.update(message_id for message_id, _ in changed)
         return [message_id for message_id in message_ids if message_id in known]

@@ -417,6 +417,18 @@ _MOMENTS = (
     """,
 )
 
+# Version 7. Whoever is imported has the role of the import; others follow their tokens, of which the newest counts. Who
+# was imported before cannot be told. Roles that are none, which a token could leave here, are 0.
+_TOKENS = (
+    "ALTER TABLE user ADD COLUMN is_imported INTEGER NOT NULL DEFAULT 0",
+    # 0: the token does not say when; NULL: there was none.
+    "ALTER TABLE user ADD COLUMN token_issued_at INTEGER",
+    """
+    UPDATE user SET user_type = 0
+     WHERE typeof(user_type) <> 'integer' OR user_type NOT BETWEEN -2147483648 AND 2147483647
+    """,
+)
+
 # One entry per schema version: the statements that lead to it from the version before.
 LADDER: tuple[tuple[str, ...], ...] = (
     (*_JOURNAL, *_MAILBOX, *_RECORDS, *_USERS),
@@ -426,6 +438,7 @@ LADDER: tuple[tuple[str, ...], ...] = (
     _TOTALS,
     _MOMENTS,
     steps.SET_ASIDE,
+    _TOKENS,
 )
 
 

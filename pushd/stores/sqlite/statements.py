@@ -14,6 +14,8 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
+
 from pushd.stores.sqlite.schema import transaction
 from pushd.stores.sqlite.thread import SqliteThread
 
@@ -22,6 +24,17 @@ Result = TypeVar("Result")
 Parameter = bytes | str | int
 Run = Callable[[sqlite3.Connection], Any]
 Value = bytes | str | int | None  # exactly: what is of a subclass takes sqlite3 ten times as long to bind
+
+Decoded = TypeVar("Decoded")
+
+
+def decoded(decoder: msgspec.json.Decoder[Decoded], document: bytes) -> Decoded:
+    """A document of SQLite's; of texts in it that are no UTF-8, which it takes from anybody, as much as can be read."""
+    try:
+        return decoder.decode(document)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return decoder.decode(document.decode(errors="replace"))
+
 
 # A journal append waits behind one chunk at most: 500 receive records take SQLite a few milliseconds.
 CHUNK_ROWS = 500

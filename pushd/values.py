@@ -1,0 +1,59 @@
+"""What a value from outside must be, so that everything that may have to carry it can.
+
+Names, roles, ids and times come from tokens, requests, files, tables and documents, and go into SQLite, BSON, MySQL,
+Redis, JSON and MessagePack. All of these take a text that is UTF-8 (no lone surrogates), a whole number of signed 64
+bits, and a time of the years 1 to 9999. U+0000 ends a text in SQLite's JSON functions and its lower().
+
+Whoever reads such a value asks here. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TypeGuard
+
+MAX_USER_ID = 2**63 - 1
+MIN_ROLE, MAX_ROLE = -(2**31), 2**31 - 1  # what an INT column has room for
+MAX_NAME_CHARS = 255
+MAX_TOKEN_ID_CHARS = 255
+MIN_INT64, MAX_INT64 = -(2**63), 2**63 - 1
+# 0001-01-02 to 9999-12-30: a day less at either end, so that every time zone can show them.
+MIN_MS, MAX_MS = -62_135_510_400_000, 253_402_214_400_000
+NO_NUL = r"\A[^\x00]*\Z"  # a pattern
+
+_UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters and surrogates
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text can be encoded and has no control characters."""
+    return text.isprintable() or _UNUSABLE.search(text) is None
+
+
+def clean_name(value: object) -> str:
+    """A user's name as well as it can be carried: what cannot be is U+FFFD, the rest is cut; "" for what is no text."""
+    if not isinstance(value, str):
+        return ""
+    return (value if value.isprintable() else _UNUSABLE.sub("\ufffd", value))[:MAX_NAME_CHARS]
+
+
+def is_whole(value: object, least: int, most: int) -> TypeGuard[int]:
+    """Whether this is a whole number of the range; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def describe(value: object) -> str:
+    """A value in a few words, for whoever sent it; texts and nested ones by their kind only."""
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value) if value.bit_length() <= 64 else "a number beyond 64 bits"
+        case float():
+            return str(value)
+        case str():
+            return "a text"
+        case list() | tuple():
+            return "a list"
+    return "an object"

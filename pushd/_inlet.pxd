@@ -16,7 +16,8 @@ cdef extern from "<sys/epoll.h>" nogil:
 cdef enum:
     EVENTS = 128           # asked for at a time
     KEPT_BYTES = 16384     # of read buffer: a parser that has grown beyond is not kept for others
-    READ_MOST = 16384      # bytes at a time, however large the buffer
+    READ_MOST = 16384      # bytes at a time in the midst of a long frame, however large the buffer
+    READ_LITTLE = 2048     # and else: all frames in it are heard, though the first one may end in a pause
 
 
 cdef class FrameParser(WSListener):

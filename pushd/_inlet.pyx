@@ -373,7 +373,7 @@ cdef class Inlet:
             parser = self._parser(connection)
             view = parser.protocol.get_buffer(-1)
             room = PyMemoryView_GET_BUFFER(view)
-            count = min(room.len, READ_MOST, PyBytes_GET_SIZE(data) - start)
+            count = min(room.len, READ_MOST if parser.pending >= READ_LITTLE else READ_LITTLE, PyBytes_GET_SIZE(data) - start)
             memcpy(room.buf, PyBytes_AS_STRING(data) + start, count)
             start += count
             self._parse(connection, parser, count, room.len)
@@ -416,7 +416,8 @@ cdef class Inlet:
             parser = self._parser(connection)
             view = parser.protocol.get_buffer(-1)
             room = PyMemoryView_GET_BUFFER(view)
-            count = socket_recv(connection.fd, room.buf, min(room.len, READ_MOST), MSG_DONTWAIT)
+            count = min(room.len, READ_MOST if parser.pending >= READ_LITTLE else READ_LITTLE)
+            count = socket_recv(connection.fd, room.buf, count, MSG_DONTWAIT)
         failure = errno
         if connection.transport is None or connection.transport.is_closing():
             self.forget(connection)

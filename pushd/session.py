@@ -37,7 +37,19 @@ AUTHS_PER_S = 5.0  # a signature takes up to a millisecond to check
 MESSAGES_PER_S = 1000.0  # that name ids, however few
 IDS_BURST_S = 1.0  # so much of a client's rate of ids it may save up
 UNSENDABLE_CLOSE_CODES = frozenset({1004, 1005, 1006, 1015})
-_utf8 = codecs.getincrementaldecoder("utf-8")
+
+
+class Utf8Decoder(codecs.BufferedIncrementalDecoder):
+    """Refuses a surrogate at its second byte. Python's own waits for the third, as its caller may want surrogates."""
+
+    _buffer_decode = staticmethod(codecs.utf_8_decode)  # type: ignore[assignment]
+
+    def decode(self, data: Any, final: bool = False) -> str:
+        """Raises UnicodeDecodeError at the first byte that no text can have there."""
+        text = super().decode(data, final)
+        if self.buffer[:1] == b"\xed" and self.buffer[1:2] >= b"\xa0":
+            raise UnicodeDecodeError("utf-8", self.buffer, 0, 2, "surrogates not allowed")
+        return text
 
 
 class PingReceived(msgspec.Struct, frozen=True):
@@ -72,7 +84,7 @@ class _Partial:
         self.is_deflated = is_deflated
         self.chunks: list[bytes] = []
         self.size = self.count = 0
-        self.text = _utf8() if opcode == Opcode.TEXT and not is_deflated else None
+        self.text = Utf8Decoder() if opcode == Opcode.TEXT and not is_deflated else None
 
     def add(self, payload: bytes, is_final: bool, max_bytes: int) -> None:
         self.count += 1
@@ -157,7 +169,7 @@ class Session:
             spent_s = max(max(named, size // BYTES_PER_ID) / per_s, 1.0 / MESSAGES_PER_S)
         self.paid_at = max(self.paid_at, now - IDS_BURST_S) + spent_s
 
-    def text_under_way(self, opcode: int, reserved: int) -> codecs.IncrementalDecoder | None:
+    def text_under_way(self, opcode: int, reserved: int) -> Utf8Decoder | None:
         """What the payload of a frame must pass as it arrives; None where it is not the text of a message.
 
         The frame itself is still to come whole, to `receive`.
@@ -166,9 +178,9 @@ class Session:
         if reserved:
             return None
         if opcode == Opcode.TEXT and partial is None and (self.is_echo or self._opcode == Opcode.TEXT):
-            return _utf8()
+            return Utf8Decoder()
         if opcode == Opcode.CONTINUATION and partial is not None and partial.text is not None:
-            decoder = _utf8()
+            decoder = Utf8Decoder()
             decoder.setstate(partial.text.getstate())
             return decoder
         return None

@@ -6,7 +6,6 @@ picows parses and unmasks frames; a `Session` says what they mean; the hub does 
 from __future__ import annotations
 
 import base64
-import codecs
 import hashlib
 import logging
 import math
@@ -25,7 +24,7 @@ from pushd.deflate import most_wire_bytes
 from pushd.edge.http1 import Request
 from pushd.errors import CloseCode, ErrorCode, ProtocolError, RequestError, StoreError
 from pushd.model import Mark
-from pushd.session import CloseReceived, Echo, PingReceived, Session
+from pushd.session import CloseReceived, Echo, PingReceived, Session, Utf8Decoder
 
 if TYPE_CHECKING:
     from pushd.edge.gateway import Gateway
@@ -92,7 +91,7 @@ class Listener:
             gateway.metrics.errors.labels("session").inc()
             gateway.hub.close(connection, CloseCode.INTERNAL_ERROR)
 
-    def text_under_way(self, opcode: int, reserved: int) -> codecs.IncrementalDecoder | None:
+    def text_under_way(self, opcode: int, reserved: int) -> Utf8Decoder | None:
         """See Session."""
         return self._session.text_under_way(opcode, reserved)
 

@@ -18,7 +18,7 @@ from pushd import wire
 from pushd.config import LimitsConfig
 from pushd.deflate import RSV1
 from pushd.errors import CloseCode, ErrorCode, ProtocolError
-from pushd.session import CloseReceived, Echo, Event, PingReceived, Session, max_fragments
+from pushd.session import CloseReceived, Echo, Event, PingReceived, Session, Utf8Decoder, max_fragments
 from pushd.wire import Dialect, Opcode
 
 LIMITS = LimitsConfig(max_frame_bytes=2048, max_frames_per_s=0)
@@ -632,3 +632,24 @@ def test_what_is_no_text_under_way() -> None:
     receive(deflated, Opcode.TEXT, b"\xff", is_final=False, reserved=RSV1)
     assert fits(deflated, Opcode.CONTINUATION, b"\xff") is None
     assert fits(Session(Dialect.MSGPACK, is_echo=True), Opcode.TEXT, b"\xff") is False
+
+
+@pytest.mark.parametrize(
+    "bad", [b"\xed\xa0", b"\xed\xbf", b"\xf4\x90", b"\xe0\x80", b"\xf0\x80", b"\xc1", b"\xf5", b"\x80"]
+)
+def test_bad_text_is_bad_as_soon_as_no_text_can_begin_so(bad: bytes) -> None:
+    for place in range(len(bad)):
+        assert fits(Session(Dialect.JSON), Opcode.TEXT, b"ok" + bad[:place]) is True
+    assert fits(Session(Dialect.JSON), Opcode.TEXT, b"ok" + bad) is False
+    session = Session(Dialect.JSON)
+    assert refused(session, Opcode.TEXT, b"ok" + bad, is_final=False) == CloseCode.INVALID_TEXT
+
+
+@given(st.text(), st.lists(st.integers(1, 5)))
+def test_the_decoder_takes_what_python_takes(text: str, steps: list[int]) -> None:
+    data, decoder, decoded = text.encode("utf-8", "ignore"), Utf8Decoder(), ""
+    for step in steps:
+        decoded += decoder.decode(data[:step])
+        data = data[step:]
+    decoded += decoder.decode(data, True)
+    assert decoded == text.encode("utf-8", "ignore").decode()

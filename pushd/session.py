@@ -20,22 +20,20 @@ from pushd.wire import (
     Ack,
     Auth,
     ClientMessage,
-    Confirm,
     Dialect,
     ErrorFrame,
     MessageReceived,
     Opcode,
     Ping,
-    Read,
     decode,
 )
 
 LEAST_FRAGMENTS = 64  # of a message, whatever its size
 BYTES_PER_FRAGMENT = 64  # of the longest message: the longer it may be, the more fragments
 BYTES_PER_ID = 64  # however few ids a message names
-AUTHS_PER_S = 5.0  # a signature takes up to a millisecond to check
-MESSAGES_PER_S = 1000.0  # that name ids, however few
-IDS_BURST_S = 1.0  # so much of a client's rate of ids it may save up
+AUTH_S = 0.2  # of a client's rate of ids for a token: a signature takes up to a millisecond to check
+MESSAGE_S = 0.001  # for a message that names ids, however few
+IDS_BURST_S = 1.0  # so much may be saved up
 UNSENDABLE_CLOSE_CODES = frozenset({1004, 1005, 1006, 1015})
 
 
@@ -160,14 +158,19 @@ class Session:
         if self._window_frames > most_per_s > 0:
             raise ProtocolError(CloseCode.TOO_MANY_FRAMES, "too many frames")
 
-    def _spend(self, event: Ack | MessageReceived | Read | Confirm | Auth, size: int, now: float, per_s: int) -> None:
+    def _spend(self, kind: type, event: Any, size: int, now: float, per_s: int) -> None:
         """Ids that are named several times count several times, and long messages as if they named more."""
-        if isinstance(event, Auth):
-            spent_s = 1.0 / AUTHS_PER_S
+        if kind is Auth:
+            spent_s = AUTH_S
         else:
-            named = 1 if isinstance(event, MessageReceived) else len(event.message_ids)
-            spent_s = max(max(named, size // BYTES_PER_ID) / per_s, 1.0 / MESSAGES_PER_S)
-        self.paid_at = max(self.paid_at, now - IDS_BURST_S) + spent_s
+            named = 1 if kind is MessageReceived else len(event.message_ids)
+            if size >= BYTES_PER_ID * (named + 1):
+                named = size // BYTES_PER_ID
+            spent_s = named / per_s
+            if spent_s < MESSAGE_S:
+                spent_s = MESSAGE_S
+        earliest = now - IDS_BURST_S
+        self.paid_at = (earliest if earliest > self.paid_at else self.paid_at) + spent_s
 
     def text_under_way(self, opcode: int, reserved: int) -> Utf8Decoder | None:
         """What the payload of a frame must pass as it arrives; None where it is not the text of a message.
@@ -235,8 +238,9 @@ class Session:
             return ErrorFrame(error=ErrorCode.INVALID_REQUEST, message=f"not a message of this protocol: {error}")
         except RecursionError:
             return ErrorFrame(error=ErrorCode.INVALID_REQUEST, message="nested too deeply")
-        if not isinstance(event, Ping):
-            self._spend(event, len(payload), now, limits.max_ids_per_s)
+        kind = type(event)
+        if kind is not Ping:
+            self._spend(kind, event, len(payload), now, limits.max_ids_per_s)
         return event
 
 

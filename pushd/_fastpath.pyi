@@ -13,6 +13,7 @@ class Connection:
     owner: Any
     details: Any
     is_deaf: bool
+    is_paused: bool
     last_seen: float
     expires_at: float
     close_code: int

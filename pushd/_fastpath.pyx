@@ -583,6 +583,8 @@ cdef class Hub:
             connection = <Connection>member
             if connection.expires_at and now >= connection.expires_at:
                 expired.append(connection)
+            elif connection.is_paused:  # its pong would not be seen
+                continue
             elif connection.ping_sent > connection.last_seen:
                 if now - connection.ping_sent >= timeout_s:
                     silent.append(connection)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
 import socket
 import time
@@ -408,6 +409,7 @@ async def running(config: Config) -> AsyncIterator[Node]:
                 yield node
             for connection in node.hub.snapshot():
                 connection.abort()
+            node.hub.reap(math.inf)  # those that have been closed and still linger
             await asyncio.sleep(0)
             await node.gateway.close()
 

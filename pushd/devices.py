@@ -1,12 +1,18 @@
-"""What kind of device a User-Agent names (ua-parser and its pattern list)."""
+"""What kind of device a User-Agent names (ua-parser and its pattern list).
+
+The patterns are matched by ua-parser-rs, in time linear in the text whatever it says; Python's `re` takes a hundred
+times as long, and backtracks.
+"""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from typing import NamedTuple
 
-from ua_parser import parse
+from ua_parser import Domain, load_lazy_builtins
+from ua_parser.regex import Resolver
 
+LONGEST_TEXT = 512  # characters that are looked at; browsers write 150, applications within browsers 300
 DESKTOP_SYSTEMS = frozenset({"Windows", "Mac OS X", "Linux", "Ubuntu", "Debian", "Fedora", "Chrome OS", "FreeBSD"})
 
 
@@ -18,15 +24,30 @@ class Device(NamedTuple):
     browser: str
 
 
-@lru_cache(maxsize=4096)
+UNKNOWN = Device("other", "", "")
+
+
 def device_of(user_agent: str) -> Device:
-    """About a millisecond for a User-Agent not seen lately; asked when a receive record is written, not at connect."""
+    """20 us for a User-Agent not seen lately, 100 us for an ill-meant one; asked when a receive record is written."""
+    return _device_of(user_agent[:LONGEST_TEXT])
+
+
+@lru_cache(maxsize=4096)
+def _device_of(user_agent: str) -> Device:
     if not user_agent:
         return Device("", "", "")
-    found = parse(user_agent)
+    try:
+        found = _resolver()(user_agent, Domain.ALL)
+    except (ValueError, TypeError):  # no UTF-8, or a match without what its pattern promises
+        return UNKNOWN
     system = found.os.family if found.os else ""
     browser = found.user_agent.family if found.user_agent else ""
     return Device(_device_type(user_agent, system, found.device), system, browser)
+
+
+@lru_cache(maxsize=1)
+def _resolver() -> Resolver:
+    return Resolver(load_lazy_builtins())
 
 
 def prepare() -> None:

@@ -18,6 +18,8 @@ from pushd.outbox import Outbox
 from pushd.ports import RecordStore
 from pushd.publication import NOBODY, Publication
 
+TOLD_AT_ONCE = 100  # marks, in one write to each of the user's other connections
+
 
 class Receipts:
     """Waits for acknowledgements and keeps the books. All state is per connected user and bounded by what was sent.
@@ -259,7 +261,7 @@ class Receipts:
         """
         self.acknowledge(user_id, message_ids)
         await self._fanned_out(message_ids)
-        await self._outbox.records.writer.flushed()
+        await self._outbox.records.writer.written_for({user_id})
         found = await self._records.mark(user_id, message_ids, mark, self._wall_ms())
         if found:
             self._outbox.mailbox.remove(user_id, found)
@@ -279,7 +281,14 @@ class Receipts:
         if not others:
             return
         unread = (await self._records.unread_counts([user_id])).get(user_id, 0)
-        for message_id in message_ids:
-            message = wire.ReceiptFrame(message_id=message_id, status=mark, unread_count=unread)
+        for start in range(0, len(message_ids), TOLD_AT_ONCE):
+            frames: dict[int, bytes] = {}
+            messages = [
+                wire.ReceiptFrame(message_id=message_id, status=mark, unread_count=unread)
+                for message_id in message_ids[start : start + TOLD_AT_ONCE]
+            ]
             for other in others:
-                self._hub.send(other, wire.frame(message, other.dialect))
+                if other.dialect not in frames:
+                    frames[other.dialect] = b"".join(wire.frame(message, other.dialect) for message in messages)
+                self._hub.send(other, frames[other.dialect])
+            await asyncio.sleep(0)

@@ -119,11 +119,12 @@ class ReceiptFrame(msgspec.Struct, tag="receipt"):
 
 
 class ErrorFrame(msgspec.Struct, tag="error"):
-    """A client's message was refused; the connection stays open."""
+    """A client's message was refused; the connection stays open. `ref`: the id it is about; `refs`: several."""
 
     error: ErrorCode
     message: str
     ref: str | msgspec.UnsetType = msgspec.UNSET
+    refs: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 ServerMessage = Hello | Pong | NoticeFrame | ReceiptFrame | ErrorFrame

@@ -195,7 +195,7 @@ class Gateway:
             connection.begin(answer)
         self._opened(connection, is_echo=admission.is_echo)
         self.inlet.feed(connection, tail)
-        if connection.is_closing():
+        if connection.is_closing() or connection.is_paused:
             return
         if connection.is_secure:
             transport.resume_reading()

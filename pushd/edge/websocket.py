@@ -8,10 +8,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import structlog
 from picows import WSAutoPingStrategy, WSUpgradeResponse, WSUpgradeResponseWithListener
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # private: pinned, and a contract test
@@ -24,7 +24,7 @@ from pushd.deflate import most_wire_bytes
 from pushd.edge.http1 import Request
 from pushd.errors import CloseCode, ErrorCode, ProtocolError, StoreError
 from pushd.model import Mark
-from pushd.session import CloseReceived, Echo, PingReceived, Session
+from pushd.session import CloseReceived, Echo, PingReceived, Session, Utf8Decoder
 
 if TYPE_CHECKING:
     from pushd.edge.gateway import Gateway
@@ -35,6 +35,8 @@ _picows_log = logging.LoggerAdapter(logging.getLogger("picows"), {})
 _picows_log.setLevel(logging.CRITICAL)
 
 READ_BUFFER_BYTES = 2048  # picows' least
+MARKS_AT_ONCE = 2  # of one connection under way; until there are fewer, nothing is read from it
+REFILL_S = 0.1  # a client that was too fast is read from again when it has saved up so much
 ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 CLOSE_HEAD = 0x80 | wire.Opcode.CLOSE
 
@@ -42,12 +44,13 @@ CLOSE_HEAD = 0x80 | wire.Opcode.CLOSE
 class Listener:
     """Hears what one connection's client says."""
 
-    __slots__ = ("_session", "connection", "gateway")
+    __slots__ = ("_marks", "_session", "connection", "gateway")
 
     def __init__(self, gateway: Gateway, connection: Connection, session: Session) -> None:
         self.gateway = gateway
         self.connection = connection
         self._session = session
+        self._marks = 0  # under way
 
     def data_received(self, data: bytes) -> None:
         """Bytes that came by TLS."""
@@ -79,19 +82,41 @@ class Listener:
                 kind = type(event)
                 gateway.metrics.count_frame(_EVENT_NAMES[kind])
                 _ACTIONS[kind](self, event)
+                if self._session.paid_at > now:
+                    self._read_on(now)
         except ProtocolError as error:
             gateway.hub.close(connection, error.code, error.reason)
-            if opcode == wire.Opcode.CLOSE:
-                connection.finish()
         except Exception as error:
             faults.noted(gateway.metrics, "session", error, conn_id=connection.conn_id)
             gateway.hub.close(connection, CloseCode.INTERNAL_ERROR)
 
+    def text_under_way(self, opcode: int, reserved: int) -> Utf8Decoder | None:
+        """See Session."""
+        return self._session.text_under_way(opcode, reserved)
+
+    def text_failed(self) -> None:
+        """That did not decode what it was given."""
+        self.gateway.hub.close(self.connection, CloseCode.INVALID_TEXT, "invalid UTF-8")
+
+    def _read_on(self, now: float) -> None:
+        """At once, or when what its client has asked for is paid or done."""
+        until = self._session.paid_at + REFILL_S if self._session.paid_at > now else 0.0
+        if self._marks >= MARKS_AT_ONCE:
+            until = math.inf
+        if until > now:
+            self.gateway.inlet.pause(self.connection, until)
+        else:
+            self.gateway.inlet.resume(self.connection)
+
     def _send(self, message: wire.ServerMessage) -> None:
         self.gateway.hub.send(self.connection, wire.frame(message, self.connection.dialect))
 
-    def _refuse(self, code: ErrorCode, text: str, ref: str | msgspec.UnsetType = msgspec.UNSET) -> None:
-        self._send(wire.ErrorFrame(error=code, message=text, ref=ref))
+    def _refuse(self, code: ErrorCode, text: str, message_ids: list[str]) -> None:
+        """One frame names all of them."""
+        if len(message_ids) == 1:
+            self._send(wire.ErrorFrame(error=code, message=text, ref=message_ids[0]))
+        else:
+            self._send(wire.ErrorFrame(error=code, message=text, refs=message_ids))
 
     # ---- what clients say
 
@@ -99,9 +124,7 @@ class Listener:
         self.gateway.hub.send(self.connection, wire.ws_frame(wire.Opcode.PONG, event.payload))
 
     def _closed_by_peer(self, event: CloseReceived) -> None:
-        connection = self.connection
-        self.gateway.hub.close(connection, event.code)
-        connection.finish()
+        self.gateway.hub.close(self.connection, event.code)
 
     def _echo(self, event: Echo) -> None:
         frame = wire.data_frame(event.opcode, event.payload, self.connection.dialect)
@@ -129,20 +152,28 @@ class Listener:
         self._mark(event.message_ids, Mark.CONFIRMED)
 
     def _mark(self, message_ids: list[str], mark: Mark) -> None:
+        message_ids = list(dict.fromkeys(message_ids))
         if self.connection.is_guest:
-            self._refuse(ErrorCode.FORBIDDEN, "guests have no receipts")
-        else:
-            self.gateway.spawn(self._store_mark(message_ids, mark))
+            self._refuse(ErrorCode.FORBIDDEN, "guests have no receipts", message_ids)
+            return
+        self._marks += 1
+        if self._marks >= MARKS_AT_ONCE:
+            self._read_on(self.gateway.now())
+        self.gateway.spawn(self._store_mark(message_ids, mark))
 
     async def _store_mark(self, message_ids: list[str], mark: Mark) -> None:
         try:
             found = await self.gateway.receipts.mark(self.connection.user_id, message_ids, mark, but=self.connection)
         except StoreError:
-            self._refuse(ErrorCode.STORE_UNAVAILABLE, "the receipt could not be stored; try again")
-            return
-        for message_id in dict.fromkeys(message_ids):
-            if message_id not in found:
-                self._refuse(ErrorCode.NOT_FOUND, "no such notice for this user", message_id)
+            self._refuse(ErrorCode.STORE_UNAVAILABLE, "the receipt could not be stored; try again", message_ids)
+        else:
+            known = set(found)
+            unknown = [message_id for message_id in message_ids if message_id not in known]
+            if unknown:
+                self._refuse(ErrorCode.NOT_FOUND, "no such notice for this user", unknown)
+        finally:
+            self._marks -= 1
+            self._read_on(self.gateway.now())
 
     def _auth(self, event: wire.Auth) -> None:
         if self.gateway.live.config.auth.mode != "none":

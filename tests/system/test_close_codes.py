@@ -21,21 +21,21 @@ async def _is_forgotten(probe: Probe) -> None:
     await until(lambda: not hub.connections_total and not hub.users_total and not gateway.open_sockets)
 
 
-TEXT_5K = b'{"type":"ping","pad":"' + b"x" * 5000 + b'"}'
+TEXT_20K = b'{"type":"ping","pad":"' + b"x" * 20_000 + b'"}'
 
 VIOLATIONS: list[tuple[str, int, list[bytes]]] = [
-    ("a frame of 5 KB", 1009, [raw.frame(raw.TEXT, TEXT_5K)]),
+    ("a frame of 20 KB", 1009, [raw.frame(raw.TEXT, TEXT_20K)]),
     ("one that only claims to be big", 1009, [bytes([0x81, 0x80 | 127]) + struct.pack("!Q", 2**40) + bytes(4)]),
-    ("one byte too many", 1009, [raw.frame(raw.TEXT, b"x" * 4097)]),
+    ("one byte too many", 1009, [raw.frame(raw.TEXT, b"x" * 16385)]),
     (
         "fragments that add up",
         1009,
-        [raw.frame(raw.TEXT, b"x" * 2000, fin=False), *[raw.frame(raw.CONTINUATION, b"x" * 2000, fin=False)] * 2],
+        [raw.frame(raw.TEXT, b"x" * 8000, fin=False), *[raw.frame(raw.CONTINUATION, b"x" * 8000, fin=False)] * 2],
     ),
     (
         "endless empty fragments",
         1009,
-        [raw.frame(raw.TEXT, b"", fin=False), *[raw.frame(raw.CONTINUATION, b"", fin=False)] * 80],
+        [raw.frame(raw.TEXT, b"", fin=False), *[raw.frame(raw.CONTINUATION, b"", fin=False)] * 300],
     ),
     ("bad UTF-8", 1007, [raw.frame(raw.TEXT, b'{"type":"\xff"}')]),
     ("a surrogate in UTF-8", 1007, [raw.frame(raw.TEXT, b"\xed\xa0\x80")]),

@@ -176,11 +176,14 @@ class TestReceiving:
     @pytest.mark.parametrize(
         ("code", "frames"),
         [
-            (1009, [raw.frame(raw.TEXT, squeezed(b" " * 4097), rsv=RSV1)]),
+            (1009, [raw.frame(raw.TEXT, squeezed(b" " * 16385), rsv=RSV1)]),
             (1009, [raw.frame(raw.TEXT, squeezed(b" " * 4_000_000), rsv=RSV1)]),
-            (1009, [raw.frame(raw.TEXT, b"x" * 5000, rsv=RSV1)]),
-            (1009, [raw.frame(raw.TEXT, b"\0" * 3000, rsv=RSV1, fin=False), raw.frame(raw.CONTINUATION, b"\0" * 3000)]),
-            (1009, [raw.frame(raw.TEXT, b" " * 4097)]),
+            (1009, [raw.frame(raw.TEXT, b"x" * 20_000, rsv=RSV1)]),
+            (
+                1009,
+                [raw.frame(raw.TEXT, b"\0" * 10_000, rsv=RSV1, fin=False), raw.frame(raw.CONTINUATION, b"\0" * 10_000)],
+            ),
+            (1009, [raw.frame(raw.TEXT, b" " * 16385)]),
             (1007, [raw.frame(raw.TEXT, squeezed(b"\xff"), rsv=RSV1)]),
             (1002, [raw.frame(raw.TEXT, b"no deflate", rsv=RSV1)]),
             (1002, [raw.frame(raw.TEXT, b"", rsv=RSV1)]),

@@ -529,7 +529,7 @@ async def test_a_reader_that_stops_gets_4008_behind_what_was_queued() -> None:
     [
         (b"\x81\x01x", 1002),
         (b"\x83\x80\x00\x00\x00\x00", 1002),
-        (b"\x82\xfe\x10\x01\x00\x00\x00\x00", 1009),
+        (b"\x82\xfe\x40\x01\x00\x00\x00\x00", 1009),
     ],
 )
 async def test_picows_own_close_waits_its_turn(offence: bytes, code: int) -> None:

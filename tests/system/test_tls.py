@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -93,7 +94,7 @@ async def test_a_browsers_upgrade_with_frames_behind_it(start_tls: StartTls, tru
         (1002, [raw.close(999)]),
         (1003, [raw.frame(raw.BINARY, b"x")]),
         (1007, [raw.frame(raw.TEXT, b"\xff")]),
-        (1009, [raw.frame(raw.TEXT, b"x" * 5000)]),
+        (1009, [raw.frame(raw.TEXT, b"x" * 20_000)]),
     ],
 )
 async def test_violations(start_tls: StartTls, trust: ssl.SSLContext, code: int, frames: list[bytes]) -> None:
@@ -163,3 +164,18 @@ async def test_drain(start_tls: StartTls, trust: ssl.SSLContext) -> None:
         await client.receive()
         await probe.node.drain()
         assert await client.closed() == 1012
+
+
+async def test_acknowledgements_above_the_rate_pause_reading(start_tls: StartTls, trust: ssl.SSLContext) -> None:
+    """Nothing is lost of what came in one piece, and what follows waits with it."""
+    probe = await start_tls(limits={"max_ids_per_s": 100})
+    async with await Raw.websocket(probe.port, "/ws?user_id=7", tls=trust) as client:
+        ack = raw.frame(raw.TEXT, b'{"type":"ack","message_ids":["a"]}')
+        began = time.monotonic()
+        client.send(ack * 200, raw.frame(raw.PING, b"first"), ack * 100, raw.frame(raw.PING, b"second"))
+        assert (await client.frame()).payload == b"first"
+        assert time.monotonic() - began > 0.4
+        assert (await client.frame()).payload == b"second"
+        assert time.monotonic() - began > 1.3
+        client.send(raw.frame(raw.PING, b"third"))
+        assert (await client.frame()).payload == b"third"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pushd.devices import Device, device_of
+from pushd.devices import LONGEST_TEXT, Device, device_of
 
 WEBKIT = "AppleWebKit/605.1.15 (KHTML, like Gecko)"
 BLINK = "AppleWebKit/537.36 (KHTML, like Gecko)"
@@ -45,6 +45,31 @@ def test_known_devices(user_agent: str) -> None:
 
 
 @given(st.text(max_size=100))
+@example("\ud800 Chrome/1")  # no UTF-8
+@example("\x00")
 def test_anything_is_some_device(user_agent: str) -> None:
     device = device_of(user_agent)
     assert device.device_type in {"desktop", "mobile", "tablet", "bot", "other"} or user_agent == ""
+
+
+def test_only_the_beginning_of_a_long_text_is_looked_at() -> None:
+    firefox = next(text for text in KNOWN if "Firefox" in text)
+    assert device_of(firefox.ljust(LONGEST_TEXT)) == device_of(firefox.ljust(100_000)) == Device(*KNOWN[firefox])
+    assert device_of(" " * LONGEST_TEXT + firefox) == Device("other", "", "")
+
+
+# Each makes some pattern of ua-parser's try every way to divide a long text, when a matcher backtracks.
+@pytest.mark.parametrize(
+    "text", ["; Apanda ", "; MODECOM ", "Mozilla/5.0 (Linux; Android 1; ", "HbbTV/1.1.1 (;;;;;", "a"]
+)
+@pytest.mark.parametrize("pumped", ["a", " ", "1", ";", "a ", "Build/", "-_", "(("])
+def test_ill_meant_texts_are_some_device(text: str, pumped: str) -> None:
+    assert device_of(text + pumped * 100_000).device_type in {"other", "mobile", "tablet", "desktop", "bot"}
+
+
+def test_patterns_do_not_backtrack() -> None:
+    """Time linear in the text is a property of the matcher: not Python's `re`."""
+    from ua_parser_rs import DeviceExtractor
+
+    evil = DeviceExtractor([("(a+)+$", None, None, None, None)])  # 2^40 steps, if it did
+    assert evil.extract("a" * 40 + "!") is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import gc
 import random
 import select
@@ -51,6 +52,13 @@ class Client:
         self.heard.append((opcode, is_final, reserved, payload))
         self.heard_at.append(now)
         self.on_receive()
+
+    def text_under_way(self, opcode: int, reserved: int) -> codecs.IncrementalDecoder | None:
+        return codecs.getincrementaldecoder("utf-8")() if opcode == Opcode.TEXT and not reserved else None
+
+    def text_failed(self) -> None:
+        self.codes.append(CloseCode.INVALID_TEXT)
+        self.connection.hub.close(self.connection, CloseCode.INVALID_TEXT)
 
     def protocol_failed(self, code: int) -> None:
         self.codes.append(code)
@@ -398,13 +406,16 @@ def test_a_violation_is_its_own_connections_alone(lobby: Lobby, violation: bytes
 
 
 def test_a_violation_among_good_frames(lobby: Lobby) -> None:
-    """picows finds it while it looks one frame ahead; nothing behind it is heard, now or later."""
+    """picows finds it while it looks one frame ahead; what came before is heard, nothing behind it, now or later."""
     client = lobby.enter()
+    heard_before: list[int] = []
+    client.on_receive = lambda: heard_before.append(len(client.codes))
     client.say(SOME_FRAME * 3 + frame(0x3, b"x") + SOME_FRAME)
-    assert client.payloads == [b"some frame"] * 2
+    assert client.payloads == [b"some frame"] * 3
+    assert heard_before == [0, 0, 0]
     client.say(SOME_FRAME)
     client.say(SOME_FRAME[:3])
-    assert client.payloads == [b"some frame"] * 2
+    assert client.payloads == [b"some frame"] * 3
     assert client.codes == [CloseCode.PROTOCOL_ERROR]
 
 
@@ -422,8 +433,7 @@ def test_a_deaf_connection_is_read_to_its_end(lobby: Lobby) -> None:
     client.say(frame(0x3, b"x"))
     lobby.write(client, SOME_FRAME * 100_000)  # more than the socket holds
     client.sock.close()
-    lobby.serve()
-    assert client.connection.transport is None
+    lobby.until(lambda: client.connection.transport is None)
     assert client.lost_total == 1
 
 
@@ -469,11 +479,24 @@ def test_one_connections_close_is_no_others(lobby: Lobby, ahead: bytes) -> None:
     assert len(lobby.made) == 1
 
 
-def test_a_second_close_at_once_is_a_violation(lobby: Lobby) -> None:
+@pytest.mark.parametrize(
+    "behind",
+    [
+        frame(Opcode.CLOSE, b""),
+        SOME_FRAME,
+        frame(Opcode.PING, b"x"),
+        frame(0x3, b"x"),
+        b"\xff\xff",
+        frame(Opcode.CLOSE, b"x"),
+    ],
+    ids=["close", "text", "ping", "violation", "garbage", "bad close"],
+)
+def test_nothing_behind_a_close_is_heard(lobby: Lobby, behind: bytes) -> None:
     client, other = lobby.enter(), lobby.enter()
-    client.say(frame(Opcode.CLOSE, b"") * 2)
-    assert client.codes == [CloseCode.PROTOCOL_ERROR]
-    assert client.connection.transport is None  # the first of them answers our CLOSE
+    client.say(frame(Opcode.CLOSE, b"") + behind)
+    assert client.heard == [(Opcode.CLOSE, True, 0, b"")]
+    assert client.codes == []
+    assert client.connection.transport is None
     other.say(frame(Opcode.CLOSE, b""))
     assert other.heard == [(Opcode.CLOSE, True, 0, b"")]
 
@@ -485,7 +508,7 @@ def test_the_answer_to_our_close(lobby: Lobby) -> None:
     client.say(SOME_FRAME)
     assert not client.connection.is_closing()
     client.say(SOME_FRAME + frame(Opcode.CLOSE, b"\x03\xe9"))
-    assert client.connection.transport is None
+    lobby.until(lambda: client.connection.transport is None)
     assert client.lost_total == 1
     assert client.heard == []
 
@@ -656,13 +679,14 @@ def test_a_turn_is_about_a_slice(lobby: Lobby) -> None:
         client.on_receive = lambda: _burn(0.0002)
         lobby.write(client, SOME_FRAME)
     turns = []
-    while lobby.is_ready:
-        before = sum(len(client.heard) for client in clients)
+    heard = 0
+    while heard < len(clients):
+        before = heard
         lobby.serve_once()
-        turns.append(sum(len(client.heard) for client in clients) - before)
+        heard = sum(len(client.heard) for client in clients)
+        turns.append(heard - before)
     assert all(client.payloads == [b"some frame"] for client in clients)
     assert max(turns) <= 6  # a slice is 1 ms
-    assert min(turns) >= 0
 
 
 def test_those_who_always_speak_starve_nobody(lobby: Lobby) -> None:
@@ -735,6 +759,7 @@ def test_what_came_behind_the_handshake(lobby: Lobby, count: int) -> None:
     before = time.monotonic()
     tail = b"".join(frame(Opcode.TEXT, payload) for payload in payloads)
     lobby.on_loop(lambda: lobby.inlet.feed(client.connection, tail))
+    lobby.until(lambda: len(client.heard) == count)  # what takes longer than a slice waits
     assert client.payloads == payloads
     assert all(at >= before for at in client.heard_at)
 
@@ -767,3 +792,160 @@ def test_what_is_fed_to_a_connection_that_is_gone(lobby: Lobby, shop: Workshop) 
     lobby.on_loop(lambda: lobby.inlet.feed(client.connection, SOME_FRAME))
     assert client.heard == []
     assert lobby.made == []
+
+
+# ---- pauses
+
+
+def test_a_paused_connection_is_read_from_when_its_time_has_come(lobby: Lobby) -> None:
+    client, other = lobby.enter(), lobby.enter()
+    until = time.monotonic() + 0.05
+    lobby.inlet.pause(client.connection, until)
+    client.say(SOME_FRAME)
+    other.say(SOME_FRAME)
+    assert [client.payloads, other.payloads] == [[], [b"some frame"]]
+    assert client.connection.is_paused
+    lobby.until(lambda: client.heard)
+    assert client.heard_at[0] >= until
+    assert client.connection.last_seen >= until
+    assert not client.connection.is_paused
+    client.say(SOME_FRAME)
+    assert client.payloads == [b"some frame"] * 2
+
+
+def test_what_was_said_last_about_a_pause_holds(lobby: Lobby) -> None:
+    client = lobby.enter()
+    start = time.monotonic()
+    for until in (start + 0.001, float("inf"), start + 60, start + 0.05):
+        lobby.inlet.pause(client.connection, until)
+    client.say(SOME_FRAME)
+    lobby.until(lambda: client.heard)
+    assert client.heard_at[0] >= start + 0.05
+    lobby.inlet.pause(client.connection, time.monotonic() + 0.001)
+    lobby.inlet.pause(client.connection, float("inf"))
+    client.say(SOME_FRAME)
+    lobby.shop.run(asyncio.sleep(0.01))
+    lobby.serve()
+    assert len(client.heard) == 1
+    lobby.inlet.resume(client.connection)
+    lobby.inlet.resume(client.connection)
+    lobby.serve()
+    assert len(client.heard) == 2
+
+
+def test_many_pauses_end_in_slices(lobby: Lobby) -> None:
+    clients = [lobby.enter() for _ in range(100)]
+    for client in clients:
+        lobby.inlet.pause(client.connection, time.monotonic() + random.random() / 100)
+        client.say(SOME_FRAME)
+    lobby.until(lambda: all(client.heard for client in clients))
+    assert all(client.payloads == [b"some frame"] for client in clients)
+
+
+def test_a_pause_in_the_midst_of_a_frame(lobby: Lobby) -> None:
+    client, other = lobby.enter(), lobby.enter()
+    client.say(SOME_FRAME[:7])
+    lobby.inlet.pause(client.connection, float("inf"))
+    client.say(SOME_FRAME[7:])
+    other.say(SOME_FRAME)
+    lobby.inlet.resume(client.connection)
+    lobby.serve()
+    assert client.payloads == other.payloads == [b"some frame"]
+
+
+@pytest.mark.parametrize("is_watched", [True, False])
+def test_a_paused_connection_that_is_lost(lobby: Lobby, is_watched: bool) -> None:
+    client = lobby.enter(is_watched=is_watched)
+    lobby.inlet.pause(client.connection, time.monotonic() + 0.01)
+    client.connection.abort()
+    lobby.until(lambda: client.lost_total == 1)
+    others = [lobby.enter() for _ in range(5)]  # one of them has its descriptor
+    lobby.shop.run(asyncio.sleep(0.02))
+    for other in others:
+        other.say(SOME_FRAME)
+        assert other.payloads == [b"some frame"]
+    lobby.inlet.pause(client.connection, time.monotonic())
+    assert not client.connection.is_paused
+
+
+def test_bytes_that_came_another_way_wait_for_the_end_of_a_pause(lobby: Lobby) -> None:
+    client = lobby.enter(is_watched=False)
+
+    def pause_once() -> None:
+        if len(client.heard) == 50:
+            lobby.inlet.pause(client.connection, time.monotonic() + 0.02)
+
+    client.on_receive = pause_once
+    payloads = [f"{number}".encode() * 300 for number in range(100)]
+    data = b"".join(frame(Opcode.TEXT, payload) for payload in payloads)
+    lobby.on_loop(lambda: lobby.inlet.feed(client.connection, data[:-10]))
+    lobby.until(lambda: len(client.heard) >= 50)
+    assert len(client.heard) < 99
+    lobby.on_loop(lambda: lobby.inlet.feed(client.connection, data[-10:]))
+    lobby.until(lambda: len(client.heard) == 100)
+    assert client.payloads == payloads
+
+
+def test_a_flood_after_our_close_is_read_slowly(lobby: Lobby) -> None:
+    """And the CLOSE behind it is found."""
+    client = lobby.enter()
+    lobby.shop.hub.close(client.connection, CloseCode.TOO_MANY_FRAMES)
+    client.sock.send(frame(Opcode.PONG, b"") * 5000)
+    lobby.serve()
+    assert client.connection.is_paused
+    assert select.select([client.sock], [], [], 0)[0]  # our CLOSE
+    client.sock.send(frame(Opcode.CLOSE, b""))
+    lobby.until(lambda: client.connection.transport is None)
+    assert client.heard == []
+
+
+def test_rest_between_slices_that_are_always_full(lobby: Lobby) -> None:
+    client, other = lobby.enter(), lobby.enter()
+    client.on_receive = lambda: _burn(0.001)
+    began = time.monotonic()
+    while lobby.is_ready or time.monotonic() < began + 0.05:
+        client.sock.send(SOME_FRAME)
+        lobby.serve_once()
+        assert time.monotonic() < began + WITHIN_S
+    other.sock.send(SOME_FRAME)
+    lobby.until(lambda: other.heard)
+    for _ in range(10):  # and none when there is less to do
+        client.on_receive = lambda: None
+        client.say(SOME_FRAME)
+        assert not lobby.is_ready
+
+
+# ---- text that is bad before its frame is whole
+
+
+@pytest.mark.parametrize(("size", "piece"), [(10, 1), (10, 3), (200, 1), (200, 7), (70_000, 1), (70_000, 999)])
+def test_a_bad_text_is_refused_at_its_first_bad_byte(lobby: Lobby, size: int, piece: int) -> None:
+    client, other = lobby.enter(), lobby.enter()
+    bad_at = size // 2 if size < 1000 else 500
+    text = bytearray("é".encode() * (size // 2))
+    text[bad_at // 2 * 2] = 0xFF
+    sent = frame(Opcode.TEXT, bytes(text))
+    head = len(sent) - len(text)
+    refused_at = 0
+    for start in range(0, head + bad_at + piece, piece):
+        client.say(sent[start : start + piece])
+        other.say(SOME_FRAME)
+        other.heard.clear()
+        refused_at = min(start + piece, len(sent))
+        if client.codes:
+            break
+    assert client.codes == [CloseCode.INVALID_TEXT]
+    assert refused_at - piece <= head + bad_at // 2 * 2 < refused_at
+    assert client.heard == []
+
+
+@pytest.mark.parametrize("opcode", [Opcode.BINARY, Opcode.TEXT])
+@pytest.mark.parametrize("piece", [1, 2, 5])
+def test_what_is_no_bad_text_is_heard_whole(lobby: Lobby, opcode: int, piece: int) -> None:
+    client = lobby.enter()
+    payload = "aé漢😀".encode() * 30 if opcode == Opcode.TEXT else bytes(range(256))
+    sent = frame(opcode, payload) * 2
+    for start in range(0, len(sent), piece):
+        client.say(sent[start : start + piece])
+    assert client.payloads == [payload] * 2
+    assert client.codes == []

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pushd import recording
+from pushd.devices import Device
 from pushd.errors import StoreError
 from pushd.model import Channel, DeliveryStatus, Mark, Outcome, PushRecord
 from pushd.ports import Stores
 from pushd.publication import Publication
-from pushd.recording import RecordWriter, merged
+from pushd.recording import ROWS_PER_CLOCK_READING, SLICE_S, RecordWriter, merged
 from tests.unit.parts import START_MS, Counted, House, with_store
 
 Build = Callable[..., House]
@@ -202,3 +206,33 @@ async def test_who_asks_for_some_users_does_not_wait_for_others(make_house: Buil
     async with asyncio.timeout(5):
         await records.writer.written_for({1, 2})
     assert await house.stores.records.receive_status(publication.notice.message_id) is not None
+
+
+async def test_the_loop_runs_while_devices_are_looked_up(make_house: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many User-Agents a batch has and however long each takes."""
+    house = make_house()
+    writer = house.outbox.records
+    looked_up, runs = 0, []
+
+    def slowly(user_agent: str) -> Device:
+        nonlocal looked_up
+        looked_up += 1
+        until = time.monotonic() + SLICE_S / 4
+        while time.monotonic() < until:
+            pass
+        return Device("other", "", "")
+
+    async def run() -> None:
+        while True:
+            runs.append(looked_up)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(recording, "device_of", slowly)
+    counted = Counted()
+    writer.note(counted.publication, "m1", range(1, 101), OFFLINE)
+    house.start_writers()
+    running = asyncio.create_task(run())
+    await writer.writer.flushed()
+    running.cancel()
+    assert looked_up == 100
+    assert max(later - earlier for earlier, later in pairwise(runs)) <= 2 * ROWS_PER_CLOCK_READING

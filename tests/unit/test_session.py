@@ -18,7 +18,7 @@ from pushd import wire
 from pushd.config import LimitsConfig
 from pushd.deflate import RSV1
 from pushd.errors import CloseCode, ErrorCode, ProtocolError
-from pushd.session import MAX_FRAGMENTS, CloseReceived, Echo, Event, PingReceived, Session
+from pushd.session import CloseReceived, Echo, Event, PingReceived, Session, Utf8Decoder, max_fragments
 from pushd.wire import Dialect, Opcode
 
 LIMITS = LimitsConfig(max_frame_bytes=2048, max_frames_per_s=0)
@@ -153,7 +153,7 @@ def test_echo_takes_both_kinds(opcode: Opcode, at: tuple[int, ...]) -> None:
 def test_any_fragmentation_gives_the_same_event(data: st.DataObject, dialect: Dialect, seed: int) -> None:
     value = {"type": "read", "message_ids": data.draw(st.lists(st.text(min_size=1, max_size=20), min_size=1))}
     payload = encode(value, dialect)
-    at = data.draw(st.lists(st.integers(0, len(payload)), max_size=MAX_FRAGMENTS - 1))
+    at = data.draw(st.lists(st.integers(0, len(payload)), max_size=max_fragments(2048) - 1))
     session = Session(dialect)
     assert receive_fragments(session, DATA_OPCODE[dialect], payload, at) == wire.Read(value["message_ids"])
     # Between two fragments control frames may come, and nothing of the first message is left in the second.
@@ -198,7 +198,7 @@ def test_size_limit_is_of_the_whole_message(size: int, at: tuple[int, ...]) -> N
 def test_endless_empty_fragments_end() -> None:
     session = Session(Dialect.JSON)
     assert receive(session, Opcode.TEXT, b"", is_final=False) is None
-    for _ in range(MAX_FRAGMENTS - 1):
+    for _ in range(max_fragments(2048) - 1):
         assert receive(session, Opcode.CONTINUATION, b"", is_final=False) is None
     assert refused(session, Opcode.CONTINUATION, b"", is_final=False) == CloseCode.MESSAGE_TOO_BIG
 
@@ -274,7 +274,7 @@ def receive_deflated(session: Session, opcode: int, payload: bytes, at: Iterable
 def test_a_deflated_message_is_the_same_message(data: st.DataObject, dialect: Dialect) -> None:
     value = {"type": "read", "message_ids": data.draw(st.lists(st.text(min_size=1, max_size=20), min_size=1))}
     payload = squeezed(encode(value, dialect))
-    at = data.draw(st.lists(st.integers(0, len(payload)), max_size=MAX_FRAGMENTS - 1))
+    at = data.draw(st.lists(st.integers(0, len(payload)), max_size=max_fragments(2048) - 1))
     session = Session(dialect, can_inflate=True)
     for _ in range(2):
         assert receive_deflated(session, DATA_OPCODE[dialect], payload, at) == wire.Read(value["message_ids"])
@@ -397,8 +397,13 @@ def test_frames_are_counted_per_second() -> None:
 def test_every_kind_of_frame_counts(opcode: Opcode) -> None:
     limits = LimitsConfig(max_frames_per_s=1)
     session = Session(Dialect.JSON)
-    receive(session, Opcode.PONG, limits=limits)
-    assert refused(session, opcode, b"", limits=limits) == CloseCode.TOO_MANY_FRAMES
+    receive(session, Opcode.TEXT, PING[:5], is_final=False, limits=limits)
+    payload = PING if opcode == Opcode.TEXT else b""
+    options: dict[str, Any] = {"is_final": opcode != Opcode.CONTINUATION}
+    if opcode == Opcode.TEXT:
+        session = Session(Dialect.JSON)
+        receive(session, Opcode.PONG, limits=limits)
+    assert refused(session, opcode, payload, limits=limits, **options) == CloseCode.TOO_MANY_FRAMES
 
 
 def test_no_limit() -> None:
@@ -498,3 +503,153 @@ def test_messagepack_of_any_shape(value: Any, name: str, data: st.DataObject) ->
     if isinstance(event, wire.ErrorFrame):
         assert wire.frame(event, Dialect.MSGPACK)
         assert wire.frame(event, Dialect.JSON)
+
+
+# ---- the rate of ids
+
+
+def owed_s(session: Session, now: float) -> float:
+    """For so long nothing should be read."""
+    return max(0.0, session.paid_at - now)
+
+
+def message(kind: str, count: int, size: int = 0) -> bytes:
+    fields = {"message_id": "a"} if kind == "message_received" else {"message_ids": ["a"] * count}
+    return json.dumps({"type": kind, **fields}).encode().ljust(size)
+
+
+@pytest.mark.parametrize("kind", ["ack", "message_received"])
+def test_acknowledgements_are_no_frames(kind: str) -> None:
+    limits = LimitsConfig(max_frames_per_s=1)
+    session = Session(Dialect.JSON)
+    for _ in range(500):
+        receive(session, Opcode.TEXT, message(kind, 1), limits=limits)
+    assert owed_s(session, 100.0) == 0
+    receive(session, Opcode.PONG, limits=limits)
+    assert refused(session, Opcode.PONG, limits=limits) == CloseCode.TOO_MANY_FRAMES
+
+
+@pytest.mark.parametrize("kind", ["read", "confirm", "auth"])
+def test_other_messages_are(kind: str) -> None:
+    limits = LimitsConfig(max_frames_per_s=1)
+    session = Session(Dialect.JSON)
+    payload = b'{"type":"auth","token":"t"}' if kind == "auth" else message(kind, 1)
+    receive(session, Opcode.TEXT, payload, limits=limits)
+    assert refused(session, Opcode.TEXT, payload, limits=limits) == CloseCode.TOO_MANY_FRAMES
+
+
+@pytest.mark.parametrize("kind", ["ack", "read", "confirm"])
+def test_ids_are_counted_those_named_twice_too(kind: str) -> None:
+    limits = LimitsConfig(max_frames_per_s=1000, max_ids_per_s=100)
+    session = Session(Dialect.JSON)
+    receive(session, Opcode.TEXT, message(kind, 100), limits=limits)
+    assert owed_s(session, 100.0) == pytest.approx(0)
+    receive(session, Opcode.TEXT, message(kind, 50), limits=limits)
+    assert owed_s(session, 100.0) == pytest.approx(0.5)
+    assert owed_s(session, 100.5) == pytest.approx(0)
+    receive(
+        session, Opcode.TEXT, message(kind, 100), limits=limits, now=110.0
+    )  # no more than a second's worth is saved up
+    assert owed_s(session, 110.0) == pytest.approx(0)
+    receive(session, Opcode.TEXT, message(kind, 1), limits=limits, now=110.0)
+    assert owed_s(session, 110.0) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("is_deflated", [False, True])
+def test_long_messages_count_as_if_they_named_more(is_deflated: bool) -> None:
+    limits = LimitsConfig(max_frame_bytes=16_384, max_ids_per_s=256)
+    session = Session(Dialect.JSON, can_inflate=is_deflated)
+    payload = message("ack", 1, 16_384)
+    if is_deflated:
+        squeezer = zlib.compressobj(9, zlib.DEFLATED, -15)
+        payload = (squeezer.compress(payload) + squeezer.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    for owed in (0.0, 1.0):
+        receive(session, Opcode.TEXT, payload, reserved=RSV1 if is_deflated else 0, limits=limits)
+        assert owed_s(session, 100.0) == pytest.approx(owed)
+
+
+def test_short_messages_are_not_free_however_many_ids_are_allowed() -> None:
+    limits = LimitsConfig(max_ids_per_s=10_000_000)
+    session = Session(Dialect.JSON)
+    for _ in range(3000):
+        receive(session, Opcode.TEXT, message("ack", 1), limits=limits)
+    assert 1.5 < owed_s(session, 100.0) < 2.5
+
+
+def test_tokens_are_rated() -> None:
+    session = Session(Dialect.JSON)
+    for _ in range(10):
+        receive(session, Opcode.TEXT, b'{"type":"auth","token":"t"}')
+    assert owed_s(session, 100.0) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("limit", [128, 2048, 4096, 4097, 16_384, 1_048_576])
+def test_the_longer_a_message_may_be_the_more_fragments(limit: int) -> None:
+    limits = LimitsConfig(max_frame_bytes=limit, max_frames_per_s=1_000_000)
+    session = Session(Dialect.JSON)
+    most = max(64, limit // 64)
+    for number in range(most):
+        opcode = Opcode.CONTINUATION if number else Opcode.TEXT
+        assert receive(session, opcode, b"", is_final=False, limits=limits) is None
+    assert refused(session, Opcode.CONTINUATION, b"", is_final=False, limits=limits) == CloseCode.MESSAGE_TOO_BIG
+
+
+# ---- text under way
+
+
+def fits(session: Session, opcode: int, payload: bytes, reserved: int = 0) -> bool | None:
+    """What the decoder says of the beginning of a frame; None without one."""
+    decoder = session.text_under_way(opcode, reserved)
+    if decoder is None:
+        return None
+    try:
+        decoder.decode(payload)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("bad", BAD_TEXTS)
+def test_bad_text_under_way(bad: bytes) -> None:
+    assert fits(Session(Dialect.JSON), Opcode.TEXT, b"ok" + bad + b"....") is False
+
+
+def test_a_character_over_fragments_under_way() -> None:
+    session = Session(Dialect.JSON)
+    receive(session, Opcode.TEXT, "é".encode()[:1], is_final=False)
+    assert fits(session, Opcode.CONTINUATION, "é".encode()[1:]) is True
+    assert fits(session, Opcode.CONTINUATION, b"x") is False
+    assert fits(session, Opcode.CONTINUATION, "é".encode()[1:]) is True  # looking changes nothing
+    assert receive(session, Opcode.CONTINUATION, "é".encode()[1:], is_final=False) is None
+
+
+def test_what_is_no_text_under_way() -> None:
+    assert fits(Session(Dialect.MSGPACK), Opcode.TEXT, b"\xff") is None
+    assert fits(Session(Dialect.JSON), Opcode.BINARY, b"\xff") is None
+    assert fits(Session(Dialect.JSON), Opcode.CONTINUATION, b"\xff") is None
+    assert fits(Session(Dialect.JSON, can_inflate=True), Opcode.TEXT, b"\xff", RSV1) is None
+    deflated = Session(Dialect.JSON, can_inflate=True)
+    receive(deflated, Opcode.TEXT, b"\xff", is_final=False, reserved=RSV1)
+    assert fits(deflated, Opcode.CONTINUATION, b"\xff") is None
+    assert fits(Session(Dialect.MSGPACK, is_echo=True), Opcode.TEXT, b"\xff") is False
+
+
+@pytest.mark.parametrize(
+    "bad", [b"\xed\xa0", b"\xed\xbf", b"\xf4\x90", b"\xe0\x80", b"\xf0\x80", b"\xc1", b"\xf5", b"\x80"]
+)
+def test_bad_text_is_bad_as_soon_as_no_text_can_begin_so(bad: bytes) -> None:
+    for place in range(len(bad)):
+        assert fits(Session(Dialect.JSON), Opcode.TEXT, b"ok" + bad[:place]) is True
+    assert fits(Session(Dialect.JSON), Opcode.TEXT, b"ok" + bad) is False
+    session = Session(Dialect.JSON)
+    assert refused(session, Opcode.TEXT, b"ok" + bad, is_final=False) == CloseCode.INVALID_TEXT
+
+
+@given(st.text(), st.lists(st.integers(1, 5)))
+def test_the_decoder_takes_what_python_takes(text: str, steps: list[int]) -> None:
+    data, decoder, decoded = text.encode("utf-8", "ignore"), Utf8Decoder(), ""
+    for step in steps:
+        decoded += decoder.decode(data[:step])
+        data = data[step:]
+    decoded += decoder.decode(data, True)
+    assert decoded == text.encode("utf-8", "ignore").decode()

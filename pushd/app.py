@@ -332,7 +332,7 @@ async def running(config: Config) -> AsyncIterator[Node]:
     metrics.registry.register(ProcessMetrics())
     health = Health(metrics, time.monotonic)
     async with (
-        open_stores(config, health.observe_store) as stores,
+        open_stores(config, health.observe_store, left_aside=metrics.errors.labels("mailbox_element").inc) as stores,
         open_revocations(config, health.observe_store) as revocations,
     ):
         past = await _read_past(stores, config)

@@ -19,6 +19,7 @@ from pushd.publication import Publication
 from pushd.recording import RecordWriter
 from pushd.writebehind import WriteBehind
 
+SAVES_AT_ONCE = 256  # in one batch: what is encoded for the disk at once when the store is away
 MAILBOX_DELAY_S = 0.003  # four times as many copies in one transaction cost half; who arrives does not wait for it
 SETTLE_DELAY_S = 0.05
 STATUS_DELAY_S = 0.1
@@ -27,13 +28,15 @@ STATUS_DELAY_S = 0.1
 class MailboxBatch(msgspec.Struct):
     """Saves, and removals that come after them."""
 
-    saves: list[tuple[MailboxItem, Collection[int]]] = []
+    saves: list[tuple[MailboxItem, list[int]]] = []
     removals: dict[int, list[str]] = {}
     publications: list[Publication] = []
     is_first: bool = False  # nobody can have these in the mailbox yet
 
 
-_mailbox_body = msgspec.msgpack.Decoder(tuple[list[tuple[MailboxItem, list[int]]], dict[int, list[str]]])
+_MailboxBody = tuple[list[tuple[MailboxItem, list[int]]], dict[int, list[str]]]
+_mailbox_body = msgspec.json.Decoder(_MailboxBody)  # JSON can say whatever was published as JSON
+_older_mailbox_body = msgspec.msgpack.Decoder(_MailboxBody)
 
 
 class MailboxWriter:
@@ -45,17 +48,28 @@ class MailboxWriter:
         self._mailbox = stores.mailbox
         self._metrics = metrics
         self._batches: list[MailboxBatch] = []
+        self._joinable: dict[Publication, list[int]] = {}  # the users of each save of the last batch
         self.writer = WriteBehind(self, metrics, lambda: MAILBOX_DELAY_S, stores.outbox, on_disk)
 
     def save(self, publication: Publication, item: MailboxItem, user_ids: Collection[int]) -> None:
-        """Put `item` into the mailboxes of these users; `publication` is held until it is there or on disk."""
-        publication.begin_save()
-        if not self._batches or self._batches[-1].removals:
-            self._batches.append(MailboxBatch(is_first=True))
-        batch = self._batches[-1]
-        batch.saves.append((item, user_ids))
-        batch.publications.append(publication)
-        batch.is_first &= not (publication.is_restored or publication.notice.is_resent)
+        """Put `item` into the mailboxes of these users; `publication` is held until it is there or on disk.
+
+        Users to whom a notice returns one by one share one save: many connections may be lost at once.
+        """
+        batch = self._batches[-1] if self._batches else None
+        if batch is None or batch.removals or len(batch.saves) >= SAVES_AT_ONCE:
+            batch = MailboxBatch(is_first=True)
+            self._batches.append(batch)
+            self._joinable = {}
+        joined = self._joinable.get(publication)
+        if joined is not None:
+            joined.extend(user_ids)
+        else:
+            publication.begin_save()
+            users = self._joinable[publication] = list(user_ids)
+            batch.saves.append((item, users))
+            batch.publications.append(publication)
+            batch.is_first &= not (publication.is_restored or publication.notice.is_resent)
         self.writer.wake(user_ids)
 
     def remove(self, user_id: int, message_ids: Collection[str]) -> None:
@@ -65,9 +79,15 @@ class MailboxWriter:
         self._batches[-1].removals.setdefault(user_id, []).extend(message_ids)
         self.writer.wake((user_id,))
 
+    async def waiting(self, user_id: int) -> list[str]:
+        """Ids of what is in the user's mailbox, with what was given before. Raises StoreError."""
+        await self.writer.written_for({user_id})
+        return [item.message_id for item in (await self._mailbox.read([user_id])).get(user_id, ())]
+
     def collect(self) -> list[MailboxBatch]:
         """See Writes."""
         batches, self._batches = self._batches, []
+        self._joinable = {}
         return batches
 
     async def write(self, batch: MailboxBatch) -> None:
@@ -86,11 +106,12 @@ class MailboxWriter:
 
     async def encode(self, batch: MailboxBatch) -> bytes:
         """See Writes."""
-        return msgspec.msgpack.encode((batch.saves, batch.removals))
+        return msgspec.json.encode((batch.saves, batch.removals))
 
     def decode(self, body: bytes) -> MailboxBatch:
         """See Writes."""
-        saves, removals = _mailbox_body.decode(body)
+        decoder = _mailbox_body if body.startswith(b"[") else _older_mailbox_body
+        saves, removals = decoder.decode(body)
         return MailboxBatch([*saves], removals)
 
 

@@ -7,10 +7,12 @@ without, when the kernel took the frame (CONTRACT section 4).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import lru_cache
 
 from pushd import wire
 from pushd._fastpath import Connection, Hub
+from pushd.errors import StoreError
 from pushd.live import Live
 from pushd.metrics import Metrics
 from pushd.model import Channel, DeliveryStatus, MailboxItem, Mark, Notice, Outcome
@@ -18,9 +20,12 @@ from pushd.outbox import Outbox
 from pushd.ports import RecordStore
 from pushd.publication import NOBODY, Publication
 
+NOTICES_RETURNING = 1024  # whose outcomes are shared by the users to whom they return
+
 
 class Receipts:
-    """Waits for acknowledgements and keeps the books. All state is per connected user and bounded by what was sent.
+    """Waits for acknowledgements and keeps the books. All state is per connected user: what was sent within
+    `delivery.ack_timeout_s`, and the newest `mailbox.max_per_user` of what was sent and is in the mailbox.
 
     `now` is the loop's clock (s), `wall_ms` the time of day.
     """
@@ -49,7 +54,8 @@ class Receipts:
         self._watchers: dict[str, list[asyncio.Event]] = {}  # who waits for the end of a fan-out
         # user -> message_id -> sent live and neither acknowledged nor in the mailbox
         self._waiting: dict[int, dict[str, Publication]] = {}
-        # user -> message_id -> when it was published (ms): sent, and in the mailbox until acknowledged
+        # user -> message_id -> when it was published (ms): sent, and in the mailbox until acknowledged. What does not fit
+        # is not in the mailbox any more either: both keep the newest.
         self._in_mailbox: dict[int, dict[str, int]] = {}
         # in the order of the deadlines; gone as soon as nobody is waited for
         self._deadlines: dict[Publication, tuple[float, list[int]]] = {}
@@ -112,9 +118,10 @@ class Receipts:
         if not user_ids:
             return
         notice = publication.notice
-        outcome = Outcome(created_ms=notice.accepted_ms, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE)
-        self._outbox.mailbox.save(publication, self._item_of(notice), user_ids)
-        self._outbox.records.note(publication, notice.message_id, user_ids, outcome)
+        if publication.copy is None:
+            publication.copy = self._item_of(notice)
+        self._outbox.mailbox.save(publication, publication.copy, user_ids)
+        self._outbox.records.note(publication, notice.message_id, user_ids, _offline(notice.accepted_ms))
 
     def _note_received(self, publication: Publication, user_ids: Collection[int]) -> None:
         publication.delivered_count += len(user_ids)
@@ -155,8 +162,8 @@ class Receipts:
 
     # ---- answers
 
-    def acknowledge(self, user_id: int, message_ids: Sequence[str]) -> None:
-        """The user has these. Ids that were never sent to this user are ignored."""
+    def acknowledge(self, user_id: int, message_ids: Sequence[str]) -> list[str]:
+        """The user has these: which of them came from the mailbox. Ids that were never sent to this user are ignored."""
         mine = self._waiting.get(user_id)
         stored = self._in_mailbox.get(user_id)
         removable = []
@@ -174,6 +181,7 @@ class Receipts:
             del self._waiting[user_id]
         if removable:
             self._outbox.mailbox.remove(user_id, removable)
+        return removable
 
     def handed(self, connection: Connection, message_ids: list[str]) -> None:
         """The kernel has these now: for a connection that does not acknowledge, they are received."""
@@ -182,9 +190,13 @@ class Receipts:
 
     def replaying(self, user_id: int, items: Sequence[MailboxItem]) -> None:
         """These are about to be sent from the mailbox; they stay there until they are acknowledged."""
+        self._note_in_mailbox(user_id, ((item.message_id, item.ts) for item in items))
+
+    def _note_in_mailbox(self, user_id: int, sent: Iterable[tuple[str, int]]) -> None:
         stored = self._in_mailbox.setdefault(user_id, {})
-        for item in items:
-            stored[item.message_id] = item.ts
+        stored.update(sent)
+        for _ in range(len(stored) - self._live.config.mailbox.max_per_user):
+            del stored[next(iter(stored))]
 
     def gone(self, connection: Connection, lost: list[str]) -> None:
         """A connection closed; `lost` never left. What nobody can acknowledge any more goes to the mailbox."""
@@ -229,7 +241,7 @@ class Receipts:
         late = [user_id for user_id in user_ids if self._waiting.get(user_id, {}).pop(message_id, None)]
         self.to_mailbox(publication, late)
         for user_id in late:
-            self._in_mailbox.setdefault(user_id, {})[message_id] = publication.notice.accepted_ms
+            self._note_in_mailbox(user_id, [(message_id, publication.notice.accepted_ms)])
         self._answered(publication, len(late))
 
     def _answered(self, publication: Publication, count: int) -> None:
@@ -252,15 +264,33 @@ class Receipts:
     ) -> list[str]:
         """The user read or confirmed these: the ids for which that is now on record, in order.
 
+        What another program put into the mailbox has no record: it is taken out of the mailbox, and counts as found.
         The user's other connections than `but` are told, with the new unread count.
         """
-        self.acknowledge(user_id, message_ids)
+        foreign = set(self.acknowledge(user_id, message_ids))
         await self._fanned_out(message_ids)
         await self._outbox.records.writer.flushed()
         found = await self._records.mark(user_id, message_ids, mark, self._wall_ms())
+        unknown = set(message_ids).difference(found, foreign)
+        if unknown and but is None:  # a connection's were sent to it, and are known
+            foreign |= await self._take_out(user_id, unknown)
         if found:
             self._outbox.mailbox.remove(user_id, found)
             await self._tell_others(user_id, found, mark, but)
+        if not foreign:
+            return found
+        known = foreign.union(found)
+        return [message_id for message_id in dict.fromkeys(message_ids) if message_id in known]
+
+    async def _take_out(self, user_id: int, message_ids: set[str]) -> set[str]:
+        """Remove these from the user's mailbox: which of them were in it."""
+        try:
+            waiting = await self._outbox.mailbox.waiting(user_id)
+        except StoreError:
+            return set()
+        found = message_ids.intersection(waiting)
+        if found:
+            self._outbox.mailbox.remove(user_id, found)
         return found
 
     async def _fanned_out(self, message_ids: Sequence[str]) -> None:
@@ -280,3 +310,9 @@ class Receipts:
             message = wire.ReceiptFrame(message_id=message_id, status=mark, unread_count=unread)
             for other in others:
                 self._hub.send(other, wire.frame(message, other.dialect))
+
+
+@lru_cache(NOTICES_RETURNING)
+def _offline(created_ms: int) -> Outcome:
+    """What is known of whoever has a notice in the mailbox."""
+    return Outcome(created_ms=created_ms, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE)

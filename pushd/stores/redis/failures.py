@@ -22,7 +22,8 @@ _REFUSED = re.compile(rf"\b({_REFUSED_TEXT})\b")
 # Servers before 7 hide the code of an error inside a script in the text of another.
 _LATER = re.compile(
     r"\b(LOADING|READONLY|OOM|BUSY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|NOREPLICAS|NOSCRIPT|MOVED|ASK|CROSSSLOT"
-    rf"|UNKILLABLE|max number of clients reached|{_REFUSED_TEXT})\b"
+    r"|UNKILLABLE|UNBLOCKED|REDIRECT|DENIED|INPROG|NOGOODSLAVE|NOMASTERLINK|max number of clients reached"
+    rf"|(?:no )?upstream (?:host|failure|disconnected)|{_REFUSED_TEXT})\b"
 )
 _LATER_TYPES = (
     exceptions.BusyLoadingError,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pushd.config import Config
 from pushd.errors import StartError
-from pushd.ports import Observe, Stores
+from pushd.ports import LeftAside, Observe, Stores
 from pushd.stores.sqlite import journal, mailbox
 from pushd.stores.sqlite.checkpoint import checkpointing
 from pushd.stores.sqlite.connection import open_connection
@@ -39,7 +39,10 @@ def wall_ms() -> int:
 
 @asynccontextmanager
 async def open_stores(
-    config: Config, observe: Observe | None = None, clock: Callable[[], int] = wall_ms
+    config: Config,
+    observe: Observe | None = None,
+    clock: Callable[[], int] = wall_ms,
+    left_aside: LeftAside = lambda _: None,
 ) -> AsyncIterator[Stores]:
     """The stores in `server.data_dir`, which is this process's alone until the end of the block.
 
@@ -68,6 +71,7 @@ async def open_stores(
                         max_per_user=config.mailbox.max_per_user,
                         ttl_days=config.mailbox.ttl_days,
                         clock=clock,
+                        left_aside=left_aside,
                     ),
                     records=records,
                     directory=SqliteDirectory(thread),

@@ -69,9 +69,10 @@ def connection_pool(url: str, key: str, most: int) -> Pool:
         pool: Pool = Pool.from_url(
             url, max_connections=most, timeout=2 * TIMEOUT_S, connection_class=_Connection, **_limits()
         )
-    except (ValueError, TypeError):
-        # its text may have a piece of the password
-        raise StartError(f"{key} cannot be read; expected redis://user:password@host:port/database") from None
+        pool.connection_class(**pool.connection_kwargs)  # as the pool makes them: is every option known?
+    except Exception:  # its text may have a piece of the password
+        expected = "redis://user:password@host:port/database, each part percent-encoded, and options of redis-py"
+        raise StartError(f"{key} cannot be read; expected {expected}") from None
     return pool
 
 

@@ -28,7 +28,7 @@ STATUS_DELAY_S = 0.1
 class MailboxBatch(msgspec.Struct):
     """Saves, and removals that come after them."""
 
-    saves: list[tuple[MailboxItem, list[int]]] = []
+    saves: list[tuple[MailboxItem, Collection[int]]] = []
     removals: dict[int, list[str]] = {}
     publications: list[Publication] = []
     is_first: bool = False  # nobody can have these in the mailbox yet
@@ -48,28 +48,18 @@ class MailboxWriter:
         self._mailbox = stores.mailbox
         self._metrics = metrics
         self._batches: list[MailboxBatch] = []
-        self._joinable: dict[Publication, list[int]] = {}  # the users of each save of the last batch
+        self.give_rest: Callable[[], None] = lambda: None  # asks for saves that were announced (`writer.wake`)
         self.writer = WriteBehind(self, metrics, lambda: MAILBOX_DELAY_S, stores.outbox, on_disk)
 
     def save(self, publication: Publication, item: MailboxItem, user_ids: Collection[int]) -> None:
-        """Put `item` into the mailboxes of these users; `publication` is held until it is there or on disk.
-
-        Users to whom a notice returns one by one share one save: many connections may be lost at once.
-        """
-        batch = self._batches[-1] if self._batches else None
-        if batch is None or batch.removals or len(batch.saves) >= SAVES_AT_ONCE:
-            batch = MailboxBatch(is_first=True)
-            self._batches.append(batch)
-            self._joinable = {}
-        joined = self._joinable.get(publication)
-        if joined is not None:
-            joined.extend(user_ids)
-        else:
-            publication.begin_save()
-            users = self._joinable[publication] = list(user_ids)
-            batch.saves.append((item, users))
-            batch.publications.append(publication)
-            batch.is_first &= not (publication.is_restored or publication.notice.is_resent)
+        """Put `item` into the mailboxes of these users; `publication` is held until it is there or on disk."""
+        publication.begin_save()
+        if not self._batches or self._batches[-1].removals or len(self._batches[-1].saves) >= SAVES_AT_ONCE:
+            self._batches.append(MailboxBatch(is_first=True))
+        batch = self._batches[-1]
+        batch.saves.append((item, user_ids))
+        batch.publications.append(publication)
+        batch.is_first &= not (publication.is_restored or publication.notice.is_resent)
         self.writer.wake(user_ids)
 
     def remove(self, user_id: int, message_ids: Collection[str]) -> None:
@@ -86,8 +76,8 @@ class MailboxWriter:
 
     def collect(self) -> list[MailboxBatch]:
         """See Writes."""
+        self.give_rest()
         batches, self._batches = self._batches, []
-        self._joinable = {}
         return batches
 
     async def write(self, batch: MailboxBatch) -> None:

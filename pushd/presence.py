@@ -197,14 +197,17 @@ class Presence:
             self._report(f"{step} failed", error)
 
     def _report(self, event: str, error: Exception, **details: object) -> None:
-        """Once per cause: the same fault may meet everybody who connects."""
-        cause = f"{event}: {error!r}"
+        if self._is_news(f"{event}: {error!r}"):
+            log.error(event, exc_info=error, **details)
+
+    def _is_news(self, cause: str) -> bool:
+        """The same fault may meet everybody who connects: it is logged once."""
         if cause in self._known_causes:
-            return
+            return False
         if len(self._known_causes) >= CAUSES_REMEMBERED:
             self._known_causes.clear()
         self._known_causes.add(cause)
-        log.error(event, exc_info=error, **details)
+        return True
 
     async def _learn(self, connections: list[Connection]) -> None:
         await self._directory.learn(
@@ -277,7 +280,10 @@ class Presence:
         return self._hub.send(connection, frames, ids)
 
     async def _replay_slowly(
-        self, connection: Connection, next_one: tuple[bytes, tuple[str, ...]], others: Iterator[tuple[bytes, tuple[str, ...]]]
+        self,
+        connection: Connection,
+        next_one: tuple[bytes, tuple[str, ...]],
+        others: Iterator[tuple[bytes, tuple[str, ...]]],
     ) -> None:
         """A chunk is encoded when all before it are in the kernel."""
         for frames, ids in itertools.chain((next_one,), others):
@@ -330,7 +336,8 @@ class Presence:
                 raise ValueError("more bytes than limits.max_pending_bytes lets a connection have")
         except Exception as error:
             self._metrics.errors.labels("mailbox_element").inc()
-            self._report("a notice in the mailbox cannot be sent", error)
+            if self._is_news(cause := f"{type(error).__name__}: {error}"):
+                log.error("a notice in the mailbox cannot be sent", message_id=item.message_id, cause=cause)
             return None
         return frame
 

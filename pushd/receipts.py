@@ -57,6 +57,9 @@ class Receipts:
         # user -> message_id -> when it was published (ms): sent, and in the mailbox until acknowledged. What does not fit
         # is not in the mailbox any more either: both keep the newest.
         self._in_mailbox: dict[int, dict[str, int]] = {}
+        # to whom notices return: many connections may be lost in one turn of the loop, each with many notices
+        self._returning: dict[Publication, list[int]] = {}
+        outbox.mailbox.give_rest = self._return_gathered
         # in the order of the deadlines; gone as soon as nobody is waited for
         self._deadlines: dict[Publication, tuple[float, list[int]]] = {}
 
@@ -117,6 +120,8 @@ class Receipts:
         """Keep the notice for these users until they come back."""
         if not user_ids:
             return
+        if self._returning:
+            self._return_gathered()
         notice = publication.notice
         if publication.copy is None:
             publication.copy = self._item_of(notice)
@@ -164,6 +169,8 @@ class Receipts:
 
     def acknowledge(self, user_id: int, message_ids: Sequence[str]) -> list[str]:
         """The user has these: which of them came from the mailbox. Ids that were never sent to this user are ignored."""
+        if self._returning:
+            self._return_gathered()
         mine = self._waiting.get(user_id)
         stored = self._in_mailbox.get(user_id)
         removable = []
@@ -214,17 +221,24 @@ class Receipts:
             self._return(user_id, lost)
 
     def _return_all(self, user_id: int) -> None:
-        for publication in self._waiting.pop(user_id, {}).values():
-            self.to_mailbox(publication, (user_id,))
-            self._answered(publication, 1)
+        self._gather(user_id, self._waiting.pop(user_id, {}).values())
 
     def _return(self, user_id: int, message_ids: Sequence[str]) -> None:
         mine = self._waiting.get(user_id, {})
-        for message_id in message_ids:
-            publication = mine.pop(message_id, None)
-            if publication is not None:
-                self.to_mailbox(publication, (user_id,))
-                self._answered(publication, 1)
+        self._gather(user_id, [mine.pop(message_id) for message_id in message_ids if message_id in mine])
+
+    def _gather(self, user_id: int, publications: Collection[Publication]) -> None:
+        """These go into the user's mailbox, a little later: each with all users to whom it returns."""
+        if publications:
+            for publication in publications:
+                self._returning.setdefault(publication, []).append(user_id)
+            self._outbox.mailbox.writer.wake((user_id,))
+
+    def _return_gathered(self) -> None:
+        returning, self._returning = self._returning, {}
+        for publication, user_ids in returning.items():
+            self.to_mailbox(publication, user_ids)
+            self._answered(publication, len(user_ids))
 
     def expire(self) -> None:
         """Put into the mailbox what was not acknowledged within `delivery.ack_timeout_s`."""

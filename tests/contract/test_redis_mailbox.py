@@ -303,15 +303,15 @@ class TestForeignElements:
     async def test_what_is_too_large_for_anybody(
         self, box: RedisMailbox, redis_server: RedisServer, box_aside: list[int]
     ) -> None:
-        await self._push(redis_server, {"content": "x" * 3_000_000, "message_id": "big"}, {"content": "x", "message_id": "a"})
+        await self._push(
+            redis_server, {"content": "x" * 3_000_000, "message_id": "big"}, {"content": "x", "message_id": "a"}
+        )
         assert await ids(box) == ["a"]
         assert box_aside == [1]
         await box.remove({7: ["big", "a"]})
         assert await redis_server.command("LLEN", KEY) == 1
 
-    async def test_a_long_list_is_read_as_deep_as_it_may_be(
-        self, box: RedisMailbox, redis_server: RedisServer
-    ) -> None:
+    async def test_a_long_list_is_read_as_deep_as_it_may_be(self, box: RedisMailbox, redis_server: RedisServer) -> None:
         """What is deeper comes when the newer is gone, or goes with the next save; no call takes long."""
         async with redis_server.client() as client:
             for start in range(0, 300_000, 1000):
@@ -324,13 +324,17 @@ class TestForeignElements:
         assert await ids(box) == [f"m{number}" for number in (*range(299_820, 299_900), *range(299_940, 299_960))]
         await self._push(redis_server, *({"content": "x", "message_id": f"p{number}"} for number in range(150)))
         await box.remove({7: ["m299950"]})  # was shown, and is deeper now
-        assert "m299950" not in [json.loads(each)["message_id"] for each in await redis_server.command("LRANGE", KEY, 0, 300)]
+        assert "m299950" not in [
+            json.loads(each)["message_id"] for each in await redis_server.command("LRANGE", KEY, 0, 300)
+        ]
         await box.save([(item("own"), [7])])
         assert await redis_server.command("LLEN", KEY) == MAX_PER_USER
         assert (await ids(box))[-1] == "own"
         assert await redis_server.command("SLOWLOG", "LEN") == 0
 
-    @pytest.mark.parametrize("chosen", [[0], [0, 1], [1], [4], [0, 4], [1, 3], [2, 4], [0, 1, 3], [1, 2, 3], [0, 1, 2, 3]])
+    @pytest.mark.parametrize(
+        "chosen", [[0], [0, 1], [1], [4], [0, 4], [1, 3], [2, 4], [0, 1, 3], [1, 2, 3], [0, 1, 2, 3]]
+    )
     async def test_equal_elements_among_others(
         self, box: RedisMailbox, redis_server: RedisServer, chosen: list[int]
     ) -> None:
@@ -352,7 +356,18 @@ class TestForeignElements:
     async def test_what_cannot_be_read_stays_and_is_logged_once(
         self, box: RedisMailbox, redis_server: RedisServer, box_aside: list[int]
     ) -> None:
-        bad = ["", "{", "null", "[]", '"text"', '{"type":"t"}', '{"content":5}', "[" * 100_000, deep(100_000), deep(900)]
+        bad = [
+            "",
+            "{",
+            "null",
+            "[]",
+            '"text"',
+            '{"type":"t"}',
+            '{"content":5}',
+            "[" * 100_000,
+            deep(100_000),
+            deep(900),
+        ]
         await self._push(redis_server, *bad)
         await redis_server.command("LPUSH", KEY, b"\xff\xfe")  # type: ignore[arg-type]
         await box.save([(item("a"), [7])])

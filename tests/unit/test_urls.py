@@ -39,7 +39,10 @@ KEYS = {
         ("redis://h/0?password=p@q&x=1", "redis://***"),
         ("redis://:p/q", "redis://***"),
         ("redis://h/0?p%61ssword=p#q;r&s", "redis://h/0?p%61ssword=***&***"),
-        ("mongodb://h/?authMechanismProperties=AWS_SESSION_TOKEN:p&w=1", "mongodb://h/?authMechanismProperties=***&w=1"),
+        (
+            "mongodb://h/?authMechanismProperties=AWS_SESSION_TOKEN:p&w=1",
+            "mongodb://h/?authMechanismProperties=***&w=1",
+        ),
         ("mongodb://h1,h2/?replicaSet=r", "mongodb://h1,h2/?replicaSet=r"),
     ],
 )
@@ -59,7 +62,9 @@ FORMS = [
 
 
 @pytest.mark.parametrize("form", FORMS)
-@given(sign=st.text("/?#@:;,%[]=+ \\é", min_size=1, max_size=3), scheme=st.sampled_from([*KEYS.values(), "", "http://"]))
+@given(
+    sign=st.text("/?#@:;,%[]=+ \\é", min_size=1, max_size=3), scheme=st.sampled_from([*KEYS.values(), "", "http://"])
+)
 def test_no_password_is_shown(form: str, sign: str, scheme: str) -> None:
     assert SECRET not in mask_url(form.format(scheme=scheme, sign=sign, secret=SECRET))
 
@@ -75,7 +80,13 @@ def test_a_password_that_is_not_percent_encoded_is_refused(key: str, sign: str) 
 
 @pytest.mark.parametrize(
     "url",
-    ["redis://u:p%2F@h/0", "redis://u:p@q@h/0", "mongodb://h1,h2/db?appName=me@home", "mysql://u@h/d?charset=utf8", "sqlite:"],
+    [
+        "redis://u:p%2F@h/0",
+        "redis://u:p@q@h/0",
+        "mongodb://h1,h2/db?appName=me@home",
+        "mysql://u@h/d?charset=utf8",
+        "sqlite:",
+    ],
 )
 def test_what_drivers_understand(url: str) -> None:
     assert not is_ambiguous(url)

@@ -249,9 +249,7 @@ def _shares(rows: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
         yield share
 
 
-def _mailboxes(
-    entries: list[tuple[int, int, int]], items: Mapping[int, MailboxItem]
-) -> dict[int, list[MailboxItem]]:
+def _mailboxes(entries: list[tuple[int, int, int]], items: Mapping[int, MailboxItem]) -> dict[int, list[MailboxItem]]:
     """Each user's items, oldest first: by `ts`, since copies of notices whose recipients had to be looked up were saved
     late, and by position."""
     found: dict[int, list[MailboxItem]] = {}

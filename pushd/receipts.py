@@ -54,8 +54,8 @@ class Receipts:
         self._watchers: dict[str, list[asyncio.Event]] = {}  # who waits for the end of a fan-out
         # user -> message_id -> sent live and neither acknowledged nor in the mailbox
         self._waiting: dict[int, dict[str, Publication]] = {}
-        # user -> message_id -> when it was published (ms): sent, and in the mailbox until acknowledged. What does not fit
-        # is not in the mailbox any more either: both keep the newest.
+        # user -> message_id -> when it was published (ms): sent, and in the mailbox until acknowledged. What does not
+        # fit is not in the mailbox any more either: both keep the newest.
         self._in_mailbox: dict[int, dict[str, int]] = {}
         # to whom notices return: many connections may be lost in one turn of the loop, each with many notices
         self._returning: dict[Publication, list[int]] = {}
@@ -168,7 +168,7 @@ class Receipts:
     # ---- answers
 
     def acknowledge(self, user_id: int, message_ids: Sequence[str]) -> list[str]:
-        """The user has these: which of them came from the mailbox. Ids that were never sent to this user are ignored."""
+        """The user has these; which of them came from the mailbox. Ids never sent to this user are ignored."""
         if self._returning:
             self._return_gathered()
         mine = self._waiting.get(user_id)

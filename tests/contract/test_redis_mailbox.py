@@ -249,13 +249,16 @@ class TestForeignElements:
         await box.remove({7: [first.message_id]})
         assert await ids(box) == ["m2", "m3"]
 
-    @pytest.mark.parametrize("name", ["x" * 128, "é" * 500, "x" * 10_000, "x" * 20_000, "\\ud83d", "caf\\ud83d\\ude00"])
-    async def test_ids_of_any_length(self, box: RedisMailbox, redis_server: RedisServer, name: str) -> None:
-        await self._push(redis_server, '{"content":"1","message_id":"%s"}' % name, {"content": "2", "message_id": "b"})
+    @pytest.mark.parametrize(
+        "written", ["x" * 128, "é" * 500, "x" * 10_000, "x" * 20_000, "\\ud83d", "caf\\ud83d\\ude00"]
+    )
+    async def test_ids_of_any_length(self, box: RedisMailbox, redis_server: RedisServer, written: str) -> None:
+        element = f'{{"content":"1","message_id":"{written}"}}'
+        await self._push(redis_server, element, {"content": "2", "message_id": "b"})
         (found, other) = await ids(box)
         assert other == "b"
         assert len(json.dumps({"type": "ack", "message_ids": [found]})) <= LimitsConfig().max_frame_bytes
-        assert found.startswith("sha1:") == (len(name) > 16_000 or name == "\\ud83d")
+        assert found.startswith("sha1:") == (len(written) > 16_000 or written == "\\ud83d")
         await box.remove({7: [found]})
         assert await ids(box) == ["b"]
 
@@ -525,11 +528,18 @@ class TestFailures:
 
     @pytest.mark.parametrize(
         "answer",
-        ["MASTERDOWN Link with MASTER is down", "LOADING Redis is loading the dataset in memory",
-         "CLUSTERDOWN The cluster is down", "MISCONF Redis is configured to save RDB snapshots", "NOAUTH Authentication required.",
-         "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
-         "READONLY You can't write against a read only replica.", "ERR unknown command `EVALSHA`", "ERR no upstream host"],
-    )  # fmt: skip
+        [
+            "MASTERDOWN Link with MASTER is down",
+            "LOADING Redis is loading the dataset in memory",
+            "CLUSTERDOWN The cluster is down",
+            "MISCONF Redis is configured to save RDB snapshots",
+            "NOAUTH Authentication required.",
+            "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
+            "READONLY You can't write against a read only replica.",
+            "ERR unknown command `EVALSHA`",
+            "ERR no upstream host",
+        ],
+    )
     async def test_whatever_the_wrong_server_answers(
         self, open_box: Open, redis_server: RedisServer, answer: str
     ) -> None:

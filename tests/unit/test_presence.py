@@ -417,7 +417,7 @@ class Canned:
         return {user_id: self._waiting[user_id] for user_id in user_ids if user_id in self._waiting}
 
 
-class Unexpected(Exception):  # noqa: N818
+class Unexpected(Exception):
     """What nobody has thought of."""
 
 

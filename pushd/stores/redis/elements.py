@@ -70,7 +70,7 @@ def encode(item: MailboxItem, now_ms: int) -> bytes:
     )
 
 
-class Unusable(Exception):  # noqa: N818 - what it says about an element
+class Unusable(Exception):
     """An element says nothing that could be delivered; the text is the cause, without what is in the element."""
 
 

@@ -19,7 +19,7 @@ local function is_wrong_type(reply)
   return string.find(reply.err, 'WRONGTYPE', 1, true)
 end
 
--- JSON.parse and Python take halves of surrogate pairs, this decoder does not; elements.py takes no id with such a sign.
+-- JSON.parse and Python take halves of surrogate pairs, this decoder does not; elements.py takes no id with such signs.
 local function without_surrogates(element)
   return string.gsub(element, '(\\+)u[dD][89a-fA-F]%x%x', function(slashes)
     if #slashes % 2 == 1 then return string.sub(slashes, 2) .. '?' end

@@ -98,7 +98,7 @@ class Presence:
         is_first = not self._hub.has_user(user_id)
         self._hub.add(connection)
         self._metrics.connects.inc()
-        with self._at_cost_of(connection):
+        try:
             if connection.is_guest:
                 self._greet(connection, 0)
                 self._hub.release(connection)
@@ -107,6 +107,8 @@ class Presence:
                 self._outbox.statuses.arrived(self._arrival(connection))
             self._arrivals.append(connection)
             self._arrived.set()
+        except Exception as error:
+            self._arrival_failed(connection, error)
 
     def _arrival(self, connection: Connection) -> Arrival:
         client: Client = connection.details
@@ -170,9 +172,11 @@ class Presence:
                 if self._now() > slice_ends:
                     await asyncio.sleep(0)
                     slice_ends = self._now() + SLICE_S
-                with self._at_cost_of(connection):
+                try:
                     self._greet(connection, unread.get(connection.user_id, 0))
                     self._replay(connection, waiting.get(connection.user_id, ()))
+                except Exception as error:
+                    self._arrival_failed(connection, error)
 
     @contextlib.contextmanager
     def _at_cost_of(self, connection: Connection) -> Iterator[None]:

@@ -24,6 +24,7 @@ cdef enum:
     UNFLUSHED_BEFORE_LOOKING = 128
     DIALECTS = 4      # of wire.Dialect, each deflated or not
     JOINED_BYTES = 32768   # of frames of several notices in one write
+    WRITE_COST = 192  # of a write that waits, beside its payload: uvloop's entry, the head of a bytes object
 
 
 cdef enum State:
@@ -86,6 +87,8 @@ cdef class Connection:
     cdef Py_ssize_t held_bytes
     cdef list unflushed                 # [(queued_total behind the frame, ids)]
     cdef int64_t queued_total           # bytes ever given to the transport
+    cdef int64_t queued_base            # the same when its buffer was empty last
+    cdef int queued_writes              # since then
     cdef object drain_waiter            # a future, while somebody waits for an empty buffer
 
     # how it ends
@@ -93,6 +96,8 @@ cdef class Connection:
     cdef double abort_at
 
     cdef Py_ssize_t _pending(self) except -1
+    cdef Py_ssize_t _cost(self) except -1
+    cdef int _emptied(self) except -1
     cdef int _queue(self, bytes frame, tuple ids) except -2
     cdef int _remember(self, int64_t end, tuple ids) except -1
     cdef list _take_handed(self)

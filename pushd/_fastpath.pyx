@@ -92,6 +92,16 @@ cdef class Connection:
         """Bytes accepted for this connection that the kernel does not have yet."""
         return self._pending()
 
+    @property
+    def unsent_bytes(self):
+        """Those of them that are in the transport."""
+        return 0 if self.transport is None else self.transport.get_write_buffer_size()
+
+    @property
+    def cost(self):
+        """What these bytes take in memory, about: it is this that `max_pending_bytes` bounds."""
+        return self._cost()
+
     def begin(self, bytes head not None):
         """Write the handshake's answer; the kernel keeps it for the frame that follows, 200 ms at most (tcp(7))."""
         cdef ssize_t sent = 0
@@ -105,6 +115,25 @@ cdef class Connection:
             return 0
         return self.held_bytes + <Py_ssize_t>self.transport.get_write_buffer_size()
 
+    cdef Py_ssize_t _cost(self) except -1:
+        """Of the writes since the buffer was empty, those that wait are taken to be of average size."""
+        cdef Py_ssize_t unsent, writes
+        cdef int64_t queued
+        if self.transport is None:
+            return 0
+        unsent = <Py_ssize_t>self.transport.get_write_buffer_size()
+        queued = self.queued_total - self.queued_base
+        writes = self.queued_writes if unsent >= queued else <Py_ssize_t>(self.queued_writes * <int64_t>unsent // queued)
+        if self.held is not None:
+            writes += len(self.held)
+        return self.held_bytes + unsent + writes * WRITE_COST
+
+    cdef int _emptied(self) except -1:
+        """The transport's buffer is empty."""
+        self.queued_base = self.queued_total
+        self.queued_writes = 0
+        return 0
+
     cdef int _queue(self, bytes frame, tuple ids) except -2:
         """Give bytes to the transport; QUEUED when some of them stay there."""
         self.queued_total += PyBytes_GET_SIZE(frame)
@@ -113,7 +142,9 @@ cdef class Connection:
             self._remember(self.queued_total, ids)
             return GONE
         if self.transport.get_write_buffer_size() == 0:
+            self._emptied()
             return HANDED
+        self.queued_writes += 1
         self._remember(self.queued_total, ids)
         return QUEUED
 
@@ -176,6 +207,7 @@ cdef class Connection:
             return
         if self.index >= 0 and self.hub.slots[self.index].state == BUFFERED and not self.is_secure:
             self.hub.slots[self.index].state = DIRECT
+        self._emptied()
         handed = self._take_handed()
         if handed:
             self.hub.on_handed(self, handed)
@@ -308,6 +340,11 @@ cdef class Hub:
 
     def __dealloc__(self):
         free(self.slots)
+
+    @property
+    def max_frame_bytes(self):
+        """The largest frame that is taken for a connection with nothing else pending."""
+        return self.max_pending_bytes - WRITE_COST
 
     def set_max_pending_bytes(self, Py_ssize_t value):
         """A changed limit holds from the next write."""
@@ -475,7 +512,7 @@ cdef class Hub:
             return self._finish_direct(
                 connection, frame, ids, try_send(connection.fd, PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame))
             )
-        if connection._pending() + PyBytes_GET_SIZE(frame) > self.max_pending_bytes:
+        if connection._cost() + PyBytes_GET_SIZE(frame) + WRITE_COST > self.max_pending_bytes:
             if state == HELD and not is_control:
                 self._hold(connection, frame, ids)
             else:

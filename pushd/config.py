@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from pushd.errors import ConfigError
+from pushd.urls import is_ambiguous, mask_url
 from pushd.values import MAX_ROLE, MIN_ROLE
 
 Algorithm = Literal[
@@ -353,16 +354,6 @@ def is_loopback(host: str) -> bool:
     return address == IPv6Address("::1") if address.version == 6 else address.is_loopback
 
 
-def mask_url(url: str) -> str:
-    """The URL without passwords, for people: `redis://user:***@host/0`. Rather hides too much than too little."""
-    if "@" in url:
-        left, _, right = url.rpartition("@")
-        scheme, slashes, credentials = left.rpartition("://") if "://" in left else ("", "", left)
-        user = credentials.partition(":")[0] + ":" if ":" in credentials else ""
-        url = f"{scheme}{slashes}{user}***@{right}"
-    return re.sub(r"(?i)([?&;][^=&;]*(?:pass|pwd|secret|token|key)[^=&;]*=)[^&;]*", r"\1***", url)
-
-
 def quote(value: object, *, limit: int = 80) -> str:
     """A value as TOML would write it, for an error's single line; cut to `limit` characters."""
     match value:
@@ -458,6 +449,9 @@ def _check_url(key: str, url: str) -> None:
     forms = URL_FORMS[key]
     if not any(_starts(url, form) for form in forms):
         fail(key, quote(mask_url(url)), describe_forms(key))
+    if is_ambiguous(url):
+        expected = 'a URL in whose user and password "/", "?", "#" and "@" are written as %2F, %3F, %23 and %40'
+        fail(key, quote(mask_url(url)), expected)
 
 
 def describe_forms(key: str) -> str:

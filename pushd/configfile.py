@@ -18,8 +18,9 @@ import tomli_w
 from msgspec import inspect
 
 from pushd import config as schema
-from pushd.config import Config, describe_forms, mask_url, quote
+from pushd.config import Config, describe_forms, quote
 from pushd.errors import ConfigError
+from pushd.urls import mask_url
 
 _PREFIX = "PUSHD_"
 

@@ -21,6 +21,7 @@ from pushd.publication import Publication
 from pushd.recording import RecordWriter, halves
 from pushd.writebehind import WriteBehind, for_each
 
+SAVES_AT_ONCE = 256  # in one batch: what is encoded for the disk at once when the store is away
 MAILBOX_DELAY_S = 0.003  # four times as many copies in one transaction cost half; who arrives does not wait for it
 SETTLE_DELAY_S = 0.05
 STATUS_DELAY_S = 0.1
@@ -35,7 +36,9 @@ class MailboxBatch(msgspec.Struct):
     is_first: bool = False  # nobody can have these in the mailbox yet
 
 
-_mailbox_body = msgspec.msgpack.Decoder(tuple[list[tuple[MailboxItem, list[int]]], dict[int, list[str]]])
+_MailboxBody = tuple[list[tuple[MailboxItem, list[int]]], dict[int, list[str]]]
+_mailbox_body = msgspec.json.Decoder(_MailboxBody)  # JSON can say whatever was published as JSON
+_older_mailbox_body = msgspec.msgpack.Decoder(_MailboxBody)
 
 
 class MailboxWriter:
@@ -47,12 +50,13 @@ class MailboxWriter:
         self._mailbox = stores.mailbox
         self._metrics = metrics
         self._batches: list[MailboxBatch] = []
+        self.give_rest: Callable[[], None] = lambda: None  # asks for saves that were announced (`writer.wake`)
         self.writer = WriteBehind(self, metrics, lambda: MAILBOX_DELAY_S, aside, stores.outbox, on_disk)
 
     def save(self, publication: Publication, item: MailboxItem, user_ids: Collection[int]) -> None:
         """Put `item` into the mailboxes of these users; `publication` is held until it is there or on disk."""
         publication.begin_save()
-        if not self._batches or self._batches[-1].removals:
+        if not self._batches or self._batches[-1].removals or len(self._batches[-1].saves) >= SAVES_AT_ONCE:
             self._batches.append(MailboxBatch(is_first=True))
         batch = self._batches[-1]
         batch.saves.append((item, user_ids))
@@ -67,8 +71,14 @@ class MailboxWriter:
         self._batches[-1].removals.setdefault(user_id, []).extend(message_ids)
         self.writer.wake((user_id,))
 
+    async def waiting(self, user_id: int) -> list[str]:
+        """Ids of what is in the user's mailbox, with what was given before. Raises StoreError."""
+        await self.writer.written_for({user_id})
+        return [item.message_id for item in (await self._mailbox.read([user_id])).get(user_id, ())]
+
     def collect(self) -> list[MailboxBatch]:
         """See Writes."""
+        self.give_rest()
         batches, self._batches = self._batches, []
         return batches
 
@@ -111,11 +121,12 @@ class MailboxWriter:
 
     async def encode(self, batch: MailboxBatch) -> bytes:
         """See Writes."""
-        return msgspec.msgpack.encode((batch.saves, batch.removals))
+        return msgspec.json.encode((batch.saves, batch.removals))
 
     def decode(self, body: bytes) -> MailboxBatch:
         """See Writes."""
-        saves, removals = _mailbox_body.decode(body)
+        decoder = _mailbox_body if body.startswith(b"[") else _older_mailbox_body
+        saves, removals = decoder.decode(body)
         return MailboxBatch([*saves], removals)
 
 

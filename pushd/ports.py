@@ -29,6 +29,8 @@ from pushd.queries import (
 
 # Called on the loop for every operation: store, operation, seconds it took, whether it succeeded.
 Observe = Callable[[str, str, float, bool], None]
+# Called on the loop: so many elements of a mailbox could not be used, and were left where they are.
+LeftAside = Callable[[int], None]
 
 
 class Journal(Protocol):
@@ -78,9 +80,10 @@ class Mailbox(Protocol):
         """
 
     async def read(self, user_ids: Collection[int]) -> dict[int, list[MailboxItem]]:
-        """What waits for each of these users, oldest first, expired items left out; users with nothing are absent.
+        """What waits for each of these users, expired items left out; users with nothing are absent.
 
-        Reading removes nothing. Sees every `save` that returned before the call.
+        Oldest first: our own by `ts`, what other programs put there by its place. What cannot be read is left out and
+        counted. Reading removes nothing. Sees every `save` that returned before the call.
         """
 
     async def remove(self, removals: Mapping[int, Collection[str]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ COUNT_WITHIN_S = 0.5
 STORES_WITHIN_S_AGAIN = 0.2  # while they have not answered before
 SWEEP_EVERY_S = 0.25
 ALIVE_EVERY_S = 2.0
+CAUSES_REMEMBERED = 100
 SWEEPS_PER_ROUND = 4  # every connection is looked at once a second
 
 
@@ -83,6 +85,7 @@ class Presence:
         self._arrived = asyncio.Event()
         self._greeting = asyncio.Lock()
         self._replays: set[asyncio.Task[None]] = set()
+        self._known_causes: set[str] = set()
         self.failure = ""  # why the last replay failed; "" while it works
 
     # ---- arriving
@@ -97,14 +100,17 @@ class Presence:
         is_first = not self._hub.has_user(user_id)
         self._hub.add(connection)
         self._metrics.connects.inc()
-        if connection.is_guest:
-            self._greet(connection, 0)
-            self._hub.release(connection)
-            return
-        if is_first:
-            self._outbox.statuses.arrived(self._arrival(connection))
-        self._arrivals.append(connection)
-        self._arrived.set()
+        try:
+            if connection.is_guest:
+                self._greet(connection, 0)
+                self._hub.release(connection)
+                return
+            if is_first:
+                self._outbox.statuses.arrived(self._arrival(connection))
+            self._arrivals.append(connection)
+            self._arrived.set()
+        except Exception as error:
+            self._arrival_failed(connection, error)
 
     def _arrival(self, connection: Connection) -> Arrival:
         client: Client = connection.details
@@ -141,26 +147,73 @@ class Presence:
                 task.cancel()
 
     async def _welcome(self, connections: list[Connection]) -> None:
+        """Whatever fails unexpectedly costs the connection that it is about; which one, is found one by one."""
         connections = [connection for connection in connections if connection.is_registered]
         try:
             waiting = await self._read_mailboxes(connections)
+            unread = await self._count_unread({connection.user_id for connection in connections})
         except StoreError as error:
             self._store_failed(error)
             for connection in connections:
-                self._greet(connection, 0)
-                self._hub.release(connection)
-                self._start(self._replay_later(connection))
+                with self._at_cost_of(connection):
+                    self._greet(connection, 0)
+                    self._hub.release(connection)
+                    self._start(connection, self._replay_later(connection))
+            return
+        except Exception as error:
+            if len(connections) == 1:
+                self._arrival_failed(connections[0], error)
+                return
+            for connection in connections:
+                await self._welcome([connection])
             return
         self.failure = ""
-        unread = await self._count_unread({connection.user_id for connection in connections})
         async with self._greeting:  # one slice in each turn of the loop
             slice_ends = self._now() + SLICE_S
             for connection in connections:
                 if self._now() > slice_ends:
                     await asyncio.sleep(0)
                     slice_ends = self._now() + SLICE_S
-                self._greet(connection, unread.get(connection.user_id, 0))
-                self._replay(connection, waiting.get(connection.user_id, ()))
+                try:
+                    self._greet(connection, unread.get(connection.user_id, 0))
+                    self._replay(connection, waiting.get(connection.user_id, ()))
+                except Exception as error:
+                    self._arrival_failed(connection, error)
+
+    @contextlib.contextmanager
+    def _at_cost_of(self, connection: Connection) -> Iterator[None]:
+        """What fails in the block costs this connection, and nobody else."""
+        try:
+            yield
+        except Exception as error:
+            self._arrival_failed(connection, error)
+
+    def _arrival_failed(self, connection: Connection, error: Exception) -> None:
+        self._metrics.errors.labels("arrival").inc()
+        self._report("arrival failed", error, user_id=connection.user_id, conn_id=connection.conn_id)
+        self._close(connection, CloseCode.INTERNAL_ERROR, "")
+
+    @contextlib.contextmanager
+    def _carrying_on(self, step: str) -> Iterator[None]:
+        """What fails in the block is noted, and what comes behind it goes on."""
+        try:
+            yield
+        except Exception as error:
+            self._metrics.errors.labels(step).inc()
+            self._report(f"{step} failed", error)
+
+    def _report(self, event: str, error: Exception, **details: object) -> None:
+        if self._is_news(f"{event}: {error!r}"):
+            log.error(event, exc_info=error, **details)
+
+    def _is_news(self, cause: str) -> bool:
+        """The same fault may meet everybody who connects: it is logged once."""
+        if cause in self._known_causes:
+            return False
+        if len(self._known_causes) >= CAUSES_REMEMBERED:
+            self._known_causes.clear()
+        self._known_causes.add(cause)
+        return True
 
     async def _learn(self, connections: list[Connection]) -> None:
         clients: list[Client] = [connection.details for connection in connections]
@@ -219,31 +272,87 @@ class Presence:
     # ---- replaying the mailbox
 
     def _replay(self, connection: Connection, items: Sequence[MailboxItem]) -> None:
-        """Everything at once if it fits into half the pending bytes, else at the client's pace.
-
-        In publish order: copies of notices whose recipients had to be looked up were saved late.
-        """
+        """What fits into half the pending bytes at once, the rest at the client's pace."""
         if not items or not connection.is_registered:
             self._hub.release(connection)
             return
-        items = sorted(items, key=lambda item: item.ts)
         self._receipts.replaying(connection.user_id, items)
-        self._metrics.mailbox_delivered.inc(len(items))
-        chunks = list(_chunks(items, connection.dialect, min(REPLAY_CHUNK_BYTES, self._hub.max_pending_bytes // 4)))
-        if sum(len(frames) for frames, _ in chunks) <= self._hub.max_pending_bytes // 2:
-            for frames, ids in chunks:
-                self._hub.send(connection, frames, ids)
-            self._hub.release(connection)
-        else:
-            self._start(self._replay_slowly(connection, chunks))
-
-    async def _replay_slowly(self, connection: Connection, chunks: list[tuple[bytes, tuple[str, ...]]]) -> None:
-        loop = asyncio.get_running_loop()
+        room = self._hub.max_pending_bytes // 2
+        chunks = self._chunks(items, connection.dialect)
         for frames, ids in chunks:
-            if not self._hub.send(connection, frames, ids):
+            if len(frames) > room:
+                self._start(connection, self._replay_slowly(connection, (frames, ids), chunks))
                 return
-            await connection.drained(loop)
+            room -= len(frames)
+            if not self._send(connection, frames, ids):
+                return
         self._hub.release(connection)
+
+    def _send(self, connection: Connection, frames: bytes, ids: tuple[str, ...]) -> bool:
+        self._metrics.mailbox_delivered.inc(len(ids))
+        return self._hub.send(connection, frames, ids)
+
+    async def _replay_slowly(
+        self,
+        connection: Connection,
+        next_one: tuple[bytes, tuple[str, ...]],
+        others: Iterator[tuple[bytes, tuple[str, ...]]],
+    ) -> None:
+        """A chunk is encoded when all before it are in the kernel."""
+        for frames, ids in itertools.chain((next_one,), others):
+            if not await self._is_drained(connection) or not self._send(connection, frames, ids):
+                return
+        if await self._is_drained(connection):
+            self._hub.release(connection)
+
+    async def _is_drained(self, connection: Connection) -> bool:
+        """Once the kernel has all that was sent; False when the connection is gone.
+
+        A client that takes less than a chunk in `delivery.ack_timeout_s` is a slow consumer.
+        """
+        loop = asyncio.get_running_loop()
+        while connection.is_registered:
+            unsent = connection.unsent_bytes
+            drained = connection.drained(loop)
+            if (await asyncio.wait([drained], timeout=self._live.config.delivery.ack_timeout_s))[0]:
+                break
+            if unsent - connection.unsent_bytes < REPLAY_CHUNK_BYTES:
+                self._hub.close(connection, CloseCode.SLOW_CONSUMER, "slow consumer")
+        return connection.is_registered
+
+    def _chunks(self, items: Sequence[MailboxItem], dialect: int) -> Iterator[tuple[bytes, tuple[str, ...]]]:
+        """Frames joined to writes of about REPLAY_CHUNK_BYTES, each with the ids it carries; encoded when asked for.
+
+        What cannot be encoded, or be sent to anybody, is left in the mailbox.
+        """
+        most_bytes = min(REPLAY_CHUNK_BYTES, self._hub.max_pending_bytes // 4)
+        frames: list[bytes] = []
+        ids: list[str] = []
+        size = 0
+        for item in items:
+            frame = self._replayed(item, dialect)
+            if frame is None:
+                continue
+            if frames and size + len(frame) > most_bytes:
+                yield b"".join(frames), tuple(ids)
+                frames, ids, size = [], [], 0
+            frames.append(frame)
+            ids.append(item.message_id)
+            size += len(frame)
+        if frames:
+            yield b"".join(frames), tuple(ids)
+
+    def _replayed(self, item: MailboxItem, dialect: int) -> bytes | None:
+        try:
+            frame = wire.frame(wire.replayed_frame(item), dialect)
+            if len(frame) > self._hub.max_frame_bytes:
+                raise ValueError("more bytes than limits.max_pending_bytes lets a connection have")
+        except Exception as error:
+            self._metrics.errors.labels("mailbox_element").inc()
+            if self._is_news(cause := f"{type(error).__name__}: {error}"):
+                log.error("a notice in the mailbox cannot be sent", message_id=item.message_id, cause=cause)
+            return None
+        return frame
 
     async def _replay_later(self, connection: Connection) -> None:
         """The store was down when the user came: replay when it is back, behind what is live by then."""
@@ -259,8 +368,12 @@ class Presence:
             self._replay(connection, waiting.get(connection.user_id, ()))
             return
 
-    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(coroutine)
+    def _start(self, connection: Connection, replay: Coroutine[Any, Any, None]) -> None:
+        async def run() -> None:
+            with self._at_cost_of(connection):
+                await replay
+
+        task = asyncio.create_task(run())
         self._replays.add(task)
         task.add_done_callback(self._replay_ended)
 
@@ -268,9 +381,6 @@ class Presence:
         self._replays.discard(task)
         if not self._replays:
             self.failure = ""  # nobody waits for the store any more
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("replay failed", exc_info=error)
-            self._metrics.errors.labels("replay").inc()
 
     # ---- leaving
 
@@ -290,7 +400,7 @@ class Presence:
     async def stay_alive(self) -> None:
         """Until cancelled: leave a trace of being alive, by which durations are right after a crash."""
         while True:
-            with contextlib.suppress(StoreError):  # health has seen it
+            with contextlib.suppress(StoreError), self._carrying_on("alive"):  # health has seen a StoreError
                 await self._outbox.statuses.writer.flushed()  # whom a former process left is looked at before
                 await self._statuses.alive(self._wall_ms())
             await asyncio.sleep(ALIVE_EVERY_S)
@@ -298,13 +408,22 @@ class Presence:
     def _sweep(self, now: float) -> None:
         delivery = self._live.config.delivery
         limit = self._hub.connections_total // SWEEPS_PER_ROUND + 16
-        silent, expired = self._hub.sweep(now, delivery.heartbeat_s, delivery.heartbeat_timeout_s, limit)
+        silent: list[Connection] = []
+        expired: list[Connection] = []
+        with self._carrying_on("sweep"):
+            silent, expired = self._hub.sweep(now, delivery.heartbeat_s, delivery.heartbeat_timeout_s, limit)
         for connection in silent:
-            self._hub.close(connection, CloseCode.NO_PONG, "no pong")
+            self._close(connection, CloseCode.NO_PONG, "no pong")
         for connection in expired:
-            self._hub.close(connection, CloseCode.TOKEN_INVALID, "token expired")
-        self._receipts.expire()
-        self._hub.reap(now)
+            self._close(connection, CloseCode.TOKEN_INVALID, "token expired")
+        with self._carrying_on("sweep"):
+            self._receipts.expire()
+        with self._carrying_on("sweep"):
+            self._hub.reap(now)
+
+    def _close(self, connection: Connection, code: CloseCode, reason: str) -> None:
+        with self._carrying_on("close"):
+            self._hub.close(connection, code, reason)
 
     async def drain(self, within_s: float) -> None:
         """Close every connection with 1012, spread over `within_s`, so that they do not all reconnect at once."""
@@ -315,23 +434,6 @@ class Presence:
         share = -(-len(connections) // ticks)
         for start in range(0, len(connections), share):
             for connection in connections[start : start + share]:
-                self._hub.close(connection, CloseCode.SERVICE_RESTART, "restarting")
+                self._close(connection, CloseCode.SERVICE_RESTART, "restarting")
             if start + share < len(connections):
                 await asyncio.sleep(within_s / ticks)
-
-
-def _chunks(items: Sequence[MailboxItem], dialect: int, most_bytes: int) -> Iterator[tuple[bytes, tuple[str, ...]]]:
-    """Frames joined to writes of about `most_bytes`, each with the ids it carries."""
-    frames: list[bytes] = []
-    ids: list[str] = []
-    size = 0
-    for item in items:
-        frame = wire.frame(wire.replayed_frame(item), dialect)
-        frames.append(frame)
-        ids.append(item.message_id)
-        size += len(frame)
-        if size >= most_bytes:
-            yield b"".join(frames), tuple(ids)
-            frames, ids, size = [], [], 0
-    if frames:
-        yield b"".join(frames), tuple(ids)

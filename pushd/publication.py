@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pushd.model import Notice
+from pushd.model import MailboxItem, Notice
 
 NOBODY: set[int] = set()  # shared, never changed
 
@@ -19,6 +19,7 @@ class Publication:
 
     __slots__ = (
         "accepted_at",
+        "copy",
         "delivered_count",
         "early_gone",
         "early_received",
@@ -44,6 +45,7 @@ class Publication:
         self.notice = notice
         self.accepted_at = accepted_at  # loop clock, s
         self.is_restored = is_restored  # accepted by a former process, which may have delivered it in part
+        self.copy: MailboxItem | None = None  # for mailboxes, shared by all in which it waits
         self.holds = 1
         self.saves = 1
         self.online_count = 0

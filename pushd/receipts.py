@@ -7,10 +7,12 @@ without, when the kernel took the frame (CONTRACT section 4).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import lru_cache
 
 from pushd import faults, wire
 from pushd._fastpath import Connection, Hub
+from pushd.errors import StoreError
 from pushd.live import Live
 from pushd.metrics import Metrics
 from pushd.model import Channel, DeliveryStatus, MailboxItem, Mark, Notice, Outcome
@@ -19,10 +21,12 @@ from pushd.ports import RecordStore
 from pushd.publication import NOBODY, Publication
 
 TOLD_AT_ONCE = 100  # marks, in one write to each of the user's other connections
+NOTICES_RETURNING = 1024  # whose outcomes are shared by the users to whom they return
 
 
 class Receipts:
-    """Waits for acknowledgements and keeps the books. All state is per connected user and bounded by what was sent.
+    """Waits for acknowledgements and keeps the books. All state is per connected user: what was sent within
+    `delivery.ack_timeout_s`, and the newest `mailbox.max_per_user` of what was sent and is in the mailbox.
 
     `now` is the loop's clock (s), `wall_ms` the time of day.
     """
@@ -51,8 +55,12 @@ class Receipts:
         self._watchers: dict[str, list[asyncio.Event]] = {}  # who waits for the end of a fan-out
         # user -> message_id -> sent live and neither acknowledged nor in the mailbox
         self._waiting: dict[int, dict[str, Publication]] = {}
-        # user -> message_id -> when it was published (ms): sent, and in the mailbox until acknowledged
+        # user -> message_id -> when it was published (ms): sent, and in the mailbox until acknowledged. What does not
+        # fit is not in the mailbox any more either: both keep the newest.
         self._in_mailbox: dict[int, dict[str, int]] = {}
+        # to whom notices return: many connections may be lost in one turn of the loop, each with many notices
+        self._returning: dict[Publication, list[int]] = {}
+        outbox.mailbox.give_rest = self._return_gathered
         # in the order of the deadlines; gone as soon as nobody is waited for
         self._deadlines: dict[Publication, tuple[float, list[int]]] = {}
 
@@ -113,10 +121,13 @@ class Receipts:
         """Keep the notice for these users until they come back."""
         if not user_ids:
             return
+        if self._returning:
+            self._return_gathered()
         notice = publication.notice
-        outcome = Outcome(created_ms=notice.accepted_ms, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE)
-        self._outbox.mailbox.save(publication, self._item_of(notice), user_ids)
-        self._outbox.records.note(publication, notice.message_id, user_ids, outcome)
+        if publication.copy is None:
+            publication.copy = self._item_of(notice)
+        self._outbox.mailbox.save(publication, publication.copy, user_ids)
+        self._outbox.records.note(publication, notice.message_id, user_ids, _offline(notice.accepted_ms))
 
     def _note_received(self, publication: Publication, user_ids: Collection[int]) -> None:
         publication.delivered_count += len(user_ids)
@@ -157,8 +168,10 @@ class Receipts:
 
     # ---- answers
 
-    def acknowledge(self, user_id: int, message_ids: Sequence[str]) -> None:
-        """The user has these. Ids that were never sent to this user are ignored."""
+    def acknowledge(self, user_id: int, message_ids: Sequence[str]) -> list[str]:
+        """The user has these; which of them came from the mailbox. Ids never sent to this user are ignored."""
+        if self._returning:
+            self._return_gathered()
         mine = self._waiting.get(user_id)
         stored = self._in_mailbox.get(user_id)
         removable = []
@@ -176,6 +189,7 @@ class Receipts:
             del self._waiting[user_id]
         if removable:
             self._outbox.mailbox.remove(user_id, removable)
+        return removable
 
     def handed(self, connection: Connection, message_ids: list[str]) -> None:
         """The kernel has these now: for a connection that does not acknowledge, they are received."""
@@ -184,9 +198,13 @@ class Receipts:
 
     def replaying(self, user_id: int, items: Sequence[MailboxItem]) -> None:
         """These are about to be sent from the mailbox; they stay there until they are acknowledged."""
+        self._note_in_mailbox(user_id, ((item.message_id, item.ts) for item in items))
+
+    def _note_in_mailbox(self, user_id: int, sent: Iterable[tuple[str, int]]) -> None:
         stored = self._in_mailbox.setdefault(user_id, {})
-        for item in items:
-            stored[item.message_id] = item.ts
+        stored.update(sent)
+        for _ in range(len(stored) - self._live.config.mailbox.max_per_user):
+            del stored[next(iter(stored))]
 
     def gone(self, connection: Connection, lost: list[str]) -> None:
         """A connection closed; `lost` never left. What nobody can acknowledge any more goes to the mailbox."""
@@ -204,17 +222,24 @@ class Receipts:
             self._return(user_id, lost)
 
     def _return_all(self, user_id: int) -> None:
-        for publication in self._waiting.pop(user_id, {}).values():
-            self.to_mailbox(publication, (user_id,))
-            self._answered(publication, 1)
+        self._gather(user_id, self._waiting.pop(user_id, {}).values())
 
     def _return(self, user_id: int, message_ids: Sequence[str]) -> None:
         mine = self._waiting.get(user_id, {})
-        for message_id in message_ids:
-            publication = mine.pop(message_id, None)
-            if publication is not None:
-                self.to_mailbox(publication, (user_id,))
-                self._answered(publication, 1)
+        self._gather(user_id, [mine.pop(message_id) for message_id in message_ids if message_id in mine])
+
+    def _gather(self, user_id: int, publications: Collection[Publication]) -> None:
+        """These go into the user's mailbox, a little later: each with all users to whom it returns."""
+        if publications:
+            for publication in publications:
+                self._returning.setdefault(publication, []).append(user_id)
+            self._outbox.mailbox.writer.wake((user_id,))
+
+    def _return_gathered(self) -> None:
+        returning, self._returning = self._returning, {}
+        for publication, user_ids in returning.items():
+            self.to_mailbox(publication, user_ids)
+            self._answered(publication, len(user_ids))
 
     def expire(self) -> None:
         """Put into the mailbox what was not acknowledged within `delivery.ack_timeout_s`."""
@@ -234,7 +259,7 @@ class Receipts:
         late = [user_id for user_id in user_ids if self._waiting.get(user_id, {}).pop(message_id, None)]
         self.to_mailbox(publication, late)
         for user_id in late:
-            self._in_mailbox.setdefault(user_id, {})[message_id] = publication.notice.accepted_ms
+            self._note_in_mailbox(user_id, [(message_id, publication.notice.accepted_ms)])
         self._answered(publication, len(late))
 
     def _answered(self, publication: Publication, count: int) -> None:
@@ -257,15 +282,33 @@ class Receipts:
     ) -> list[str]:
         """The user read or confirmed these: the ids for which that is now on record, in order.
 
+        What another program put into the mailbox has no record: it is taken out of the mailbox, and counts as found.
         The user's other connections than `but` are told, with the new unread count.
         """
-        self.acknowledge(user_id, message_ids)
+        foreign = set(self.acknowledge(user_id, message_ids))
         await self._fanned_out(message_ids)
         await self._outbox.records.writer.written_for({user_id})
         found = await self._records.mark(user_id, message_ids, mark, self._wall_ms())
+        unknown = set(message_ids).difference(found, foreign)
+        if unknown and but is None:  # a connection's were sent to it, and are known
+            foreign |= await self._take_out(user_id, unknown)
         if found:
             self._outbox.mailbox.remove(user_id, found)
             await self._tell_others(user_id, found, mark, but)
+        if not foreign:
+            return found
+        known = foreign.union(found)
+        return [message_id for message_id in dict.fromkeys(message_ids) if message_id in known]
+
+    async def _take_out(self, user_id: int, message_ids: set[str]) -> set[str]:
+        """Remove these from the user's mailbox: which of them were in it."""
+        try:
+            waiting = await self._outbox.mailbox.waiting(user_id)
+        except StoreError:
+            return set()
+        found = message_ids.intersection(waiting)
+        if found:
+            self._outbox.mailbox.remove(user_id, found)
         return found
 
     async def _fanned_out(self, message_ids: Sequence[str]) -> None:
@@ -292,3 +335,9 @@ class Receipts:
                     frames[other.dialect] = b"".join(wire.frame(message, other.dialect) for message in messages)
                 self._hub.send(other, frames[other.dialect])
             await asyncio.sleep(0)
+
+
+@lru_cache(NOTICES_RETURNING)
+def _offline(created_ms: int) -> Outcome:
+    """What is known of whoever has a notice in the mailbox."""
+    return Outcome(created_ms=created_ms, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE)

@@ -152,8 +152,32 @@ def data_frame(opcode: int, payload: bytes, dialect: int) -> bytes:
 
 def _encode(message: ServerMessage, dialect: int) -> tuple[int, bytes]:
     if dialect & Dialect.MSGPACK:
-        return Opcode.BINARY, _encode_msgpack(message)
+        return Opcode.BINARY, _packed(message)
     return Opcode.TEXT, _encode_json(message)
+
+
+def _packed(message: ServerMessage) -> bytes:
+    try:
+        return _encode_msgpack(message)
+    except OverflowError:
+        if not isinstance(message, NoticeFrame):
+            raise
+        return _encode_msgpack(msgspec.structs.replace(message, data=_with_small_integers(message.data)))
+
+
+def _with_small_integers(value: Any) -> Any:
+    """Other programs' data with what MessagePack cannot carry: an integer beyond 64 bits is the nearest float, as where
+    JavaScript reads it, or its digits as a text where there is none."""
+    if isinstance(value, dict):
+        return {key: _with_small_integers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_small_integers(item) for item in value]
+    if not isinstance(value, int) or -(2**63) <= value < 2**64:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return str(value)
 
 
 def notice_frame(notice: Notice, timezone: ZoneInfo) -> NoticeFrame:
@@ -203,7 +227,8 @@ def replayed_frame(item: MailboxItem) -> NoticeFrame:
 
 # ---- client to server
 
-MessageId = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+# A publisher's are shorter; what other programs put into a mailbox may be as long as fits into a frame.
+MessageId = Annotated[str, msgspec.Meta(min_length=1)]
 MessageIds = Annotated[list[MessageId], msgspec.Meta(min_length=1, max_length=1000)]
 
 

@@ -35,6 +35,10 @@ class Proxy:
         self._flowing.set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def switch_to(self, server_port: int) -> None:
+        """New connections go to another server; those there are stay where they are."""
+        self._server_port = server_port
+
     def stall(self) -> None:
         """Connections are taken and kept, and nothing comes through."""
         self._flowing.clear()

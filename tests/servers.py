@@ -52,7 +52,7 @@ class RedisServer:
         pairs = zip(self._options[::2], self._options[1::2], strict=True)
         self._process = await asyncio.create_subprocess_exec(
             "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-            *(word for name, value in pairs for word in (f"--{name}", value)),
+            *(word for name, value in pairs for word in (f"--{name}", *(value.split() or [""]))),
             cwd=self._directory, stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip

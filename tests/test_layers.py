@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = {
     # words everybody uses
-    1.0: "errors model tallies moments devices values",
+    1.0: "errors model tallies moments devices urls values",
     1.1: "config queries deflate metrics",
     1.2: "wire configfile userfile live logs faults",
     # pure state machines, the hub, and what reads for its connections
@@ -90,7 +90,7 @@ OUTSIDE_CALLS = [
 ]
 MAX_LINES = 500
 # The hub is one extension module: a border inside it would run through the fan-out's inner loop.
-LONGER = {"pushd/_fastpath.pyx": 690}
+LONGER = {"pushd/_fastpath.pyx": 740}
 
 CIMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import\s+(.+)|c?import\s+(.+))$")
 
@@ -339,7 +339,7 @@ def test_a_sound_house() -> None:
         ("pushd/_inlet.pyx", "import socket", "imports socket"),
         ("pushd/wire.py", "\n" * 501, "501 lines, more than 500"),
         ("pushd/_fastpath.pxd", "\n" * 501, "501 lines, more than 500"),
-        ("pushd/_fastpath.pyx", "\n" * 691, "691 lines, more than 690"),
+        ("pushd/_fastpath.pyx", "\n" * 741, "741 lines, more than 740"),
         ("pushd/_inlet.pyx", "\n" * 501, "501 lines, more than 500"),
         ("pushd/stores/sqlite/thread.py", "\n" * 501, "501 lines, more than 500"),
     ],

@@ -12,7 +12,7 @@ import structlog
 
 from pushd.config import Config
 from pushd.errors import StoreError
-from pushd.ports import Observe, Remote, Revocations, Stores
+from pushd.ports import LeftAside, Observe, Remote, Revocations, Stores
 
 log = structlog.get_logger("pushd.stores")
 
@@ -23,17 +23,20 @@ def wall_ms() -> int:
 
 
 @asynccontextmanager
-async def open_stores(config: Config, observe: Observe, clock: Callable[[], int] = wall_ms) -> AsyncIterator[Stores]:
+async def open_stores(
+    config: Config, observe: Observe, clock: Callable[[], int] = wall_ms, left_aside: LeftAside = lambda _: None
+) -> AsyncIterator[Stores]:
     """The stores the configuration names, open until the end of the block; one that is away is used when it is back.
 
-    `observe(store, operation, seconds, ok)` is called for every operation. Raises StartError for a store that can
-    never be used as configured. Drivers are imported when they are used.
+    `observe(store, operation, seconds, ok)` is called for every operation, `left_aside(count)` for what waits in a
+    mailbox and cannot be used. Raises StartError for a store that can never be used as configured. Drivers are imported
+    when they are used.
     """
     from pushd.stores import sqlite
 
     async with AsyncExitStack() as opened:
-        stores = await opened.enter_async_context(sqlite.open_stores(config, observe, clock))
-        stores = await _with_mailbox(stores, opened, config, observe, clock)
+        stores = await opened.enter_async_context(sqlite.open_stores(config, observe, clock, left_aside))
+        stores = await _with_mailbox(stores, opened, config, observe, clock, left_aside)
         stores = await _with_records(stores, opened, config, observe, clock)
         stores = await _with_directory(stores, opened, config, observe)
         await asyncio.gather(*map(_first_check, stores.remotes))
@@ -41,13 +44,18 @@ async def open_stores(config: Config, observe: Observe, clock: Callable[[], int]
 
 
 async def _with_mailbox(
-    stores: Stores, opened: AsyncExitStack, config: Config, observe: Observe, clock: Callable[[], int]
+    stores: Stores,
+    opened: AsyncExitStack,
+    config: Config,
+    observe: Observe,
+    clock: Callable[[], int],
+    left_aside: LeftAside,
 ) -> Stores:
     if config.mailbox.url == "sqlite:":
         return stores
     from pushd.stores import redis
 
-    mailbox = await opened.enter_async_context(redis.open_mailbox(config, observe, clock))
+    mailbox = await opened.enter_async_context(redis.open_mailbox(config, observe, clock, left_aside))
     return replace(stores, mailbox=mailbox, remotes=(*stores.remotes, mailbox))
 
 

@@ -6,18 +6,21 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from hashlib import sha1
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from structlog.testing import capture_logs
 
-from pushd.config import Config, DeliveryConfig, MailboxConfig, ServerConfig
-from pushd.errors import StartError, StoreLost, StoreUnavailable
+from pushd.config import Config, DeliveryConfig, LimitsConfig, MailboxConfig, ServerConfig
+from pushd.errors import StartError, StoreError, StoreLost, StoreUnavailable
 from pushd.model import MailboxItem
 from pushd.stores.redis import RedisMailbox, open_mailbox
+from pushd.wire import frame, replayed_frame
+from tests.proxy import proxy_to
 from tests.servers import RedisClusterServers, RedisServer
 
 from .conftest import START_MS, Clock
@@ -43,8 +46,18 @@ def clock() -> Clock:
     return Clock()
 
 
+def deep(levels: int) -> str:
+    return '{"content":"x","data":' + "[" * levels + "]" * levels + "}"
+
+
 @pytest.fixture
-async def open_box(clock: Clock) -> AsyncIterator[Open]:
+def box_aside() -> list[int]:
+    """How many elements were left aside, each time some were."""
+    return []
+
+
+@pytest.fixture
+async def open_box(clock: Clock, box_aside: list[int]) -> AsyncIterator[Open]:
     """Opens a mailbox at a URL, `mailbox` and `delivery` as the configuration has them."""
     async with AsyncExitStack() as stack:
 
@@ -54,7 +67,7 @@ async def open_box(clock: Clock) -> AsyncIterator[Open]:
                 mailbox=MailboxConfig(url=url, **(mailbox or {})),
                 delivery=DeliveryConfig(**delivery),
             )
-            return await stack.enter_async_context(open_mailbox(config, lambda *_: None, clock))
+            return await stack.enter_async_context(open_mailbox(config, lambda *_: None, clock, box_aside.append))
 
         yield opened
 
@@ -200,6 +213,140 @@ class TestForeignElements:
         await box.remove({7: [name, *(f"other{number}" for number in range(10))]})
         assert await ids(box) == ["own"]
 
+    @pytest.mark.parametrize(
+        ("written", "read"),
+        [
+            ("NaN", None),
+            ("[Infinity,-Infinity,1e400]", [None, None, None]),
+            ("123456789012345678901234567890", 123456789012345678901234567890),
+            ("1" * 5000, "1" * 5000),
+            ('"bob \\ud83d"', "bob \ufffd"),
+            ('"\\ude00\\ud83d\\ude00"', "\ufffd😀"),
+            ('{"\\ud83d":1}', {"\ufffd": 1}),
+            (b'"caf\xe9"', "caf\ufffd"),
+            (b'"a\x01\tb"', "a\x01\tb"),
+            (b'"a\x00b"', "a\x00b"),
+            ('{"a":1,"a":2}', {"a": 2}),
+            ('"\\\\ud83d"', "\\ud83d"),
+            (deep(400), None),
+        ],
+    )
+    async def test_what_is_no_strict_json(
+        self, box: RedisMailbox, redis_server: RedisServer, written: str | bytes, read: Any
+    ) -> None:
+        """It is delivered as well as it can be, under its own id where Redis can find that, and can be removed."""
+        data = written if isinstance(written, bytes) else written.encode()
+        element = b'{"content":"hi","message_id":"m1","data":' + data + b"}"
+        await redis_server.command("LPUSH", KEY, element, '{"content":"x","message_id":"m2"}')  # type: ignore[arg-type]
+        await box.save([(item("m3"), [7])])
+        first, *others = await waiting(box)
+        assert first.data == read or read is None
+        assert first.message_id == ("m1" if b"\0" not in data else "sha1:" + sha1(element).hexdigest())
+        assert [each.message_id for each in others] == ["m2", "m3"]
+        for dialect in (0, 1):
+            assert frame(replayed_frame(first), dialect)
+        await box.save([(item("m1"), [7])] if first.message_id == "m1" else [])
+        await box.remove({7: [first.message_id]})
+        assert await ids(box) == ["m2", "m3"]
+
+    @pytest.mark.parametrize(
+        "written", ["x" * 128, "é" * 500, "x" * 10_000, "x" * 20_000, "\\ud83d", "caf\\ud83d\\ude00"]
+    )
+    async def test_ids_of_any_length(self, box: RedisMailbox, redis_server: RedisServer, written: str) -> None:
+        element = f'{{"content":"1","message_id":"{written}"}}'
+        await self._push(redis_server, element, {"content": "2", "message_id": "b"})
+        (found, other) = await ids(box)
+        assert other == "b"
+        assert len(json.dumps({"type": "ack", "message_ids": [found]})) <= LimitsConfig().max_frame_bytes
+        assert found.startswith("sha1:") == (len(written) > 16_000 or written == "\\ud83d")
+        await box.remove({7: [found]})
+        assert await ids(box) == ["b"]
+
+    @pytest.mark.parametrize(
+        ("fields", "expected"),
+        [
+            ({"ts": "yesterday"}, {"ts": START_MS}),
+            ({"ts": 1e300}, {"ts": START_MS}),
+            ({"ts": 10**30}, {"ts": START_MS}),
+            ({"ts": START_MS * 1000}, {"ts": START_MS}),
+            ({"ts": -5}, {"ts": START_MS}),
+            ({"ts": START_MS + 0.5}, {"ts": START_MS}),
+            ({"priority": 99}, {"priority": 1}),
+            ({"priority": -(10**30)}, {"priority": 1}),
+            ({"priority": True}, {"priority": 1}),
+            ({"priority": 3}, {"priority": 3}),
+            ({"type": "hello"}, {"type": "system_notice"}),
+            ({"type": None}, {"type": "system_notice"}),
+            ({"type": ["x"]}, {"type": "system_notice"}),
+            ({"need_confirm": []}, {"need_confirm": False}),
+            ({"time": 5}, {"time": START_TIME}),
+            ({"saved_at": "x", "expires_ms": {}}, {"saved_at": 0, "expires_ms": 0}),
+            ({"expires_ms": 10**30}, {"expires_ms": 0}),
+            ({"data": {"type": "hello"}}, {"data": {"type": "hello"}}),
+        ],
+    )
+    async def test_a_field_that_makes_no_sense_is_as_if_it_were_missing(
+        self, box: RedisMailbox, redis_server: RedisServer, fields: dict[str, Any], expected: dict[str, Any]
+    ) -> None:
+        await self._push(redis_server, {"type": "t", "content": "x", "message_id": "a"} | fields)
+        (found,) = await waiting(box)
+        assert {name: getattr(found, name) for name in expected} == expected
+        for dialect in (0, 1):
+            assert frame(replayed_frame(found), dialect)
+
+    async def test_the_order_is_the_lists(self, box: RedisMailbox, redis_server: RedisServer) -> None:
+        """Of what other programs put there; of our own an older one comes first although it was saved late."""
+        foreign = [{"type": "t", "content": "x", "message_id": name, "ts": ts} for name, ts in (("f1", 9), ("f2", 3))]
+        await box.save([(item("later", ts=START_MS + 5), [7])])
+        await self._push(redis_server, *foreign)
+        await box.save([(item("late", ts=START_MS), [7])])
+        await self._push(redis_server, {**foreign[0], "message_id": "f3", "ts": 1, "saved_at": START_MS})
+        assert await ids(box) == ["late", "f1", "f2", "later", "f3"]
+
+    async def test_what_is_too_large_for_anybody(
+        self, box: RedisMailbox, redis_server: RedisServer, box_aside: list[int]
+    ) -> None:
+        await self._push(
+            redis_server, {"content": "x" * 3_000_000, "message_id": "big"}, {"content": "x", "message_id": "a"}
+        )
+        assert await ids(box) == ["a"]
+        assert box_aside == [1]
+        await box.remove({7: ["big", "a"]})
+        assert await redis_server.command("LLEN", KEY) == 1
+
+    async def test_a_long_list_is_read_as_deep_as_it_may_be(self, box: RedisMailbox, redis_server: RedisServer) -> None:
+        """What is deeper comes when the newer is gone, or goes with the next save; no call takes long."""
+        async with redis_server.client() as client:
+            for start in range(0, 300_000, 1000):
+                elements = [f'{{"content":"{"x" * 100}","message_id":"m{start + n}"}}' for n in range(1000)]
+                await client.lpush(KEY, *elements)
+            await client.config_set("slowlog-log-slower-than", 50_000)
+        newest = [f"m{number}" for number in range(299_900, 300_000)]
+        assert await ids(box) == newest
+        await box.remove({7: [*newest[:40], *newest[60:], "other"]})
+        assert await ids(box) == [f"m{number}" for number in (*range(299_820, 299_900), *range(299_940, 299_960))]
+        await self._push(redis_server, *({"content": "x", "message_id": f"p{number}"} for number in range(150)))
+        await box.remove({7: ["m299950"]})  # was shown, and is deeper now
+        assert "m299950" not in [
+            json.loads(each)["message_id"] for each in await redis_server.command("LRANGE", KEY, 0, 300)
+        ]
+        await box.save([(item("own"), [7])])
+        assert await redis_server.command("LLEN", KEY) == MAX_PER_USER
+        assert (await ids(box))[-1] == "own"
+        assert await redis_server.command("SLOWLOG", "LEN") == 0
+
+    @pytest.mark.parametrize(
+        "chosen", [[0], [0, 1], [1], [4], [0, 4], [1, 3], [2, 4], [0, 1, 3], [1, 2, 3], [0, 1, 2, 3]]
+    )
+    async def test_equal_elements_among_others(
+        self, box: RedisMailbox, redis_server: RedisServer, chosen: list[int]
+    ) -> None:
+        names = ["a", "b", "c", "d", "e"]
+        await self._push(redis_server, *({"content": "x", "message_id": name} for name in [*names, *names]))
+        await box.remove({7: [names[index] for index in chosen]})
+        left = [json.loads(each)["message_id"] for each in await redis_server.command("LRANGE", KEY, 0, -1)]
+        assert left == [name for name in reversed([*names, *names]) if name not in {names[index] for index in chosen}]
+
     async def test_repeated_ids_are_delivered_once_and_all_removed(
         self, box: RedisMailbox, redis_server: RedisServer
     ) -> None:
@@ -210,9 +357,20 @@ class TestForeignElements:
         assert await redis_server.command("EXISTS", KEY) == 0
 
     async def test_what_cannot_be_read_stays_and_is_logged_once(
-        self, box: RedisMailbox, redis_server: RedisServer
+        self, box: RedisMailbox, redis_server: RedisServer, box_aside: list[int]
     ) -> None:
-        bad = ["", "{", "null", "[]", '"text"', '{"type":"t"}', '{"content":5}', '{"content":"\\ud800"}', "[" * 100_000]
+        bad = [
+            "",
+            "{",
+            "null",
+            "[]",
+            '"text"',
+            '{"type":"t"}',
+            '{"content":5}',
+            "[" * 100_000,
+            deep(100_000),
+            deep(900),
+        ]
         await self._push(redis_server, *bad)
         await redis_server.command("LPUSH", KEY, b"\xff\xfe")  # type: ignore[arg-type]
         await box.save([(item("a"), [7])])
@@ -222,6 +380,8 @@ class TestForeignElements:
             assert await ids(box) == []
         assert await redis_server.command("LLEN", KEY) == len(bad) + 1
         assert [(line["key"], line["unreadable"]) for line in logs] == [(KEY, len(bad) + 1)]
+        assert logs[0]["causes"] == ["nested too deeply", "no JSON", "no object with a text as content"]
+        assert box_aside == [len(bad) + 1] * 2
 
     async def test_a_key_of_another_type_stops_nobody_else(self, box: RedisMailbox, redis_server: RedisServer) -> None:
         await redis_server.set(KEY)
@@ -342,6 +502,94 @@ class TestFailures:
             assert not isinstance(caught.value, StoreLost)
         await redis_server.command("REPLICAOF", "NO", "ONE")
         await box.save([(item("a"), [7])])
+
+    @pytest.mark.parametrize("stale", ["yes", "no"])
+    async def test_another_server_behind_the_same_address(
+        self, open_box: Open, redis_server: RedisServer, tmp_path: Path, stale: str
+    ) -> None:
+        """The connections that are there lead to the old one, which is a replica now and answers so."""
+        successor = RedisServer(tmp_path)
+        await successor.start()
+        try:
+            async with proxy_to(redis_server.port) as proxy:
+                box = await open_box(f"redis://127.0.0.1:{proxy.port}/0")
+                await asyncio.gather(*(box.save([(item(name), range(2000))]) for name in "ab"), box.read(range(2000)))
+                await redis_server.command("CONFIG", "SET", "replica-serve-stale-data", stale)
+                await redis_server.command("REPLICAOF", "127.0.0.1", 1)
+                proxy.switch_to(successor.port)
+                with pytest.raises(StoreUnavailable):
+                    await box.save([(item("c"), [7])])
+                await box.save([(item("c"), [7])])
+                assert await ids(box) == ["c"]
+                await asyncio.gather(*(box.read(range(2000)) for _ in range(8)), box.check())
+                assert await successor.command("LLEN", KEY) == 1
+        finally:
+            await successor.stop()
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            "MASTERDOWN Link with MASTER is down",
+            "LOADING Redis is loading the dataset in memory",
+            "CLUSTERDOWN The cluster is down",
+            "MISCONF Redis is configured to save RDB snapshots",
+            "NOAUTH Authentication required.",
+            "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
+            "READONLY You can't write against a read only replica.",
+            "ERR unknown command `EVALSHA`",
+            "ERR no upstream host",
+        ],
+    )
+    async def test_whatever_the_wrong_server_answers(
+        self, open_box: Open, redis_server: RedisServer, answer: str
+    ) -> None:
+        async def wrong(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with suppress(OSError):
+                while await reader.read(65536):
+                    writer.write(f"-{answer}\r\n".encode())
+            writer.transport.abort()
+
+        listener = await asyncio.start_server(wrong, "127.0.0.1", 0)
+        async with listener, proxy_to(redis_server.port) as proxy:
+            box = await open_box(f"redis://127.0.0.1:{proxy.port}/0?protocol=2&lib_name=&lib_version=")
+            await box.save([(item("a"), [7])])
+            await redis_server.stop()
+            proxy.reset()
+            proxy.switch_to(listener.sockets[0].getsockname()[1])
+            for _ in range(3):
+                with pytest.raises(StoreError):
+                    await box.save([(item("b"), [7])])
+            proxy.switch_to(redis_server.port)
+            await redis_server.start()
+            await box.save([(item("b"), [7])])
+            assert await ids(box) == ["b"]
+
+    async def test_a_server_without_info(self, open_box: Open, tmp_path: Path) -> None:
+        server = RedisServer(tmp_path, options=("rename-command", "INFO HIDDEN"))
+        try:
+            await server.start()
+            box = await open_box(server.url)
+            await box.check()
+            await box.save([(item("a"), [7])])
+            assert await ids(box) == ["a"]
+        finally:
+            await server.stop()
+
+    @pytest.mark.parametrize("secret", ["pa%2Fss%23word", "p%40ss-word", "w%3Ford"])
+    async def test_no_driver_names_the_password(self, open_box: Open, tmp_path: Path, secret: str) -> None:
+        """A server that does not know AUTH or HELLO repeats what it was told."""
+        server = RedisServer(tmp_path, options=("rename-command", "AUTH HIDDEN"))
+        try:
+            await server.start()
+            box = await open_box(server.url.replace("//", f"//user:{secret}@") + "?protocol=2")
+            with pytest.raises(StoreError) as caught:
+                await box.save([(item("a"), [7])])
+            said = f"{caught.value!r} {caught.value.__cause__!r}"
+            assert "unknown command" in said
+            assert secret not in said
+            assert unquote(secret) not in said
+        finally:
+            await server.stop()
 
     async def test_passwords(self, open_box: Open, tmp_path: Path) -> None:
         server = RedisServer(tmp_path, password="very-secret-word")

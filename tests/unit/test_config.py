@@ -17,7 +17,6 @@ from pushd.config import (
     LimitsConfig,
     ServerConfig,
     is_loopback,
-    mask_url,
     quote,
 )
 from pushd.configfile import KEYS, describe, parse
@@ -296,20 +295,3 @@ def test_loopback(host: str) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "128.0.0.1", "example.com", "127.1", "localhost.x"])
 def test_not_loopback(host: str) -> None:
     assert not is_loopback(host)
-
-
-@pytest.mark.parametrize(
-    ("url", "masked"),
-    [
-        ("redis://u:p@h/0", "redis://u:***@h/0"),
-        ("redis://:p@h", "redis://:***@h"),
-        ("redis://p@h", "redis://***@h"),
-        ("redis://u:p@q@h", "redis://u:***@h"),
-        ("redis://h/0?db=1&Password=x&y=z", "redis://h/0?db=1&Password=***&y=z"),
-        ("p@h", "***@h"),
-        ("sqlite:", "sqlite:"),
-        ("mongodb://h1,h2/?replicaSet=r", "mongodb://h1,h2/?replicaSet=r"),
-    ],
-)
-def test_mask_url(url: str, masked: str) -> None:
-    assert mask_url(url) == masked

@@ -406,8 +406,37 @@ def test_pongs_for_a_peer_that_does_not_read_are_bounded(hub: Hub, shop: Worksho
     connection = shop.join(send_buffer=SMALL_BUFFER)
     pong = ws_frame(Opcode.PONG, b"x" * 125)
     while hub.send(connection, pong):
-        assert connection.pending_bytes <= MAX_PENDING
+        assert connection.cost <= MAX_PENDING
     assert connection.close_code == 4008
+
+
+def test_what_waits_is_counted_by_what_it_takes(hub: Hub, shop: Workshop) -> None:
+    """Many small frames, of which nobody reads any, take more memory than their bytes."""
+    connection = shop.join(send_buffer=SMALL_BUFFER)
+    per_write = hub.max_pending_bytes - hub.max_frame_bytes
+    fill(shop, connection)
+    pong, before = ws_frame(Opcode.PONG, b""), connection.cost
+    for count in range(1, 20):
+        assert hub.send(connection, pong)
+        assert connection.cost == before + count * (per_write + len(pong))
+    shop.drain(connection)
+    assert connection.cost == connection.pending_bytes == 0
+    shop.turn()
+    fill(shop, connection)
+    assert connection.cost <= connection.pending_bytes + per_write
+
+
+def test_a_slow_reader_is_not_charged_for_what_it_has_read(hub: Hub, shop: Workshop) -> None:
+    """One whose buffer never runs empty: what is counted shrinks with what waits."""
+    hub.set_max_pending_bytes(100_000)
+    connection = shop.join(send_buffer=SMALL_BUFFER)
+    for _ in range(2000):
+        assert hub.send(connection, ws_frame(Opcode.TEXT, b"x" * 100))
+        shop.peers[connection].read(104)
+        if connection.pending_bytes > 10_000:
+            shop.peers[connection].read()
+            shop.turn()
+    assert connection.is_registered
 
 
 @pytest.mark.parametrize("is_full", [False, True])

@@ -162,20 +162,30 @@ class HubMachine(RuleBasedStateMachine):
     def _has(self, condition: Callable[[Client], bool]) -> bool:
         return any(condition(client) for client in self.clients)
 
-    def _is_over(self, client: Client, pending: int, frame: bytes) -> bool:
-        return pending + len(frame) > MAX_PENDING
+    def _is_over(self, cost: int, frame: bytes) -> bool:
+        return cost + len(frame) > self.hub.max_frame_bytes
 
     def _frame(self, size: int) -> bytes:
         self.frames += 1
         return ws_frame(Opcode.TEXT, f"{self.frames}.".encode().ljust(size, b"s"))
 
+    def _check_cost(self, client: Client) -> None:
+        """Something for every write that waits, whose number is known only about."""
+        pending, per_write = client.connection.pending_bytes, MAX_PENDING - self.hub.max_frame_bytes
+        writes = (client.connection.cost - pending) // per_write
+        held = len(client.held)
+        assert held <= writes <= held + (len(client.written) if client.connection.unsent_bytes else 0)
+
     def _gone_now(self) -> set[Connection]:
         return {connection for connection, _ in self.gone}
 
-    def _check_slow(self, client: Client, pending: int, frame: bytes) -> bool:
-        """Whether the hub closed an exact client just now: only for too many pending bytes, and then always."""
+    def _check_slow(self, client: Client, cost: int, frame: bytes) -> bool:
+        """Whether the hub closed an exact client just now: only for too many pending bytes, and then always.
+
+        `cost` is that of the pending ones before.
+        """
         is_closed = client.connection in self._gone_now()
-        assert is_closed == self._is_over(client, pending, frame)
+        assert is_closed == self._is_over(cost, frame)
         if is_closed:
             assert client.connection.close_code == 4008
             client.ended(4008, "slow consumer")
@@ -279,12 +289,12 @@ class HubMachine(RuleBasedStateMachine):
                     self._send(client, frame, f"send{self.frames}" if has_ids else None)
 
     def _send(self, client: Client, frame: bytes, message_id: str | None) -> None:
-        pending = client.connection.pending_bytes
+        cost = client.connection.cost
         is_sent = self.hub.send(client.connection, frame, None if message_id is None else (message_id,))
         if not client.is_exact:
             client.written.append(Written(frame, message_id))
             return
-        if self._check_slow(client, pending, frame):
+        if self._check_slow(client, cost, frame):
             assert not is_sent
             return
         assert is_sent
@@ -297,13 +307,13 @@ class HubMachine(RuleBasedStateMachine):
     def sweep(self, limit: int, seconds: int) -> None:
         """Pings those who said nothing for 2 s, reports those who did not answer for 1 s."""
         self.clock += seconds
-        before = {client: client.connection.pending_bytes for client in self.clients if client.is_registered}
+        before = {client: client.connection.cost for client in self.clients if client.is_registered}
         silent, expired = self.hub.sweep(self.clock, 2.0, 1.0, limit)
         assert not expired
         assert set(silent) <= {client.connection for client in before}
-        for client, pending in before.items():
-            is_pinged = client.is_exact and self._was_given(client, PING_FRAME, pending)
-            if is_pinged and not self._check_slow(client, pending, PING_FRAME):
+        for client, cost in before.items():
+            is_pinged = client.is_exact and self._was_given(client, PING_FRAME)
+            if is_pinged and not self._check_slow(client, cost, PING_FRAME):
                 client.written.append(Written(PING_FRAME, None))
 
     # ---- fan-outs
@@ -338,7 +348,7 @@ class HubMachine(RuleBasedStateMachine):
         if not job.is_begun:
             job.is_begun = True
             job.throughout = set(registered)
-        before = {client: client.connection.pending_bytes for client in registered}
+        before = {client: client.connection.cost for client in registered}
         absent_before = len(job.fan_out.absent)
         is_finished = self.hub.advance(job.fan_out, 0.0 if is_slice else 60.0)
         self._book_visits(job, before)
@@ -352,14 +362,14 @@ class HubMachine(RuleBasedStateMachine):
             assert is_slice
 
     def _book_visits(self, job: Job, before: dict[Client, int]) -> None:
-        for client, pending in before.items():
+        for client, cost in before.items():
             frame = job.frames[client.connection.dialect]
             if not client.is_exact:
                 self._book_unsure_visit(job, client)
-            elif self._was_given(client, frame, pending):
+            elif self._was_given(client, frame):
                 job.visits[client] += 1
                 job.visited_users.add(client.user_id)
-                outcome = self._booked(client, frame, job.message_id, pending)
+                outcome = self._booked(client, frame, job.message_id, cost)
                 self._book_outcome(job, client, outcome)
 
     def _book_unsure_visit(self, job: Job, client: Client) -> None:
@@ -369,15 +379,15 @@ class HubMachine(RuleBasedStateMachine):
         if job.visits[client] == 0 and client.user_id not in job.exclude:
             client.written.append(Written(job.frames[client.connection.dialect], job.message_id))
 
-    def _was_given(self, client: Client, frame: bytes, pending: int) -> bool:
+    def _was_given(self, client: Client, frame: bytes) -> bool:
         if client.connection in self._gone_now():
             return True
         growth = client.accepted_total - client.given_total
         assert growth in (0, len(frame)), "neither nothing nor one whole frame"
         return growth > 0
 
-    def _booked(self, client: Client, frame: bytes, message_id: str | None, pending: int) -> str:
-        if self._check_slow(client, pending, frame):
+    def _booked(self, client: Client, frame: bytes, message_id: str | None, cost: int) -> str:
+        if self._check_slow(client, cost, frame):
             return "gone"
         is_handed = client.connection.pending_bytes == 0
         client.take(Written(frame, message_id, is_reported=is_handed))
@@ -458,6 +468,7 @@ class HubMachine(RuleBasedStateMachine):
                 assert client.accepted_total == client.given_total
                 assert stream.startswith(client.peer.received)
                 assert client.connection.pending_bytes <= MAX_PENDING + 125
+                self._check_cost(client)
             assert max(client.told.values(), default=0) <= 1, "an id reported twice"
 
     def teardown(self) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from pushd.errors import StoreError
-from pushd.model import Arrival
+from pushd.model import Arrival, MailboxItem
 from pushd.outbox import MailboxWriter, SettledWriter
 from pushd.ports import Stores
 from tests.daemon import until
@@ -58,6 +59,21 @@ async def test_saved_only_after_the_store_says_so(make_house: Build, frail: Any)
     await house.outbox.flushed()
     assert counted.publication.is_delivered
     assert counted.settled == 1
+
+
+async def test_on_disk_whatever_json_can_say(make_house: Build, frail: Any) -> None:
+    """Integers that MessagePack cannot carry, and rows of an older version, which are MessagePack."""
+    house = make_house(stores=frail)
+    writer = house.outbox.mailbox
+    saves: list[Any] = [(MailboxItem("t", "x", message_id="a", data={"n": 10**30}), [1, 2])]
+    writer.save(Counted().publication, *saves[0])
+    writer.remove(3, ["b"])
+    (batch,) = writer.collect()
+    decoded = writer.decode(await writer.encode(batch))
+    assert (decoded.saves, decoded.removals) == (saves, {3: ["b"]})
+    older = msgspec.msgpack.encode(([(MailboxItem("t", "y", message_id="c"), [7])], {8: ["d"]}))
+    decoded = writer.decode(older)
+    assert (decoded.saves, decoded.removals) == ([(MailboxItem("t", "y", message_id="c"), [7])], {8: ["d"]})
 
 
 async def test_settled_entries_leave_the_journal(make_house: Build, frail: Any) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from pushd import presence
+from pushd import presence, wire
 from pushd.errors import CloseCode
 from pushd.model import MailboxItem, Mark
 from tests.daemon import until
@@ -350,3 +351,142 @@ async def test_a_mailbox_bigger_than_small_pending_bytes(make_house: Build) -> N
     await until(lambda: client.unclog() or client.close_code or len(client.ids) == 100)
     assert client.close_code == 0
     assert client.ids == ids
+
+
+async def test_a_client_that_takes_nothing_of_its_mailbox_is_closed(make_house: Build) -> None:
+    house = make_house(limits={"max_pending_bytes": 262_144}, delivery={"ack_timeout_s": 0.1})
+    house.start_all()
+    ids = await fill(house, 7, 100, size=4000)
+    client = house.arrive(7, is_acking=True)
+    await until(lambda: client.connection.close_code == CloseCode.SLOW_CONSUMER)
+    await until(lambda: not house.presence._replays)
+    await house.quiet()
+    assert await house.mailbox(7) == ids
+
+
+async def test_a_slow_replay_encodes_what_it_sends(make_house: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    house = make_house(limits={"max_pending_bytes": 262_144})
+    house.start_all()
+    await fill(house, 7, 100, size=4000)
+    encoded: list[str] = []
+
+    def counted(item: MailboxItem) -> wire.NoticeFrame:
+        encoded.append(item.message_id)
+        return original(item)
+
+    original = wire.replayed_frame
+    monkeypatch.setattr(wire, "replayed_frame", counted)
+    client = house.arrive(7)
+    await until(lambda: client.connection.pending_bytes > 0)
+    assert len(encoded) < 100
+    await until(lambda: client.unclog() or len(client.ids) == 100)
+    assert len(encoded) == 100
+
+
+# ---- what fails otherwise costs one connection
+
+
+@pytest.mark.parametrize("dialect", [0, 1])
+async def test_what_cannot_be_sent_is_left_where_it_is(house: House, dialect: int) -> None:
+    items = [item(name) for name in "abcdef"]
+    items[1].data = {"n": 10**30, "far": 10**400}
+    items[2].data = ["\ud83d"]
+    items[3].data = "x" * 2_000_000
+    for _ in range(3000):
+        items[4].data = [items[4].data]
+    waiting = {7: items}
+    house.presence._mailbox = Canned(waiting)  # type: ignore[assignment]
+    with capture_logs() as logs:
+        client = house.arrive(7, dialect=dialect)
+        await greeted(client)
+    assert [line["message_id"] for line in logs] == ["c", "d", "e"]
+    assert client.ids == ["a", "b", "f"]
+    far = "1" + "0" * 400
+    assert client.messages[2]["data"] == ({"n": 1e30, "far": far} if dialect else {"n": 10**30, "far": int(far)})
+    assert house.metrics.errors.value == 3
+    assert client.close_code == 0
+
+
+class Canned:
+    """A mailbox that holds what no store of ours would."""
+
+    def __init__(self, waiting: dict[int, list[MailboxItem]]) -> None:
+        self._waiting = waiting
+
+    async def read(self, user_ids: set[int]) -> dict[int, list[MailboxItem]]:
+        return {user_id: self._waiting[user_id] for user_id in user_ids if user_id in self._waiting}
+
+
+class Unexpected(Exception):
+    """What nobody has thought of."""
+
+
+@pytest.mark.parametrize(
+    ("store", "operation"), [("mailbox", "read"), ("directory", "learn"), ("records", "unread_counts")]
+)
+async def test_an_unexpected_failure_costs_the_connection_it_is_about(
+    frail_house: House, frail: Any, store: str, operation: str
+) -> None:
+    """The first attempt, for all together, and the one for the second user fail."""
+    calls: list[Any] = []
+
+    async def failing(users: Any) -> Any:
+        calls.append(users)
+        if len(users) > 1 or 2 in {getattr(user, "user_id", user) for user in users}:
+            raise Unexpected("odd data")
+        return await getattr(getattr(frail, store)._store, operation)(users)
+
+    setattr(getattr(frail, store), operation, failing)
+    with capture_logs() as logs:
+        clients = [frail_house.arrive(user_id) for user_id in (1, 2, 3)]
+        await greeted(clients[0], clients[2])
+        await until(lambda: clients[1].connection.close_code)
+        clients[1].receive()
+        assert clients[1].close_code == CloseCode.INTERNAL_ERROR
+        again = [frail_house.arrive(user_id) for user_id in (2, 4)]
+        await greeted(again[1])
+        await until(lambda: again[0].connection.close_code)
+    assert [line["event"] for line in logs] == ["arrival failed"]
+    assert frail_house.metrics.errors.value == 2
+    await frail_house.publish("live", target="custom", user_ids=[1, 3, 4])
+    await frail_house.quiet()
+    assert clients[0].notices == clients[2].notices == again[1].notices == ["live"]
+
+
+async def test_whatever_fails_after_the_stores_have_answered(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = await fill(house, 2, 2)
+
+    def failing(user_id: int, items: Any) -> None:
+        raise Unexpected("odd items")
+
+    monkeypatch.setattr(house.receipts, "replaying", failing)
+    clients = [house.arrive(user_id) for user_id in (1, 2, 3)]
+    await greeted(clients[0], clients[2])
+    await until(lambda: clients[1].connection.close_code == CloseCode.INTERNAL_ERROR)
+    monkeypatch.undo()
+    again = house.arrive(2, is_acking=True)
+    await greeted(again)
+    await until(lambda: again.ids == ids)
+
+
+async def test_a_replay_that_fails_later_closes_its_connection(frail_house: House, frail: Any) -> None:
+    await fill(frail_house, 7, 2)
+    frail.mailbox.fail("read", 1)
+    frail.mailbox.fail("read", 1, Unexpected("odd data"))
+    client = frail_house.arrive(7)
+    await greeted(client)
+    await until(lambda: client.connection.close_code == CloseCode.INTERNAL_ERROR)
+    again = frail_house.arrive(7)
+    await until(lambda: len(again.ids) == 2)
+
+
+async def test_a_greeting_that_fails_costs_a_guest_only(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> bytes:
+        raise Unexpected("no frame")
+
+    monkeypatch.setattr(wire, "frame", failing)
+    guest = house.arrive(-1)
+    assert guest.connection.close_code == CloseCode.INTERNAL_ERROR
+    monkeypatch.undo()
+    other = house.arrive(-2)
+    assert other.is_greeted

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from pushd import presence
 from pushd.config import Config
@@ -168,6 +169,26 @@ async def test_watching_goes_on(house: House, monkeypatch: pytest.MonkeyPatch) -
 
 
 # ---- the end
+
+
+async def test_a_step_that_fails_does_not_end_the_watch(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def failing(step: str) -> Any:
+        def fail(*_: Any) -> Any:
+            calls.append(step)
+            raise ZeroDivisionError(step)
+
+        return fail
+
+    monkeypatch.setattr(presence, "SWEEP_EVERY_S", 0.0)
+    monkeypatch.setattr(presence, "ALIVE_EVERY_S", 0.0)
+    monkeypatch.setattr(house.receipts, "expire", failing("expire"))
+    monkeypatch.setattr(house.stores.presence, "alive", failing("alive"))
+    with capture_logs() as logs:
+        house.start(house.presence.watch(), house.presence.stay_alive())
+        await until(lambda: calls.count("expire") > 2 and calls.count("alive") > 2)
+    assert sorted(line["event"] for line in logs) == ["alive failed", "sweep failed"]
 
 
 async def test_drain_closes_everybody_a_few_at_a_time(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

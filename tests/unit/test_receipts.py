@@ -10,6 +10,7 @@ import pytest
 
 from pushd.model import MailboxItem, Mark, PushRecord
 from pushd.publication import Publication
+from tests.daemon import until
 from tests.unit.parts import Clock, House, notice
 
 Build = Callable[..., House]
@@ -419,3 +420,65 @@ async def test_marking_what_is_unknown(house: House) -> None:
     assert await house.receipts.mark(1, ["unknown"], Mark.READ) == []
     client.receive()
     assert client.messages == []
+
+
+async def test_who_never_acknowledges_is_remembered_as_deep_as_the_mailbox(make_house: Build, clock: Clock) -> None:
+    house = make_house(mailbox={"max_per_user": 5})
+    house.stores.mailbox._max_per_user = 5  # type: ignore[attr-defined]  # the stores have a configuration of their own
+    house.start_all()
+    client = house.connect(1, is_acking=True)
+    for number in range(12):
+        await house.publish(target="custom", user_ids=[1], message_id=f"m{number}")
+        await house.quiet()
+        clock.move(ACK_TIMEOUT_S)
+        house.receipts.expire()
+    await house.quiet()
+    assert list(house.receipts._in_mailbox[1]) == await house.mailbox(1) == [f"m{number}" for number in range(7, 12)]
+    client.ack(*(f"m{number}" for number in range(10)))
+    await house.quiet()
+    assert await house.mailbox(1) == ["m10", "m11"]
+
+
+async def test_a_notice_returns_once_for_all_who_are_lost_at_once(house: House, frail: Any) -> None:
+    clients = [house.connect(user_id, is_acking=True) for user_id in range(1, 51)]
+    publications = [await to(house, *range(1, 51)) for _ in range(3)]
+    saves: list[Any] = []
+    original = house.outbox.mailbox.save
+
+    def counted(publication: Publication, item: MailboxItem, user_ids: Any) -> None:
+        saves.append((item, len(user_ids)))
+        original(publication, item, user_ids)
+
+    house.outbox.mailbox.save = counted  # type: ignore[method-assign]
+    for client in clients:
+        client.leave()
+    await house.quiet()
+    assert [count for _, count in saves] == [50] * 3
+    assert {tuple(await house.mailbox(user_id)) for user_id in range(1, 51)} == {
+        tuple(publication.notice.message_id for publication in publications)
+    }
+    assert all(is_settled(house, publication) for publication in publications)
+
+
+async def test_who_returns_at_once_finds_what_was_just_lost(house: House) -> None:
+    house.start(house.presence.serve_arrivals())
+    first = house.connect(1, is_acking=True)
+    publication = await to(house, 1)
+    first.leave()
+    second = house.arrive(1, is_acking=True)
+    await asyncio.sleep(0)
+    third = house.arrive(1, is_acking=True)
+    for client in (second, third):
+        await until(lambda client=client: client.ids == [publication.notice.message_id])
+
+
+async def test_marking_what_another_program_put_there(house: House) -> None:
+    """It has no record: it leaves the mailbox, and that is all."""
+    waiting = [MailboxItem(type="t", content="x", message_id=name) for name in "abc"]
+    await house.stores.mailbox.save([(item, [1]) for item in waiting])
+    assert await house.receipts.mark(1, ["a", "unknown"], Mark.READ) == ["a"]
+    client = house.connect(1, is_acking=True)
+    house.receipts.replaying(1, waiting)
+    assert await house.receipts.mark(1, ["c", "unknown"], Mark.CONFIRMED, but=client.connection) == ["c"]
+    await house.quiet()
+    assert await house.mailbox(1) == ["b"]

@@ -238,6 +238,7 @@ CLIENT_MESSAGES = [
     ({"type": "message_received", "message_id": "a"}, wire.MessageReceived("a")),
     ({"type": "read", "message_ids": ["é" * 128]}, wire.Read(["é" * 128])),
     ({"type": "confirm", "message_ids": ["a"] * 1000}, wire.Confirm(["a"] * 1000)),
+    ({"type": "ack", "message_ids": ["x" * 10_000]}, wire.Ack(["x" * 10_000])),
     ({"type": "auth", "token": ""}, wire.Auth("")),
 ]
 
@@ -254,7 +255,6 @@ NO_MESSAGES = [
     {"type": "ack", "message_ids": []},
     {"type": "ack", "message_ids": "a"},
     {"type": "ack", "message_ids": [""]},
-    {"type": "ack", "message_ids": ["x" * 129]},
     {"type": "ack", "message_ids": [1]},
     {"type": "ack", "message_ids": ["a"] * 1001},
     {"type": "message_received", "message_id": ["a"]},

@@ -29,6 +29,7 @@ from pymongo.errors import (
 from pushd.errors import StartError, StoreError, StoreLost, StoreUnavailable
 from pushd.ports import Observe
 from pushd.stores.guard import Guard
+from pushd.urls import is_secret_option
 
 T = TypeVar("T")
 Document = dict[str, Any]
@@ -258,10 +259,11 @@ def _options(url: str) -> set[str]:
 
 
 def _secrets(url: str) -> list[str]:
-    """The password in a URL, as it is written there and as it is meant."""
+    """The password in a URL, and what passwords its options have, as they are written there and as they are meant."""
     credentials = url.partition("://")[2].rpartition("@")[0]
-    password = credentials.partition(":")[2]
-    return [secret for secret in {password, unquote(password)} if secret]
+    options = [option.partition("=") for option in url.partition("?")[2].split("&")]
+    passwords = [credentials.partition(":")[2], *(value for name, _, value in options if is_secret_option(name))]
+    return [secret for password in passwords for secret in {password, unquote(password)} if secret]
 
 
 @asynccontextmanager

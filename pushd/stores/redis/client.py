@@ -2,19 +2,22 @@
 
 The driver never repeats a call (FACTS, "Stores": a timed-out LPUSH ran twice). It follows a cluster's redirections,
 which the server answers instead of doing anything.
+
+Behind one address there may be another server tomorrow. So after any call that did not end well no connection is used
+again as it is: the server at its end may have become a replica, which goes on answering.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import hiredis
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
-from redis.asyncio.connection import Connection
+from redis.asyncio.connection import AbstractConnection, Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -23,22 +26,12 @@ from pushd.stores.guard import TIMEOUT_S
 from pushd.stores.redis.batches import Call
 from pushd.stores.redis.scripts import Script
 
+T = TypeVar("T")
+
 # How many keys should be asked for at once. In a cluster most keys are a call of their own, which costs redis-py
 # about 50 us: so many take the event loop 5 ms.
 KEYS_AT_ONCE = 500
 KEYS_AT_ONCE_IN_CLUSTER = 100
-
-# After these it may be another server that answers next, or another node of the cluster.
-_AWAY = (
-    asyncio.CancelledError,
-    exceptions.ConnectionError,
-    exceptions.TimeoutError,
-    exceptions.RedisClusterException,
-    exceptions.ClusterError,
-    exceptions.ClusterCrossSlotError,
-    exceptions.AskError,
-    OSError,
-)
 
 
 class _Connection(Connection):
@@ -50,15 +43,46 @@ class _Connection(Connection):
         return super().pack_command(*args)
 
 
-def connection_pool(url: str, key: str, most: int) -> BlockingConnectionPool:
+class Pool(BlockingConnectionPool):
+    """Connections that can be renewed: each is made anew before it is used next."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._current: set[AbstractConnection] = set()
+
+    def renew(self) -> None:
+        """The server at the other end of all of them may not be the right one any more."""
+        self._current.clear()
+
+    async def ensure_connection(self, connection: AbstractConnection) -> None:
+        """Called by the driver for a connection that a call is about to use, and nobody else does."""
+        if connection not in self._current:
+            await connection.disconnect(nowait=True)
+            self._current.add(connection)
+        await super().ensure_connection(connection)
+
+
+def connection_pool(url: str, key: str, most: int) -> Pool:
     """At most so many connections, made when needed. Raises StartError, with the configuration's `key`, for a bad
     URL."""
     try:
-        return BlockingConnectionPool.from_url(
+        pool: Pool = Pool.from_url(
             url, max_connections=most, timeout=2 * TIMEOUT_S, connection_class=_Connection, **_limits()
         )
-    except ValueError as error:
-        raise StartError(f"{key}: {error}") from error
+        pool.connection_class(**pool.connection_kwargs)  # as the pool makes them: is every option known?
+    except Exception:  # its text may have a piece of the password
+        expected = "redis://user:password@host:port/database, each part percent-encoded, and options of redis-py"
+        raise StartError(f"{key} cannot be read; expected {expected}") from None
+    return pool
+
+
+async def renewing(pool: Pool, call: Callable[[], Awaitable[T]]) -> T:
+    """What `call` returns; when it fails, whichever way, the connections of `pool` are renewed."""
+    try:
+        return await call()
+    except BaseException:
+        pool.renew()
+        raise
 
 
 def _limits() -> dict[str, Any]:
@@ -93,14 +117,16 @@ class RedisClient:
         Raises the first error of the driver that any call ended with; the others may have been done.
         """
         try:
-            if not self._is_known:
-                await self._find()
-            calls = split(self._cluster is not None)
-            replies = await self._replies(script, calls)
-        except _AWAY:
+            return await renewing(self._pool, partial(self._run, script, split))
+        except BaseException:
             self._is_known = False
             raise
-        return list(zip(calls, replies, strict=True))
+
+    async def _run(self, script: Script, split: Callable[[bool], Sequence[Call]]) -> list[tuple[Call, Any]]:
+        if not self._is_known:
+            await self._find()
+        calls = split(self._cluster is not None)
+        return list(zip(calls, await self._replies(script, calls), strict=True))
 
     async def aclose(self) -> None:
         """Ends all connections."""
@@ -139,8 +165,10 @@ class RedisClient:
     async def _is_cluster(self) -> bool:
         try:
             about = await self._single.info("cluster")
-        except exceptions.NoPermissionError:
-            return False  # a cluster would redirect us, which is an error that names it
+        except exceptions.ResponseError as error:
+            if isinstance(error, exceptions.NoPermissionError) or "unknown command" in str(error).lower():
+                return False  # a cluster would redirect us, which is an error that names it
+            raise
         return bool(about.get("cluster_enabled"))
 
     async def _replies(self, script: Script, calls: Sequence[Call]) -> list[Any]:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+from codecs import BOM_UTF8
+from collections import Counter
 from hashlib import sha1
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
 
-from pushd.model import MailboxItem
+from pushd.model import MailboxItem, Priority
 from pushd.moments import local_time
+from pushd.wire import RESERVED_TYPES
 
 DEFAULT_TYPE = "system_notice"
+# Decoders of clients, and our encoders, give up at a thousand levels or so.
+MOST_DEPTH = 500
+# Python's own limit is 4300; a number of more digits is delivered as a text.
+MOST_DIGITS = 4000
+PLAIN_ID_CHARS = 10  # fit into every client's frame, however it writes them
 # Milliseconds since the epoch are above, seconds below, for all moments from 1973 on.
 LEAST_MS = 100_000_000_000
 MOST_MS = 253_402_300_800_000  # the year 10000, which no clock shows
@@ -37,6 +46,11 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(MailboxItem).decode
 _decode_any = msgspec.json.Decoder().decode
 
+# How `encode` ends: an element that another program wrote in just that form counts as ours.
+_OWN_END = re.compile(rb',"priority":[0-3],"need_confirm":(true|false),"saved_at":\d+(,"expires_ms":\d+)?\}\Z')
+_MOST_END = 120
+_NUMBER_ID = re.compile(rb'"message_id"\s*:\s*(-?\d+)(?![\d.eE])')
+
 
 def encode(item: MailboxItem, now_ms: int) -> bytes:
     """The element of `item`, as saved now unless it says when."""
@@ -56,50 +70,96 @@ def encode(item: MailboxItem, now_ms: int) -> bytes:
     )
 
 
-class Reader:
-    """Makes items of one user's elements. `ttl_ms` is how long an item may wait after it was saved."""
+class Unusable(Exception):
+    """An element says nothing that could be delivered; the text is the cause, without what is in the element."""
 
-    def __init__(self, ttl_ms: int, timezone: ZoneInfo) -> None:
+
+class Reader:
+    """How elements are read. `ttl_ms`: how long an item may wait after it was saved; `most_id_bytes`: the longest
+    `message_id` that a client can send back."""
+
+    def __init__(self, ttl_ms: int, timezone: ZoneInfo, most_id_bytes: int) -> None:
         self._ttl_ms = ttl_ms
         self._timezone = timezone
+        self._most_id_bytes = most_id_bytes
 
-    def items(self, elements: Sequence[bytes], now_ms: int) -> tuple[list[MailboxItem], int]:
-        """The items of `elements` (newest first), oldest first and each `message_id` once, without those past their
-        time; and how many elements cannot be read."""
-        found: dict[str, MailboxItem] = {}
-        unreadable = 0
-        older_ms = 0
-        for element in reversed(elements):
-            item = decode(element)
-            if item is None:
-                unreadable += 1
-                continue
-            item.ts = older_ms = item.ts or item.saved_at or older_ms or now_ms
-            if self._is_past(item, now_ms):
-                continue
-            item.time = item.time or _time(item.ts, self._timezone)
-            found.setdefault(item.message_id, item)
-        return list(found.values()), unreadable
+    def begin(self, now_ms: int) -> Reading:
+        """For the elements of one user, as of now."""
+        return Reading(self, now_ms)
 
-    def _is_past(self, item: MailboxItem, now_ms: int) -> bool:
+    def is_past(self, item: MailboxItem, now_ms: int) -> bool:
+        """Its time is over."""
         is_expired = 0 < item.expires_ms <= now_ms
         return is_expired or 0 < item.saved_at <= now_ms - self._ttl_ms
 
+    def completed(self, item: MailboxItem, element: bytes, ts: int) -> MailboxItem:
+        """With a time, and an id under which a client can acknowledge it."""
+        item.ts = ts
+        item.time = item.time or _time(ts, self._timezone)
+        if len(item.message_id) > PLAIN_ID_CHARS and len(json.dumps(item.message_id)) > self._most_id_bytes:
+            item.message_id = hashed_id(element)
+        return item
 
-def decode(element: bytes) -> MailboxItem | None:
-    """What an element says, always with a `message_id`; None where it says nothing."""
-    item: MailboxItem | None
+
+class Reading:
+    """One user's elements becoming items: `add` them from the oldest on, then ask for `items`."""
+
+    def __init__(self, reader: Reader, now_ms: int) -> None:
+        self._reader = reader
+        self._now_ms = now_ms
+        self._older_ms = 0
+        self._found: dict[str, MailboxItem] = {}
+        self._own: list[str] = []
+        self.unusable: Counter[str] = Counter()  # elements left aside, by cause
+
+    def add(self, element: bytes | int) -> None:
+        """The next newer element; a number stands for one of so many bytes, which is too large."""
+        try:
+            self._add(element)
+        except Unusable as error:
+            self.unusable[str(error)] += 1
+        except Exception as error:  # whatever is in it concerns nobody but this element
+            self.unusable[type(error).__name__] += 1
+
+    def _add(self, element: bytes | int) -> None:
+        if isinstance(element, int):
+            raise Unusable("too large")
+        item = decode(element)
+        ts = self._older_ms = item.ts or item.saved_at or self._older_ms or self._now_ms
+        if self._reader.is_past(item, self._now_ms):
+            return
+        item = self._reader.completed(item, element, ts)
+        if item.message_id not in self._found:
+            self._found[item.message_id] = item
+            if _OWN_END.search(element[-_MOST_END:]):
+                self._own.append(item.message_id)
+
+    def items(self) -> list[MailboxItem]:
+        """In the order of the list, oldest first and each `message_id` once.
+
+        Our own copies change places among each other: one whose recipients had to be looked up was saved late.
+        """
+        by_age = iter(sorted(self._own, key=lambda message_id: self._found[message_id].ts))
+        own = set(self._own)
+        return [self._found[next(by_age) if name in own else name] for name in self._found]
+
+
+def decode(element: bytes) -> MailboxItem:
+    """What an element says, always with a `message_id`, as well as both dialects can carry it. Raises Unusable."""
     try:
         item = _decode(element)
     except (msgspec.DecodeError, UnicodeDecodeError):
         item = _decode_foreign(element)
     except RecursionError:
-        return None
-    if item is None:
-        return None
+        raise Unusable("nested too deeply") from None
+    if element.count(b"[") + element.count(b"{") > MOST_DEPTH and _is_deeper(item.data, MOST_DEPTH):
+        raise Unusable("nested too deeply")
     item.message_id = item.message_id or hashed_id(element)
-    if item.ts < LEAST_MS or item.saved_at < LEAST_MS:
-        item.ts, item.saved_at = _moment_ms(item.ts), _moment_ms(item.saved_at)
+    item.ts, item.saved_at = _moment_ms(item.ts), _moment_ms(item.saved_at)
+    item.expires_ms = _moment_ms(item.expires_ms)
+    item.priority = _priority(item.priority)
+    if not item.type or item.type in RESERVED_TYPES:
+        item.type = DEFAULT_TYPE
     return item
 
 
@@ -108,18 +168,56 @@ def hashed_id(element: bytes) -> str:
     return "sha1:" + sha1(element, usedforsecurity=False).hexdigest()
 
 
-def _decode_foreign(element: bytes) -> MailboxItem | None:
-    """For elements whose fields are not of our types."""
+def _decode_foreign(element: bytes) -> MailboxItem:
+    """For elements that are not of our types, or no JSON in the strict sense."""
     try:
-        fields = _decode_any(element)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+        return _of_fields(_decode_any(element), element)
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
+        pass
+    except RecursionError:
+        raise Unusable("nested too deeply") from None
+    item = _of_fields(_decode_any(_mended(element)), element)
+    # Redis reads what was replaced in it in another way (scripts.py).
+    if b"\0" in element or element.startswith(BOM_UTF8) or any(sign >= "\ud800" for sign in item.message_id):
+        item.message_id = ""
+    return item
+
+
+def _mended(element: bytes) -> bytes:
+    """The JSON closest to what other programs take for JSON.
+
+    NaN and what is beyond the range of floats is null, as JavaScript writes it; a number of too many digits is a text;
+    bytes that are no UTF-8 and lone surrogates are U+FFFD.
+    """
+    try:
+        text = json.dumps(_lenient.decode(element.decode("utf-8-sig", "replace")), ensure_ascii=False)
+    except RecursionError:
+        raise Unusable("nested too deeply") from None
+    except ValueError:
+        raise Unusable("no JSON") from None
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+def _float(text: str) -> float | None:
+    value = float(text)
+    return value if abs(value) != float("inf") else None
+
+
+_lenient = json.JSONDecoder(
+    strict=False,
+    parse_int=lambda text: int(text) if len(text) <= MOST_DIGITS else text,
+    parse_float=_float,
+    parse_constant=lambda _: None,
+)
+
+
+def _of_fields(fields: Any, element: bytes) -> MailboxItem:
     if not isinstance(fields, dict) or not isinstance(fields.get("content"), str):
-        return None
+        raise Unusable("no object with a text as content")
     return MailboxItem(
-        type=_text(fields.get("type")) or DEFAULT_TYPE,
+        type=_text(fields.get("type")),
         content=fields["content"],
-        message_id=_id(fields.get("message_id")),
+        message_id=_id(fields.get("message_id"), element),
         data=fields.get("data"),
         time=_text(fields.get("time")),
         ts=_moment_ms(fields.get("ts")),
@@ -130,19 +228,35 @@ def _decode_foreign(element: bytes) -> MailboxItem | None:
     )
 
 
+def _id(value: Any, element: bytes) -> str:
+    """A text, or the digits of a whole number as they stand there; scripts.py decides the same."""
+    if not _is_whole(value):
+        return _text(value)
+    near = {digits for digits in _NUMBER_ID.findall(element) if float(digits) == float(str(value))}
+    return near.pop().decode() if len(near) == 1 else ""
+
+
+def _is_deeper(data: Any, levels: int) -> bool:
+    """Whether lists and objects stand in each other more than `levels` deep."""
+    inner = [data]
+    for _ in range(levels + 1):
+        containers = [item.values() if isinstance(item, dict) else item for item in inner if type(item) in (dict, list)]
+        if not containers:
+            return False
+        inner = [item for container in containers for item in container]
+    return True
+
+
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _id(value: Any) -> str:
-    """A text, or the digits of a whole number; scripts.py decides the same."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return _text(value)
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _priority(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 3 else 1
+    return value if _is_whole(value) and 0 <= value <= Priority.URGENT else Priority.NORMAL
 
 
 def _moment_ms(value: Any) -> int:

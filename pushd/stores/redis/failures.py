@@ -19,10 +19,12 @@ _REFUSED_TEXT = (
     r"NOAUTH|WRONGPASS|NOPERM|user executing the script|DB index is out of range|SELECT is not allowed in cluster mode"
 )
 _REFUSED = re.compile(rf"\b({_REFUSED_TEXT})\b")
+_ARGUMENTS = re.compile(r",? with args beginning with.*", re.DOTALL)
 # Servers before 7 hide the code of an error inside a script in the text of another.
 _LATER = re.compile(
     r"\b(LOADING|READONLY|OOM|BUSY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|NOREPLICAS|NOSCRIPT|MOVED|ASK|CROSSSLOT"
-    rf"|UNKILLABLE|max number of clients reached|{_REFUSED_TEXT})\b"
+    r"|UNKILLABLE|UNBLOCKED|REDIRECT|DENIED|INPROG|NOGOODSLAVE|NOMASTERLINK|max number of clients reached"
+    rf"|(?:no )?upstream (?:host|failure|disconnected)|{_REFUSED_TEXT})\b"
 )
 _LATER_TYPES = (
     exceptions.BusyLoadingError,
@@ -47,6 +49,7 @@ def translate(store: str) -> Callable[[Exception], StoreError | None]:
     """What `store` raises for a driver's exception; None for one that is not the driver's."""
 
     def translated(error: Exception) -> StoreError | None:
+        _forget_arguments(error)
         text = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, _LATER_TYPES) or (isinstance(error, exceptions.RedisError) and _LATER.search(text)):
             return StoreUnavailable(store, text)
@@ -55,6 +58,11 @@ def translate(store: str) -> Callable[[Exception], StoreError | None]:
         return StoreError(store, text) if isinstance(error, exceptions.RedisError) else None
 
     return translated
+
+
+def _forget_arguments(error: Exception) -> None:
+    """A server that does not know AUTH or HELLO answers with the password; the log shows causes, too."""
+    error.args = tuple(_ARGUMENTS.sub("", arg) if isinstance(arg, str) else arg for arg in error.args)
 
 
 def is_refusal(error: BaseException | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,10 +13,10 @@ from zoneinfo import ZoneInfo
 
 import structlog
 
-from pushd.config import Config, MailboxConfig
+from pushd.config import Config, LimitsConfig, MailboxConfig
 from pushd.errors import StartError, StoreError, StoreUnavailable
 from pushd.model import MailboxItem
-from pushd.ports import Observe
+from pushd.ports import LeftAside, Observe
 from pushd.stores.guard import Guard
 from pushd.stores.redis import elements, scripts
 from pushd.stores.redis.batches import Batch, Call, Grouping, Places, Value, slotted
@@ -33,9 +34,12 @@ PAIRS_AT_ONCE = 50_000
 ITEMS_AT_ONCE = 1000
 BYTES_AT_ONCE = 1024 * 1024
 REMOVALS_AT_ONCE = 2000
-# So much of an answer takes the driver about 2 ms to take apart, and so many elements as long to decode.
+# So much of an answer takes the driver about 2 ms to take apart, and as long to decode: 500 usual elements.
 READ_BYTES = 512 * 1024
-DECODED_AT_ONCE = 500
+DECODED_AT_ONCE = 128 * 1024
+ELEMENT_COSTS = 256  # to decode the smallest one, in bytes of a large one
+# Of a client's frame, what an acknowledgement needs around the id.
+AROUND_AN_ID_BYTES = 64
 # Connections beside those of the writers.
 READERS = 8
 KEYS_REMEMBERED = 1000
@@ -45,20 +49,24 @@ class RedisMailbox:
     """ports.Mailbox and ports.Remote.
 
     A key that another program gave another type is left alone and logged: that user gets nothing saved, all others do.
+    `left_aside` hears how many elements could not be used each time they are read.
     """
 
     def __init__(self, client: RedisClient, guard: Guard, config: MailboxConfig, reader: elements.Reader,
-                 writers: Writers, clock: Callable[[], int]) -> None:  # fmt: skip
+                 most_element_bytes: int, writers: Writers, clock: Callable[[], int],
+                 left_aside: LeftAside) -> None:  # fmt: skip
         self._client = client
         self._guard = guard
         self._prefix = config.key_prefix.encode()
         self._max_per_user = config.max_per_user
         self._ttl_s = config.ttl_days * DAY_S
         self._reader = reader
+        self._most_element_bytes = most_element_bytes
         self._writers = writers
         self._clock = clock
+        self._left_aside = left_aside
         self._saving = asyncio.Lock()
-        self._complained: set[bytes] = set()
+        self._complained: set[bytes | str] = set()
 
     @property
     def store(self) -> str:
@@ -112,9 +120,10 @@ class RedisMailbox:
 
     async def remove(self, removals: Mapping[int, Collection[str]]) -> None:
         """See ports.Mailbox. An element without an id goes by the one `read` gave it."""
+        limits = (self._max_per_user, self._most_element_bytes)
         for batch in _removals(removals):
             for chunk in batch.chunks(self._client.keys_at_once):
-                await self._change("remove", scripts.REMOVE, chunk, ())
+                await self._change("remove", scripts.REMOVE, chunk, limits)
 
     async def clear(self, user_id: int) -> int:
         """See ports.Mailbox. Counts what is in the list, be it past its time."""
@@ -179,8 +188,8 @@ class RedisMailbox:
 
     def _read_calls(self, user_ids: Sequence[int], is_cluster: bool) -> list[Call]:
         portions = slotted(user_ids, self._prefix).values() if is_cluster else [user_ids]
-        most = READ_BYTES // len(portions)
-        return [Call([b"%b%d" % (self._prefix, user_id) for user_id in portion], (most,)) for portion in portions]
+        limits = (READ_BYTES // len(portions), self._max_per_user, self._most_element_bytes)
+        return [Call([b"%b%d" % (self._prefix, user_id) for user_id in portion], limits) for portion in portions]
 
     def _take_in(
         self, call: Call, answer: list[Any], users: dict[bytes, int], found: dict[int, list[MailboxItem]]
@@ -193,15 +202,17 @@ class RedisMailbox:
             if not isinstance(waiting, list):
                 self._complain(key, "mailbox key is no list; nothing is read there")
                 continue
-            items, unreadable = self._reader.items(waiting, now_ms)
-            if unreadable:
-                self._complain(key, "mailbox has elements that cannot be read", unreadable=unreadable)
-            if items:
+            reading = self._reader.begin(now_ms)
+            for element in reversed(waiting):
+                reading.add(element)
+                left -= ELEMENT_COSTS + (len(element) if isinstance(element, bytes) else 0)
+                if left <= 0:
+                    left = DECODED_AT_ONCE
+                    yield
+            if reading.unusable:
+                self._leave_aside(key, reading.unusable)
+            if items := reading.items():
                 found[users[key]] = items
-            left -= len(waiting)
-            if left <= 0:
-                left = DECODED_AT_ONCE
-                yield
         for key in call.keys[: answer[0]]:
             del users[key]
         if users:
@@ -212,14 +223,26 @@ class RedisMailbox:
     async def _run(self, script: Script, split: Callable[[bool], Sequence[Call]]) -> list[tuple[Call, Any]]:
         return await self._client.run(script, split)
 
-    def _complain(self, key: bytes, event: str, **details: int) -> None:
-        """Once per key, as long as there are not too many to remember."""
-        if key in self._complained:
-            return
+    def _leave_aside(self, key: bytes, unusable: Counter[str]) -> None:
+        """They stay where they are until they are trimmed."""
+        self._left_aside(unusable.total())
+        causes = sorted(cause for cause in unusable if self._is_news(cause))
+        if causes:
+            event = "mailbox has elements that cannot be read"
+            log.error(event, key=key.decode(errors="replace"), unreadable=unusable.total(), causes=causes)
+
+    def _complain(self, key: bytes, event: str) -> None:
+        if self._is_news(key):
+            log.error(event, key=key.decode(errors="replace"))
+
+    def _is_news(self, subject: bytes | str) -> bool:
+        """Once per key or cause, as long as there are not too many to remember."""
+        if subject in self._complained:
+            return False
         if len(self._complained) >= KEYS_REMEMBERED:
             self._complained.clear()
-        self._complained.add(key)
-        log.error(event, key=key.decode(errors="replace"), **details)
+        self._complained.add(subject)
+        return True
 
 
 def _removals(removals: Mapping[int, Collection[str]]) -> Iterator[Batch]:
@@ -248,13 +271,26 @@ def _pieces(user_ids: Iterable[int], size: int) -> Iterator[list[int]]:
 
 
 @asynccontextmanager
-async def open_mailbox(config: Config, observe: Observe, clock: Callable[[], int]) -> AsyncIterator[RedisMailbox]:
+async def open_mailbox(
+    config: Config, observe: Observe, clock: Callable[[], int], left_aside: LeftAside = lambda _: None
+) -> AsyncIterator[RedisMailbox]:
     """Connects when first asked. Raises StartError for a URL that cannot be used."""
-    delivery, mailbox = config.delivery, config.mailbox
+    delivery, mailbox, limits = config.delivery, config.mailbox, config.limits
     client = RedisClient(mailbox.url, "mailbox.url", delivery.max_workers + READERS)
-    reader = elements.Reader(mailbox.ttl_days * DAY_S * 1000, ZoneInfo(config.server.timezone))
+    reader = elements.Reader(
+        mailbox.ttl_days * DAY_S * 1000,
+        ZoneInfo(config.server.timezone),
+        limits.max_frame_bytes - AROUND_AN_ID_BYTES,
+    )
     writers = Writers(delivery.min_workers, delivery.max_workers)
+    guard = Guard(STORE, observe, translate(STORE))
     try:
-        yield RedisMailbox(client, Guard(STORE, observe, translate(STORE)), mailbox, reader, writers, clock)
+        yield RedisMailbox(client, guard, mailbox, reader, _most_element_bytes(limits), writers, clock, left_aside)
     finally:
         await client.aclose()
+
+
+def _most_element_bytes(limits: LimitsConfig) -> int:
+    """What cannot be sent to any client, nor be our own."""
+    own = limits.max_data_bytes + 12 * limits.max_content_chars
+    return max(own, limits.max_pending_bytes) + 4096

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from pushd.ports import Observe
 from pushd.stores.guard import Guard
-from pushd.stores.redis.client import connection_pool
+from pushd.stores.redis.client import Pool, connection_pool, renewing
 from pushd.stores.redis.failures import translate
 
 STORE = "revocations"
@@ -22,7 +22,8 @@ KEYS_AT_ONCE = 500
 class RedisRevocations:
     """ports.Revocations. One MGET for up to KEYS_AT_ONCE tokens; any value means revoked."""
 
-    def __init__(self, client: Redis, guard: Guard) -> None:
+    def __init__(self, pool: Pool, client: Redis, guard: Guard) -> None:
+        self._pool = pool
         self._client = client
         self._guard = guard
 
@@ -32,7 +33,7 @@ class RedisRevocations:
         found: set[str] = set()
         for start in range(0, len(ids), KEYS_AT_ONCE):
             part = ids[start : start + KEYS_AT_ONCE]
-            get = partial(self._client.mget, [PREFIX + token_id for token_id in part])
+            get = partial(renewing, self._pool, partial(self._client.mget, [PREFIX + token_id for token_id in part]))
             # Always tried: nobody probes, and a user at the door is not refused because Redis was away before.
             values = await self._guard.call("revoked", get, is_probe=True)
             found.update(token_id for token_id, value in zip(part, values, strict=True) if value is not None)
@@ -45,7 +46,7 @@ async def open_revocations(url: str, observe: Observe) -> AsyncIterator[RedisRev
     pool = connection_pool(url, "auth.revocation_url", CONNECTIONS)
     client: Redis = Redis(connection_pool=pool)
     try:
-        yield RedisRevocations(client, Guard(STORE, observe, translate(STORE)))
+        yield RedisRevocations(pool, client, Guard(STORE, observe, translate(STORE)))
     finally:
         await client.aclose()
         await pool.aclose()

@@ -19,9 +19,17 @@ local function is_wrong_type(reply)
   return string.find(reply.err, 'WRONGTYPE', 1, true)
 end
 
+-- JSON.parse and Python take halves of surrogate pairs, this decoder does not; elements.py takes no id with such signs.
+local function without_surrogates(element)
+  return string.gsub(element, '(\\+)u[dD][89a-fA-F]%x%x', function(slashes)
+    if #slashes % 2 == 1 then return string.sub(slashes, 2) .. '?' end
+  end)
+end
+
 -- What an element calls itself, the digits of a number, nil if nothing: elements.py decides the same.
 local function id_of(element)
   local is_json, decoded = pcall(cjson.decode, element)
+  if not is_json then is_json, decoded = pcall(cjson.decode, (without_surrogates(element))) end
   local id = is_json and type(decoded) == 'table' and decoded.message_id
   if type(id) == 'number' then
     for digits, more in string.gmatch(element, '"message_id"%s*:%s*(-?%d+)([.eE]?)') do
@@ -57,9 +65,10 @@ local function waits(waiting, id)
   return false
 end
 
--- They were pushed before it was known whether they wait: most users have an empty mailbox.
+-- They were pushed before it was known whether they wait: most users have an empty mailbox. What is deeper than
+-- max_per_user in it is not looked at: it is trimmed.
 local function drop_repeated(key, elements, ids)
-  local waiting = redis.call('LRANGE', key, #elements, -1)
+  local waiting = redis.call('LRANGE', key, #elements, #elements + max_per_user - 1)
   work = work + #waiting * (4 + #elements)
   local fresh = {}
   for place, element in ipairs(elements) do
@@ -87,7 +96,10 @@ for count, places in string.gmatch(ARGV[4], '(%d+):([%d,]+)') do
       reply[#reply + 1] = index
     else
       if may_repeat and length > #elements then drop_repeated(key, elements, ids) end
-      if length > max_per_user then redis.call('LTRIM', key, 0, max_per_user - 1) end
+      if length > max_per_user then
+        redis.call('LTRIM', key, 0, max_per_user - 1)
+        work = work + (length - max_per_user) / 50
+      end
       redis.call('EXPIRE', key, ttl_s)
     end
     reply[1] = index
@@ -97,12 +109,14 @@ end
 return reply
 """
 
-# KEYS; ARGV: how many bytes are enough. Returns how many keys were read, then by key that has something: its index,
-# and its elements, newest first, or 0 if it is no list.
+# KEYS; ARGV: how many bytes are enough, max_per_user, how many bytes an element may have. Returns how many keys were
+# read, then by key that has something: its index, and its elements, newest first, or 0 if it is no list. In place of an
+# element that is too large its size.
 _READ = """
 local enough, total, reply = tonumber(ARGV[1]), 0, {#KEYS}
+local deepest, most_bytes = tonumber(ARGV[2]) - 1, tonumber(ARGV[3])
 for index, key in ipairs(KEYS) do
-  local waiting = redis.pcall('LRANGE', key, 0, -1)
+  local waiting = redis.pcall('LRANGE', key, 0, deepest)
   if waiting.err then
     if not is_wrong_type(waiting) then return waiting end
     reply[#reply + 1] = index
@@ -110,7 +124,13 @@ for index, key in ipairs(KEYS) do
   elseif #waiting > 0 then
     reply[#reply + 1] = index
     reply[#reply + 1] = waiting
-    for _, element in ipairs(waiting) do total = total + #element end
+    for place, element in ipairs(waiting) do
+      if #element > most_bytes then
+        waiting[place] = #element
+      else
+        total = total + #element
+      end
+    end
     if total >= enough then
       reply[1] = index
       break
@@ -120,17 +140,21 @@ end
 return reply
 """
 
-# KEYS; ARGV: plan, then by place: id. An element without an id is called "sha1:" and its SHA-1.
-# Returns the same as a save.
+# KEYS; ARGV: max_per_user, how many bytes an element may have, plan, then by place: id. Any element goes by "sha1:" and
+# its SHA-1, too. Returns the same as a save.
 _REMOVE = """
 -- A few ids are looked for as text, which costs less than reading every element.
 local MOST_NEEDLES = 8
+-- Who reads a mailbox acknowledges what is not among the newest any more when others have pushed meanwhile.
+local DEEPER = 1000
+local max_per_user, most_bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
 
 local function wanted_by(places)
-  local wanted = {ids = {}, needles = {}, is_hashed = false}
+  local wanted = {ids = {}, needles = {}, count = 0, is_hashed = false}
   for place in string.gmatch(places, '%d+') do
-    local id = ARGV[1 + place]
+    local id = ARGV[3 + place]
     wanted.ids[id] = true
+    wanted.count = wanted.count + 1
     wanted.needles[#wanted.needles + 1] = needle_of(id)
     if string.find(id, '^sha1:') then wanted.is_hashed = true end
   end
@@ -138,44 +162,76 @@ local function wanted_by(places)
 end
 
 local function may_be(element, wanted)
-  if wanted.is_hashed or #wanted.needles > MOST_NEEDLES then return true end
+  if #wanted.needles > MOST_NEEDLES then return true end
   for _, needle in ipairs(wanted.needles) do
     if string.find(element, needle, 1, true) then return true end
   end
   return false
 end
 
-local function is_wanted(element, wanted)
-  if not may_be(element, wanted) then return false end
+-- The id by which it is wanted, or nil.
+local function wanted_id(element, wanted)
+  if #element > most_bytes then return nil end
+  if wanted.is_hashed then
+    local name = 'sha1:' .. redis.sha1hex(element)
+    if wanted.ids[name] then return name end
+  end
+  if not may_be(element, wanted) then return nil end
   local id = id_of(element)
-  if id then return wanted.ids[id] end
-  return wanted.is_hashed and wanted.ids['sha1:' .. redis.sha1hex(element)]
+  return id and wanted.ids[id] and id
+end
+
+-- Of a mailbox of `length`, what was `found`, but not all of it.
+local function take_out(key, found, waiting, length)
+  local first, last = 1, #found
+  while first <= last and found[first] == first do first = first + 1 end
+  while first <= last and found[last] == length - (#found - last) do last = last - 1 end
+  if last - first < #found - 1 then redis.call('LTRIM', key, first - 1, last - #found - 1) end
+  length = length - #found + last - first + 1
+  for index = first, last do
+    local place = found[index] - first + 1
+    local is_nearer_end = place * 2 > length  -- oldest ones go first
+    redis.call('LREM', key, is_nearer_end and -1 or 1, waiting[found[index]])
+    work = work + 20 + math.min(place, length - place) / 10
+  end
 end
 
 local index, reply = 0, {0}
-for count, places in string.gmatch(ARGV[1], '(%d+):([%d,]+)') do
+for count, places in string.gmatch(ARGV[3], '(%d+):([%d,]+)') do
   local wanted = wanted_by(places)
   for _ = 1, count do
     index = index + 1
     local key = KEYS[index]
-    local waiting = redis.pcall('LRANGE', key, 0, -1)
-    if waiting.err then
-      if not is_wrong_type(waiting) then return waiting end
+    local length = redis.pcall('LLEN', key)
+    if type(length) == 'table' then
+      if not is_wrong_type(length) then return length end
       reply[#reply + 1] = index
-    else
-      local found = {}
-      work = work + 5 * #waiting
-      for place, element in ipairs(waiting) do
-        if is_wanted(element, wanted) then found[#found + 1] = place end
-      end
-      work = work + 20 * #found
-      if #found == #waiting then
-        redis.call('DEL', key)
-      else
-        for _, place in ipairs(found) do
-          -- From the nearer end: oldest ones go first.
-          redis.call('LREM', key, place * 2 > #waiting and -1 or 1, waiting[place])
+    elseif length > 0 then
+      local waiting = redis.call('LRANGE', key, 0, max_per_user - 1)
+      local found, missing, seen = {}, wanted.count, {}
+      local function look(from)
+        for place = from, #waiting do
+          local id = wanted_id(waiting[place], wanted)
+          if id then
+            found[#found + 1] = place
+            if not seen[id] then missing = missing - 1 end
+            seen[id] = true
+          end
         end
+        work = work + 5 * (#waiting - from + 1)
+      end
+      look(1)
+      if missing > 0 and length > #waiting then
+        local read = #waiting
+        for _, element in ipairs(redis.call('LRANGE', key, read, read + DEEPER - 1)) do
+          waiting[#waiting + 1] = element
+        end
+        look(read + 1)
+      end
+      if #found == length then
+        redis.call('DEL', key)
+      elseif #found > 0 then
+        take_out(key, found, waiting, length)
       end
     end
     reply[1] = index

@@ -15,7 +15,7 @@ import structlog
 
 from pushd.config import Config
 from pushd.errors import StartError
-from pushd.ports import Observe, Stores
+from pushd.ports import LeftAside, Observe, Stores
 from pushd.stores.sqlite import journal, mailbox
 from pushd.stores.sqlite.checkpoint import checkpointing
 from pushd.stores.sqlite.connection import open_connection
@@ -45,7 +45,10 @@ def wall_ms() -> int:
 
 @asynccontextmanager
 async def open_stores(
-    config: Config, observe: Observe | None = None, clock: Callable[[], int] = wall_ms
+    config: Config,
+    observe: Observe | None = None,
+    clock: Callable[[], int] = wall_ms,
+    left_aside: LeftAside = lambda _: None,
 ) -> AsyncIterator[Stores]:
     """The stores in `server.data_dir`, which is this process's alone until the end of the block.
 
@@ -75,6 +78,7 @@ async def open_stores(
                         max_per_user=config.mailbox.max_per_user,
                         ttl_days=config.mailbox.ttl_days,
                         clock=clock,
+                        left_aside=left_aside,
                     ),
                     records=records,
                     directory=SqliteDirectory(thread),

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import orjson
+import structlog
 
 from pushd.model import MailboxItem
+from pushd.ports import LeftAside
 from pushd.stores.sqlite.statements import CHUNK_ROWS, Statements, chunks, drop_chunks
 from pushd.stores.sqlite.thread import SqliteThread
+
+log = structlog.get_logger("pushd.stores.sqlite")
 
 DAY_MS = 86_400_000
 
@@ -79,6 +84,11 @@ SELECT (SELECT CAST(json_group_array(json_array(user_id, position, notice_id)) A
           FROM mailbox_notice WHERE notice_id IN (SELECT notice_id FROM entry))
 """
 
+BODIES = """
+SELECT notice_id, CAST(body AS BLOB) FROM mailbox_notice
+ WHERE notice_id IN (SELECT value FROM json_each(CAST(:notice_ids AS TEXT)))
+"""
+
 # [[user_id, [message_id]]]
 REMOVE = """
 DELETE FROM mailbox
@@ -107,8 +117,12 @@ DELETE FROM mailbox
 # What so many full mailboxes hold takes the loop about 4 ms.
 READ_USERS = 25
 
+# So many bytes of bodies are encoded and written at a time.
+SHARE_BYTES = 1024 * 1024
+
 _entries = msgspec.json.Decoder(list[tuple[int, int, int]])
 _bodies = msgspec.json.Decoder(dict[int, MailboxItem])
+_body = msgspec.json.Decoder(MailboxItem)
 
 
 class SqliteMailbox:
@@ -118,7 +132,14 @@ class SqliteMailbox:
     """
 
     def __init__(
-        self, thread: SqliteThread, *, last_position: int, max_per_user: int, ttl_days: int, clock: Callable[[], int]
+        self,
+        thread: SqliteThread,
+        *,
+        last_position: int,
+        max_per_user: int,
+        ttl_days: int,
+        clock: Callable[[], int],
+        left_aside: LeftAside = lambda _: None,
     ) -> None:
         self._statements = Statements(thread, "mailbox")
         # Given out here and not by SQLite: order is the order of the calls, whatever chunk is written first.
@@ -126,6 +147,8 @@ class SqliteMailbox:
         self._max_per_user = max_per_user
         self._ttl_ms = ttl_days * DAY_MS
         self._clock = clock
+        self._left_aside = left_aside
+        self._known_causes: set[str] = set()
 
     @property
     def writers(self) -> int:
@@ -134,7 +157,9 @@ class SqliteMailbox:
 
     async def save(self, saves: Sequence[tuple[MailboxItem, Collection[int]]], *, is_first: bool = False) -> None:
         """See ports.Mailbox. Chunks are transactions of their own: repeat the whole call when it raises."""
-        rows = [self._row(item, user_ids) for item, user_ids in saves if user_ids]
+        first = self._last_position + 1
+        self._last_position += len(saves)
+        rows = (self._row(first + index, *save) for index, save in enumerate(saves) if save[1])
         for chunk in _shares(rows):
             steps = (SAVE_BODIES, SAVE_ENTRIES, TRIM)
             await self._statements.change_all("save", steps, items=orjson.dumps(chunk), max_per_user=self._max_per_user)
@@ -148,8 +173,38 @@ class SqliteMailbox:
                 "read", READ, user_ids=orjson.dumps(chunk), saved_after_ms=now_ms - self._ttl_ms, now_ms=now_ms
             )
             if entries and bodies:
-                found.update(_mailboxes(entries, bodies))
+                rows = _entries.decode(entries)
+                found.update(_mailboxes(rows, await self._items(rows, bodies)))
         return found
+
+    async def _items(self, entries: list[tuple[int, int, int]], bodies: bytes) -> dict[int, MailboxItem]:
+        """By notice_id. What cannot be decoded is left out."""
+        try:
+            return _bodies.decode(bodies)
+        except Exception:  # one of them: which, is only seen one by one
+            return await self._items_one_by_one({notice_id for _, _, notice_id in entries})
+
+    async def _items_one_by_one(self, notice_ids: set[int]) -> dict[int, MailboxItem]:
+        wanted = {"notice_ids": orjson.dumps(list(notice_ids))}
+
+        def rows(connection: sqlite3.Connection) -> list[tuple[int, bytes]]:
+            found: list[tuple[int, bytes]] = connection.execute(BODIES, wanted).fetchall()
+            return found
+
+        items: dict[int, MailboxItem] = {}
+        for notice_id, body in await self._statements.read("read", rows):
+            try:
+                items[notice_id] = _body.decode(body)
+            except Exception as error:
+                self._leave_aside(notice_id, error)
+        return items
+
+    def _leave_aside(self, notice_id: int, error: Exception) -> None:
+        self._left_aside(1)
+        cause = type(error).__name__
+        if cause not in self._known_causes:
+            self._known_causes.add(cause)
+            log.error("a notice in the mailbox cannot be read", notice_id=notice_id, cause=repr(error))
 
     async def remove(self, removals: Mapping[int, Collection[str]]) -> None:
         """See ports.Mailbox."""
@@ -169,34 +224,42 @@ class SqliteMailbox:
 
         return await drop_chunks(limit, drop)
 
-    def _row(self, item: MailboxItem, user_ids: Collection[int]) -> tuple[Any, ...]:
-        self._last_position += 1
-        key = item.message_id or f"#{self._last_position}"
+    def _row(self, position: int, item: MailboxItem, user_ids: Collection[int]) -> tuple[Any, ...]:
+        key = item.message_id or f"#{position}"
         body = msgspec.json.encode(item).decode()
         saved_at = item.saved_at or self._clock()
-        return key, self._last_position, saved_at, item.expires_ms, body, list(user_ids)
+        return key, position, saved_at, item.expires_ms, body, list(user_ids)
 
 
 def _shares(rows: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
-    """Portions of `rows`, whose last column is a list, with at most CHUNK_ROWS elements of these lists together."""
+    """Portions of `rows`, whose last column is a list, with at most CHUNK_ROWS elements of these lists together, and
+    about SHARE_BYTES in the texts before it."""
     share: list[tuple[Any, ...]] = []
-    room = CHUNK_ROWS
+    room, bytes_left = CHUNK_ROWS, SHARE_BYTES
     for row in rows:
         elements = row[-1]
+        bytes_left -= len(row[-2]) if isinstance(row[-2], str) else 0
         while elements:
             share.append((*row[:-1], elements[:room]))
             elements, room = elements[room:], room - min(room, len(elements))
-            if not room:
+            if not room or bytes_left <= 0:
                 yield share
-                share, room = [], CHUNK_ROWS
+                share, room, bytes_left = [], CHUNK_ROWS, SHARE_BYTES
     if share:
         yield share
 
 
-def _mailboxes(entries: bytes, bodies: bytes) -> dict[int, list[MailboxItem]]:
-    """Each user's items by position, from what READ selects."""
-    items = _bodies.decode(bodies)
+def _mailboxes(entries: list[tuple[int, int, int]], items: Mapping[int, MailboxItem]) -> dict[int, list[MailboxItem]]:
+    """Each user's items, oldest first: by `ts`, since copies of notices whose recipients had to be looked up were saved
+    late, and by position."""
     found: dict[int, list[MailboxItem]] = {}
-    for user_id, _position, notice_id in sorted(_entries.decode(entries)):
-        found.setdefault(user_id, []).append(items[notice_id])
+    for user_id, _position, notice_id in sorted(entries):
+        if notice_id in items:
+            found.setdefault(user_id, []).append(items[notice_id])
+    for waiting in found.values():
+        waiting.sort(key=_ts)
     return found
+
+
+def _ts(item: MailboxItem) -> int:
+    return item.ts

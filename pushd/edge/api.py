@@ -20,14 +20,14 @@ from pushd.edge.forms import BatchBody, DisconnectBody, MarkBody, MarksBody, Not
 from pushd.edge.http1 import Request
 from pushd.errors import CloseCode, ErrorCode, RequestError
 from pushd.health import Health
-from pushd.intake import Attempt, Intake, Sender, Submission
+from pushd.intake import Intake, Sender, Submission
 from pushd.lanes import Lanes
 from pushd.live import Live
 from pushd.metrics import Metrics
-from pushd.model import Mark, Priority, recipients_text
+from pushd.model import Mark, Priority
 from pushd.outbox import Outbox
 from pushd.ports import Stores
-from pushd.publication import Publication
+from pushd.publication import Attempt, Publication
 from pushd.queries import OnlineStatus
 from pushd.receipts import Receipts
 
@@ -133,27 +133,27 @@ class Api:
     async def _waited(self, attempt: Attempt, wait_ms: int) -> views.Published:
         published = self._published(await self._intake.decided(attempt))
         if wait_ms:
-            publication = attempt.publication
-            await _delivered(publication, wait_ms / 1000)
-            published.status = "delivered" if publication.is_delivered else "accepted"
-            published.total_count = publication.total_count
-            published.online_count = publication.online_count
-            published.offline_count = publication.offline_count
-            published.delivered_count = publication.delivered_count
+            await attempt.delivered(wait_ms / 1000)
+            answer = attempt.answer
+            published.status = "delivered" if answer.is_delivered else "accepted"
+            published.total_count = answer.online_count + answer.offline_count
+            published.online_count = answer.online_count
+            published.offline_count = answer.offline_count
+            published.delivered_count = answer.delivered_count
         return published
 
     def _published(self, attempt: Attempt) -> views.Published:
         """The result of an attempt that is decided. Raises RequestError."""
         attempt.check()
-        notice = attempt.publication.notice
+        answer = attempt.answer
         return views.Published(
             success=True,
-            message=notice.content,
-            message_id=notice.message_id,
-            push_time=moments.local_time(notice.accepted_ms, self.live.timezone),
-            target=notice.target.kind,
-            message_type=notice.type,
-            recipients_count=recipients_text(notice.target),
+            message=answer.content,
+            message_id=answer.message_id,
+            push_time=moments.local_time(answer.accepted_ms, self.live.timezone),
+            target=answer.kind,
+            message_type=answer.type,
+            recipients_count=answer.recipients,
             status="accepted",
             duplicate=attempt.is_duplicate,
         )
@@ -285,22 +285,3 @@ def _idempotency_key(request: Request) -> str:
             details={"field": "Idempotency-Key"},
         )
     return key
-
-
-async def _delivered(publication: Publication, within_s: float) -> None:
-    """Return when every recipient was sent to or is in the mailbox, or when the time is over."""
-    if publication.is_delivered:
-        return
-    done = asyncio.Event()
-    earlier = publication.on_delivered
-
-    def tell(delivered: Publication) -> None:
-        earlier(delivered)
-        done.set()
-
-    publication.on_delivered = tell
-    try:
-        async with asyncio.timeout(within_s):
-            await done.wait()
-    except TimeoutError:
-        pass

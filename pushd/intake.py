@@ -156,8 +156,8 @@ class Intake:
     def _decide_repeats(self, first: Attempt) -> None:
         """What was kept answers all of its repeats. When it was not, the next of them is an attempt of its own."""
         repeats, first.repeats = first.repeats, None
-        assert repeats is not None and first.publication is not None  # noqa: S101, PT018 - for the type checker
-        notice = first.publication.notice
+        assert repeats is not None  # noqa: S101 - for the type checker
+        notice = first.notice
         if first.failure is None:
             self._count_repeats(notice, sum(repeat.is_duplicate for repeat in repeats))
             self._tell(repeats, first, None)
@@ -209,7 +209,7 @@ class Intake:
         group, self._group = self._group, []
         if group:
             try:
-                commit = asyncio.ensure_future(self._journal.append([one.publication.notice for one in group]))
+                commit = asyncio.ensure_future(self._journal.append([one.notice for one in group]))
             except Exception as error:
                 self._refused(group, error)
             else:
@@ -240,7 +240,7 @@ class Intake:
     async def _commit_singly(self, group: list[Attempt]) -> None:
         for attempt in group:
             try:
-                await self._journal.append([attempt.publication.notice])
+                await self._journal.append([attempt.notice])
             except Exception as error:
                 self._lose(attempt, error)
             else:
@@ -254,17 +254,18 @@ class Intake:
         """Durable notices go into their lanes."""
         now = self._now()
         self.unsettled_total += len(group)
+        self._count([attempt.notice for attempt in group], "accepted")
         for attempt in group:
             publication = attempt.publication
+            assert publication is not None  # noqa: S101 - for the type checker
             self._lanes.put(publication, publication.notice.priority, now)
             self._wake()
-        self._count([attempt.publication.notice for attempt in group], "accepted")
 
     def _lose(self, attempt: Attempt, error: BaseException) -> None:
         """Give everything back; what is no store's failure is a fault of ours, to be seen even if nobody waits."""
         self._window.drop(attempt.keys, attempt)
         self._lanes.cancel()
-        self._count([attempt.publication.notice], "store_unavailable")
+        self._count([attempt.notice], "store_unavailable")
         attempt.failure = error
         if not isinstance(error, StoreError):
             self._loop.call_exception_handler({"message": "a notice could not be journaled", "exception": error})

@@ -169,6 +169,12 @@ class Attempt:
             raise self.failure
 
     @property
+    def notice(self) -> Notice:
+        """Of an attempt that is not settled."""
+        assert self.publication is not None  # noqa: S101 - for the type checker
+        return self.publication.notice
+
+    @property
     def answer(self) -> Answer:
         """What the publisher is told of a notice that was kept."""
         if self.first is not None:

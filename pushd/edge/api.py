@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 
 import msgspec
-from cachetools import TTLCache
+from cachetools import LRUCache
 
 from pushd import moments
 from pushd._fastpath import Hub
@@ -18,6 +19,7 @@ from pushd.edge.auth import Authenticator, Identity
 from pushd.edge.endpoint import Call, Later
 from pushd.edge.forms import BatchBody, DisconnectBody, MarkBody, MarksBody, Nothing, UserQuery, WaitQuery
 from pushd.edge.http1 import Request
+from pushd.edge.long_answers import Long, Turns, encoded
 from pushd.errors import CloseCode, ErrorCode, RequestError
 from pushd.health import Health
 from pushd.intake import Intake, Sender, Submission
@@ -30,9 +32,11 @@ from pushd.ports import Stores
 from pushd.publication import Attempt, Publication
 from pushd.queries import OnlineStatus
 from pushd.receipts import Receipts
+from pushd.waiters import sliced
 
 MAX_KEY_CHARS = 255
 STATUSES_REMEMBERED = 100_000
+MAILBOXES_AT_ONCE, LISTS_AT_ONCE = 2, 2  # read for answers
 
 _submission = msgspec.json.Decoder(Submission).decode
 
@@ -72,7 +76,11 @@ class Api:
         self.records = stores.records
         self.wall_ms = wall_ms
         self._presence = stores.presence
-        self._statuses: TTLCache[int, OnlineStatus] = TTLCache(STATUSES_REMEMBERED, live.config.presence.status_ttl_s)
+        # From when they are stale, and what they are.
+        self._statuses: LRUCache[int, tuple[float, OnlineStatus]] = LRUCache(STATUSES_REMEMBERED)
+        self._mailbox_turns = Turns(MAILBOXES_AT_ONCE)
+        self.list_turns = Turns(LISTS_AT_ONCE)
+        self.bulk_turns = Turns(1)
 
     async def records_written(self) -> None:
         """What was noted before is in the records."""
@@ -80,11 +88,17 @@ class Api:
 
     async def statuses(self, user_ids: Collection[int]) -> dict[int, OnlineStatus]:
         """The stored online status of these users, at most `presence.status_ttl_s` old."""
-        found = {user_id: status for user_id in user_ids if (status := self._statuses.get(user_id)) is not None}
+        now = time.monotonic()
+        found: dict[int, OnlineStatus] = {}
+        for user_id in user_ids:
+            entry = self._statuses.get(user_id)
+            if entry is not None and entry[0] > now:
+                found[user_id] = entry[1]
         missing = [user_id for user_id in user_ids if user_id not in found]
         if missing:
             loaded = await self._presence.statuses(missing)
-            self._statuses.update(loaded)
+            ends = now + self.live.config.presence.status_ttl_s
+            self._statuses.update((user_id, (ends, status)) for user_id, status in loaded.items())
             found |= loaded
         return found
 
@@ -97,14 +111,14 @@ class Api:
             return self._waited(attempt, call.query.wait_ms)
         return Later(attempt.decided, partial(self._published, attempt))
 
-    async def publish_batch(self, call: Call[Nothing, BatchBody]) -> views.PublishedBatch:
+    async def publish_batch(self, call: Call[Nothing, BatchBody]) -> Long:
         """POST /system/notices."""
         sender = _sender(call.identity)
-        attempts = [self._begin_item(raw, sender) for raw in call.body.notices]
+        attempts = [self._begin_item(raw, sender) async for raw in sliced(call.body.notices)]
         undecided = {attempt.decided for attempt in attempts if isinstance(attempt, Attempt)}
         if undecided:
             await asyncio.wait(undecided)
-        return views.PublishedBatch(items=[self._item(attempt) for attempt in attempts])
+        return Long(views.PublishedBatch(items=await encoded(attempts, self._item)))
 
     def _begin_item(self, raw: msgspec.Raw, sender: Sender) -> Attempt | RequestError:
         try:
@@ -198,16 +212,20 @@ class Api:
 
     # ---- mailboxes
 
-    async def offline_messages(self, call: Call[UserQuery, None]) -> views.OfflineMessages:
+    async def offline_messages(self, call: Call[UserQuery, None]) -> Long:
         """GET /notification/offline-messages."""
         user_id = call.user(call.query.user_id)
         await self._outbox.mailbox.writer.flushed()
-        items = (await self._mailbox.read([user_id])).get(user_id, [])
-        return views.OfflineMessages(
-            user_id=user_id,
-            total_count=len(items),
-            offline_messages=[views.offline_message(item) for item in reversed(items)],
-            query_time=moments.local_time(self.wall_ms(), self.live.timezone),
+        async with self._mailbox_turns.turn(call.identity.user_id):
+            items = (await self._mailbox.read([user_id])).get(user_id, [])
+            messages = await encoded(reversed(items), views.offline_message)
+        return Long(
+            views.OfflineMessages(
+                user_id=user_id,
+                total_count=len(items),
+                offline_messages=messages,
+                query_time=moments.local_time(self.wall_ms(), self.live.timezone),
+            )
         )
 
     async def clear_offline_messages(self, call: Call[UserQuery, None]) -> views.Cleared:
@@ -218,7 +236,7 @@ class Api:
 
     # ---- the node
 
-    def disconnect(self, call: Call[Nothing, DisconnectBody]) -> views.Closed:
+    async def disconnect(self, call: Call[Nothing, DisconnectBody]) -> views.Closed:
         """POST /websocket/disconnect."""
         body = call.body
         if (body.user_id is None) == (body.conn_id is None):
@@ -227,7 +245,7 @@ class Api:
         if body.user_id is not None:
             connections = self.hub.connections_of(body.user_id)
         else:
-            connections = [one for one in self.hub.snapshot() if one.conn_id == body.conn_id]
+            connections = [one async for one in sliced(self.hub.snapshot()) if one.conn_id == body.conn_id]
         for connection in connections:
             self.hub.close(connection, CloseCode.REVOKED, body.reason)
         return views.Closed(closed=len(connections))

@@ -24,6 +24,7 @@ from pushd.config import Config, LimitsConfig
 from pushd.edge import sockets
 from pushd.edge.http1 import Pending, Refusal, Request, Response
 from pushd.edge.http_connection import ANSWER_S, HttpConnection
+from pushd.edge.long_answers import Unsent
 from pushd.edge.pace import Acceptor, Pace, Porch
 
 SWEEP_S = 0.5
@@ -85,6 +86,7 @@ class Front:
         self.limits = limits  # may be replaced at any time; holds for connections made from then on
         self.port = 0
         self.is_draining = False
+        self.unsent = Unsent()
         self.loop = asyncio.get_running_loop()
         self._open_sockets = open_sockets
         self._room = sockets.room_for(limits.max_connections)

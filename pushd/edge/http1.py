@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
@@ -106,12 +106,17 @@ def _pairs(query: str) -> list[tuple[str, str]]:
 
 @dataclass(slots=True)
 class Response:
-    """One answer. A header named here replaces the one `encode` would add. Not frozen: that triples what it costs."""
+    """One answer. A header named here replaces the one `encode` would add. Not frozen: that triples what it costs.
+
+    A long body goes on in `more`, in pieces that are written as the peer takes them; they count as the `owner`'s.
+    """
 
     status: int
     body: bytes = b""
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
+    more: Sequence[bytes] = ()
+    owner: int = 0
 
 
 class Pending(msgspec.Struct, frozen=True):
@@ -237,10 +242,11 @@ def too_big(max_body_bytes: int) -> str:
 
 
 def encode(response: Response, *, keep_alive: bool, head_only: bool) -> bytes:
-    """The bytes of an answer; without the body for HEAD. ValueError when a header would break the message."""
+    """The bytes of an answer but for `more`, of the head for HEAD. ValueError when a header would break the message."""
     if response.status in {204, 304}:  # RFC 9110 section 8.6: no Content-Length, and no body either
         return _head(response, keep_alive) + b"\r\n"
-    head = b"%bContent-Length: %d\r\n\r\n" % (_head(response, keep_alive), len(response.body))
+    size = len(response.body) + sum(map(len, response.more))
+    head = b"%bContent-Length: %d\r\n\r\n" % (_head(response, keep_alive), size)
     return head if head_only else head + response.body
 
 

@@ -14,6 +14,7 @@ import structlog
 
 from pushd.edge import http1
 from pushd.edge.http1 import Pending, Refusal, Request, Response
+from pushd.edge.long_answers import Sending
 from pushd.edge.request_parser import RequestParser, Stage
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ HELD_BYTES = 64 * 1024  # of requests that wait for the one in work; reading is 
 PIPELINE_DEPTH = 16  # requests answered before the loop gets its turn
 
 _FULL = Refusal(503, "there is no room for another connection", (("Retry-After", "1"),))
+_TOO_MUCH = Refusal(503, "too many long answers are under way", (("Retry-After", "5"),))
 _UNDECIDED = Refusal(503, "the decision on the upgrade took too long", (("Retry-After", "1"),))
 _SLOW = Refusal(408, "the request took too long to arrive")
 
@@ -56,6 +58,7 @@ class HttpConnection(asyncio.Protocol):
         "_is_last",
         "_is_paused",
         "_is_secure",
+        "_more",
         "_out",
         "_parser",
         "_pending",
@@ -75,6 +78,7 @@ class HttpConnection(asyncio.Protocol):
         self._pending: tuple[Request, Pending] | None = None
         self._is_admitting = False
         self._out: list[bytes] = []
+        self._more: Sending | None = None  # the rest of a long answer, as the peer takes it
         self._timed_stage: Stage | None = Stage.IDLE
         self._deadline = inf
         self._fd = -1  # of one that was silent at first
@@ -140,7 +144,11 @@ class HttpConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing can be answered any more. A handler at work is left to finish, an admission is not."""
         self._is_finished = True
-        self._pending = None
+        if self._pending is not None:
+            self._pending[1].done.remove_done_callback(self._take_pending)
+            self._pending = None
+        if self._more is not None:
+            self._more.end()
         self._parser.close()
         self._front.porch.forget(self._fd)
         if self._is_admitting and self._task is not None:
@@ -155,6 +163,8 @@ class HttpConnection(asyncio.Protocol):
         """It took all of them: go on."""
         self._is_choked = False
         self._unsent_until = inf
+        if self._more is not None:
+            self._flush()
         self._turn()
 
     # Requests in, answers out.
@@ -270,6 +280,10 @@ class HttpConnection(asyncio.Protocol):
         keep_alive = request is not None and request.keep_alive and not request.is_upgrade
         keep_alive = keep_alive and not self._front.is_draining
         head_only = request is not None and request.method == "HEAD"
+        more = None
+        if response.more and not head_only:
+            more = self._front.unsent.send(response, self._front.loop.time())
+            response = self._front.fail(_TOO_MUCH) if more is None else response
         try:
             answer = http1.encode(response, keep_alive=keep_alive, head_only=head_only)
         except Exception:
@@ -278,12 +292,20 @@ class HttpConnection(asyncio.Protocol):
         self._out.append(answer)
         self._is_last = not keep_alive
         self._timed_stage = None
+        if more is not None:
+            self._more = more
+            self._flush()
 
     def _flush(self) -> None:
         if self._out and not self._transport.is_closing():
             self._transport.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
         self._out.clear()
-        if self._is_last and not self._is_finished:
+        more = self._more
+        while more and not self._is_choked and not self._transport.is_closing():
+            self._transport.write(more.take())
+        if not more:
+            self._more = None
+        if self._is_last and not self._is_finished and self._more is None:
             self._finish()
 
     def _settle(self) -> None:
@@ -385,7 +407,7 @@ class HttpConnection(asyncio.Protocol):
             self._unsent_until = inf
         elif self._unsent_until == inf:
             self._unsent_until = now + ANSWER_S
-        if now >= self._unsent_until:
+        if now >= self._unsent_until or (self._more is not None and now >= self._more.until):
             self._transport.abort()
         elif now >= self._deadline and (self._unsent_until == inf or not self._is_finished):
             self._expire()
@@ -405,6 +427,7 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(_SLOW)
 
     def _give_up(self, request: Request, pending: Pending) -> None:
+        pending.done.remove_done_callback(self._take_pending)
         self._pending = None
         self._reply(request, pending.give_up())
         self._go_on()

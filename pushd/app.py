@@ -340,6 +340,7 @@ async def running(config: Config) -> AsyncIterator[Node]:
         async with _read(node.inlet), _supervised(node.background(), health):
             node.intake.restore(past.recent, queue=False)
             node.intake.restore(past.unsettled, queue=True)
+            past.recent, past.unsettled = [], []  # they may weigh much
             async with front.listening(
                 node.router, config, open_sockets=lambda: node.gateway.open_sockets
             ) as node.front:

@@ -25,6 +25,7 @@ from pushd.queries import PushRow
 
 MAX_USER_ID = 2**63 - 1
 MAX_DATA_DEPTH = 100  # decoders of clients, and ours with what is put around `data`, give up somewhere beyond
+MAX_ROLES = 100
 GROUP_LIMIT = 1000  # notices of one append
 REPEATS_MOST = 10_000  # of one notice that is not durable yet, waiting for that
 TOLD_AT_ONCE = 64  # of them in a turn of the loop
@@ -52,7 +53,7 @@ class Submission(msgspec.Struct, forbid_unknown_fields=False):
     type: NoticeType = "system_notice"
     target: TargetKind = TargetKind.ALL
     user_ids: list[UserId] = []
-    roles: list[Role] = []
+    roles: Annotated[list[Role], msgspec.Meta(max_length=MAX_ROLES)] = []
     exclude_ids: list[UserId] = []
     data: Any = None
     priority: Annotated[int, msgspec.Meta(ge=0, le=3)] | PriorityWord = 1

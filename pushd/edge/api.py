@@ -78,6 +78,7 @@ class Api:
         self._presence = stores.presence
         # From when they are stale, and what they are.
         self._statuses: LRUCache[int, tuple[float, OnlineStatus]] = LRUCache(STATUSES_REMEMBERED)
+        self._batch_turns = Turns(1)
         self._mailbox_turns = Turns(MAILBOXES_AT_ONCE)
         self.list_turns = Turns(LISTS_AT_ONCE)
         self.bulk_turns = Turns(1)
@@ -114,11 +115,14 @@ class Api:
     async def publish_batch(self, call: Call[Nothing, BatchBody]) -> Long:
         """POST /system/notices."""
         sender = _sender(call.identity)
-        attempts = [self._begin_item(raw, sender) async for raw in sliced(call.body.notices)]
+        async with self._batch_turns.turn(call.identity.user_id):
+            attempts = [self._begin_item(raw, sender) async for raw in sliced(call.body.notices)]
         undecided = {attempt.decided for attempt in attempts if isinstance(attempt, Attempt)}
         if undecided:
             await asyncio.wait(undecided)
-        return Long(views.PublishedBatch(items=await encoded(attempts, self._item)))
+        async with self._batch_turns.turn(call.identity.user_id):
+            items = await encoded(attempts, self._item)
+        return Long(views.PublishedBatch(items=items))
 
     def _begin_item(self, raw: msgspec.Raw, sender: Sender) -> Attempt | RequestError:
         try:
@@ -218,11 +222,13 @@ class Api:
         await self._outbox.mailbox.writer.flushed()
         async with self._mailbox_turns.turn(call.identity.user_id):
             items = (await self._mailbox.read([user_id])).get(user_id, [])
-            messages = await encoded(reversed(items), views.offline_message)
+            items.reverse()
+            total_count = len(items)
+            messages = await encoded(items, views.offline_message)
         return Long(
             views.OfflineMessages(
                 user_id=user_id,
-                total_count=len(items),
+                total_count=total_count,
                 offline_messages=messages,
                 query_time=moments.local_time(self.wall_ms(), self.live.timezone),
             )

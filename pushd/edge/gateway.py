@@ -247,7 +247,7 @@ class Gateway:
         self._per_ip[client_ip] -= 1
         if not self._per_ip[client_ip]:
             del self._per_ip[client_ip]
-        self.metrics.disconnects.labels(str(connection.close_code or ABNORMAL_CLOSURE)).inc()
+        self.metrics.count_disconnect(connection.close_code or ABNORMAL_CLOSURE)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run what a client asked for and a store must answer; awaited at the end."""

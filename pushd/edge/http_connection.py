@@ -26,10 +26,11 @@ MIN_BODY_BYTES_PER_S = 8 * 1024
 ANSWER_S = 10.0  # for the peer to take an answer
 LINGER_S = 1.0  # between our last byte and the end, so that the peer reads the answer rather than a reset
 HELD_BYTES = 64 * 1024  # of requests that wait for the one in work; reading is paused beyond
+PIECES_AT_ONCE = 8  # of a long answer
 PIPELINE_DEPTH = 16  # requests answered before the loop gets its turn
 
 _FULL = Refusal(503, "there is no room for another connection", (("Retry-After", "1"),))
-_TOO_MUCH = Refusal(503, "too many long answers are under way", (("Retry-After", "5"),))
+_TOO_MUCH = Refusal(503, "too many long answers are under way")
 _UNDECIDED = Refusal(503, "the decision on the upgrade took too long", (("Retry-After", "1"),))
 _SLOW = Refusal(408, "the request took too long to arrive")
 
@@ -171,8 +172,9 @@ class HttpConnection(asyncio.Protocol):
 
     @property
     def _is_at_work(self) -> bool:
-        """Whether an answer is waited for."""
-        return self._pending is not None or self._task is not None or self._is_admitting
+        """Whether an answer is waited for, or on its way."""
+        is_waiting = self._pending is not None or self._task is not None
+        return is_waiting or self._is_admitting or self._more is not None
 
     def _turn(self) -> None:
         if not self._is_at_work and not self._is_choked and not self._is_finished:
@@ -187,7 +189,8 @@ class HttpConnection(asyncio.Protocol):
     def _answer_ready(self) -> None:
         """Reply to requests until one must be waited for, the connection is handed off, or there is nothing to do."""
         for _ in range(PIPELINE_DEPTH):
-            request = None if self._is_last or self._is_choked else self._parser.next()
+            is_done = self._is_last or self._is_choked or self._more is not None
+            request = None if is_done else self._parser.next()
             if request is None:
                 break
             answer = self._ask_to_upgrade(request) if request.is_upgrade else self._ask(request)
@@ -197,7 +200,7 @@ class HttpConnection(asyncio.Protocol):
                 self._wait_for(request, answer)
                 return
             self._reply(request, answer)
-        if self._parser.failure is not None and not self._is_last:
+        if self._parser.failure is not None and not self._is_last and self._more is None:
             self._reply(None, self._front.fail(self._parser.failure))
 
     def _wait_for(self, request: Request, answer: _Answer) -> None:
@@ -300,13 +303,26 @@ class HttpConnection(asyncio.Protocol):
         if self._out and not self._transport.is_closing():
             self._transport.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
         self._out.clear()
+        self._write_more()
+        if self._is_last and not self._is_finished and self._more is None:
+            self._finish()
+
+    def _write_more(self) -> None:
+        """A share of a long answer: a peer that takes it as fast as it comes must not keep the loop."""
         more = self._more
-        while more and not self._is_choked and not self._transport.is_closing():
+        for _ in range(PIECES_AT_ONCE):
+            if not more or self._is_choked or self._transport.is_closing():
+                break
             self._transport.write(more.take())
         if not more:
             self._more = None
-        if self._is_last and not self._is_finished and self._more is None:
-            self._finish()
+        elif not self._is_choked:
+            self._front.loop.call_soon(self._write_on)
+
+    def _write_on(self) -> None:
+        if self._more is not None and not self._is_choked:
+            self._flush()
+            self._turn()
 
     def _settle(self) -> None:
         """After a turn: write, and read on, yield to the loop, or wait, with a deadline for what is awaited."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -126,19 +126,26 @@ class Encoded:
         return self._pieces
 
 
-async def encoded(items: Iterable[Item], view: Callable[[Item], Any], before: bytes = b"[", after: bytes = b"]") -> Any:
+async def encoded(items: list[Item], view: Callable[[Item], Any], before: bytes = b"[", after: bytes = b"]") -> Any:
     """The list of what `view` makes of each item: an `Encoded`. The loop does what else there is to do between slices.
 
-    `before` and `after`: the parentheses.
+    `items` is used up on the way, for to give back all at once what they hold takes long, too. `before` and `after`:
+    the parentheses.
     """
     text = Encoded()
     text.add(before)
     separator = b""
-    async for item in sliced(items):
+    async for item in sliced(_used_up(items)):
         text.add(separator + _encode(view(item)))
         separator = b","
     text.add(after)
     return text
+
+
+def _used_up(items: list[Item]) -> Iterator[Item]:
+    items.reverse()
+    while items:
+        yield items.pop()
 
 
 class Long:

@@ -59,15 +59,17 @@ async def stats(api: Api, call: Call[StatsQuery, None]) -> views.PushStatsView:
     return views.push_stats_view(await api.records.push_stats(_push_filter(call.query, api.live.timezone)))
 
 
-async def record(api: Api, call: Call[Nothing, None]) -> views.RecordDetail:
+async def record(api: Api, call: Call[Nothing, None]) -> Long:
     """GET /notification/records/{message_id}."""
     message_id = call.params["message_id"]
     await api.records_written()
-    row = await api.records.push_record(message_id)
-    status = await api.records.receive_status(message_id)
-    if row is None or status is None:
-        raise answers.unknown_notice()
-    return views.RecordDetail(record=views.push_view(row, api.live.timezone), counts=views.status_view(status))
+    async with api.list_turns.turn(call.identity.user_id):
+        row = await api.records.push_record(message_id)
+        status = await api.records.receive_status(message_id)
+        if row is None or status is None:
+            raise answers.unknown_notice()
+        shown = await encoded([row], lambda row: views.push_view(row, api.live.timezone), b"", b"")
+    return Long(views.RecordDetail(record=shown, counts=views.status_view(status)))
 
 
 async def delete(api: Api, call: Call[Nothing, None]) -> views.Deleted:
@@ -112,7 +114,7 @@ async def receive_records_of_users(api: Api, call: Call[Nothing, UsersBody]) -> 
             chunk = user_ids[start : start + at_once]
             found = await api.records.newest_receive_records(chunk, limit)
             for user_id in chunk:
-                rows = found.pop(user_id, ())
+                rows = found.pop(user_id, [])
                 before = b'%b"%d":[' % (separator, user_id)
                 text.join(await encoded(rows, lambda row: views.receipt_view(row, api.live.timezone), before))
                 separator = b","
@@ -156,9 +158,10 @@ async def online_users(api: Api, call: Call[Nothing, None]) -> Long:
         user_ids = api.hub.user_ids()
         for start in range(0, len(user_ids), USERS_AT_ONCE):
             shown = await _online_users(api, user_ids[start : start + USERS_AT_ONCE])
-            text.join(await encoded(shown, lambda one: one, separator, b""))
-            separator = b"," if shown else separator
-            total += len(shown)
+            if shown:
+                total += len(shown)
+                text.join(await encoded(shown, lambda one: one, separator, b""))
+                separator = b","
     text.add(b"]" if total else b"[]")
     now = moments.local_time(api.wall_ms(), api.live.timezone)
     return Long(views.OnlineUsers(total_online=total, users=cast(Any, text), timestamp=now))

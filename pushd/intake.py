@@ -198,7 +198,8 @@ class Intake:
         if not self._group:
             self._decided = self._loop.create_future()
             self._loop.call_soon(self._flush)
-        attempt = Attempt(Publication(notice, now, on_settled=self._settled), keys, self._decided)
+        on_settled = self._settled_named if keys else self._settled
+        attempt = Attempt(Publication(notice, now, on_settled=on_settled), keys, self._decided)
         self._remember(attempt, notice, now)
         self._group.append(attempt)
         if len(self._group) == GROUP_LIMIT:
@@ -287,7 +288,7 @@ class Intake:
         done: asyncio.Future[None] = self._loop.create_future()
         done.set_result(None)
         for notice in notices:
-            publication = Publication(notice, now, is_restored=True, on_settled=self._settled)
+            publication = Publication(notice, now, is_restored=True, on_settled=self._settled_named)
             publication.saves = int(queue)  # the others were delivered: who repeats one need not wait
             age_s = max(0.0, (wall_ms - notice.accepted_ms) / 1000)
             keys = dedup_keys(notice, is_named=True)
@@ -318,6 +319,9 @@ class Intake:
     def _settled(self, publication: Publication) -> None:
         self.unsettled_total -= 1
         self._on_settled(publication)
+
+    def _settled_named(self, publication: Publication) -> None:
+        self._settled(publication)
         attempt = self._window.find(dedup_keys(publication.notice, is_named=True), self._now())
         if attempt is not None and attempt.publication is publication:
             attempt.settled()

@@ -83,3 +83,26 @@ async def sliced(items: Iterable[T]) -> AsyncIterator[T]:
             await asyncio.sleep(0)
             ends = monotonic() + SLICE_S
         yield item
+
+
+class Share:
+    """What one kind of work may take of a turn of the loop, however many are at it: about `most_s`."""
+
+    def __init__(self, most_s: float) -> None:
+        self._most_s = most_s
+        self._ends = 0.0  # 0: nothing has been taken of this turn
+
+    async def turn(self) -> None:
+        """Return when there is time for a little more of it."""
+        while not self._has_time():
+            await asyncio.sleep(0)
+
+    def _has_time(self) -> bool:
+        now = monotonic()
+        if not self._ends:
+            self._ends = now + self._most_s
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        return now < self._ends
+
+    def _end_turn(self) -> None:
+        self._ends = 0.0

@@ -399,6 +399,7 @@ async def running(config: Config) -> AsyncIterator[Node]:
         async with _read(node.inlet), supervised(node.background(), health, metrics):
             _restore(node, past.recent, queue=False)
             _restore(node, past.unsettled, queue=True)
+            past.recent, past.unsettled = [], []  # they may weigh much
             async with front.listening(
                 node.router,
                 config,

@@ -16,6 +16,7 @@ from pushd.ports import Directory
 
 ALL = "all"
 UNKNOWN_TTL_S = 10.0
+LISTS_MOST, LISTED_MOST = 256, 4_000_000  # id lists remembered, and the ids in them
 
 # From when it is stale, and who the user is; None: nobody whom the directory knows.
 Entry = tuple[float, User | None]
@@ -24,7 +25,7 @@ _NOT_REMEMBERED: Entry = (0.0, None)
 
 
 class CachedDirectory:
-    """Users (LRU with TTL) and id lists per role, each asked for once at a time, stale while the store is down.
+    """Users and id lists per role (both LRU with TTL), each asked for once at a time, stale while the store is down.
 
     A user learned from a connection is known at once; one added to the store by others within
     `directory.cache_ttl_s`, or UNKNOWN_TTL_S when asked for before.
@@ -36,7 +37,7 @@ class CachedDirectory:
         self._now = now
         self._users: OrderedDict[int, Entry] = OrderedDict()  # the least recently used first
         self._asked: dict[int, asyncio.Task[dict[int, User]]] = {}  # whom the store is being asked for
-        self._ids: dict[str, tuple[float, list[int]]] = {}
+        self._ids: OrderedDict[str, tuple[float, list[int]]] = OrderedDict()  # the least recently used first
         self._listed: set[int] = set()  # everybody who was ever in the list of all
         self._learned: dict[int, int] = {}  # whoever was connected: a hash of what the last token said
         self._loading: dict[str, asyncio.Task[list[int]]] = {}
@@ -49,7 +50,10 @@ class CachedDirectory:
             return []  # whoever is connected, known or not
         key, _ = self._query(target)
         entry = self._ids.get(key)
-        return entry[1] if entry is not None and entry[0] > self._now() else None
+        if entry is None:
+            return None
+        self._ids.move_to_end(key)
+        return entry[1] if entry[0] > self._now() else None
 
     async def ids(self, target: Target) -> list[int]:
         """The recipients of a target; stale ones while the store is down. Raises StoreError without any."""
@@ -148,7 +152,7 @@ class CachedDirectory:
             changed = await self._directory.learn(news)
             if changed or not all(self._is_known(said.user_id) for said in news):
                 # The lists lack them, those on their way perhaps too: they are asked for again at the next notice.
-                self._ids = {key: (-math.inf, ids) for key, (_, ids) in self._ids.items()}
+                self._ids = OrderedDict((key, (-math.inf, ids)) for key, (_, ids) in self._ids.items())
                 self._loading.clear()
             self._learned.update((said.user_id, hash(said)) for said in news)
         self._forget([said.user_id for said in claims], changed)
@@ -189,10 +193,20 @@ class CachedDirectory:
     async def _fetch(self, key: str, ask: Callable[[], Awaitable[list[int]]]) -> list[int]:
         ids = await ask()
         if self._loading.get(key) is asyncio.current_task():  # else somebody was learned meanwhile
-            self._ids[key] = (self._now() + self._live.config.directory.cache_ttl_s, ids)
+            self._keep_list(key, ids)
         if key == ALL:
             self._listed.update(ids)
         return ids
+
+    def _keep_list(self, key: str, ids: list[int]) -> None:
+        """Remember a list; of more than LISTS_MOST or LISTED_MOST the least recently used go, but that of all."""
+        self._ids[key] = (self._now() + self._live.config.directory.cache_ttl_s, ids)
+        self._ids.move_to_end(key)
+        listed = sum(len(ids) for _, ids in self._ids.values())
+        for other in [other for other in self._ids if other not in (key, ALL)]:
+            if len(self._ids) <= LISTS_MOST and listed <= LISTED_MOST:
+                break
+            listed -= len(self._ids.pop(other)[1])
 
 
 def _answer(result: dict[int, User] | BaseException) -> dict[int, User] | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections import Counter
-from collections.abc import Callable, Collection
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
+from sys import getsizeof
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -19,12 +20,17 @@ from pushd.live import Live
 from pushd.metrics import Metrics
 from pushd.model import Notice, Priority, Target, TargetKind
 from pushd.ports import Journal
-from pushd.publication import Publication
+from pushd.publication import Attempt, Publication
 from pushd.queries import PushRow
 from pushd.values import MAX_ROLE, MAX_USER_ID, MIN_ROLE
 
 MAX_DATA_DEPTH = 100  # decoders of clients, and ours with what is put around `data`, give up somewhere beyond
+MAX_ROLES = 100
 GROUP_LIMIT = 1000  # notices of one append
+REPEATS_MOST = 10_000  # of one notice that is not durable yet, waiting for that
+TOLD_AT_ONCE = 64  # of them in a turn of the loop
+REMEMBERED_BYTES = 256 * 1024 * 1024  # of what repeats are told
+REMEMBERED_ENTRY_BYTES = 700  # beside the content
 RANDOM_BYTES, RANDOM_IDS = 10, 256  # of an id; of so many in one call of the kernel
 UserId = Annotated[int, msgspec.Meta(ge=1, le=MAX_USER_ID)]
 Role = Annotated[int, msgspec.Meta(ge=MIN_ROLE, le=MAX_ROLE)]
@@ -48,7 +54,7 @@ class Submission(msgspec.Struct, forbid_unknown_fields=False):
     type: NoticeType = DEFAULT_TYPE
     target: TargetKind = TargetKind.ALL
     user_ids: list[UserId] = []
-    roles: list[Role] = []
+    roles: Annotated[list[Role], msgspec.Meta(max_length=MAX_ROLES)] = []
     exclude_ids: list[UserId] = []
     data: Any = None
     priority: Annotated[int, msgspec.Meta(ge=0, le=3)] | PriorityWord = 1
@@ -62,32 +68,6 @@ class Sender(msgspec.Struct, frozen=True):
 
     user_id: int = 0
     name: str = ""
-
-
-class Attempt:
-    """One publish. Once `decided` is done, `check` tells whether it is durable; a whole group shares that future.
-
-    A repeat carries the publication it repeats.
-    """
-
-    __slots__ = ("decided", "failure", "is_duplicate", "keys", "publication")
-
-    def __init__(
-        self, publication: Publication, keys: list[str], decided: asyncio.Future[None], *, is_duplicate: bool = False
-    ) -> None:
-        self.publication = publication
-        self.keys = keys
-        self.decided = decided
-        self.is_duplicate = is_duplicate
-        self.failure: BaseException | None = None
-
-    def check(self) -> None:
-        """Raises RequestError when nothing was kept; InvalidStateError before that is decided."""
-        self.decided.result()
-        if isinstance(self.failure, StoreError):
-            raise RequestError(ErrorCode.STORE_UNAVAILABLE, "the notice could not be stored", retry_after_s=5)
-        if self.failure is not None:
-            raise self.failure
 
 
 class Intake:
@@ -115,7 +95,7 @@ class Intake:
         self._wake = wake
         self._on_settled = on_settled
         self._seqs = itertools.count(last_seq + 1)
-        self._window: DedupWindow[Attempt] = DedupWindow(live.config.delivery.dedup_window_s)
+        self._window: DedupWindow[Attempt] = DedupWindow(live.config.delivery.dedup_window_s, REMEMBERED_BYTES)
         per_s = live.config.limits.publishes_per_s
         self._bucket = TokenBucket(per_s, per_s, now())
         self._loop = asyncio.get_running_loop()
@@ -159,32 +139,56 @@ class Intake:
     # ---- repeats
 
     def _repeat(self, earlier: Attempt, notice: Notice, keys: list[str]) -> Attempt:
-        repeat = Attempt(earlier.publication, keys, earlier.decided, is_duplicate=True)
         if earlier.decided.done():
-            self._count_repeat(notice)
-        else:
-            repeat.decided = self._own(self._loop.create_task(self._follow(repeat, notice)))
+            self._count_repeats(notice, 1)
+            return Attempt(None, keys, earlier.decided, is_duplicate=True, first=earlier)
+        if earlier.repeats is not None and len(earlier.repeats) >= REPEATS_MOST:
+            raise RequestError(ErrorCode.QUEUE_FULL, "too many repeats of this notice wait", retry_after_s=1)
+        repeat = Attempt(None, keys, self._loop.create_future(), is_duplicate=True)
+        self._expect(earlier, [repeat])
         return repeat
 
-    async def _follow(self, repeat: Attempt, notice: Notice) -> None:
-        """Wait for what is repeated. When that was not kept, the repeat is an attempt of its own."""
-        while (earlier := self._window.find(repeat.keys, self._now())) is not None:
-            await asyncio.wait([earlier.decided])
-            if earlier.failure is None:
-                repeat.publication = earlier.publication
-                self._count_repeat(notice)
-                return
-        try:
-            attempt = self._keep(notice, repeat.keys, self._now())
-        except RequestError as error:
-            repeat.failure = error
-            return
-        await asyncio.wait([attempt.decided])
-        repeat.publication, repeat.is_duplicate, repeat.failure = attempt.publication, False, attempt.failure
+    def _expect(self, attempt: Attempt, repeats: Iterable[Attempt]) -> None:
+        """These wait until `attempt` is decided."""
+        if attempt.repeats is None:
+            attempt.repeats = deque()
+            self._own(attempt.decided).add_done_callback(lambda _: self._decide_repeats(attempt))
+        attempt.repeats.extend(repeats)
 
-    def _count_repeat(self, notice: Notice) -> None:
-        self._metrics.dedup_hits.inc()
-        self._count([notice], "duplicate")
+    def _decide_repeats(self, first: Attempt) -> None:
+        """What was kept answers all of its repeats. When it was not, the next of them is an attempt of its own."""
+        repeats, first.repeats = first.repeats, None
+        assert repeats is not None  # noqa: S101 - for the type checker
+        notice = first.notice
+        if first.failure is None:
+            self._count_repeats(notice, sum(repeat.is_duplicate for repeat in repeats))
+            self._tell(repeats, first, None)
+            return
+        if not repeats[0].is_duplicate:  # this was its attempt
+            self._tell(deque([repeats.popleft()]), first, first.failure)
+        other = self._window.find(first.keys, self._now())
+        if repeats and other is None:
+            try:
+                other = self._keep(notice, first.keys, self._now())
+            except RequestError as error:
+                self._tell(repeats, first, error)
+                return
+            repeats[0].is_duplicate = False
+        if other is not None:
+            self._expect(other, repeats)
+
+    def _tell(self, repeats: deque[Attempt], first: Attempt, failure: BaseException | None) -> None:
+        """They are decided, a share of them in each turn of the loop."""
+        for _ in range(min(TOLD_AT_ONCE, len(repeats))):
+            repeat = repeats.popleft()
+            repeat.first, repeat.failure = first, failure
+            repeat.decided.set_result(None)
+        if repeats:
+            self._loop.call_soon(self._tell, repeats, first, failure)
+
+    def _count_repeats(self, notice: Notice, count: int) -> None:
+        self._metrics.dedup_hits.inc(count)
+        self._metrics.count_notices(notice.target.kind.value, notice.priority.name.lower(), "duplicate", count)
 
     # ---- into the journal
 
@@ -195,8 +199,9 @@ class Intake:
         if not self._group:
             self._decided = self._loop.create_future()
             self._loop.call_soon(self._flush)
-        attempt = Attempt(Publication(notice, now, on_settled=self._settled), keys, self._decided)
-        self._window.keep(keys, attempt, now)
+        on_settled = self._settled_named if keys else self._settled
+        attempt = Attempt(Publication(notice, now, on_settled=on_settled), keys, self._decided)
+        self._remember(attempt, notice, now)
         self._group.append(attempt)
         if len(self._group) == GROUP_LIMIT:
             self._flush()
@@ -207,7 +212,7 @@ class Intake:
         group, self._group = self._group, []
         if group:
             try:
-                commit = asyncio.ensure_future(self._journal.append([one.publication.notice for one in group]))
+                commit = asyncio.ensure_future(self._journal.append([one.notice for one in group]))
             except Exception as error:
                 self._refused(group, error)
             else:
@@ -240,7 +245,7 @@ class Intake:
     async def _commit_singly(self, group: list[Attempt]) -> None:
         for attempt in group:
             try:
-                await self._journal.append([attempt.publication.notice])
+                await self._journal.append([attempt.notice])
             except Exception as error:
                 self._lose(attempt, error)
             else:
@@ -254,11 +259,12 @@ class Intake:
         """Durable notices go into their lanes."""
         now = self._now()
         self.unsettled_total += len(group)
+        self._count([attempt.notice for attempt in group], "accepted")
         for attempt in group:
             publication = attempt.publication
+            assert publication is not None  # noqa: S101 - for the type checker
             self._lanes.put(publication, publication.notice.priority, now)
             self._call_worker()
-        self._count([attempt.publication.notice for attempt in group], "accepted")
 
     def _call_worker(self) -> None:
         try:
@@ -270,7 +276,7 @@ class Intake:
         """Give everything back; what is no store's failure is a fault of ours, to be seen even if nobody waits."""
         self._window.drop(attempt.keys, attempt)
         self._lanes.cancel()
-        self._count([attempt.publication.notice], "store_unavailable")
+        self._count([attempt.notice], "store_unavailable")
         attempt.failure = error
         if not isinstance(error, StoreError):
             self._loop.call_exception_handler({"message": "a notice could not be journaled", "exception": error})
@@ -295,15 +301,26 @@ class Intake:
         done: asyncio.Future[None] = self._loop.create_future()
         done.set_result(None)
         for notice in notices:
-            publication = Publication(notice, now, is_restored=True, on_settled=self._settled)
+            publication = Publication(notice, now, is_restored=True, on_settled=self._settled_named)
+            publication.saves = int(queue)  # the others were delivered: who repeats one need not wait
             age_s = max(0.0, (wall_ms - notice.accepted_ms) / 1000)
             keys = dedup_keys(notice, is_named=True)
-            self._window.keep(keys, Attempt(publication, keys, done), now - age_s)
-            publication.saves = int(queue)  # the others were delivered: who repeats one need not wait
+            attempt = Attempt(publication, keys, done)
+            self._remember(attempt, notice, now - age_s)
             if queue:
                 self.unsettled_total += 1
                 self._lanes.restore(publication, notice.priority, now)
                 self._call_worker()
+            else:
+                attempt.settled()
+
+    def _remember(self, attempt: Attempt, notice: Notice, now: float) -> None:
+        """So that repeats are recognised: of what takes more than REMEMBERED_BYTES, the oldest are not any more."""
+        if attempt.keys:
+            size = REMEMBERED_ENTRY_BYTES + getsizeof(notice.content)
+            forgotten = self._window.keep(attempt.keys, attempt, now, size)
+            if forgotten:
+                self._metrics.errors.labels("dedup_forgotten").inc(forgotten)
 
     async def take_back(self, body: bytes, done: Callable[[], None]) -> None:
         """A notice that was set aside goes into its lane once more; `done` is called when it is settled.
@@ -333,6 +350,12 @@ class Intake:
     def _settled(self, publication: Publication) -> None:
         self.unsettled_total -= 1
         self._on_settled(publication)
+
+    def _settled_named(self, publication: Publication) -> None:
+        self._settled(publication)
+        attempt = self._window.find(dedup_keys(publication.notice, is_named=True), self._now())
+        if attempt is not None and attempt.publication is publication:
+            attempt.settled()
 
     def _count(self, notices: list[Notice], result: str) -> None:
         for (kind, priority), count in Counter((one.target.kind, one.priority) for one in notices).items():

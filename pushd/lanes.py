@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Iterable
+from math import inf
 from typing import Generic, TypeVar
 
 from pushd.model import Priority
@@ -74,12 +75,17 @@ class Lanes(Generic[T]):
 
 
 class DedupWindow(Generic[T]):
-    """What was published under a key within the last `window_s`: the first value stays until then."""
+    """What was published under a key within the last `window_s`: the first value stays until then.
 
-    def __init__(self, window_s: float) -> None:
+    Of more than `most_bytes` altogether, the oldest are forgotten before.
+    """
+
+    def __init__(self, window_s: float, most_bytes: float = inf) -> None:
         self.window_s = window_s
+        self._most_bytes = most_bytes
+        self._bytes = 0
         self._values: dict[str, T] = {}
-        self._ends: deque[tuple[float, str, T]] = deque()
+        self._ends: deque[tuple[float, int, str, T]] = deque()
 
     def __len__(self) -> int:
         return len(self._values)
@@ -93,11 +99,16 @@ class DedupWindow(Generic[T]):
                 return value
         return None
 
-    def keep(self, keys: Iterable[str], value: T, now: float) -> None:
-        """Remember `value` under `keys` from now on."""
+    def keep(self, keys: Iterable[str], value: T, now: float, size: int = 0) -> int:
+        """Remember `value`, which takes `size` bytes, under `keys` from now on; how many were forgotten for it."""
         for key in keys:
             self._values[key] = value
-            self._ends.append((now + self.window_s, key, value))
+            self._ends.append((now + self.window_s, size, key, value))
+            self._bytes += size
+        forgotten = 0
+        while self._bytes > self._most_bytes and len(self._ends) > 1:
+            forgotten += self._forget_first()
+        return forgotten
 
     def drop(self, keys: Iterable[str], value: T) -> None:
         """Forget `value` at once: the publish failed, a repeat is a new attempt."""
@@ -107,9 +118,16 @@ class DedupWindow(Generic[T]):
 
     def _forget(self, now: float) -> None:
         while self._ends and self._ends[0][0] <= now:
-            _, key, value = self._ends.popleft()
-            if self._values.get(key) is value:
-                del self._values[key]
+            self._forget_first()
+
+    def _forget_first(self) -> bool:
+        """Whether it was still remembered."""
+        _, size, key, value = self._ends.popleft()
+        self._bytes -= size
+        if self._values.get(key) is not value:
+            return False
+        del self._values[key]
+        return True
 
 
 class TokenBucket:

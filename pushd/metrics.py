@@ -14,11 +14,13 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from pushd.errors import CloseCode
 from pushd.tallies import Counter, Counters, Histogram, Histograms
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 RECENT_NOTICES = 2048
 CAUSES_REMEMBERED, REMEMBERED_S = 256, 3600.0
+KNOWN_CLOSE_CODES = frozenset({*CloseCode, *range(1000, 1015)})  # RFC 6455 section 7.4.1, and its registry
 
 C = TypeVar("C", bound=Collector)
 
@@ -94,6 +96,10 @@ class Metrics:
     def count_notices(self, target: str, priority: str, result: str, count: int) -> None:
         """So many publishes were answered."""
         self.notices.labels(target, priority, result).inc(count)
+
+    def count_disconnect(self, code: int) -> None:
+        """A connection ended. Clients may close with thousands of codes: those that mean nothing here are "other"."""
+        self.disconnects.labels(str(code) if code in KNOWN_CLOSE_CODES else "other").inc()
 
     def count_frame(self, kind: str) -> None:
         """A message of a client was understood."""

@@ -1,20 +1,41 @@
-"""An accepted notice until it is settled: who still has to get it, and what is still to be written. Pure."""
+"""An accepted notice until it is settled: who still has to get it, and what is still to be written."""
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Callable
 
-from pushd.model import MailboxItem, Notice
+import msgspec
+
+from pushd.errors import ErrorCode, RequestError, StoreError
+from pushd.model import MailboxItem, Notice, TargetKind, recipients_text
+from pushd.waiters import Waiters
 
 NOBODY: set[int] = set()  # shared, never changed
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """What a publisher is told of a notice, and told again when it is repeated: not its data, and not its ids."""
+
+    message_id: str
+    content: str
+    accepted_ms: int
+    kind: TargetKind
+    type: str
+    recipients: str  # as CONTRACT section 3 counts them
+    is_delivered: bool
+    online_count: int
+    offline_count: int
+    delivered_count: int
 
 
 class Publication:
     """Counts what keeps a notice from being settled.
 
     A hold stands for one thing to be done: the fan-out, a recipient who has not acknowledged, a write
-    under way. When the last hold is released, `on_settled` is called, once. `on_delivered` is called
-    when the fan-out is through and the absent recipients' copies are in their mailboxes.
+    under way. When the last hold is released, `on_settled` is called, once. It is delivered when the fan-out
+    is through and the absent recipients' copies are in their mailboxes.
     """
 
     __slots__ = (
@@ -27,10 +48,10 @@ class Publication:
         "is_restored",
         "notice",
         "offline_count",
-        "on_delivered",
         "on_settled",
         "online_count",
         "saves",
+        "waiters",
         "waiting",
     )
 
@@ -55,7 +76,7 @@ class Publication:
         self.early_received = NOBODY  # acknowledged while the fan-out was still under way
         self.early_gone = NOBODY  # disconnected meanwhile
         self.on_settled: Callable[[Publication], None] = on_settled or _nothing
-        self.on_delivered: Callable[[Publication], None] = _nothing
+        self.waiters: Waiters | None = None  # who waits until it is delivered
 
     @property
     def total_count(self) -> int:
@@ -66,6 +87,22 @@ class Publication:
     def is_delivered(self) -> bool:
         """Every recipient was sent to or is in the mailbox."""
         return self.saves == 0
+
+    def answer(self) -> Answer:
+        """What can be said of it by now."""
+        notice = self.notice
+        return Answer(
+            notice.message_id, notice.content, notice.accepted_ms, notice.target.kind, notice.type,
+            recipients_text(notice.target), self.is_delivered,
+            self.online_count, self.offline_count, self.delivered_count,
+        )  # fmt: skip
+
+    async def delivered(self, within_s: float) -> None:
+        """Return when it is, or when the time is over."""
+        if self.saves:
+            if self.waiters is None:
+                self.waiters = Waiters()
+            await self.waiters.wait(within_s)
 
     def received_before(self, count: int) -> None:
         """A former process brought the notice to so many of its recipients."""
@@ -99,10 +136,66 @@ class Publication:
 
     def _saved(self) -> None:
         self.saves -= 1
-        if self.saves == 0:
-            self.on_delivered(self)
-            self.on_delivered = _nothing
+        if self.saves == 0 and self.waiters is not None:
+            waiters, self.waiters = self.waiters, None
+            waiters.release()
+
+
+class Attempt:
+    """One publish. Once `decided` is done, `check` tells whether it is durable; a whole group shares that future.
+
+    A repeat asks the `first` one. `repeats` wait for this one to be decided.
+    """
+
+    __slots__ = ("_answer", "decided", "failure", "first", "is_duplicate", "keys", "publication", "repeats")
+
+    def __init__(
+        self, publication: Publication | None, keys: list[str], decided: asyncio.Future[None], *,
+        is_duplicate: bool = False, first: Attempt | None = None
+    ) -> None:  # fmt: skip
+        self.publication = publication  # until it is settled
+        self.keys = keys
+        self.decided = decided
+        self.is_duplicate = is_duplicate
+        self.first = first
+        self.failure: BaseException | None = None
+        self.repeats: deque[Attempt] | None = None
+        self._answer: Answer | None = None
+
+    def check(self) -> None:
+        """Raises RequestError when nothing was kept; InvalidStateError before that is decided."""
+        self.decided.result()
+        if isinstance(self.failure, StoreError):
+            raise RequestError(ErrorCode.STORE_UNAVAILABLE, "the notice could not be stored", retry_after_s=5)
+        if self.failure is not None:
+            raise self.failure
+
+    @property
+    def notice(self) -> Notice:
+        """Of an attempt that is not settled."""
+        assert self.publication is not None  # noqa: S101 - for the type checker
+        return self.publication.notice
+
+    @property
+    def answer(self) -> Answer:
+        """What the publisher is told of a notice that was kept."""
+        if self.first is not None:
+            return self.first.answer
+        if self.publication is not None:
+            return self.publication.answer()
+        assert self._answer is not None  # noqa: S101 - for the type checker
+        return self._answer
+
+    async def delivered(self, within_s: float) -> None:
+        """Return when every recipient was sent to or is in the mailbox, or when the time is over."""
+        attempt = self.first or self
+        if attempt.publication is not None:
+            await attempt.publication.delivered(within_s)
+
+    def settled(self) -> None:
+        """Nothing is left to do: a notice may weigh much, and what its repeats are told does not."""
+        self._answer, self.publication = self.answer, None
 
 
 def _nothing(publication: Publication) -> None:
-    """Nobody waits."""
+    """Nobody wants to know."""

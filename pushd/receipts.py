@@ -19,6 +19,7 @@ from pushd.model import Channel, DeliveryStatus, MailboxItem, Mark, Notice, Outc
 from pushd.outbox import Outbox
 from pushd.ports import RecordStore
 from pushd.publication import NOBODY, Publication
+from pushd.waiters import Waiters
 
 TOLD_AT_ONCE = 100  # marks, in one write to each of the user's other connections
 NOTICES_RETURNING = 1024  # whose outcomes are shared by the users to whom they return
@@ -52,7 +53,7 @@ class Receipts:
         self._wall_ms = wall_ms
         self._item_of = item_of
         self._under_way: dict[str, Publication] = {}
-        self._watchers: dict[str, list[asyncio.Event]] = {}  # who waits for the end of a fan-out
+        self._watchers: dict[str, Waiters] = {}  # who waits for the end of a fan-out
         # user -> message_id -> sent live and neither acknowledged nor in the mailbox
         self._waiting: dict[int, dict[str, Publication]] = {}
         # user -> message_id -> when it was published (ms): sent, and in the mailbox until acknowledged. What does not
@@ -101,9 +102,8 @@ class Receipts:
         message_id = publication.notice.message_id
         self._under_way.pop(message_id, None)
         publication.early_received = publication.early_gone = NOBODY
-        if self._watchers:
-            for watcher in self._watchers.pop(message_id, ()):
-                watcher.set()
+        if self._watchers and (watchers := self._watchers.pop(message_id, None)) is not None:
+            watchers.release()
 
     def absent(self, publication: Publication, user_ids: Collection[int]) -> None:
         """These recipients have no connection: the notice waits for them."""
@@ -315,9 +315,12 @@ class Receipts:
         """Receive records are noted when a fan-out ends; who is quick may read before."""
         for message_id in message_ids:
             if message_id in self._under_way:
-                ended = asyncio.Event()
-                self._watchers.setdefault(message_id, []).append(ended)
-                await ended.wait()
+                watchers = self._watchers.setdefault(message_id, Waiters())
+                ended = watchers.join()
+                try:
+                    await ended
+                finally:
+                    watchers.leave(ended)
 
     async def _tell_others(self, user_id: int, message_ids: Sequence[str], mark: Mark, but: Connection | None) -> None:
         others = [other for other in self._hub.connections_of(user_id) if other is not but]

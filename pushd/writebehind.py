@@ -23,6 +23,7 @@ from pushd.lanes import Backoff
 from pushd.metrics import Metrics
 from pushd.ports import OutboxLog
 from pushd.publication import Publication
+from pushd.waiters import Waiters
 
 log = structlog.get_logger("pushd.outbox")
 B = TypeVar("B")
@@ -136,8 +137,8 @@ class WriteBehind(Generic[B]):
         self._failing_since = 0.0
         self._retry_at = 0.0
         self._backoff = Backoff(most_s=RETRY_MOST_S)
-        self._flushes: set[asyncio.Future[None]] = set()  # who waits until all is in the store
-        self._securings: set[asyncio.Future[None]] = set()  # who waits until all is there or on disk
+        self._flushes = Waiters()  # who waits until all is in the store
+        self._securings = Waiters()  # who waits until all is there or on disk
 
     def wake(self, user_ids: Collection[int] = ()) -> None:
         """There is something to collect, about these users."""
@@ -154,27 +155,32 @@ class WriteBehind(Generic[B]):
         if self.failure and self._now() - self._failing_since >= PATIENCE_S:
             raise StoreUnavailable(self.name, self.failure)
         barrier = self._ask(self._flushes)
-        while not barrier.done():
-            await asyncio.wait([barrier], timeout=PATIENCE_S)
-            if not barrier.done() and self.failure:
-                self._flushes.discard(barrier)
-                raise StoreUnavailable(self.name, self.failure)
-        barrier.result()
+        try:
+            while not barrier.done():
+                await asyncio.wait([barrier], timeout=PATIENCE_S)
+                if not barrier.done() and self.failure:
+                    raise StoreUnavailable(self.name, self.failure)
+            barrier.result()
+        finally:
+            self._flushes.leave(barrier)
 
     async def secured(self) -> None:
         """Everything given before this call is in the store or on disk. Raises StoreUnavailable as `flushed`."""
-        await self._ask(self._securings)
+        barrier = self._ask(self._securings)
+        try:
+            await barrier
+        finally:
+            self._securings.leave(barrier)
 
     async def written_for(self, user_ids: set[int]) -> None:
         """What was given about these users is in the store; does not wait for what concerns others alone."""
         if self._unwritten.has_any(user_ids):
             await self.flushed()
 
-    def _ask(self, askers: set[asyncio.Future[None]]) -> asyncio.Future[None]:
+    def _ask(self, askers: Waiters) -> asyncio.Future[None]:
         if self._is_ended:
             raise self._ended()
-        barrier: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        askers.add(barrier)
+        barrier = askers.join()
         self._is_dirty.set()
         self._is_urgent.set()
         return barrier
@@ -189,10 +195,8 @@ class WriteBehind(Generic[B]):
                 await self._write_all()
         finally:
             self._is_ended = True
-            for barrier in self._flushes | self._securings:
-                if not barrier.done():
-                    barrier.set_exception(self._ended())
-                    barrier.exception()  # who asked may have gone
+            self._flushes.fail(self._ended())
+            self._securings.fail(self._ended())
 
     async def _due(self) -> None:
         """Something was given, or it is time to try what is on disk again."""
@@ -216,14 +220,7 @@ class WriteBehind(Generic[B]):
         self._is_idle = False
         self._is_dirty.clear()
         self._is_urgent.clear()
-        flushes, securings = set(self._flushes), set(self._securings)  # later ones wait for what is given from here on
-        try:
-            batches = self._writes.collect()
-        except Exception as error:
-            await self._collect_later(error)
-            return
-        self._collect_failures = 0
-        self._unwritten.take()
+-        self._unwritten.take()
         held_until = self._now() + (0.0 if flushes or securings else HELD_MOST_S)
         for batch in batches:
             await self._give_way(held_until)
@@ -232,11 +229,11 @@ class WriteBehind(Generic[B]):
             except Exception as error:  # of this batch the journal keeps what can be kept
                 self._note(error)
         self._unwritten.written()
-        _resolve(securings, self._securings)
+        self._securings.release(securings)
         if self.on_disk and self._now() >= self._retry_at:
             await self._catch_up()
         if not self.on_disk:
-            _resolve(flushes, self._flushes)
+            self._flushes.release(flushes)
             self._is_idle = True
 
     async def _collect_later(self, error: Exception) -> None:
@@ -435,20 +432,4 @@ class WriteBehind(Generic[B]):
         if not self.failure:
             self._failing_since = self._now()
             log.warning("store write failed", writer=self.name, error=str(error), cause=repr(error.__cause__))
-        self.failure = str(error) if isinstance(error, StoreError) else f"{self.name}: failed unexpectedly, see the log"
-
-
-def for_each(publications: Iterable[Publication], step: Callable[[Publication], None], metrics: Metrics) -> None:
-    """Tell every publication, whatever telling another one leads to."""
-    for publication in publications:
-        try:
-            step(publication)
-        except Exception as error:
-            faults.noted(metrics, "settle", error, message_id=publication.notice.message_id)
-
-
-def _resolve(done: set[asyncio.Future[None]], askers: set[asyncio.Future[None]]) -> None:
-    for barrier in done:
-        askers.discard(barrier)
-        if not barrier.done():
-            barrier.set_result(None)
+-

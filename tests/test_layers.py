@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = {
     # words everybody uses
-    1.0: "errors model tallies moments devices urls values",
+    1.0: "errors model tallies moments devices urls values waiters",
     1.1: "config queries deflate metrics",
     1.2: "wire configfile userfile live logs faults",
     # pure state machines, the hub, and what reads for its connections

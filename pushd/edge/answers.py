@@ -10,6 +10,7 @@ import msgspec
 import orjson
 
 from pushd.edge.http1 import Response
+from pushd.edge.long_answers import Long
 from pushd.errors import ErrorCode, RequestError
 
 Input = TypeVar("Input")
@@ -46,7 +47,7 @@ _encode = msgspec.json.Encoder().encode
 
 def success(data: Any) -> Response:
     """`data` in the envelope of a 200."""
-    return Response(200, _encode(Envelope(data)))
+    return data.response() if type(data) is Long else Response(200, _encode(Envelope(data)))
 
 
 def decoded(decode: Callable[[Input], Output], data: Input) -> Output:

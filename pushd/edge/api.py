@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 
 import msgspec
-from cachetools import TTLCache
+from cachetools import LRUCache
 
 from pushd import moments
 from pushd._fastpath import Hub
@@ -18,22 +19,27 @@ from pushd.edge.auth import Authenticator, Identity
 from pushd.edge.endpoint import Call, Later
 from pushd.edge.forms import BatchBody, DisconnectBody, MarkBody, MarksBody, Nothing, UserQuery, WaitQuery
 from pushd.edge.http1 import Request
+from pushd.edge.long_answers import Long, Turns, encoded
 from pushd.errors import CloseCode, ErrorCode, RequestError
 from pushd.health import Health
-from pushd.intake import Attempt, Intake, Sender, Submission
+from pushd.intake import Intake, Sender, Submission
 from pushd.lanes import Lanes
 from pushd.live import Live
 from pushd.metrics import Metrics
-from pushd.model import Mark, Priority, recipients_text
+from pushd.model import Mark, Priority
 from pushd.outbox import Outbox
 from pushd.ports import Stores
-from pushd.publication import Publication
+from pushd.publication import Attempt, Publication
 from pushd.queries import OnlineStatus
 from pushd.receipts import Receipts
+from pushd.waiters import Share, sliced
 
 MAX_KEY_CHARS = 255
 _ALSO_PRINTABLE = "\u200c\u200d\u3000"  # joiners of some scripts and of emoji; the space of East Asian ones
 STATUSES_REMEMBERED = 100_000
+BEGUN_AT_ONCE = 25
+BATCHES_S = 0.02  # of a turn of the loop; less, and what is begun together no longer shares its writes
+MAILBOXES_AT_ONCE, LISTS_AT_ONCE = 2, 2  # read for answers
 
 _submission = msgspec.json.Decoder(Submission).decode
 
@@ -73,7 +79,12 @@ class Api:
         self.records = stores.records
         self.wall_ms = wall_ms
         self._presence = stores.presence
-        self._statuses: TTLCache[int, OnlineStatus] = TTLCache(STATUSES_REMEMBERED, live.config.presence.status_ttl_s)
+        # From when they are stale, and what they are.
+        self._statuses: LRUCache[int, tuple[float, OnlineStatus]] = LRUCache(STATUSES_REMEMBERED)
+        self._batches = Share(BATCHES_S)
+        self._mailbox_turns = Turns(MAILBOXES_AT_ONCE)
+        self.list_turns = Turns(LISTS_AT_ONCE)
+        self.bulk_turns = Turns(1)
 
     async def records_written(self) -> None:
         """What was noted before is in the records."""
@@ -81,11 +92,17 @@ class Api:
 
     async def statuses(self, user_ids: Collection[int]) -> dict[int, OnlineStatus]:
         """The stored online status of these users, at most `presence.status_ttl_s` old."""
-        found = {user_id: status for user_id in user_ids if (status := self._statuses.get(user_id)) is not None}
+        now = time.monotonic()
+        found: dict[int, OnlineStatus] = {}
+        for user_id in user_ids:
+            entry = self._statuses.get(user_id)
+            if entry is not None and entry[0] > now:
+                found[user_id] = entry[1]
         missing = [user_id for user_id in user_ids if user_id not in found]
         if missing:
             loaded = await self._presence.statuses(missing)
-            self._statuses.update(loaded)
+            ends = now + self.live.config.presence.status_ttl_s
+            self._statuses.update((user_id, (ends, status)) for user_id, status in loaded.items())
             found |= loaded
         return found
 
@@ -101,10 +118,15 @@ class Api:
     async def publish_batch(self, call: Call[Nothing, BatchBody]) -> views.PublishedBatch:
         """POST /system/notices."""
         sender = _sender(call.identity)
-        attempts = [self._begin_item(raw, sender) for raw in call.body.notices]
+        notices = call.body.notices
+        attempts: list[Attempt | RequestError] = []
+        for start in range(0, len(notices), BEGUN_AT_ONCE):
+            await self._batches.turn()
+            attempts += [self._begin_item(raw, sender) for raw in notices[start : start + BEGUN_AT_ONCE]]
         undecided = {attempt.decided for attempt in attempts if isinstance(attempt, Attempt)}
         if undecided:
             await asyncio.wait(undecided)
+        await self._batches.turn()
         return views.PublishedBatch(items=[self._item(attempt) for attempt in attempts])
 
     def _begin_item(self, raw: msgspec.Raw, sender: Sender) -> Attempt | RequestError:
@@ -134,27 +156,27 @@ class Api:
     async def _waited(self, attempt: Attempt, wait_ms: int) -> views.Published:
         published = self._published(await self._intake.decided(attempt))
         if wait_ms:
-            publication = attempt.publication
-            await _delivered(publication, wait_ms / 1000)
-            published.status = "delivered" if publication.is_delivered else "accepted"
-            published.total_count = publication.total_count
-            published.online_count = publication.online_count
-            published.offline_count = publication.offline_count
-            published.delivered_count = publication.delivered_count
+            await attempt.delivered(wait_ms / 1000)
+            answer = attempt.answer
+            published.status = "delivered" if answer.is_delivered else "accepted"
+            published.total_count = answer.online_count + answer.offline_count
+            published.online_count = answer.online_count
+            published.offline_count = answer.offline_count
+            published.delivered_count = answer.delivered_count
         return published
 
     def _published(self, attempt: Attempt) -> views.Published:
         """The result of an attempt that is decided. Raises RequestError."""
         attempt.check()
-        notice = attempt.publication.notice
+        answer = attempt.answer
         return views.Published(
             success=True,
-            message=notice.content,
-            message_id=notice.message_id,
-            push_time=moments.local_time(notice.accepted_ms, self.live.timezone),
-            target=notice.target.kind,
-            message_type=notice.type,
-            recipients_count=recipients_text(notice.target),
+            message=answer.content,
+            message_id=answer.message_id,
+            push_time=moments.local_time(answer.accepted_ms, self.live.timezone),
+            target=answer.kind,
+            message_type=answer.type,
+            recipients_count=answer.recipients,
             status="accepted",
             duplicate=attempt.is_duplicate,
         )
@@ -199,16 +221,22 @@ class Api:
 
     # ---- mailboxes
 
-    async def offline_messages(self, call: Call[UserQuery, None]) -> views.OfflineMessages:
+    async def offline_messages(self, call: Call[UserQuery, None]) -> Long:
         """GET /notification/offline-messages."""
         user_id = call.user(call.query.user_id)
         await self._outbox.mailbox.writer.flushed()
-        items = (await self._mailbox.read([user_id])).get(user_id, [])
-        return views.OfflineMessages(
-            user_id=user_id,
-            total_count=len(items),
-            offline_messages=[views.offline_message(item) for item in reversed(items)],
-            query_time=moments.local_time(self.wall_ms(), self.live.timezone),
+        async with self._mailbox_turns.turn(call.identity.user_id):
+            items = (await self._mailbox.read([user_id])).get(user_id, [])
+            items.reverse()
+            total_count = len(items)
+            messages = await encoded(items, views.offline_message)
+        return Long(
+            views.OfflineMessages(
+                user_id=user_id,
+                total_count=total_count,
+                offline_messages=messages,
+                query_time=moments.local_time(self.wall_ms(), self.live.timezone),
+            )
         )
 
     async def clear_offline_messages(self, call: Call[UserQuery, None]) -> views.Cleared:
@@ -219,7 +247,7 @@ class Api:
 
     # ---- the node
 
-    def disconnect(self, call: Call[Nothing, DisconnectBody]) -> views.Closed:
+    async def disconnect(self, call: Call[Nothing, DisconnectBody]) -> views.Closed:
         """POST /websocket/disconnect."""
         body = call.body
         if (body.user_id is None) == (body.conn_id is None):
@@ -228,7 +256,7 @@ class Api:
         if body.user_id is not None:
             connections = self.hub.connections_of(body.user_id)
         else:
-            connections = [one for one in self.hub.snapshot() if one.conn_id == body.conn_id]
+            connections = [one async for one in sliced(self.hub.snapshot()) if one.conn_id == body.conn_id]
         for connection in connections:
             self.hub.close(connection, CloseCode.REVOKED, body.reason)
         return views.Closed(closed=len(connections))
@@ -299,22 +327,3 @@ def _text_of(header: str) -> str:
 
 def _is_printable(text: str) -> bool:
     return text.isprintable() or all(sign.isprintable() or sign in _ALSO_PRINTABLE for sign in text)
-
-
-async def _delivered(publication: Publication, within_s: float) -> None:
-    """Return when every recipient was sent to or is in the mailbox, or when the time is over."""
-    if publication.is_delivered:
-        return
-    done = asyncio.Event()
-    earlier = publication.on_delivered
-
-    def tell(delivered: Publication) -> None:
-        earlier(delivered)
-        done.set()
-
-    publication.on_delivered = tell
-    try:
-        async with asyncio.timeout(within_s):
-            await done.wait()
-    except TimeoutError:
-        pass

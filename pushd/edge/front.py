@@ -26,6 +26,7 @@ from pushd.edge.addresses import Addresses, canonical
 from pushd.edge.bodies import Bodies
 from pushd.edge.http1 import Pending, Refusal, Request, Response
 from pushd.edge.http_connection import ANSWER_S, HttpConnection
+from pushd.edge.long_answers import Unsent
 from pushd.edge.pace import Acceptor, Pace, Porch, Turns
 
 SWEEP_S = 0.5
@@ -114,6 +115,7 @@ class Front:
         self.limits = limits  # may be replaced at any time; holds for connections made from then on
         self.port = 0
         self.is_draining = False
+        self.unsent = Unsent()
         self.loop = asyncio.get_running_loop()
         self._open_sockets = open_sockets
         self._addresses = addresses

@@ -245,7 +245,7 @@ class Gateway:
         self.inlet.forget(connection)
         self._open -= 1
         self.addresses.leave(connection.details.client_ip)
-        self.metrics.disconnects.labels(str(connection.close_code or ABNORMAL_CLOSURE)).inc()
+        self.metrics.count_disconnect(connection.close_code or ABNORMAL_CLOSURE)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run what a client asked for and a store must answer; awaited at the end."""

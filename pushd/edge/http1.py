@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
@@ -130,12 +130,17 @@ def _pairs(query: str) -> list[tuple[str, str]]:
 
 @dataclass(slots=True)
 class Response:
-    """One answer. A header named here replaces the one `encode` would add. Not frozen: that triples what it costs."""
+    """One answer. A header named here replaces the one `encode` would add. Not frozen: that triples what it costs.
+
+    A long body goes on in `more`, in pieces that are written as the peer takes them; they count as the `owner`'s.
+    """
 
     status: int
     body: bytes = b""
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
+    more: Sequence[bytes] = ()
+    owner: int = 0
 
 
 class Pending(msgspec.Struct, frozen=True):
@@ -274,14 +279,17 @@ def date_line(at_s: int) -> bytes:
 
 
 def encode(response: Response, *, keep_alive: bool, head_only: bool, date: bytes = b"") -> bytes:
-    """The bytes of an answer; without the body for HEAD. `date` is a `date_line`.
+    """The bytes of an answer but for `more`; of the head alone for HEAD. `date` is a `date_line`.
 
     ValueError when a header would break the message.
     """
     head = _encode_head(response.status, response.content_type, response.headers, keep_alive)
     if response.status in {204, 304}:  # RFC 9110 section 8.6: no Content-Length, and no body either
         return head + date + b"\r\n"
-    head = b"%b%bContent-Length: %d\r\n\r\n" % (head, date, len(response.body))
+    size = len(response.body)
+    if response.more:
+        size += sum(map(len, response.more))
+    head = b"%b%bContent-Length: %d\r\n\r\n" % (head, date, size)
     return head if head_only else head + response.body
 
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from math import inf
-from time import time
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
 from pushd.edge import http1
-from pushd.edge.answer_queue import AnswerQueue
+from pushd.edge.answer_queue import BROKEN, AnswerQueue
 from pushd.edge.http1 import Pending, Refusal, Request, Response
 from pushd.edge.request_parser import RequestParser, Stage
+from pushd.faults import unless_cancelled
 
 if TYPE_CHECKING:
     from pushd.edge.front import Front
@@ -27,10 +27,8 @@ MIN_BODY_BYTES_PER_S = 8 * 1024
 ANSWER_S = 10.0  # for the peer to take an answer
 LINGER_S = 1.0  # after our last byte and the peer's, so that the peer reads the answer rather than a reset
 HELD_BYTES = 64 * 1024  # of requests that wait for the one in work; reading is paused beyond
-ANSWERS_BYTES = 32 * 1024  # of answers in one write: then the kernel must take them before another request is answered
 
 _UNDECIDED = Refusal(503, "the decision on the upgrade took too long", (("Retry-After", "1"),))
-_BROKEN = Refusal(500, "internal error")
 _SLOW = Refusal(408, "the request took too long to arrive")
 
 _Answer = Pending | Awaitable[Response | None]
@@ -82,7 +80,7 @@ class HttpConnection(asyncio.Protocol):
         self._pending: tuple[Request, Pending] | None = None
         self._is_admitting = False
         self._is_queued = False
-        self._out = AnswerQueue()
+        self._out = AnswerQueue(front)
         self._worked_bytes = 0  # of the body of the request in work
         self._held_bytes = 0  # as the front's `bodies` counts them
         self._timed_stage: Stage | None = Stage.IDLE
@@ -157,7 +155,10 @@ class HttpConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing can be answered any more. A handler at work is left to finish, an admission is not."""
         self._is_finished = True
-        self._pending = None
+        if self._pending is not None:
+            self._pending[1].done.remove_done_callback(self._take_pending)
+            self._pending = None
+        self._out.give_up()
         if self._transport is not None:
             self._parser.close()
         self._hold(0)
@@ -174,15 +175,18 @@ class HttpConnection(asyncio.Protocol):
         """It took all of them: go on."""
         self._is_choked = False
         self._unsent_until = inf
-        if not self._is_queued and not self._is_finished and not self._is_at_work:
+        if self._out.more is not None:
+            self._write_more()
+        elif not self._is_queued and not self._is_finished and not self._is_at_work:
             self._queue(is_new=False)
 
     # Requests in, answers out.
 
     @property
     def _is_at_work(self) -> bool:
-        """Whether an answer is waited for."""
-        return self._pending is not None or self._task is not None or self._is_admitting
+        """Whether an answer is waited for, or on its way."""
+        is_waiting = self._pending is not None or self._task is not None
+        return is_waiting or self._is_admitting or self._out.more is not None
 
     def _queue(self, *, is_new: bool) -> None:
         """Go on when it is this connection's turn, and read no more until then."""
@@ -206,7 +210,7 @@ class HttpConnection(asyncio.Protocol):
     def _answer_ready(self) -> None:
         """Reply to requests until one must be waited for, the connection is handed off, or there is nothing to do."""
         has_share_left = self._front.turns.has_share_left
-        while not self._is_last and not self._is_choked and self._out.held_bytes < ANSWERS_BYTES:
+        while not self._is_last and not self._is_choked and self._out.has_room:
             request = self._parser.next(has_share_left)
             if request is None:
                 break
@@ -219,6 +223,8 @@ class HttpConnection(asyncio.Protocol):
             self._reply(request, answer)
             if not self._parser.has_work or not has_share_left():
                 break
+        if self._out.more is not None:
+            return
         head = self._parser.take_head()
         if head is not None:
             self._judge(head)
@@ -288,24 +294,16 @@ class HttpConnection(asyncio.Protocol):
         self._go_on()
 
     async def _work(self, request: Request, answer: Awaitable[Response | None]) -> None:
-        response = await self._await_answer(request, answer)
+        try:
+            response = await unless_cancelled(answer)
+        except Exception:
+            response = self._crash(request)
         self._is_admitting = False
         if not self._is_finished:
             self._task = None
             if response is not None:
                 self._reply(request, response)
             self._go_on()
-
-    async def _await_answer(self, request: Request, answer: Awaitable[Response | None]) -> Response | None:
-        try:
-            return await answer
-        except Exception:
-            return self._crash(request)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():  # and not something that it awaited
-                raise
-            return self._crash(request)
 
     async def _admit(self, request: Request, verdict: Awaitable[Any]) -> Response | None:
         """The refusal of an upgrade, or None after the hand-off."""
@@ -318,31 +316,39 @@ class HttpConnection(asyncio.Protocol):
 
     def _crash(self, request: Request) -> Response:
         _log.exception("request failed", method=request.method, path=request.path)
-        return self._front.fail(_BROKEN)
+        return self._front.fail(BROKEN)
 
     def _reply(self, request: Request | None, response: Response) -> None:
         """Put an answer behind those to be written; None stands for bytes that were no request."""
-        keep_alive = request is not None and request.keep_alive and not request.is_upgrade
-        keep_alive = keep_alive and not self._front.is_draining
-        head_only = request is not None and request.method == "HEAD"
-        date = http1.date_line(int(time()))
-        answer = self._shared(request, response)
-        if not self._out.add(answer, keep_alive=keep_alive, head_only=head_only, date=date):
-            keep_alive, answer = False, self._shared(request, self._front.fail(_BROKEN))
-            self._out.add(answer, keep_alive=False, head_only=head_only, date=date)
+        self._is_last = not self._out.say(request, self._parser.refused if request is None else None, response)
         self._worked_bytes = 0
-        self._is_last = not keep_alive
         self._timed_stage = None
-
-    def _shared(self, request: Request | None, response: Response) -> Response:
-        if request is not None and "origin" not in request.headers:
-            return response
-        return self._front.shared(request or self._parser.refused, response)
+        if self._out.more is not None:
+            self._flush()
 
     def _flush(self) -> None:
         self._out.flush(self._transport)
+        if self._out.more is not None:
+            self._write_more()
+        elif self._is_last and not self._is_finished:
+            self._finish()
+
+    def _write_more(self) -> None:
+        """The rest of a long answer, as the peer takes it and in shares of a turn."""
+        if self._is_finished or self._out.more is None:
+            return
+        if not self._is_choked:
+            self._out.write_more(self._transport)
+        if self._out.more is None:
+            self._front.loop.call_soon(self._sent_all)
+        elif not self._is_choked:
+            self._front.loop.call_soon(self._write_more)
+
+    def _sent_all(self) -> None:
         if self._is_last and not self._is_finished:
             self._finish()
+        elif not self._is_queued:
+            self._turn()
 
     def _settle(self) -> None:
         """After a turn: write, and read on, yield to the loop, or wait, with a deadline for what is awaited."""
@@ -477,7 +483,7 @@ class HttpConnection(asyncio.Protocol):
             self._unsent_until = inf
         elif self._unsent_until == inf:
             self._unsent_until = now + ANSWER_S
-        if now >= self._unsent_until:
+        if now >= self._unsent_until or (self._out.more is not None and now >= self._out.more.until):
             self._transport.abort()
         elif now >= self._deadline and not self._is_queued and (self._unsent_until == inf or not self._is_finished):
             self._expire()
@@ -497,6 +503,7 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(_SLOW)
 
     def _give_up(self, request: Request, pending: Pending) -> None:
+        pending.done.remove_done_callback(self._take_pending)
         self._pending = None
         self._reply(request, pending.give_up())
         self._go_on()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pushd import moments
 from pushd.edge import answers, views
@@ -18,6 +18,7 @@ from pushd.edge.forms import (
     UserQuery,
     UsersBody,
 )
+from pushd.edge.long_answers import Encoded, Long, encoded
 from pushd.errors import ErrorCode, RequestError
 from pushd.model import User
 from pushd.queries import OnlineStatus, PushFilter, ReceiptFilter, Slice
@@ -28,21 +29,27 @@ if TYPE_CHECKING:
     from pushd.edge.api import Api
 
 FOREVER_MS = 2**53
+RECEIPTS_AT_ONCE = 2_500  # asked of the store, while an answer is made of many more
+USERS_AT_ONCE = 250
 
 
-async def records(api: Api, call: Call[RecordsQuery, None]) -> views.Records:
+async def records(api: Api, call: Call[RecordsQuery, None]) -> Long:
     """GET /notification/records."""
     query = call.query
     where = _push_filter(query, api.live.timezone)
     await api.records_written()
-    stats = await api.records.push_stats(where)
-    rows = await api.records.push_records(where, query.sort_by, _slice(query))
-    return views.Records(
-        total=stats.total_records,
-        page=query.page,
-        page_size=query.page_size,
-        items=[views.push_view(row, api.live.timezone) for row in rows],
-        stats=views.push_stats_view(stats),
+    async with api.list_turns.turn(call.identity.user_id):
+        stats = await api.records.push_stats(where)
+        rows = await api.records.push_records(where, query.sort_by, _slice(query))
+        items = await encoded(rows, lambda row: views.push_view(row, api.live.timezone))
+    return Long(
+        views.Records(
+            total=stats.total_records,
+            page=query.page,
+            page_size=query.page_size,
+            items=items,
+            stats=views.push_stats_view(stats),
+        )
     )
 
 
@@ -52,15 +59,17 @@ async def stats(api: Api, call: Call[StatsQuery, None]) -> views.PushStatsView:
     return views.push_stats_view(await api.records.push_stats(_push_filter(call.query, api.live.timezone)))
 
 
-async def record(api: Api, call: Call[Nothing, None]) -> views.RecordDetail:
+async def record(api: Api, call: Call[Nothing, None]) -> Long:
     """GET /notification/records/{message_id}."""
     message_id = call.params["message_id"]
     await api.records_written()
-    row = await api.records.push_record(message_id)
-    status = await api.records.receive_status(message_id)
-    if row is None or status is None:
-        raise answers.unknown_notice()
-    return views.RecordDetail(record=views.push_view(row, api.live.timezone), counts=views.status_view(status))
+    async with api.list_turns.turn(call.identity.user_id):
+        row = await api.records.push_record(message_id)
+        status = await api.records.receive_status(message_id)
+        if row is None or status is None:
+            raise answers.unknown_notice()
+        shown = await encoded([row], lambda row: views.push_view(row, api.live.timezone), b"", b"")
+    return Long(views.RecordDetail(record=shown, counts=views.status_view(status)))
 
 
 async def delete(api: Api, call: Call[Nothing, None]) -> views.Deleted:
@@ -72,43 +81,57 @@ async def delete(api: Api, call: Call[Nothing, None]) -> views.Deleted:
     return views.Deleted(message_id=message_id)
 
 
-async def receive_records(api: Api, call: Call[ReceiveRecordsQuery, None]) -> views.ReceiveRecords:
+async def receive_records(api: Api, call: Call[ReceiveRecordsQuery, None]) -> Long:
     """GET /notification/admin-receive-records."""
     query = call.query
     where = _receipt_filter(query, api.live.timezone)
     await api.records_written()
-    rows = await api.records.receive_records(where, query.sort_by, _slice(query))
-    counts = await api.records.receive_stats(where)  # a store may have counted them for the page
-    return views.ReceiveRecords(
-        total=counts.total_users,
-        page=query.page,
-        page_size=query.page_size,
-        items=[views.receipt_view(row, api.live.timezone) for row in rows],
-        stats=views.receipt_stats_view(counts),
+    async with api.list_turns.turn(call.identity.user_id):
+        rows = await api.records.receive_records(where, query.sort_by, _slice(query))
+        counts = await api.records.receive_stats(where)  # a store may have counted them for the page
+        items = await encoded(rows, lambda row: views.receipt_view(row, api.live.timezone))
+    return Long(
+        views.ReceiveRecords(
+            total=counts.total_users,
+            page=query.page,
+            page_size=query.page_size,
+            items=items,
+            stats=views.receipt_stats_view(counts),
+        )
     )
 
 
-async def receive_records_of_users(api: Api, call: Call[Nothing, UsersBody]) -> dict[str, list[views.ReceiptView]]:
+async def receive_records_of_users(api: Api, call: Call[Nothing, UsersBody]) -> Long:
     """POST /notification/receive-records/batch."""
     user_ids = list(dict.fromkeys(call.body.user_ids))
+    limit = call.body.limit
+    at_once = max(1, RECEIPTS_AT_ONCE // limit)
     await api.records_written()
-    found = await api.records.newest_receive_records(user_ids, call.body.limit)
-    return {
-        str(user_id): [views.receipt_view(row, api.live.timezone) for row in found.get(user_id, ())]
-        for user_id in user_ids
-    }
+    text = Encoded()
+    separator = b"{"
+    async with api.bulk_turns.turn(call.identity.user_id):
+        for start in range(0, len(user_ids), at_once):
+            chunk = user_ids[start : start + at_once]
+            found = await api.records.newest_receive_records(chunk, limit)
+            for user_id in chunk:
+                rows = found.pop(user_id, [])
+                before = b'%b"%d":[' % (separator, user_id)
+                text.join(await encoded(rows, lambda row: views.receipt_view(row, api.live.timezone), before))
+                separator = b","
+    text.add(b"}")
+    return Long(text)
 
 
-async def receive_totals(api: Api, call: Call[ReceiveStatsQuery, None]) -> views.ReceiveTotals:
+async def receive_totals(api: Api, call: Call[ReceiveStatsQuery, None]) -> Long:
     """GET /notification/admin-receive-stats."""
     since_ms, before_ms = _period(call.query, api.live.timezone)
     await api.records_written()
     where = ReceiptFilter(since_ms=since_ms, before_ms=before_ms)
-    total = await api.records.receive_stats(where)
-    users = await api.records.user_receipts(since_ms or 0, before_ms or FOREVER_MS, call.query.limit)
-    return views.ReceiveTotals(
-        total=views.receipt_stats_view(total), users=[views.user_receipts_view(user) for user in users]
-    )
+    async with api.list_turns.turn(call.identity.user_id):
+        total = await api.records.receive_stats(where)
+        counted = await api.records.user_receipts(since_ms or 0, before_ms or FOREVER_MS, call.query.limit)
+        users = await encoded(counted, views.user_receipts_view)
+    return Long(views.ReceiveTotals(total=views.receipt_stats_view(total), users=users))
 
 
 async def user_summary(api: Api, call: Call[UserQuery, None]) -> views.Summary:
@@ -126,18 +149,33 @@ async def user_summary(api: Api, call: Call[UserQuery, None]) -> views.Summary:
     )
 
 
-async def online_users(api: Api, call: Call[Nothing, None]) -> views.OnlineUsers:
+async def online_users(api: Api, call: Call[Nothing, None]) -> Long:
     """GET /notification/online-users: the hub's truth, with what is stored of these users."""
-    user_ids = api.hub.user_ids()
+    text = Encoded()
+    total = 0
+    separator = b"["
+    async with api.bulk_turns.turn(call.identity.user_id):
+        user_ids = api.hub.user_ids()
+        for start in range(0, len(user_ids), USERS_AT_ONCE):
+            shown = await _online_users(api, user_ids[start : start + USERS_AT_ONCE])
+            if shown:
+                total += len(shown)
+                text.join(await encoded(shown, lambda one: one, separator, b""))
+                separator = b","
+    text.add(b"]" if total else b"[]")
+    now = moments.local_time(api.wall_ms(), api.live.timezone)
+    return Long(views.OnlineUsers(total_online=total, users=cast(Any, text), timestamp=now))
+
+
+async def _online_users(api: Api, user_ids: list[int]) -> list[views.OnlineUser]:
     stored = await api.statuses(user_ids)
     known = await api.directory.users(user_ids)
-    users = []
+    shown = []
     for user_id in user_ids:
         connections = api.hub.connections_of(user_id)
         if connections:  # else gone meanwhile
-            users.append(_online_user(api, known.get(user_id, User(user_id)), connections, stored.get(user_id)))
-    now = moments.local_time(api.wall_ms(), api.live.timezone)
-    return views.OnlineUsers(total_online=len(users), users=users, timestamp=now)
+            shown.append(_online_user(api, known.get(user_id, User(user_id)), connections, stored.get(user_id)))
+    return shown
 
 
 def _online_user(api: Api, user: User, connections: list[Any], stored: OnlineStatus | None) -> views.OnlineUser:

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -162,11 +163,11 @@ class Router:
             return probe(request)
         route, params, identity = self._authorized(request)
         if identity.token_id and self._authenticator.revocations is not None:
-            return self._finish(self._call_unrevoked(route, request, identity, params))
+            return self._finish(self._call_unrevoked(route, request, identity, params), identity)
         result = self._handle(route, request, identity, params)
         if isinstance(result, Later):
             return Pending(result.done, partial(self._told, result.tell), self._too_late, ANSWER_WITHIN_S)
-        return self._finish(result) if isinstance(result, Awaitable) else answers.success(result)
+        return self._finish(result, identity) if isinstance(result, Awaitable) else answers.success(result)
 
     async def _call_unrevoked(
         self, route: Route, request: Request, identity: Identity, params: dict[str, str]
@@ -226,10 +227,12 @@ class Router:
         except Exception as error:
             return self._crashed(error)
 
-    async def _finish(self, result: Awaitable[Any]) -> Response:
+    async def _finish(self, result: Awaitable[Any], identity: Identity) -> Response:
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
-                return answers.success(await result)
+                answer = answers.success(await result)
+            answer.owner = identity.user_id
+            return answer
         except RequestError as error:
             return self._failed(error)
         except (StoreError, TimeoutError) as error:
@@ -348,4 +351,4 @@ class _NotAnUpgrade(_WithHeaders):
 
 
 def _extended(response: Response, headers: tuple[tuple[str, str], ...]) -> Response:
-    return Response(response.status, response.body, response.content_type, (*response.headers, *headers))
+    return replace(response, headers=(*response.headers, *headers))

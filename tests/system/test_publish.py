@@ -37,6 +37,7 @@ REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
     ({"content": "x", "target": "custom"}, 400, "MISSING_USER_IDS", "user_ids"),
     ({"content": "x", "target": "custom", "user_ids": []}, 400, "MISSING_USER_IDS", "user_ids"),
     ({"content": "x", "target": "role"}, 400, "INVALID_REQUEST", "roles"),
+    ({"content": "x", "target": "role", "roles": list(range(101))}, 400, "INVALID_REQUEST", "roles"),
     ({"content": "x", "target": "custom", "user_ids": list(range(1, 102))}, 400, "TOO_MANY_USER_IDS", "user_ids"),
     ({"content": "x", "exclude_ids": list(range(1, 102))}, 400, "TOO_MANY_USER_IDS", "exclude_ids"),
     ({"content": "x", "data": "x" * 65_535}, 413, "BODY_TOO_LARGE", "data"),

@@ -341,7 +341,9 @@ class House:
 
     async def publish(self, content: str = "x", **fields: Any) -> Publication:
         submission = Submission(content=content, **fields)
-        return (await self.intake.accept(submission, Sender())).publication
+        publication = (await self.intake.accept(submission, Sender())).publication
+        assert publication is not None
+        return publication
 
     def open(self, user_id: int, *, is_acking: bool = False, dialect: int = 0, ip: str = "127.0.0.1") -> Client:
         """A connection that nobody knows of yet."""

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import pushd.directory
 from pushd.directory import UNKNOWN_TTL_S, CachedDirectory
 from pushd.errors import StoreUnavailable
 from pushd.live import Live
@@ -82,6 +83,30 @@ async def test_the_same_roles_in_another_order_are_the_same_list(directory: Cach
     assert await directory.ids(role(2, 1)) == [1, 2]
     assert directory.cached_ids(role(1, 2, 2)) == [1, 2]
     assert directory.cached_ids(role(1)) is None
+
+
+async def test_no_more_lists_are_remembered_than_allowed_and_that_of_all_stays(
+    directory: CachedDirectory, store: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pushd.directory, "LISTS_MOST", 3)
+    await directory.ids(ALL)
+    for number in range(10, 100):
+        await directory.ids(role(1))  # in use
+        await directory.ids(role(number))
+    assert store.calls == ["all_ids"] + ["ids_by_role"] * 91
+    assert len(directory._ids) == 3
+    assert directory.cached_ids(ALL) == [1, 2]
+
+
+async def test_no_more_ids_are_remembered_in_lists_than_allowed(
+    directory: CachedDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pushd.directory, "LISTED_MOST", 3)
+    for target in (ALL, role(1), role(1, 2)):
+        await directory.ids(target)
+    assert directory.cached_ids(ALL) == [1, 2]
+    assert directory.cached_ids(role(1)) is None
+    assert directory.cached_ids(role(1, 2)) == [1, 2]  # what was asked for last stays, however long
 
 
 async def test_admins_are_who_the_configuration_says(build: Callable[..., CachedDirectory]) -> None:

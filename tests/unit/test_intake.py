@@ -12,9 +12,10 @@ import pytest
 
 from pushd import intake
 from pushd.errors import ErrorCode, RequestError, StoreError
-from pushd.intake import Attempt, Sender, Submission, dedup_keys, new_message_id
+from pushd.intake import Sender, Submission, dedup_keys, new_message_id
 from pushd.model import Notice, Priority, Target, TargetKind
 from pushd.ports import Stores
+from pushd.publication import Attempt
 from pushd.queries import PushRow
 from tests.daemon import until
 from tests.unit.parts import START_MS, Clock, House, notice
@@ -44,6 +45,12 @@ async def accept(house: House, submission: Submission | None = None, key: str = 
     return await house.intake.accept(submission or Submission(content="x"), SENDER, key)
 
 
+def made_of(attempt: Attempt) -> Notice:
+    """The notice that an attempt became."""
+    assert attempt.publication is not None
+    return attempt.publication.notice
+
+
 async def refused(house: House, submission: Submission, key: str = "") -> RequestError:
     with pytest.raises(RequestError) as caught:
         await accept(house, submission, key)
@@ -58,7 +65,7 @@ async def refused(house: House, submission: Submission, key: str = "") -> Reques
 async def test_the_defaults(intake_house: House) -> None:
     accepted = await accept(intake_house)
     assert not accepted.is_duplicate
-    made = accepted.publication.notice
+    made = made_of(accepted)
     assert made == Notice(
         seq=1,
         message_id=made.message_id,
@@ -79,7 +86,7 @@ async def test_everything_a_publisher_can_say(intake_house: House) -> None:
         b'"roles":[9],"data":{"a":[1,null]},"priority":"urgent","need_confirm":true,"expires_in_s":1.5,'
         b'"message_id":"order/1","unknown":1}'
     )
-    made = (await accept(intake_house, submission, "key-1")).publication.notice
+    made = made_of(await accept(intake_house, submission, "key-1"))
     assert made == Notice(
         seq=1,
         message_id="order/1",
@@ -102,7 +109,7 @@ async def test_everything_a_publisher_can_say(intake_house: House) -> None:
 )
 async def test_priorities(intake_house: House, given: int | str, expected: str) -> None:
     submission = decode(msgspec.json.encode({"content": "x", "priority": given}))
-    assert (await accept(intake_house, submission)).publication.notice.priority is Priority[expected]
+    assert made_of(await accept(intake_house, submission)).priority is Priority[expected]
 
 
 def test_own_ids_are_unique_and_sorted_by_time() -> None:
@@ -181,7 +188,7 @@ def test_wrong_types_and_ranges_name_the_field(field: str, value: Any) -> None:
 async def test_limits_count_characters_and_bytes_inclusively(make_house: Build) -> None:
     house = make_house(limits={"max_content_chars": 3, "max_data_bytes": 5, "max_user_ids": 2})
     submission = Submission(content="你好吗", data="abc", target="custom", user_ids=[1, 2])
-    assert (await accept(house, submission)).publication.notice.content == "你好吗"
+    assert made_of(await accept(house, submission)).content == "你好吗"
 
 
 async def test_limits_that_change_hold_from_the_next_publish(intake_house: House) -> None:
@@ -231,14 +238,14 @@ async def test_nothing_is_answered_or_queued_before_the_journals_commit(intake_h
     assert len(intake_house.lanes) == 0
     assert intake_house.intake.unsettled_total == 0
     gate.set()
-    made = (await publishing).publication.notice
+    made = made_of(await publishing)
     assert await intake_house.unsettled() == [made.message_id]
     assert len(intake_house.lanes) == 1
 
 
 async def test_notices_enter_their_lane_in_the_order_of_publishing(intake_house: House) -> None:
     accepted = await asyncio.gather(*(accept(intake_house) for _ in range(50)))
-    seqs = [one.publication.notice.seq for one in accepted]
+    seqs = [made_of(one).seq for one in accepted]
     assert seqs == list(range(1, 51))
     taken = [intake_house.lanes.take() for _ in range(50)]
     assert [one.notice.seq for one in taken if one is not None] == seqs
@@ -292,7 +299,7 @@ async def test_what_is_begun_in_one_turn_is_one_append(intake_house: House, frai
     assert len({one.decided for one in begun}) == 1
     await begun[0].decided
     assert frail.journal.calls == ["append"]
-    assert [one.publication.notice for one in begun] == await intake_house.stores.journal.unsettled()
+    assert [made_of(one) for one in begun] == await intake_house.stores.journal.unsettled()
 
 
 async def test_an_append_is_bounded(intake_house: House, frail: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +325,7 @@ async def test_a_notice_that_cannot_be_kept_harms_no_other(make_house: Build, un
         one.check()
     with pytest.raises(UnicodeEncodeError):
         bad.check()
-    assert await house.unsettled() == ["m", other.publication.notice.message_id]
+    assert await house.unsettled() == ["m", made_of(other).message_id]
     assert len(house.lanes) == house.intake.unsettled_total == 2
     assert not (await accept(house, Submission(content="y", message_id="n"))).is_duplicate
     assert [type(context["exception"]) for context in unhandled] == [UnicodeEncodeError]
@@ -364,7 +371,7 @@ async def test_a_repeat_gets_the_first_result(
     clock.move(299)
     again = await accept(intake_house, Submission(content="second", message_id=message_id), key)
     assert again.is_duplicate
-    assert again.publication is first.publication
+    assert again.answer == first.answer
     assert len(intake_house.lanes) == 1
     assert intake_house.metrics.dedup_hits.value == 1
     clock.move(2)
@@ -375,7 +382,7 @@ async def test_one_of_two_names_is_enough(intake_house: House) -> None:
     first = await accept(intake_house, Submission(content="x", message_id="m"), "k")
     for message_id, key in (("m", ""), ("other", "k"), (None, "k"), ("m", "other")):
         again = await accept(intake_house, Submission(content="x", message_id=message_id), key)
-        assert again.publication is first.publication
+        assert again.answer == first.answer
 
 
 async def test_without_a_name_nothing_is_a_repeat(intake_house: House) -> None:
@@ -413,6 +420,79 @@ async def test_when_the_first_of_concurrent_repeats_fails_the_next_is_a_new_atte
     assert len(await intake_house.unsettled()) == 1
 
 
+async def test_ten_thousand_repeats_of_what_is_undecided_cost_no_task_and_no_more_wait(
+    intake_house: House, frail: Any
+) -> None:
+    gate = frail.journal.hold("append")
+    submission = Submission(content="x", message_id="m", data=["x"] * 1000)
+    first = intake_house.intake.begin(submission, SENDER)
+    tasks = len(asyncio.all_tasks())
+    repeats = [intake_house.intake.begin(submission, SENDER) for _ in range(intake.REPEATS_MOST)]
+    assert len(asyncio.all_tasks()) == tasks
+    with pytest.raises(RequestError) as caught:
+        intake_house.intake.begin(submission, SENDER)
+    assert caught.value.code is ErrorCode.QUEUE_FULL
+    assert not any(repeat.decided.done() for repeat in repeats)
+    gate.set()
+    await asyncio.wait([repeats[-1].decided])
+    assert {repeat.answer.message_id for repeat in repeats} == {first.answer.message_id}
+    assert intake_house.metrics.dedup_hits.value == len(repeats)
+    assert intake_house.intake.begin(submission, SENDER).answer == first.answer  # at once
+
+
+async def test_when_nothing_is_ever_kept_every_repeat_is_refused_one_after_the_other(
+    intake_house: House, frail: Any
+) -> None:
+    frail.journal.fail("append", 50)
+    submission = Submission(content="x", message_id="m")
+    results = await asyncio.gather(*(accept(intake_house, submission) for _ in range(50)), return_exceptions=True)
+    assert {getattr(result, "code", None) for result in results} == {ErrorCode.STORE_UNAVAILABLE}
+    assert frail.journal.calls == ["append"] * 50
+    assert len(intake_house.lanes) == 0
+    assert not (await accept(intake_house, submission)).is_duplicate
+
+
+async def test_a_repeat_for_which_there_is_no_room_is_refused(make_house: Build, frail: Any) -> None:
+    house = make_house(stores=frail, delivery={"queue_size": 1})
+    gate = frail.journal.hold("append")
+    frail.journal.fail("append")
+    submission = Submission(content="x", message_id="m")
+    attempts = [house.intake.begin(submission, SENDER)]
+    attempts[0].decided.add_done_callback(lambda _: house.lanes.reserve())  # somebody else was quicker
+    attempts += [house.intake.begin(submission, SENDER) for _ in range(2)]
+    gate.set()
+    await asyncio.wait([attempt.decided for attempt in attempts])
+    assert isinstance(attempts[0].failure, StoreError)
+    for attempt in attempts[1:]:
+        with pytest.raises(RequestError) as caught:
+            attempt.check()
+        assert caught.value.code is ErrorCode.QUEUE_FULL
+
+
+async def test_what_is_settled_is_recognised_and_weighs_nothing(intake_house: House) -> None:
+    submission = Submission(content="x", message_id="m", data=["x"] * 1000)
+    first = await accept(intake_house, submission, "k")
+    publication = first.publication
+    assert publication is not None
+    publication.end_fan_out()
+    assert first.publication is None
+    again = await accept(intake_house, Submission(content="y"), "k")
+    assert again.is_duplicate
+    assert (again.answer.content, again.answer.is_delivered) == ("x", True)
+
+
+async def test_more_than_can_be_remembered_is_forgotten_and_counted(
+    intake_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_house.intake._window, "_most_bytes", 10_000)
+    for number in range(20):
+        await accept(intake_house, Submission(content="x", message_id=f"m{number}"))
+    forgotten = int(intake_house.metrics.errors.labels("dedup_forgotten").value)
+    assert 0 < forgotten < 20
+    assert (await accept(intake_house, Submission(content="x", message_id="m19"))).is_duplicate
+    assert not (await accept(intake_house, Submission(content="x", message_id="m0"))).is_duplicate
+
+
 def test_own_ids_are_no_dedup_keys() -> None:
     assert dedup_keys(notice(), is_named=False) == []
     assert dedup_keys(notice(idempotency_key="k"), is_named=False) == ["key:k"]
@@ -434,9 +514,12 @@ async def test_restored_notices_are_queued_and_recognised(make_house: Build, sto
     assert all(one.is_restored for one in taken if one)
     for message_id in ("m1", "m2", "m3"):
         assert (await accept(house, Submission(content="x", message_id=message_id))).is_duplicate
-    assert (await accept(house, Submission(content="x"), "k")).publication is taken[1]
+    again = await accept(house, Submission(content="x"), "k")
+    assert again.first is not None
+    assert again.first.publication is taken[1]
     new = await accept(house, Submission(content="x"))
-    assert new.publication.notice.seq > 3
+    assert made_of(new).seq > 3
+    assert new.publication is not None
     assert not new.publication.is_restored
 
 

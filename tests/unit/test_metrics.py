@@ -39,7 +39,7 @@ def samples(metrics: Metrics) -> dict[str, list[tuple[dict[str, str], float]]]:
 def touched() -> Metrics:
     """Every labelled metric has a sample."""
     metrics = Metrics()
-    metrics.disconnects.labels("1000").inc()
+    metrics.count_disconnect(1000)
     metrics.rejected.labels("forbidden").inc()
     metrics.notices.labels("all", "normal", "accepted").inc(3)
     metrics.frames_received.labels("ping").inc()
@@ -114,3 +114,14 @@ def test_totals_over_labels() -> None:
     metrics.notices.labels("role", "low", "accepted").inc(4)
     assert metrics.notices.value == 7
     assert metrics.acks.value == 0
+
+
+def test_clients_cannot_make_series_of_close_codes() -> None:
+    metrics = Metrics()
+    for code in range(1000, 5000):
+        metrics.count_disconnect(code)
+    samples = [line for line in metrics.text().decode().splitlines() if line.startswith("pushd_disconnects_total{")]
+    assert 'pushd_disconnects_total{code="other"} ' in "".join(samples)
+    assert 'pushd_disconnects_total{code="4408"}' not in "".join(samples)
+    assert len(samples) < 40
+    assert metrics.disconnects.value == 4000

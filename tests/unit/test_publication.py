@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushd.publication import NOBODY, Publication
+from pushd.errors import ErrorCode, RequestError, StoreUnavailable
+from pushd.model import Target, TargetKind
+from pushd.publication import NOBODY, Attempt, Publication
+from pushd.waiters import Waiters
 from tests.unit.parts import notice
+
+
+class Told(Waiters):
+    """Notes when they are released."""
+
+    def __init__(self, events: list[str]) -> None:
+        super().__init__()
+        self.events = events
+
+    def release(self, those: Iterable[asyncio.Future[None]] | None = None) -> None:
+        self.events.append("delivered")
+        super().release(those)
 
 
 def watched() -> tuple[Publication, list[str]]:
     publication = Publication(notice(), accepted_at=5.0)
     events: list[str] = []
     publication.on_settled = lambda which: events.append("settled")
-    publication.on_delivered = lambda which: events.append("delivered")
+    publication.waiters = Told(events)
     return publication, events
 
 
@@ -93,3 +111,55 @@ def test_any_order_settles_exactly_once_and_last(steps: list[tuple[str, int]], l
     assert sorted(events) == ["delivered", "settled"]
     assert events[-1] == "settled"
     assert publication.is_delivered
+
+
+# ---- who waits, and what is said
+
+
+async def test_ten_thousand_wait_for_a_delivery_and_who_gives_up_leaves_nothing_behind() -> None:
+    publication = Publication(notice(), accepted_at=5.0)
+    for _ in range(100):
+        await publication.delivered(0)
+    assert publication.waiters is not None
+    assert len(publication.waiters) == 0
+    waiting = [asyncio.create_task(publication.delivered(60)) for _ in range(10_000)]
+    await asyncio.sleep(0)
+    assert len(publication.waiters) == 10_000
+    publication.end_fan_out()
+    await asyncio.gather(*waiting)
+    assert publication.waiters is None
+    await publication.delivered(60)  # at once
+
+
+async def test_an_attempt_that_is_settled_keeps_what_is_said_and_not_what_weighs() -> None:
+    decided = asyncio.get_running_loop().create_future()
+    target = Target(TargetKind.CUSTOM, user_ids=tuple(range(1, 10_001)))
+    publication = Publication(notice(content="c", data=["x"] * 1000, target=target), accepted_at=5.0)
+    attempt = Attempt(publication, ["id:m1"], decided)
+    repeat = Attempt(None, [], decided, is_duplicate=True, first=attempt)
+    publication.online_count, publication.offline_count = 3, 4
+    publication.end_fan_out()
+    before = repeat.answer
+    attempt.settled()
+    assert attempt.publication is None
+    assert repeat.answer == attempt.answer == before
+    assert (before.content, before.recipients, before.is_delivered, before.offline_count) == (
+        "c",
+        "10000_users",
+        True,
+        4,
+    )
+    await repeat.delivered(60)  # at once
+
+
+async def test_an_attempt_that_was_not_kept_says_so() -> None:
+    decided = asyncio.get_running_loop().create_future()
+    attempt = Attempt(Publication(notice(), accepted_at=5.0), [], decided)
+    with pytest.raises(asyncio.InvalidStateError):
+        attempt.check()
+    decided.set_result(None)
+    attempt.check()
+    attempt.failure = StoreUnavailable("journal", "locked")
+    with pytest.raises(RequestError) as caught:
+        attempt.check()
+    assert caught.value.code is ErrorCode.STORE_UNAVAILABLE

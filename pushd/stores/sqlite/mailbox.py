@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from pushd.model import MailboxItem
 from pushd.ports import LeftAside
 from pushd.stores.sqlite.statements import CHUNK_ROWS, Statements, chunks, drop_chunks
 from pushd.stores.sqlite.thread import SqliteThread
+from pushd.waiters import sliced
 
 log = structlog.get_logger("pushd.stores.sqlite")
 
@@ -23,73 +23,7 @@ LAST_POSITION = "SELECT max(last_position) FROM mailbox_notice"
 
 # The items of the three statements of a save: [[message_key, position, saved_at, expires_at, body, [user_id]]].
 # A body that is there already keeps its first text; it stays as long as the newest save of it asks for.
-SAVE_BODIES = """
-INSERT INTO mailbox_notice (message_key, last_position, saved_at, expires_at, body)
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-       nullif(json_extract(value, '$[3]'), 0), json_extract(value, '$[4]')
-  FROM json_each(CAST(:items AS TEXT))
- WHERE true
-    ON CONFLICT (message_key) DO UPDATE
-   SET last_position = max(last_position, excluded.last_position), saved_at = max(saved_at, excluded.saved_at)
-"""
-
-SAVE_ENTRIES = """
-WITH item AS MATERIALIZED (
-  SELECT json_extract(value, '$[0]') AS message_key, json_extract(value, '$[1]') AS position,
-         json_extract(value, '$[5]') AS user_ids
-    FROM json_each(CAST(:items AS TEXT))
-)
-INSERT INTO mailbox (user_id, position, notice_id)
-SELECT user.value, item.position, notice.notice_id
-  FROM item
-  JOIN mailbox_notice AS notice USING (message_key)
- CROSS JOIN json_each(item.user_ids) AS user
- WHERE true
-    ON CONFLICT DO NOTHING
-"""
-
-# The newest entry too many of each user, found by walking that user's own entries, and all before it.
-TRIM = """
-WITH saved AS MATERIALIZED (
-  SELECT DISTINCT user.value AS user_id
-    FROM json_each(CAST(:items AS TEXT)) AS item
-   CROSS JOIN json_each(json_extract(item.value, '$[5]')) AS user
-),
-cut AS MATERIALIZED (
-  SELECT user_id,
-         (SELECT position FROM mailbox WHERE mailbox.user_id = saved.user_id
-           ORDER BY position DESC LIMIT 1 OFFSET :max_per_user) AS position
-    FROM saved
-)
-DELETE FROM mailbox
- WHERE (user_id, position) IN (
-   SELECT mailbox.user_id, mailbox.position
-     FROM cut
-    CROSS JOIN mailbox ON mailbox.user_id = cut.user_id AND mailbox.position <= cut.position
-    WHERE cut.position IS NOT NULL
- )
-"""
-
-# Entries as [user_id, position, notice_id], bodies by notice_id.
-READ = """
-WITH entry AS MATERIALIZED (
-  SELECT mailbox.user_id, mailbox.position, mailbox.notice_id
-    FROM json_each(CAST(:user_ids AS TEXT)) AS user
-   CROSS JOIN mailbox ON mailbox.user_id = user.value
-   CROSS JOIN mailbox_notice AS notice USING (notice_id)
-   WHERE notice.saved_at > :saved_after_ms AND (notice.expires_at IS NULL OR notice.expires_at > :now_ms)
-)
-SELECT (SELECT CAST(json_group_array(json_array(user_id, position, notice_id)) AS BLOB) FROM entry),
-       (SELECT CAST('{' || group_concat('"' || notice_id || '":' || body) || '}' AS BLOB)
-          FROM mailbox_notice WHERE notice_id IN (SELECT notice_id FROM entry))
-"""
-
-BODIES = """
-SELECT notice_id, CAST(body AS BLOB) FROM mailbox_notice
- WHERE notice_id IN (SELECT value FROM json_each(CAST(:notice_ids AS TEXT)))
-"""
-
-# [[user_id, [message_id]]]
+SAVE_  # [[user_id, [message_id]]]
 REMOVE = """
 DELETE FROM mailbox
  WHERE (notice_id, user_id) IN (
@@ -114,15 +48,14 @@ DELETE FROM mailbox
  )
 """
 
-# What so many full mailboxes hold takes the loop about 4 ms.
+# Whose mailboxes one statement reads.
 READ_USERS = 25
 
 # So many bytes of bodies are encoded and written at a time.
 SHARE_BYTES = 1024 * 1024
 
 _entries = msgspec.json.Decoder(list[tuple[int, int, int]])
-_bodies = msgspec.json.Decoder(dict[int, MailboxItem])
-_body = msgspec.json.Decoder(MailboxItem)
+_decode_item = msgspec.json.Decoder(MailboxItem).decode
 
 
 class SqliteMailbox:
@@ -169,35 +102,27 @@ class SqliteMailbox:
         found: dict[int, list[MailboxItem]] = {}
         now_ms = self._clock()
         for chunk in chunks(user_ids, READ_USERS):
-            entries, bodies = await self._statements.row(
-                "read", READ, user_ids=orjson.dumps(chunk), saved_after_ms=now_ms - self._ttl_ms, now_ms=now_ms
+            bodies = dict(
+                await self._statements.rows(
+                    "read", READ, user_ids=orjson.dumps(chunk), saved_after_ms=now_ms - self._ttl_ms, now_ms=now_ms
+                )
             )
-            if entries and bodies:
-                rows = _entries.decode(entries)
-                found.update(_mailboxes(rows, await self._items(rows, bodies)))
+            entries = _entries.decode(bodies.pop(0))
+            items = {
+                notice_id: item
+                async for notice_id, body in sliced(bodies.items())
+                if (item := self._item(notice_id, body)) is not None
+            }
+            found.update(_mailboxes(entries, items))
         return found
 
-    async def _items(self, entries: list[tuple[int, int, int]], bodies: bytes) -> dict[int, MailboxItem]:
-        """By notice_id. What cannot be decoded is left out."""
+    def _item(self, notice_id: int, body: bytes) -> MailboxItem | None:
+        """None for what cannot be decoded."""
         try:
-            return _bodies.decode(bodies)
-        except Exception:  # one of them: which, is only seen one by one
-            return await self._items_one_by_one({notice_id for _, _, notice_id in entries})
-
-    async def _items_one_by_one(self, notice_ids: set[int]) -> dict[int, MailboxItem]:
-        wanted = {"notice_ids": orjson.dumps(list(notice_ids))}
-
-        def rows(connection: sqlite3.Connection) -> list[tuple[int, bytes]]:
-            found: list[tuple[int, bytes]] = connection.execute(BODIES, wanted).fetchall()
-            return found
-
-        items: dict[int, MailboxItem] = {}
-        for notice_id, body in await self._statements.read("read", rows):
-            try:
-                items[notice_id] = _body.decode(body)
-            except Exception as error:
-                self._leave_aside(notice_id, error)
-        return items
+            return _decode_item(body)
+        except Exception as error:
+            self._leave_aside(notice_id, error)
+            return None
 
     def _leave_aside(self, notice_id: int, error: Exception) -> None:
         self._left_aside(1)

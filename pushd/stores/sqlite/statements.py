@@ -142,6 +142,10 @@ class Reads:
         document: bytes | None = (await self._one(name, statement, parameters))[0]
         return document
 
+    async def rows(self, name: str, statement: str, **parameters: Parameter) -> list[tuple[int, bytes]]:
+        """The rows of a number and a document that `statement` selects."""
+        return await self.read(name, lambda connection: connection.execute(statement, parameters).fetchall())
+
     async def numbers(self, name: str, statement: str, **parameters: Parameter) -> tuple[int, ...]:
         """The one row of numbers that `statement` selects, 0 for NULL."""
         return tuple(number or 0 for number in await self._one(name, statement, parameters))

@@ -1,0 +1,108 @@
+"""Who waits for one thing to happen, however many they are; and long work in slices. For the event loop alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from itertools import islice
+from time import monotonic
+from typing import TypeVar
+
+T = TypeVar("T")
+
+RELEASED_AT_ONCE = 64  # whoever is released goes on in the same turn of the loop: so many take it a few milliseconds
+SLICE_S = 0.001
+
+
+class Waiters:
+    """Futures that are resolved once, in the order in which they came, a share in each turn of the loop.
+
+    Joining, leaving and being released cost the same however many wait; who leaves leaves nothing behind.
+    """
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: dict[asyncio.Future[None], None] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def join(self) -> asyncio.Future[None]:
+        """A future that is done once `release` has come to it."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[waiter] = None
+        return waiter
+
+    def leave(self, waiter: asyncio.Future[None]) -> None:
+        """Wait no more; harmless after the release."""
+        self._waiting.pop(waiter, None)
+
+    async def wait(self, within_s: float) -> None:
+        """Return at the release, or when the time is over."""
+        waiter = self.join()
+        try:
+            async with asyncio.timeout(within_s):
+                await waiter
+        except TimeoutError:
+            pass
+        finally:
+            self.leave(waiter)
+
+    def present(self) -> list[asyncio.Future[None]]:
+        """Those who wait now, to be released later without those who come after them."""
+        return list(self._waiting)
+
+    def release(self, those: Iterable[asyncio.Future[None]] | None = None) -> None:
+        """It has happened: for everybody, or for `those`."""
+        self._release(iter(self.present() if those is None else those))
+
+    def _release(self, those: Iterable[asyncio.Future[None]]) -> None:
+        share = list(islice(those, RELEASED_AT_ONCE))
+        for waiter in share:
+            self._waiting.pop(waiter, None)
+            if not waiter.done():
+                waiter.set_result(None)
+        if len(share) == RELEASED_AT_ONCE:
+            asyncio.get_running_loop().call_soon(self._release, those)
+
+    def fail(self, error: BaseException) -> None:
+        """It will never happen."""
+        for waiter in self.present():
+            self.leave(waiter)
+            if not waiter.done():
+                waiter.set_exception(error)
+                waiter.exception()  # who asked may have gone
+
+
+async def sliced(items: Iterable[T]) -> AsyncIterator[T]:
+    """The same items; whenever they have taken SLICE_S, the loop does what else there is to do before the next one."""
+    ends = monotonic() + SLICE_S
+    for item in items:
+        if monotonic() >= ends:
+            await asyncio.sleep(0)
+            ends = monotonic() + SLICE_S
+        yield item
+
+
+class Share:
+    """What one kind of work may take of a turn of the loop, however many are at it: about `most_s`."""
+
+    def __init__(self, most_s: float) -> None:
+        self._most_s = most_s
+        self._ends = 0.0  # 0: nothing has been taken of this turn
+
+    async def turn(self) -> None:
+        """Return when there is time for a little more of it."""
+        while not self._has_time():
+            await asyncio.sleep(0)
+
+    def _has_time(self) -> bool:
+        now = monotonic()
+        if not self._ends:
+            self._ends = now + self._most_s
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        return now < self._ends
+
+    def _end_turn(self) -> None:
+        self._ends = 0.0

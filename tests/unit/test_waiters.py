@@ -1,0 +1,112 @@
+"""Who waits is released once, in order and in shares; who leaves leaves nothing behind; long work lets others pass."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from pushd import waiters
+from pushd.waiters import RELEASED_AT_ONCE, Share, Waiters, sliced
+
+
+async def test_they_are_released_in_order_a_share_in_each_turn() -> None:
+    many = Waiters()
+    futures = [many.join() for _ in range(3 * RELEASED_AT_ONCE + 1)]
+    many.release()
+    done = []
+    while not futures[-1].done():
+        done.append([future.done() for future in futures].count(True))
+        await asyncio.sleep(0)
+    assert done == [RELEASED_AT_ONCE, 2 * RELEASED_AT_ONCE, 3 * RELEASED_AT_ONCE]
+    assert len(many) == 0
+
+
+async def test_who_comes_after_the_others_were_noted_waits_on() -> None:
+    some = Waiters()
+    first = some.join()
+    noted = some.present()
+    second = some.join()
+    some.release(noted)
+    assert first.done()
+    assert not second.done()
+    assert len(some) == 1
+
+
+async def test_who_leaves_is_not_kept_and_may_leave_twice() -> None:
+    some = Waiters()
+    gone, cancelled, here = some.join(), some.join(), some.join()
+    some.leave(gone)
+    some.leave(gone)
+    cancelled.cancel()
+    some.release()
+    assert here.done()
+    assert not gone.done()
+    assert len(some) == 0
+
+
+async def test_time_over() -> None:
+    some = Waiters()
+    await some.wait(0)
+    assert len(some) == 0
+    waiting = asyncio.create_task(some.wait(60))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert len(some) == 0
+
+
+async def test_all_fail() -> None:
+    some = Waiters()
+    waiting = asyncio.create_task(some.wait(60))
+    await asyncio.sleep(0)
+    some.join()  # nobody asks any more: that is no unhandled failure
+    some.fail(ValueError("never"))
+    with pytest.raises(ValueError, match="never"):
+        await waiting
+    assert len(some) == 0
+
+
+async def test_between_slices_others_get_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiters, "SLICE_S", 0.0)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.create_task(count())
+    seen = [item async for item in sliced(range(10))]
+    counting.cancel()
+    assert seen == list(range(10))
+    assert turns >= 9
+
+
+async def test_however_many_are_at_it_they_share_what_a_turn_of_the_loop_has_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    share, now, turn = Share(3.0), 1000.0, 0
+    monkeypatch.setattr(waiters, "monotonic", lambda: now)
+    done: list[int] = []  # in which turn
+
+    async def count() -> None:
+        nonlocal turn
+        while True:
+            await asyncio.sleep(0)
+            turn += 1
+
+    async def work() -> None:
+        nonlocal now
+        for _ in range(5):
+            await share.turn()
+            now += 1.0
+            done.append(turn)
+
+    counting = asyncio.create_task(count())
+    await asyncio.gather(*(work() for _ in range(4)))
+    counting.cancel()
+    assert len(done) == 20
+    assert max(done.count(turn) for turn in done) == 3

@@ -372,6 +372,7 @@ class TestProbesAndNumbers:
             "queue_size": 0,
             "last_error": "",
             "stores": {"mailbox": "up", "records": "up", "directory": "up"},
+            "set_aside": 0,
         }
         await client.ws.close()
 

@@ -93,7 +93,7 @@ async def test_a_browsers_upgrade_with_frames_behind_it(start_tls: StartTls, tru
         (1002, [raw.close(999)]),
         (1003, [raw.frame(raw.BINARY, b"x")]),
         (1007, [raw.frame(raw.TEXT, b"\xff")]),
-        (1009, [raw.frame(raw.TEXT, b"x" * 5000)]),
+        (1009, [raw.frame(raw.TEXT, b"x" * 17_000)]),
     ],
 )
 async def test_violations(start_tls: StartTls, trust: ssl.SSLContext, code: int, frames: list[bytes]) -> None:

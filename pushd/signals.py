@@ -12,12 +12,10 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
-from time import monotonic
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 HEARD = (*STOPPING, signal.SIGHUP)
-ONE_STROKE_S = 0.05  # timeout(1) sends it to the process, and to the group in which that is
+ONE_STROKE_S = 0.01  # timeout(1) sends it to the process, and to the group in which that is
 WARN_S = 0.2  # before the end that nothing can put off
 
 
@@ -32,7 +30,7 @@ class Signals:
         self._cut_off: Callable[[], object] = _say_nothing
         self._is_listening = False
         self._is_reload_due = False
-        self._stopping_since = 0.0
+        self._is_stopping = False
 
     def hold(self) -> None:
         """Keep them waiting, for `listen` or `release`. On the main thread, before there are others."""
@@ -82,15 +80,16 @@ class Signals:
                 act = self._reload or _say_nothing
             elif self._stop is None:
                 os._exit(0)
-            elif self._stopping_since:
-                act = _say_nothing if monotonic() < self._stopping_since + ONE_STROKE_S else partial(die_of, signum)
+            elif self._is_stopping:
+                die_of(signum)
             else:
-                self._stopping_since = monotonic()
+                self._is_stopping = True
                 act = self._begin_to_stop
         with suppress(RuntimeError):  # the loop is closed already, or there is no room for a thread
             act()
 
     def _begin_to_stop(self) -> None:
+        signal.sigtimedwait(STOPPING, ONE_STROKE_S)
         if self._stop is not None:
             self._stop()
         end_within(self._stops_within_s, 0, self._cut_off)

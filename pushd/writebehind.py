@@ -220,7 +220,15 @@ class WriteBehind(Generic[B]):
         self._is_idle = False
         self._is_dirty.clear()
         self._is_urgent.clear()
--        self._unwritten.take()
+        # Later ones wait for what is given from here on.
+        flushes, securings = self._flushes.present(), self._securings.present()
+        try:
+            batches = self._writes.collect()
+        except Exception as error:
+            await self._collect_later(error)
+            return
+        self._collect_failures = 0
+        self._unwritten.take()
         held_until = self._now() + (0.0 if flushes or securings else HELD_MOST_S)
         for batch in batches:
             await self._give_way(held_until)
@@ -432,4 +440,13 @@ class WriteBehind(Generic[B]):
         if not self.failure:
             self._failing_since = self._now()
             log.warning("store write failed", writer=self.name, error=str(error), cause=repr(error.__cause__))
--
+        self.failure = str(error) if isinstance(error, StoreError) else f"{self.name}: failed unexpectedly, see the log"
+
+
+def for_each(publications: Iterable[Publication], step: Callable[[Publication], None], metrics: Metrics) -> None:
+    """Tell every publication, whatever telling another one leads to."""
+    for publication in publications:
+        try:
+            step(publication)
+        except Exception as error:
+            faults.noted(metrics, "settle", error, message_id=publication.notice.message_id)

@@ -23,7 +23,68 @@ LAST_POSITION = "SELECT max(last_position) FROM mailbox_notice"
 
 # The items of the three statements of a save: [[message_key, position, saved_at, expires_at, body, [user_id]]].
 # A body that is there already keeps its first text; it stays as long as the newest save of it asks for.
-SAVE_  # [[user_id, [message_id]]]
+SAVE_BODIES = """
+INSERT INTO mailbox_notice (message_key, last_position, saved_at, expires_at, body)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+       nullif(json_extract(value, '$[3]'), 0), json_extract(value, '$[4]')
+  FROM json_each(CAST(:items AS TEXT))
+ WHERE true
+    ON CONFLICT (message_key) DO UPDATE
+   SET last_position = max(last_position, excluded.last_position), saved_at = max(saved_at, excluded.saved_at)
+"""
+
+SAVE_ENTRIES = """
+WITH item AS MATERIALIZED (
+  SELECT json_extract(value, '$[0]') AS message_key, json_extract(value, '$[1]') AS position,
+         json_extract(value, '$[5]') AS user_ids
+    FROM json_each(CAST(:items AS TEXT))
+)
+INSERT INTO mailbox (user_id, position, notice_id)
+SELECT user.value, item.position, notice.notice_id
+  FROM item
+  JOIN mailbox_notice AS notice USING (message_key)
+ CROSS JOIN json_each(item.user_ids) AS user
+ WHERE true
+    ON CONFLICT DO NOTHING
+"""
+
+# The newest entry too many of each user, found by walking that user's own entries, and all before it.
+TRIM = """
+WITH saved AS MATERIALIZED (
+  SELECT DISTINCT user.value AS user_id
+    FROM json_each(CAST(:items AS TEXT)) AS item
+   CROSS JOIN json_each(json_extract(item.value, '$[5]')) AS user
+),
+cut AS MATERIALIZED (
+  SELECT user_id,
+         (SELECT position FROM mailbox WHERE mailbox.user_id = saved.user_id
+           ORDER BY position DESC LIMIT 1 OFFSET :max_per_user) AS position
+    FROM saved
+)
+DELETE FROM mailbox
+ WHERE (user_id, position) IN (
+   SELECT mailbox.user_id, mailbox.position
+     FROM cut
+    CROSS JOIN mailbox ON mailbox.user_id = cut.user_id AND mailbox.position <= cut.position
+    WHERE cut.position IS NOT NULL
+ )
+"""
+
+# Entries as [user_id, position, notice_id] under 0; bodies under their notice_id, a row each: one alone may be long.
+READ = """
+WITH entry AS MATERIALIZED (
+  SELECT mailbox.user_id, mailbox.position, mailbox.notice_id
+    FROM json_each(CAST(:user_ids AS TEXT)) AS user
+   CROSS JOIN mailbox ON mailbox.user_id = user.value
+   CROSS JOIN mailbox_notice AS notice USING (notice_id)
+   WHERE notice.saved_at > :saved_after_ms AND (notice.expires_at IS NULL OR notice.expires_at > :now_ms)
+)
+SELECT 0, CAST(json_group_array(json_array(user_id, position, notice_id)) AS BLOB) FROM entry
+ UNION ALL
+SELECT notice_id, CAST(body AS BLOB) FROM mailbox_notice WHERE notice_id IN (SELECT notice_id FROM entry)
+"""
+
+# [[user_id, [message_id]]]
 REMOVE = """
 DELETE FROM mailbox
  WHERE (notice_id, user_id) IN (

@@ -390,7 +390,9 @@ async def running(config: Config) -> AsyncIterator[Node]:
     metrics.registry.register(ProcessMetrics())
     health = Health(metrics, time.monotonic)
     async with (
-        open_stores(config, health.observe_store, left_aside=metrics.errors.labels("mailbox_element").inc) as stores,
+        open_stores(
+            config, health.observe_store, left_aside=lambda count: metrics.errors.labels("mailbox_element").inc(count)
+        ) as stores,
         open_revocations(config, health.observe_store) as revocations,
     ):
         aside = Aside(stores.set_aside, metrics)

@@ -27,7 +27,7 @@ LAYERS = {
     3.1: "aside",
     4.0: "stage writebehind directory",
     4.1: "recording",
-    4.2: "outbox",
+    4.2: "submission outbox",
     4.3: "intake receipts health maintenance",
     4.4: "presence supervision",
     4.5: "dispatch",

@@ -83,8 +83,8 @@ class AnswerQueue:
         self.held_bytes = 0
         pieces.clear()
 
-    def write_more(self, transport: asyncio.Transport) -> None:
-        """A share of the rest: a peer that takes it as fast as it comes must not keep the loop."""
+    def write_more(self, transport: asyncio.Transport) -> bool:
+        """A share of the rest; whether that was all. One who takes it as fast as it comes must not keep the loop."""
         more = self.more
         for _ in range(PIECES_AT_ONCE):
             if not more or transport.get_write_buffer_size() or transport.is_closing():
@@ -92,6 +92,7 @@ class AnswerQueue:
             transport.write(more.take())
         if not more:
             self.more = None
+        return not more
 
     def give_up(self) -> None:
         """Nobody wants the rest."""

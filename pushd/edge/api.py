@@ -22,7 +22,7 @@ from pushd.edge.http1 import Request
 from pushd.edge.long_answers import Long, Turns, encoded
 from pushd.errors import CloseCode, ErrorCode, RequestError
 from pushd.health import Health
-from pushd.intake import Intake, Sender, Submission
+from pushd.intake import Intake
 from pushd.lanes import Lanes
 from pushd.live import Live
 from pushd.metrics import Metrics
@@ -32,6 +32,7 @@ from pushd.ports import Stores
 from pushd.publication import Attempt, Publication
 from pushd.queries import OnlineStatus
 from pushd.receipts import Receipts
+from pushd.submission import Sender, Submission
 from pushd.waiters import Share, sliced
 
 MAX_KEY_CHARS = 255

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pushd.edge import forms, records_api, views
 from pushd.edge.api import Api
 from pushd.edge.endpoint import Endpoint, Rights
-from pushd.intake import Submission
+from pushd.submission import Submission
 
 USER, ADMIN = Rights.USER, Rights.ADMIN
 RECEIPTS = dict[str, list[views.ReceiptView]]

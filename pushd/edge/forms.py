@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from pushd.intake import UserId
 from pushd.model import Channel, DeliveryStatus, TargetKind
 from pushd.queries import PushSort, ReceiptSort
+from pushd.submission import UserId
 from pushd.values import MAX_INT64, NO_NUL
 from pushd.wire import MessageId, MessageIds
 

@@ -166,13 +166,8 @@ class Front:
         self._stopped += self._acceptors
         self._acceptors.clear()
 
-    def close_idle(self) -> None:
-        """Close the connections on which no request is being read or answered."""
-        for connection in tuple(self._connections):
-            connection.close_if_idle()
-
     async def wait_idle(self) -> None:
-        """Return when no HTTP connection is open. Nothing is hurried: time it, after `close_idle`."""
+        """Return when no HTTP connection is open. Nothing is hurried."""
         await self._idle.wait()
 
     async def close(self) -> None:

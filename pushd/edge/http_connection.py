@@ -334,20 +334,15 @@ class HttpConnection(asyncio.Protocol):
             self._finish()
 
     def _write_more(self) -> None:
-        """The rest of a long answer, as the peer takes it and in shares of a turn."""
-        if self._is_finished or self._out.more is None:
+        """The rest of a long answer: what the peer takes of it, in shares of a turn."""
+        if self._is_finished or self._out.more is None or self._is_choked:
             return
-        if not self._is_choked:
-            self._out.write_more(self._transport)
-        if self._out.more is None:
-            self._front.loop.call_soon(self._sent_all)
-        elif not self._is_choked:
-            self._front.loop.call_soon(self._write_more)
+        is_all = self._out.write_more(self._transport)
+        self._front.loop.call_soon(self._end_long_answer if is_all else self._write_more)
 
-    def _sent_all(self) -> None:
-        if self._is_last and not self._is_finished:
-            self._finish()
-        elif not self._is_queued:
+    def _end_long_answer(self) -> None:
+        self._flush()
+        if not self._is_queued:
             self._turn()
 
     def _settle(self) -> None:
@@ -445,13 +440,6 @@ class HttpConnection(asyncio.Protocol):
             self._is_queued = True
             self._transport.pause_reading()
             self._front.turns.queue(self._turn, is_new=False)
-
-    def close_if_idle(self) -> None:
-        """Close unless a request is being read or answered."""
-        is_open = self._transport is not None and not self._is_finished
-        is_busy = not is_open or self._is_at_work or self._parser.held_bytes > 0
-        if not is_busy and self._parser.stage is Stage.IDLE:
-            self._transport.close()
 
     def drop(self) -> None:
         """Close now, whatever is under way."""

@@ -12,7 +12,7 @@ from pushd.config import Config
 from pushd.edge.endpoint import Endpoint, Rights
 from pushd.edge.forms import Nothing
 from pushd.edge.views import Published, Refused
-from pushd.intake import Submission
+from pushd.submission import Submission
 from pushd.wire import RESERVED_TYPES
 
 REFERENCE = "#/components/schemas/{name}"

@@ -10,11 +10,10 @@ import pytest
 
 from pushd.edge import routes
 from pushd.edge.api import Api
-from pushd.metrics import Metrics
 from tests import raw
 from tests.daemon import PREFIX, Client, Probe, until
 from tests.raw import Raw
-from tests.tokens import JWT, token
+from tests.tokens import API_KEY, JWT, token
 
 STATS = f"{PREFIX}/websocket/stats"
 PATHS = [STATS, f"{PREFIX}/system/notice", "/healthz", "/metrics", "/nothing", "/ws"]
@@ -178,7 +177,11 @@ class TestCors:
         ("GET /x HTTP/1.1\nHost: a\n{}\nX: y\nBad Name: x", 400),
         ("GET /x HTTP/2.0\nHost: a\n{}", 400),
         ("POST /x HTTP/1.1\nHost: a\n{}\nContent-Length: 5\nContent-Length: 6", 400),
-        ("POST /x HTTP/1.1\nHost: a\n{}\nTransfer-Encoding: chunked\n\nnonsense", 400),
+        (
+            f"POST {PREFIX}/system/notice HTTP/1.1\nHost: a\n{{}}\nX-API-Key: {API_KEY}\nContent-Type: application/json\n"
+            "Transfer-Encoding: chunked\n\nnonsense",
+            400,
+        ),
         ("POST /x HTTP/1.1\nHost: a\n{}\nContent-Length: 99999999", 413),
         ("POST /x HTTP/1.1\nHost: a\n{}\nExpect: tea", 417),
         ("POST /x HTTP/1.1\nHost: a\n{}\nTransfer-Encoding: gzip, chunked", 501),
@@ -224,7 +227,7 @@ class TestCors:
         def fail(*_: Any) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(Metrics, "text", fail)
+        monkeypatch.setattr(routes._Exposition, "text", fail)
         response = await probe.http.get("/metrics", headers=origin)
         assert (response.status_code, response.headers["access-control-allow-origin"]) == (500, "https://admin.example")
         monkeypatch.setattr(routes, "ANSWER_WITHIN_S", 0.01)

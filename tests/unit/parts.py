@@ -20,7 +20,7 @@ from pushd.config import Config
 from pushd.directory import CachedDirectory
 from pushd.dispatch import Dispatcher
 from pushd.errors import StoreUnavailable
-from pushd.intake import Intake, Sender, Submission
+from pushd.intake import Intake
 from pushd.lanes import Lanes
 from pushd.live import Live
 from pushd.metrics import Metrics
@@ -32,6 +32,7 @@ from pushd.presence import Presence
 from pushd.publication import Publication
 from pushd.receipts import Receipts
 from pushd.recording import RecordWriter
+from pushd.submission import Sender, Submission
 from tests.daemon import until
 
 START_MS = 1_700_000_000_000

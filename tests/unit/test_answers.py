@@ -11,7 +11,7 @@ import pytest
 from pushd.edge import answers
 from pushd.edge.http1 import Response
 from pushd.errors import ErrorCode, RequestError
-from pushd.intake import Submission
+from pushd.submission import Submission
 
 # CONTRACT section 3: every code, with its HTTP status.
 STATUSES = {

@@ -12,11 +12,12 @@ import pytest
 
 from pushd import intake
 from pushd.errors import ErrorCode, RequestError, StoreError
-from pushd.intake import Sender, Submission, dedup_keys, new_message_id
+from pushd.intake import dedup_keys
 from pushd.model import Notice, Priority, Target, TargetKind
 from pushd.ports import Stores
 from pushd.publication import Attempt
 from pushd.queries import PushRow
+from pushd.submission import Sender, Submission, new_message_id
 from tests.daemon import until
 from tests.unit.parts import START_MS, Clock, House, notice
 

@@ -186,12 +186,12 @@ async def test_an_entry_that_cannot_be_settled_is_set_aside_and_settled_when_ret
     assert await stores.set_aside.counts() == {"settled": 1}
 
 
-async def test_who_hears_that_a_notice_is_saved_cannot_keep_the_others_from_hearing_it(house: House) -> None:
+async def test_who_hears_that_a_notice_is_settled_cannot_keep_the_others_from_hearing_it(house: House) -> None:
     first, second = Counted(1), Counted(2)
-    first.publication.on_delivered = lambda publication: 1 / 0
+    first.publication.on_settled = lambda publication: 1 / 0
     for counted in (first, second):
         house.outbox.mailbox.save(counted.publication, house.item_of(counted.publication.notice), [1])
-        counted.publication._saved()  # the fan-out is through
+        counted.publication.end_fan_out()
     await house.outbox.flushed()
     assert second.publication.is_delivered
     assert house.metrics.errors.labels("settle").value == 1

@@ -7,7 +7,7 @@ outbox, so a crash loses none of this.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -50,7 +50,8 @@ class MailboxWriter:
         self._mailbox = stores.mailbox
         self._metrics = metrics
         self._batches: list[MailboxBatch] = []
-        self.give_rest: Callable[[], None] = lambda: None  # asks for saves that were announced (`writer.wake`)
+        # Gives the saves that were announced (`writer.wake`), a share in each step.
+        self.give_rest: Callable[[], Iterator[None]] = lambda: iter(())
         self.writer = WriteBehind(self, metrics, lambda: MAILBOX_DELAY_S, aside, stores.outbox, on_disk)
 
     def save(self, publication: Publication, item: MailboxItem, user_ids: Collection[int]) -> None:
@@ -76,11 +77,19 @@ class MailboxWriter:
         await self.writer.written_for({user_id})
         return [item.message_id for item in (await self._mailbox.read([user_id])).get(user_id, ())]
 
-    def collect(self) -> list[MailboxBatch]:
-        """See Writes."""
-        self.give_rest()
+    def collect(self) -> Iterator[MailboxBatch]:
+        """See Writes. What was announced is asked for when the rest is written, and as it is written."""
+        return self._with_rest(self._take())
+
+    def _take(self) -> list[MailboxBatch]:
         batches, self._batches = self._batches, []
         return batches
+
+    def _with_rest(self, batches: list[MailboxBatch]) -> Iterator[MailboxBatch]:
+        yield from batches
+        for _ in self.give_rest():
+            yield from self._take()
+        yield from self._take()
 
     async def write(self, batch: MailboxBatch) -> None:
         """See Writes."""

@@ -42,10 +42,10 @@ class Publication:
         "accepted_at",
         "copy",
         "delivered_count",
-        "early_gone",
         "early_received",
         "holds",
         "is_restored",
+        "left_before",
         "notice",
         "offline_count",
         "on_settled",
@@ -74,7 +74,7 @@ class Publication:
         self.delivered_count = 0
         self.waiting = 0  # recipients who have it and have not answered
         self.early_received = NOBODY  # acknowledged while the fan-out was still under way
-        self.early_gone = NOBODY  # disconnected meanwhile
+        self.left_before = 0  # how many had left when the fan-out began, as receipts count them
         self.on_settled: Callable[[Publication], None] = on_settled or _nothing
         self.waiters: Waiters | None = None  # who waits until it is delivered
 

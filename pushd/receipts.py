@@ -7,8 +7,9 @@ without, when the kernel took the frame (CONTRACT section 4).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 
 from pushd import faults, wire
 from pushd._fastpath import Connection, Hub
@@ -23,6 +24,36 @@ from pushd.waiters import Waiters
 
 TOLD_AT_ONCE = 100  # marks, in one write to each of the user's other connections
 NOTICES_RETURNING = 1024  # whose outcomes are shared by the users to whom they return
+LEFT_AT_ONCE = 1000  # are forgotten together, so that it costs little for each
+RETURNED_AT_ONCE = 2000  # notices times users
+EXPIRED_AT_ONCE = 250  # of one notice
+EXPIRE_S = 0.001  # of a turn of the loop
+
+
+class _Left:
+    """Who left while fan-outs were under way, noted once for all of them: each looks at those since its own mark."""
+
+    def __init__(self) -> None:
+        self._user_ids: list[int] = []
+        self._forgotten = 0
+
+    @property
+    def mark(self) -> int:
+        """Where the next one will stand."""
+        return self._forgotten + len(self._user_ids)
+
+    def note(self, user_id: int) -> None:
+        self._user_ids.append(user_id)
+
+    def since(self, mark: int) -> Iterable[int]:
+        return islice(self._user_ids, mark - self._forgotten, None)
+
+    def forget(self, mark: int) -> None:
+        """Nobody asks for those before `mark` any more."""
+        count = mark - self._forgotten
+        if count == len(self._user_ids) or count >= LEFT_AT_ONCE:
+            del self._user_ids[:count]
+            self._forgotten = mark
 
 
 class Receipts:
@@ -52,7 +83,8 @@ class Receipts:
         self._now = now
         self._wall_ms = wall_ms
         self._item_of = item_of
-        self._under_way: dict[str, Publication] = {}
+        self._under_way: dict[str, Publication] = {}  # fan-outs, the one begun first comes first
+        self._left = _Left()
         self._watchers: dict[str, Waiters] = {}  # who waits for the end of a fan-out
         # user -> message_id -> sent live and neither acknowledged nor in the mailbox
         self._waiting: dict[int, dict[str, Publication]] = {}
@@ -69,7 +101,9 @@ class Receipts:
 
     def begin(self, publication: Publication) -> None:
         """The first frame is about to be written."""
-        publication.early_received, publication.early_gone = set(), set()
+        publication.early_received = set()
+        publication.left_before = self._left.mark
+        self._under_way.pop(publication.notice.message_id, None)  # the order is that of the marks
         self._under_way[publication.notice.message_id] = publication
 
     def sent(self, publication: Publication, handed: list[int], waiting: list[int]) -> None:
@@ -78,7 +112,7 @@ class Receipts:
         They may be named in several calls; nobody comes twice.
         """
         publication.online_count += len(handed) + len(waiting)
-        if publication.early_received or publication.early_gone:
+        if publication.early_received or publication.left_before < self._left.mark:
             handed, waiting = self._sort_early(publication, handed, waiting)
         if handed:
             self._note_received(publication, handed)
@@ -92,7 +126,8 @@ class Receipts:
         waiting_ids = set(waiting)
         received = waiting_ids & publication.early_received
         unsure = waiting_ids - received
-        gone = {user_id for user_id in unsure & publication.early_gone if not self._hub.has_acking(user_id)}
+        left = unsure.intersection(self._left.since(publication.left_before))
+        gone = {user_id for user_id in left if not self._hub.has_acking(user_id)}
         self._note_sent(publication, gone)
         self.to_mailbox(publication, gone)
         return [*handed, *received], list(unsure - gone)
@@ -101,7 +136,9 @@ class Receipts:
         """Everybody to whom the frame went has been named."""
         message_id = publication.notice.message_id
         self._under_way.pop(message_id, None)
-        publication.early_received = publication.early_gone = NOBODY
+        publication.early_received = NOBODY
+        oldest = next(iter(self._under_way.values()), None)
+        self._left.forget(self._left.mark if oldest is None else oldest.left_before)
         if self._watchers and (watchers := self._watchers.pop(message_id, None)) is not None:
             watchers.release()
 
@@ -211,8 +248,8 @@ class Receipts:
         user_id = connection.user_id
         if connection.is_guest:
             return
-        for publication in self._under_way.values():
-            publication.early_gone.add(user_id)
+        if self._under_way:
+            self._left.note(user_id)
         if not self._hub.has_user(user_id):
             self._in_mailbox.pop(user_id, None)
             self._return_all(user_id)
@@ -235,22 +272,39 @@ class Receipts:
                 self._returning.setdefault(publication, []).append(user_id)
             self._outbox.mailbox.writer.wake((user_id,))
 
-    def _return_gathered(self) -> None:
+    def _return_gathered(self) -> Iterator[None]:
+        """A share in each step: what many lose together would hold up the loop."""
         returning, self._returning = self._returning, {}
+        given = 0
         for publication, user_ids in returning.items():
-            self.to_mailbox(publication, user_ids)
-            self._answered(publication, len(user_ids))
+            given += len(user_ids)
+            if given > RETURNED_AT_ONCE:
+                given = len(user_ids)
+                yield
+            try:
+                self.to_mailbox(publication, user_ids)
+                self._answered(publication, len(user_ids))
+            except Exception as error:  # the journal keeps the notice
+                faults.noted(self._metrics, "receipts", error, message_id=publication.notice.message_id)
 
     def expire(self) -> None:
-        """Put into the mailbox what was not acknowledged within `delivery.ack_timeout_s`."""
+        """Put into the mailbox what was not acknowledged within `delivery.ack_timeout_s`, a share in each turn of the
+        loop."""
         now = self._now()
+        slice_ends = now + EXPIRE_S
         while self._deadlines:
             publication, (deadline, user_ids) = next(iter(self._deadlines.items()))
             if deadline > now:
                 break
-            del self._deadlines[publication]
+            if self._now() > slice_ends:
+                asyncio.get_running_loop().call_soon(self.expire)
+                break
+            share = user_ids[-EXPIRED_AT_ONCE:]
+            del user_ids[-EXPIRED_AT_ONCE:]
+            if not user_ids:
+                del self._deadlines[publication]
             try:
-                self._give_up(publication, user_ids)
+                self._give_up(publication, share)
             except Exception as error:  # the journal keeps the notice
                 faults.noted(self._metrics, "receipts", error, message_id=publication.notice.message_id)
 

@@ -15,6 +15,7 @@ import structlog
 from pushd.edge import http1
 from pushd.edge.answer_queue import BROKEN, AnswerQueue
 from pushd.edge.http1 import Pending, Refusal, Request, Response
+from pushd.edge.pace import Line
 from pushd.edge.request_parser import RequestParser, Stage
 from pushd.faults import unless_cancelled
 
@@ -26,6 +27,7 @@ BODY_S = 10.0  # for a body, and one second more for each MIN_BODY_BYTES_PER_S t
 MIN_BODY_BYTES_PER_S = 8 * 1024
 ANSWER_S = 10.0  # for the peer to take an answer
 LINGER_S = 1.0  # after our last byte and the peer's, so that the peer reads the answer rather than a reset
+LARGE_READ_BYTES = 8 * 1024
 HELD_BYTES = 64 * 1024  # of requests that wait for the one in work; reading is paused beyond
 
 _UNDECIDED = Refusal(503, "the decision on the upgrade took too long", (("Retry-After", "1"),))
@@ -45,29 +47,10 @@ class HttpConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_body_since",
-        "_deadline",
-        "_fd",
-        "_front",
-        "_has_eof",
-        "_held_bytes",
-        "_is_admitting",
-        "_is_choked",
-        "_is_finished",
-        "_is_last",
-        "_is_paused",
-        "_is_queued",
-        "_is_secure",
-        "_out",
-        "_parser",
-        "_pending",
-        "_task",
-        "_timed_stage",
-        "_transport",
-        "_unsent_until",
-        "_worked_bytes",
-        "peer",
-    )
+        "_body_since", "_deadline", "_fd", "_front", "_has_eof", "_held_bytes", "_is_admitting", "_is_choked",
+        "_is_finished", "_is_known", "_is_last", "_is_paused", "_is_queued", "_is_secure", "_out", "_parser",
+        "_pending", "_task", "_timed_stage", "_transport", "_unsent_until", "_worked_bytes", "peer",
+    )  # fmt: skip
 
     _parser: RequestParser
 
@@ -92,6 +75,7 @@ class HttpConnection(asyncio.Protocol):
         self._is_finished = False
         self._is_choked = False
         self._is_paused = False
+        self._is_known = False  # its last request was served
         self._has_eof = False
 
     # What the transport calls.
@@ -125,6 +109,8 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answer what is complete; hold what must wait."""
+        if len(data) >= LARGE_READ_BYTES:
+            self._front.turns.count_read(len(data))
         if self._is_finished:
             self._discard()
             return
@@ -135,10 +121,10 @@ class HttpConnection(asyncio.Protocol):
             self._is_admitting = True
             self._set_deadline()
             self._front.pace.queue(self.take_turn)
-        elif self._front.turns.is_free():
+        elif self._front.turns.is_free(line := self._line):
             self._go_on()
         else:
-            self._queue(is_new=self._parser.stage is Stage.IDLE)
+            self._queue(line)
 
     def take_turn(self) -> None:
         """Its upgrade has waited for others that came before."""
@@ -178,7 +164,7 @@ class HttpConnection(asyncio.Protocol):
         if self._out.more is not None:
             self._write_more()
         elif not self._is_queued and not self._is_finished and not self._is_at_work:
-            self._queue(is_new=False)
+            self._queue()
 
     # Requests in, answers out.
 
@@ -188,16 +174,24 @@ class HttpConnection(asyncio.Protocol):
         is_waiting = self._pending is not None or self._task is not None
         return is_waiting or self._is_admitting or self._out.more is not None
 
-    def _queue(self, *, is_new: bool) -> None:
+    @property
+    def _line(self) -> Line:
+        """In which it would wait for its turn with what has just come."""
+        if self._parser.stage is not Stage.IDLE:
+            return Line.GOING_ON
+        return Line.KNOWN if self._is_known else Line.STRANGER
+
+    def _queue(self, line: Line = Line.GOING_ON) -> None:
         """Go on when it is this connection's turn, and read no more until then."""
         self._is_queued = True
         self._balance_reading()
-        self._front.turns.queue(self._turn, is_new=is_new)
+        self._front.turns.queue(self._turn, line)
 
     def _turn(self) -> None:
         self._is_queued = False
         if self._is_finished and not self._transport.is_closing():
             self._transport.resume_reading()
+            self._front.turns.count_read(HELD_BYTES)
         elif not self._is_at_work and not self._is_choked and not self._is_finished:
             self._go_on()
 
@@ -321,6 +315,7 @@ class HttpConnection(asyncio.Protocol):
     def _reply(self, request: Request | None, response: Response) -> None:
         """Put an answer behind those to be written; None stands for bytes that were no request."""
         self._is_last = not self._out.say(request, self._parser.refused if request is None else None, response)
+        self._is_known = response.status < 400
         self._worked_bytes = 0
         self._timed_stage = None
         if self._out.more is not None:
@@ -353,7 +348,7 @@ class HttpConnection(asyncio.Protocol):
             return
         if not self._is_at_work and not self._is_choked:
             if self._parser.has_work:
-                self._queue(is_new=False)
+                self._queue()
                 return
             if self._has_eof:
                 self._transport.close()
@@ -391,6 +386,8 @@ class HttpConnection(asyncio.Protocol):
             self._transport.pause_reading()
         elif not self._has_eof:
             self._transport.resume_reading()
+            if self._parser.stage is Stage.BODY:
+                self._front.turns.count_read(HELD_BYTES)
 
     def _hand_off(self, request: Request, admission: object) -> None:
         if self._transport.is_closing():
@@ -436,10 +433,10 @@ class HttpConnection(asyncio.Protocol):
     def _discard(self) -> None:
         """Read on for a peer that writes all of its body before it reads, if that does not take too long."""
         self._deadline = min(self._front.loop.time() + LINGER_S, self._body_since + BODY_S)
-        if not self._is_queued and not self._front.turns.is_free():
+        if not self._is_queued and not self._front.turns.is_free(Line.GOING_ON):
             self._is_queued = True
             self._transport.pause_reading()
-            self._front.turns.queue(self._turn, is_new=False)
+            self._front.turns.queue(self._turn, Line.GOING_ON)
 
     def drop(self) -> None:
         """Close now, whatever is under way."""

@@ -15,6 +15,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable
+from enum import IntEnum
 from typing import Any
 
 import structlog
@@ -22,11 +23,12 @@ import structlog
 ACCEPTS_PER_TURN = 8
 SLICE_S = 0.0005  # of admitting in one turn of the loop
 CROWD = 4096  # upgrades that wait: nothing more is accepted then; a second's worth, and a few megabytes
-FIRST_READS_PER_TURN = 16
+FIRST_READS_PER_TURN = 4
 CROWDED_S = 0.002
-TURN_S = 0.004  # of HTTP requests in one turn of the loop
+TURN_S = 0.002  # of HTTP requests in one turn of the loop
 SHARE_S = 0.001  # of these for one connection at most
 REST_S = 0.1  # after a connection that could not be taken for want of descriptors or memory
+READ_S_PER_BYTE = 0.5e-9
 
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _log = structlog.get_logger("pushd.front")
@@ -65,25 +67,33 @@ class Pace:
             self._come_again()
 
 
+class Line(IntEnum):
+    """Who waits for a turn."""
+
+    KNOWN = 0  # with a new request; its connection was answered before
+    STRANGER = 1  # with its first request
+    GOING_ON = 2  # with a request that goes on, or another one behind it
+
+
 class Turns:
     """Shares out the time for HTTP requests: about TURN_S in each turn of the loop, at most SHARE_S for a connection.
 
-    Whoever comes when that is used up, or has more to do, waits: who has just come in one line, who goes on in another,
-    and one of each is served in turn. So nobody waits for a pipeline's end, nor for that of many.
+    Whoever comes when that is used up, or has more to do, waits: those who were answered before in one line, strangers
+    in another, who goes on in a third, and one of each is served in turn. So nobody waits for a pipeline's end, nor for
+    that of many, and a publisher does not wait for a crowd of strangers.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._coming: deque[Callable[[], None]] = deque()
-        self._going_on: deque[Callable[[], None]] = deque()
+        self._lines: dict[Line, deque[Callable[[], None]]] = {line: deque() for line in Line}
         self._is_due = False
         self._turn = -1.0
         self._until = 0.0
         self._share_until = 0.0
 
-    def is_free(self) -> bool:
-        """Whether one that has just come is served at once; its share begins now."""
-        return self._has_time(SHARE_S) and not self._coming
+    def is_free(self, line: Line) -> bool:
+        """Whether one of this line is served at once; its share begins now."""
+        return self._has_time(SHARE_S) and not self._lines[line]
 
     def has_share_left(self) -> bool:
         """Whether the one that is served may go on."""
@@ -96,19 +106,24 @@ class Turns:
         self._share_until = now + share_s
         return now < self._until
 
-    def queue(self, go_on: Callable[[], None], *, is_new: bool) -> None:
+    def count_read(self, size: int) -> None:
+        """So many bytes have come from the kernel, or will before the next turn: uvloop takes them unasked."""
+        self._has_time(SHARE_S)
+        self._until -= size * READ_S_PER_BYTE
+
+    def queue(self, go_on: Callable[[], None], line: Line) -> None:
         """Have `go_on` called when it is its turn."""
-        (self._coming if is_new else self._going_on).append(go_on)
+        self._lines[line].append(go_on)
         self._come_again()
 
     def _come_again(self) -> None:
-        if not self._is_due and (self._coming or self._going_on):
+        if not self._is_due and any(self._lines.values()):
             self._is_due = True
             self._loop.call_soon(self._serve)
 
     def _serve(self) -> None:
         self._is_due = False
-        lines = (self._coming, self._going_on)
+        lines = [*self._lines.values()]
         left = [len(line) for line in lines]  # who goes on after its turn waits for the next one of the loop
         share_s = min(SHARE_S, TURN_S / (sum(left) or 1))
         try:

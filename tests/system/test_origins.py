@@ -178,7 +178,8 @@ class TestCors:
         ("GET /x HTTP/2.0\nHost: a\n{}", 400),
         ("POST /x HTTP/1.1\nHost: a\n{}\nContent-Length: 5\nContent-Length: 6", 400),
         (
-            f"POST {PREFIX}/system/notice HTTP/1.1\nHost: a\n{{}}\nX-API-Key: {API_KEY}\nContent-Type: application/json\n"
+            f"POST {PREFIX}/system/notice HTTP/1.1\nHost: a\n{{}}\nX-API-Key: {API_KEY}\n"
+            "Content-Type: application/json\n"
             "Transfer-Encoding: chunked\n\nnonsense",
             400,
         ),

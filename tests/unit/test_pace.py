@@ -10,7 +10,7 @@ from itertools import count
 import pytest
 
 from pushd.edge import pace
-from pushd.edge.pace import Pace, Porch, Turns
+from pushd.edge.pace import Line, Pace, Porch, Turns
 
 
 async def turns_until(done: list[int], expected: int) -> list[int]:
@@ -122,16 +122,16 @@ async def test_turns_are_free_until_their_time_is_used_up(monkeypatch: pytest.Mo
     turns = Turns()
     now = 0.0
     monkeypatch.setattr(pace.time, "monotonic", lambda: now)
-    assert turns.is_free()
+    assert turns.is_free(Line.STRANGER)
     now = pace.SHARE_S / 2
     assert turns.has_share_left()
     now = pace.SHARE_S
     assert not turns.has_share_left()
-    assert turns.is_free(), "another one still has time"
+    assert turns.is_free(Line.STRANGER), "another one still has time"
     now = pace.TURN_S
-    assert not turns.is_free()
+    assert not turns.is_free(Line.STRANGER)
     await asyncio.sleep(0.002)
-    assert turns.is_free(), "in the next turn of the loop"
+    assert turns.is_free(Line.STRANGER), "in the next turn of the loop"
 
 
 async def test_who_comes_and_who_goes_on_are_served_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,11 +139,30 @@ async def test_who_comes_and_who_goes_on_are_served_in_turn(monkeypatch: pytest.
     monkeypatch.setattr(pace.time, "monotonic", lambda: next(clock))
     turns, served = Turns(), list[str]()
     for number in range(3):
-        turns.queue(lambda number=number: served.append(f"on {number}"), is_new=False)  # type: ignore[misc]
-        turns.queue(lambda number=number: served.append(f"new {number}"), is_new=True)  # type: ignore[misc]
-    assert not turns.is_free(), "others wait"
+        turns.queue(lambda number=number: served.append(f"on {number}"), Line.GOING_ON)  # type: ignore[misc]
+        turns.queue(lambda number=number: served.append(f"new {number}"), Line.STRANGER)  # type: ignore[misc]
+    assert not turns.is_free(Line.STRANGER), "others wait"
     await turns_until(served, 6)
     assert served == ["new 0", "on 0", "new 1", "on 1", "new 2", "on 2"]
+
+
+async def test_who_is_known_does_not_wait_for_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = count(0.0, pace.TURN_S)  # no time is ever left
+    monkeypatch.setattr(pace.time, "monotonic", lambda: next(clock))
+    turns, served = Turns(), list[str]()
+    for number in range(3):
+        turns.queue(lambda number=number: served.append(f"stranger {number}"), Line.STRANGER)  # type: ignore[misc]
+    turns.queue(lambda: served.append("known"), Line.KNOWN)
+    await turns_until(served, 4)
+    assert served == ["known", "stranger 0", "stranger 1", "stranger 2"]
+
+
+async def test_what_is_read_counts_as_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace.time, "monotonic", lambda: 0.0)
+    turns = Turns()
+    assert turns.is_free(Line.STRANGER)
+    turns.count_read(int(pace.TURN_S / pace.READ_S_PER_BYTE) + 1)
+    assert not turns.is_free(Line.STRANGER)
 
 
 async def test_who_has_more_to_do_waits_for_the_next_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,9 +171,9 @@ async def test_who_has_more_to_do_waits_for_the_next_turn(monkeypatch: pytest.Mo
     def go_on() -> None:
         served.append(1)
         if len(served) < 3:
-            turns.queue(go_on, is_new=False)
+            turns.queue(go_on, Line.GOING_ON)
 
-    turns.queue(go_on, is_new=True)
+    turns.queue(go_on, Line.STRANGER)
     assert await turns_until(served, 3) == [1, 2, 3]
 
 
@@ -163,10 +182,10 @@ async def test_who_goes_on_is_served_however_many_come(monkeypatch: pytest.Monke
     clock = count(0.0, pace.TURN_S)  # no time is ever left
     monkeypatch.setattr(pace.time, "monotonic", lambda: next(clock))
     for _ in range(3):
-        turns.queue(lambda: served.append(1), is_new=False)
+        turns.queue(lambda: served.append(1), Line.GOING_ON)
     async with asyncio.timeout(5):
         while len(served) < 3:
-            turns.is_free()
+            turns.is_free(Line.STRANGER)
             await asyncio.sleep(0)
 
 
@@ -174,7 +193,7 @@ async def test_turns_go_on_after_one_that_fails() -> None:
     loop, failures = asyncio.get_running_loop(), list[object]()
     loop.set_exception_handler(lambda _, context: failures.append(context["exception"]))
     turns, served = Turns(), list[int]()
-    turns.queue(lambda: served.append(1 // 0), is_new=True)
-    turns.queue(lambda: served.append(2), is_new=True)
+    turns.queue(lambda: served.append(1 // 0), Line.STRANGER)
+    turns.queue(lambda: served.append(2), Line.STRANGER)
     await turns_until(served, 1)
     assert [type(failure) for failure in failures] == [ZeroDivisionError]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pushd import receipts
 from pushd.model import MailboxItem, Mark, PushRecord
 from pushd.publication import Publication
 from tests.daemon import until
@@ -141,6 +142,50 @@ async def test_expiry_goes_by_deadline(house: House, clock: Clock) -> None:
     await house.quiet()
     assert await house.mailbox(1) == []
     assert is_settled(house, second)
+
+
+async def test_what_many_did_not_acknowledge_expires_in_shares(
+    house: House, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipts, "EXPIRED_AT_ONCE", 2)
+    monkeypatch.setattr(receipts, "EXPIRE_S", -1.0)
+    users = range(1, 8)
+    for user_id in users:
+        house.connect(user_id, is_acking=True)
+    publication = await to(house, *users)
+    clock.move(ACK_TIMEOUT_S)
+    house.receipts.expire()
+    assert house.receipts.waiting_total == 7, "the loop has its turn first"
+    monkeypatch.setattr(receipts, "EXPIRE_S", 0.001)
+    await until(lambda: house.receipts.waiting_total == 0)
+    await house.quiet()
+    assert is_settled(house, publication)
+    assert [await house.mailbox(user_id) for user_id in users] == [[publication.notice.message_id]] * 7
+
+
+def test_who_left_is_noted_once_for_all_fan_outs() -> None:
+    left = receipts._Left()
+    marks = []
+    for user_id in range(10):
+        marks.append(left.mark)
+        left.note(user_id)
+    assert [[*left.since(mark)] for mark in marks] == [[*range(first, 10)] for first in range(10)]
+    left.forget(marks[4])
+    assert [*left.since(marks[6])] == [6, 7, 8, 9]
+    left.forget(left.mark)
+    assert [*left.since(left.mark)] == []
+    left.note(10)
+    assert left.mark == 11
+    assert [*left.since(10)] == [10]
+
+
+def test_of_many_who_left_the_earliest_are_forgotten() -> None:
+    left = receipts._Left()
+    for user_id in range(3 * receipts.LEFT_AT_ONCE):
+        left.note(user_id)
+        left.forget(left.mark - 1)
+        assert len(left._user_ids) <= receipts.LEFT_AT_ONCE
+    assert [*left.since(left.mark - 1)] == [3 * receipts.LEFT_AT_ONCE - 1]
 
 
 async def test_leaving_after_the_timeout_saves_nothing_twice(house: House, clock: Clock) -> None:

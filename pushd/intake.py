@@ -20,11 +20,12 @@ from pushd.model import Notice, TargetKind
 from pushd.ports import Journal
 from pushd.publication import Attempt, Publication
 from pushd.queries import PushRow
-from pushd.submission import Sender, Submission, notice_of, stored_notice
+from pushd.submission import Sender, Submission, data_bytes_of, notice_of, stored_notice
 
 GROUP_LIMIT = 1000  # notices of one append
 REPEATS_MOST = 10_000  # of one notice that is not durable yet, waiting for that
 TOLD_AT_ONCE = 64  # of them in a turn of the loop
+UNSETTLED_DATA_BYTES = 256 * 1024 * 1024  # of the `data` of notices on their way, as JSON
 REMEMBERED_BYTES = 256 * 1024 * 1024  # of what repeats are told
 REMEMBERED_ENTRY_BYTES = 700  # beside the content
 
@@ -63,6 +64,7 @@ class Intake:
         self._commits: set[asyncio.Future[None]] = set()
         self.is_draining = False
         self.unsettled_total = 0
+        self._data_bytes = 0  # of notices on their way
 
     async def accept(self, submission: Submission, sender: Sender, idempotency_key: str = "") -> Attempt:
         """Make a notice durable. Raises RequestError; nothing is kept then."""
@@ -153,14 +155,19 @@ class Intake:
     # ---- into the journal
 
     def _keep(self, notice: Notice, keys: list[str], now: float) -> Attempt:
-        if not self._lanes.reserve():
+        data_bytes = data_bytes_of(notice)
+        has_room = not data_bytes or self._data_bytes + data_bytes <= UNSETTLED_DATA_BYTES
+        if not has_room or not self._lanes.reserve():
             self._count([notice], "queue_full")
             raise RequestError(ErrorCode.QUEUE_FULL, "the queue is full", retry_after_s=1)
         if not self._group:
             self._decided = self._loop.create_future()
             self._loop.call_soon(self._flush)
         on_settled = self._settled_named if keys else self._settled
-        attempt = Attempt(Publication(notice, now, on_settled=on_settled), keys, self._decided)
+        publication = Publication(notice, now, on_settled=on_settled)
+        publication.data_bytes = data_bytes
+        self._data_bytes += data_bytes
+        attempt = Attempt(publication, keys, self._decided)
         self._remember(attempt, notice, now)
         self._group.append(attempt)
         if len(self._group) == GROUP_LIMIT:
@@ -236,6 +243,8 @@ class Intake:
         """Give everything back; what is no store's failure is a fault of ours, to be seen even if nobody waits."""
         self._window.drop(attempt.keys, attempt)
         self._lanes.cancel()
+        if attempt.publication is not None:
+            self._data_bytes -= attempt.publication.data_bytes
         self._count([attempt.notice], "store_unavailable")
         attempt.failure = error
         if not isinstance(error, StoreError):
@@ -309,6 +318,7 @@ class Intake:
 
     def _settled(self, publication: Publication) -> None:
         self.unsettled_total -= 1
+        self._data_bytes -= publication.data_bytes
         self._on_settled(publication)
 
     def _settled_named(self, publication: Publication) -> None:

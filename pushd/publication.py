@@ -41,6 +41,7 @@ class Publication:
     __slots__ = (
         "accepted_at",
         "copy",
+        "data_bytes",
         "delivered_count",
         "early_received",
         "holds",
@@ -67,6 +68,7 @@ class Publication:
         self.accepted_at = accepted_at  # loop clock, s
         self.is_restored = is_restored  # accepted by a former process, which may have delivered it in part
         self.copy: MailboxItem | None = None  # for mailboxes, shared by all in which it waits
+        self.data_bytes = 0  # what they count for where notices on their way are bounded
         self.holds = 1
         self.saves = 1
         self.online_count = 0

@@ -79,6 +79,11 @@ def notice_of(
     )
 
 
+def data_bytes_of(notice: Notice) -> int:
+    """How large `data` is as JSON; 0 for none."""
+    return 0 if notice.data is None else len(msgspec.json.encode(notice.data))
+
+
 def stored_notice(row: PushRow, sender: Sender, seq: int, now_ms: int, limits: LimitsConfig) -> Notice:
     """A record as a notice, whoever wrote it. Raises RequestError for what no publisher may say.
 

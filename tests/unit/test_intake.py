@@ -657,3 +657,20 @@ async def test_what_no_publisher_may_say_is_not_sent_again(
     assert caught.value.text.startswith("message_id: ")
     assert intake_house.lanes.reserve()  # its place was given back
     intake_house.lanes.cancel()
+
+
+async def test_the_data_of_notices_on_their_way_is_bounded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its size, since the queue counts notices only; what is settled or lost makes room again."""
+    monkeypatch.setattr(intake, "UNSETTLED_DATA_BYTES", 100)
+    first = house.intake.begin(Submission(content="x", data="d" * 60), SENDER)
+    with pytest.raises(RequestError) as refused:
+        house.intake.begin(Submission(content="x", data="d" * 60), SENDER)
+    assert refused.value.code is ErrorCode.QUEUE_FULL
+    without = house.intake.begin(Submission(content="x"), SENDER)
+    await house.intake.finished()
+    for attempt in (first, without):
+        assert attempt.publication is not None
+        attempt.publication.end_fan_out()
+    assert house.intake._data_bytes == 0
+    again = house.intake.begin(Submission(content="x", data="d" * 60), SENDER)
+    await house.intake.decided(again)

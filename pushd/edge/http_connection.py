@@ -247,14 +247,14 @@ class HttpConnection(asyncio.Protocol):
             self._task = self._front.spawn(self._work(request, answer))
 
     def _ask(self, request: Request) -> Response | _Answer:
-        if request.body:
-            front = self._front
-            if self._held_bytes:
-                front.bodies.ends(self)
-            if not front.bodies.has_room(len(request.body) - self._held_bytes, front.limits.max_bodies_bytes):
-                return front.crowded()
+        front = self._front
+        if self._held_bytes:
+            front.bodies.ends(self)
+        more_bytes = len(request.body) - self._held_bytes
+        if request.body and not front.bodies.has_room(more_bytes, front.limits.max_bodies_bytes):
+            return front.crowded()
         try:
-            return self._front.application.handle(request)
+            return front.application.handle(request)
         except Exception:
             return self._crash(request)
 

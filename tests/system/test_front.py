@@ -671,6 +671,25 @@ async def test_slow_bodies_give_way_to_new_ones(opened: Open, monkeypatch: pytes
     assert (await quick.receive())[2] == b"POST /sync 50001"
 
 
+@pytest.mark.parametrize("path", ["/slow", "/pending-slow"])
+async def test_a_body_that_turned_out_empty_does_not_give_way(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    place = await opened(limits={"max_bodies_bytes": 100_000})
+    empty = await place.connect(
+        post(path, b"").replace(b"Content-Length: 0\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n0")
+    )
+    await arrived(place, 1)
+    empty.send(b"\r\n\r\n" + GET[:-1])
+    await place.application.started.wait()
+    monkeypatch.setattr(bodies, "PATIENCE_S", 0.0)
+    assert (await place.ask(announce("/sync", 100_002) + bytes(100_001)))[0] == 503
+    place.application.release.set()
+    assert (await empty.receive())[2] == f"POST {path} 0".encode()
+    empty.send(GET[-1:])
+    assert await empty.status() == 200
+
+
 @pytest.mark.parametrize("go", [reset, half_close, leave])
 async def test_bodies_given_up_leave_no_trace(place: Place, go: Callable[[Client], None]) -> None:
     client = await place.connect(announce("/sync", 90_001) + bytes(90_000))

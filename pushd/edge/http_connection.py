@@ -136,7 +136,8 @@ class HttpConnection(asyncio.Protocol):
         """The peer sends no more: answer what it asked, then close. One that waits for an upgrade has left."""
         self._has_eof = True
         is_busy = self._is_at_work or self._is_choked or self._parser.has_work
-        return is_busy and not self._is_admitting and not self._is_finished and not self._is_secure
+        has_left = self._is_admitting and self._task is not None
+        return is_busy and not has_left and not self._is_finished and not self._is_secure
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing can be answered any more. A handler at work is left to finish, an admission is not."""
@@ -246,19 +247,21 @@ class HttpConnection(asyncio.Protocol):
             self._task = self._front.spawn(self._work(request, answer))
 
     def _ask(self, request: Request) -> Response | _Answer:
-        if request.body:
-            front = self._front
-            if self._held_bytes:
-                front.bodies.ends(self)
-            if not front.bodies.has_room(len(request.body) - self._held_bytes, front.limits.max_bodies_bytes):
-                return front.crowded()
+        front = self._front
+        if self._held_bytes:
+            front.bodies.ends(self)
+        more_bytes = len(request.body) - self._held_bytes
+        if request.body and not front.bodies.has_room(more_bytes, front.limits.max_bodies_bytes):
+            return front.crowded()
         try:
-            return self._front.application.handle(request)
+            return front.application.handle(request)
         except Exception:
             return self._crash(request)
 
     def _ask_to_upgrade(self, request: Request) -> Response | _Answer | None:
-        """None after the hand-off."""
+        """None after the hand-off, or when the peer, who sends no more, cannot want one."""
+        if self._has_eof:
+            return None
         refusal = http1.find_upgrade_fault(request)
         if refusal is not None:
             return self._front.fail(refusal)
@@ -336,6 +339,8 @@ class HttpConnection(asyncio.Protocol):
         self._front.loop.call_soon(self._end_long_answer if is_all else self._write_more)
 
     def _end_long_answer(self) -> None:
+        if self._is_finished:  # an upgrade behind it was faster
+            return
         self._flush()
         if not self._is_queued:
             self._turn()

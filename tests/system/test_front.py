@@ -57,7 +57,7 @@ class Echo(asyncio.Protocol):
 class FakeApplication:
     """`/sync` answers at once, `/slow` when `release` is set, `/boom` and `/late-boom` raise, `/big` is a lot.
 
-    `/pending…` is answered without a task, after at most `within_s`.
+    `/pending…` is answered without a task, after at most `within_s`; `/pending-more` in pieces.
     """
 
     within_s = 60.0
@@ -117,7 +117,9 @@ class FakeApplication:
         return self._answer(request)
 
     def _answer(self, request: Request) -> Response:
-        return Response(200, b"%s %s %d" % (request.method.encode(), request.path.encode(), len(request.body)))
+        more = [b" and", b" more"] if request.path.endswith("more") else ()
+        body = b"%s %s %d" % (request.method.encode(), request.path.encode(), len(request.body))
+        return Response(200, body, more=more)
 
     def failure(self, status: int, text: str) -> Response:
         return Response(status, text.encode(), "text/plain")
@@ -314,6 +316,25 @@ async def test_a_peer_that_half_closes_gets_its_answers(place: Place, path: str)
     place.application.release.set()
     assert [await client.status(), await client.status()] == [200, 200]
     assert await client.is_closed()
+
+
+async def test_a_peer_that_half_closes_after_what_looks_like_an_upgrade_gets_its_answers(place: Place) -> None:
+    body = b"Upgrade: websocket\r\n"
+    client = await place.connect(post("/sync", body) + post("/pending", body) + GET + UPGRADE)
+    client.writer.write_eof()
+    for path in ("POST /sync 20", "POST /pending 20", "GET /sync 0"):
+        assert (await client.receive())[2] == path.encode()
+    assert await client.is_closed()
+    assert not place.application.started.is_set(), "who sends no more wants no upgrade"
+
+
+async def test_an_upgrade_may_come_right_behind_an_answer_in_pieces(place: Place) -> None:
+    place.application.admit = lambda request: "admitted"  # type: ignore[assignment,method-assign,return-value]
+    client = await place.connect(b"GET /pending-more HTTP/1.1\r\n" + HEAD + b"\r\n" + UPGRADE + b"hello")
+    assert (await client.receive())[2] == b"GET /pending-more 0 and more"
+    assert await client.status() == 101
+    assert await client.reader.readexactly(5) == b"hello"
+    await until(lambda: place.front.connections == 0 and not place.front.unsent.total)
 
 
 async def test_a_peer_that_half_closes_without_a_request_is_closed(place: Place) -> None:
@@ -650,6 +671,25 @@ async def test_slow_bodies_give_way_to_new_ones(opened: Open, monkeypatch: pytes
     assert (await quick.receive())[2] == b"POST /sync 50001"
 
 
+@pytest.mark.parametrize("path", ["/slow", "/pending-slow"])
+async def test_a_body_that_turned_out_empty_does_not_give_way(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    place = await opened(limits={"max_bodies_bytes": 100_000})
+    empty = await place.connect(
+        post(path, b"").replace(b"Content-Length: 0\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n0")
+    )
+    await arrived(place, 1)
+    empty.send(b"\r\n\r\n" + GET[:-1])
+    await place.application.started.wait()
+    monkeypatch.setattr(bodies, "PATIENCE_S", 0.0)
+    assert (await place.ask(announce("/sync", 100_002) + bytes(100_001)))[0] == 503
+    place.application.release.set()
+    assert (await empty.receive())[2] == f"POST {path} 0".encode()
+    empty.send(GET[-1:])
+    assert await empty.status() == 200
+
+
 @pytest.mark.parametrize("go", [reset, half_close, leave])
 async def test_bodies_given_up_leave_no_trace(place: Place, go: Callable[[Client], None]) -> None:
     client = await place.connect(announce("/sync", 90_001) + bytes(90_000))
@@ -695,7 +735,7 @@ async def test_pipelines_take_turns(place: Place, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("go", [reset, half_close, leave])
 async def test_who_leaves_while_waiting_for_a_turn(place: Place, go: Callable[[Client], None]) -> None:
-    place.front.turns.is_free = lambda: False  # type: ignore[method-assign]
+    place.front.turns.is_free = lambda line: False  # type: ignore[method-assign]
     clients = [await place.connect(GET * 50 + announce("/refused", 10)) for _ in range(20)]
     for client in clients:
         go(client)

@@ -59,7 +59,8 @@ class AnswerQueue:
             self._put(response, keep_alive, head_only, date)
         except Exception:
             _log.exception("answer cannot be encoded", status=response.status)
-            keep_alive = False
+            self.give_up()
+            keep_alive, self.more = False, None
             self._put(front.shared(request or refused, front.fail(BROKEN)), keep_alive, head_only, date)
         return keep_alive
 

@@ -15,7 +15,7 @@ from pushd.stores.sqlite.schema import LADDER
 
 from .conftest import Node
 from .test_mailbox import item
-from .test_records import PENDING, push_record, receipt
+from .test_records import DELIVERED, PENDING, push_record, receipt
 
 ODD: list[Any] = [
     None, "", b"", b"\xff\xfe\x00", "a\x00b", '[1,"a",null,1e400,99999999999999999999]', -1, 2**63 - 1, 2**63 - 1,
@@ -48,7 +48,7 @@ async def fill(node: Node) -> None:
     names = [f"m{number}" for number in range(GOOD + 1)]
     await node.stores.records.write(
         [push_record(name) for name in names],
-        [receipt(name, user_id, PENDING) for name in names for user_id in (1, 2)],
+        [receipt(name, user_id, DELIVERED if user_id == 1 else PENDING) for name in names for user_id in (1, 2)],
     )
     await node.stores.mailbox.save([(item(name), [1, 2]) for name in names])
     await node.stores.journal.append(
@@ -106,6 +106,9 @@ async def test_all_that_is_good_is_read(node: Node, table: str, column: str) -> 
     await records.user_receipts(0, 2**62, 10)
     await records.unread_counts([1, 2])
     assert await records.receive_status(name) is not None
+    for place in range(GOOD + 1):
+        assert await records.received_by(f"m{place}") <= {1, 2} | set(ODD[6:10])
+        assert set(await records.not_received_by(f"m{place}")) <= {1, 2} | set(ODD[6:10])
     assert await records.mark(1, [name], Mark.READ, node.clock()) == [name]
     await node.stores.presence.statuses([1, 2])
     assert name in {notice.message_id for notice in await journal.unsettled()}

@@ -65,13 +65,12 @@ SELECT count(*), count(*) FILTER (WHERE is_online), count(*) FILTER (WHERE is_re
  WHERE message_id = :message_id
 """
 
+# Other programs can write anything into any column; ids below 0 are guests.
 RECEIVED_BY = """
 SELECT CAST(json_group_array(user_id) AS BLOB)
   FROM admin_user_receive_records
- WHERE message_id = :message_id AND is_received = 1
+ WHERE message_id = :message_id AND is_received = 1 AND typeof(user_id) = 'integer'
 """
-
-# Other programs can write anything into any column; ids below 0 are guests.
 NOT_RECEIVED_BY = """
 SELECT CAST(json_group_array(user_id) AS BLOB)
   FROM admin_user_receive_records

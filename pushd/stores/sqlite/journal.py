@@ -26,7 +26,14 @@ SELECT * FROM given
 """,
 )
 
-LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'journal'"
+# What another program put at the end of all numbers, or what is none, is not counted on from.
+LAST_SEQ = f"""
+SELECT max(seq)
+  FROM (SELECT seq FROM sqlite_sequence WHERE name = 'journal' AND typeof(seq) = 'integer'
+         UNION ALL
+        SELECT max(seq) FROM journal WHERE seq < {1 << 62})
+ WHERE seq < {1 << 62}
+"""  # noqa: S608 - constants only
 
 SETTLE = """
 UPDATE journal SET settled = 1
@@ -111,7 +118,7 @@ class SqliteJournal:
         (first,) = await self._statements.numbers("since", FIRST_SINCE, since_ms=accepted_ms)
         if not first:
             return []
-        return (await self._pages("since", SINCE_PAGE, SINCE_ROWS, first - 1, since_ms=accepted_ms))[0]
+        return (await self._pages("since", SINCE_PAGE, SINCE_ROWS, max(0, first - 1), since_ms=accepted_ms))[0]
 
     async def purge(self, before_ms: int, limit: int) -> int:
         """See ports.Journal."""

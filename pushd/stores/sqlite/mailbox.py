@@ -73,7 +73,7 @@ DELETE FROM mailbox
 # Entries as [user_id, position, notice_id] under 0; bodies under their notice_id, a row each: one alone may be long.
 READ = """
 WITH entry AS MATERIALIZED (
-  SELECT mailbox.user_id, mailbox.position, mailbox.notice_id
+  SELECT mailbox.user_id, CAST(mailbox.position AS INTEGER) AS position, mailbox.notice_id
     FROM json_each(CAST(:user_ids AS TEXT)) AS user
    CROSS JOIN mailbox ON mailbox.user_id = user.value
    CROSS JOIN mailbox_notice AS notice USING (notice_id)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from pushd.queries import PushFilter, PushSort, Slice
-from pushd.stores.sqlite.statements import Parameter, Query
+from pushd.stores.sqlite.statements import JSON_VALUE, SUM, Parameter, Query
 
 # A record may name 10,000 users and carry 64 KB of data: decoding so many takes the loop a few milliseconds at most.
 DECODED_ROWS = 4
@@ -39,45 +39,46 @@ _PLAIN = (
     "online_count",
 )
 _TIMES = {"push_ms": "push_time", "created_ms": "created_at", "updated_ms": "updated_at", "expires_ms": "expires_at"}
-# Other programs can write anything into any column: JSON has no blobs and no infinities.
-_VALUE = "CASE typeof({0}) WHEN 'blob' THEN hex({0}) WHEN 'real' THEN CAST({0} AS INTEGER) ELSE {0} END"
 _FIELDS = (
-    *(f"'{name}', {_VALUE.format(name)}" for name in _PLAIN),
+    *(f"'{name}', {JSON_VALUE.format(name)}" for name in _PLAIN),
     *(f"'{name}', iif({name}, json('true'), json('false'))" for name in ("success", "need_confirm")),
     *(
-        f"'{name}', iif(typeof({name}) = 'text' AND json_valid({name}), json({name}), {_VALUE.format(name)})"
+        f"'{name}', iif(typeof({name}) = 'text' AND json_valid({name}), json({name}), {JSON_VALUE.format(name)})"
         for name in ("target_user_ids", "target_roles", "extra_data")
     ),
-    *(f"'{name}', ifnull({_VALUE.format(column)}, 0)" for name, column in _TIMES.items()),
+    *(f"'{name}', ifnull({JSON_VALUE.format(column)}, 0)" for name, column in _TIMES.items()),
     "'delivered_count', {delivered}, 'failed_count', {failed}",
 )
 _RECEIVED = "is_received = 1"
 _FAILED = "is_received = 0 AND delivery_status = 'expired'"
-_COUNT = "(SELECT ifnull(sum(total), 0) FROM receive_counts AS counted WHERE counted.message_id = {} AND {})"
+_TOTAL = SUM.format("total")
+_COUNT = f"(SELECT {_TOTAL} FROM receive_counts AS counted WHERE counted.message_id = {{}} AND {{}})"  # noqa: S608
 _OBJECT = ", ".join(_FIELDS).format(
     delivered=_COUNT.format("push_records.message_id", _RECEIVED),
     failed=_COUNT.format("push_records.message_id", _FAILED),
 )
 
-# :message_ids in the order of the page.
+_ROWS = f"SELECT CAST(json_group_array(json_object({_OBJECT})) AS BLOB)"
+# :rowids in the order of the page. By what SQLite gives: not every message_id of others can be asked for.
 ROWS = f"""
-SELECT CAST(json_group_array(json_object({_OBJECT})) AS BLOB)
-  FROM json_each(CAST(:message_ids AS TEXT)) AS wanted
- CROSS JOIN push_records ON push_records.message_id = wanted.value
-"""  # noqa: S608 - constants only
+{_ROWS}
+  FROM json_each(CAST(:rowids AS TEXT)) AS wanted
+ CROSS JOIN push_records ON push_records.rowid = wanted.value
+"""
+ROW = f"{_ROWS} FROM push_records WHERE message_id = :message_id"
 
 DROP_PUSH_RECORD = "DELETE FROM push_records WHERE message_id = :message_id"
 
 
 def page(where: PushFilter, sort: PushSort, part: Slice) -> Query:
-    """Selects the message_ids of a page as a JSON array."""
+    """Selects the rowids of a page as a JSON array."""
     direction = "DESC" if part.is_descending else "ASC"
     keys = dict.fromkeys((sort.value, "push_time", "message_id"))
     inner = f"""
-    SELECT message_id FROM push_records {_index(where, sort)} {_conditions(where)}
+    SELECT rowid FROM push_records {_index(where, sort)} {_conditions(where)}
      ORDER BY {", ".join(f"{key} {direction}" for key in keys)} LIMIT :limit OFFSET :offset
     """  # noqa: S608 - constants only
-    statement = f"SELECT CAST(json_group_array(message_id) AS BLOB) FROM ({inner})"  # noqa: S608
+    statement = f"SELECT CAST(json_group_array(rowid) AS BLOB) FROM ({inner})"  # noqa: S608
     return Query(statement, _parameters(where) | {"limit": part.limit, "offset": part.offset})
 
 
@@ -87,8 +88,9 @@ def stats(where: PushFilter) -> Query:
     SELECT message_id, success, total_count FROM push_records {_index(where, PushSort.PUSH_TIME)} {_conditions(where)}
     """  # noqa: S608 - constants only
     statement = f"""
-    SELECT count(*), sum(success), sum(1 - success), sum(total_count),
-           sum({_COUNT.format("matching.message_id", _RECEIVED)}), sum({_COUNT.format("matching.message_id", _FAILED)})
+    SELECT count(*), count(*) FILTER (WHERE success), count(*) FILTER (WHERE NOT success), {SUM.format("total_count")},
+           {SUM.format(_COUNT.format("matching.message_id", _RECEIVED))},
+           {SUM.format(_COUNT.format("matching.message_id", _FAILED))}
       FROM ({matching}) AS matching
     """  # noqa: S608 - constants only
     return Query(statement, _parameters(where))

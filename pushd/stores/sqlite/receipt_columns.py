@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
+from time import monotonic
 from typing import Any, NamedTuple
 
 import orjson
@@ -21,6 +22,7 @@ from pushd.model import Receipt
 from pushd.queries import ReceiptFilter, ReceiptSort, ReceiptStats, Slice
 from pushd.stores.sqlite.receipt_pages import STATE_NUMBER, ReceiptList, folded
 from pushd.stores.sqlite.receipt_queries import PAGE
+from pushd.stores.sqlite.statements import SUM
 
 # A record takes 21 to 37 bytes, a notice 400. With more than these, lists are made by SQLite alone.
 MOST_RECORDS = 10_000_000
@@ -37,6 +39,9 @@ MOST_NOTED, MOST_STALE = 2_000, 10_000
 
 # How long an answer waits for another that reads what is stale, before SQLite gives it. For a load it does not wait.
 PATIENCE_S = 0.25
+
+# After records that have no room in columns, so long until it is tried again.
+UNUSABLE_S = 60.0
 
 _COLUMNS = (
     "message_id", "user_id", "username", STATE_NUMBER, "rowid", "created_at", "received_at", "read_at", "confirmed_at"
@@ -60,7 +65,7 @@ NAMES = """
 SELECT CAST(json_group_array(user_id) AS BLOB), CAST(json_group_array(username) AS BLOB)
   FROM (SELECT user_id, username FROM receive_names ORDER BY username, user_id LIMIT :limit OFFSET :offset)
 """
-RECORDS = "SELECT ifnull(sum(total), 0), count(DISTINCT message_id) FROM receive_counts"
+RECORDS = f"SELECT {SUM.format('total')}, count(DISTINCT message_id) FROM receive_counts"  # noqa: S608 - constants only
 PAGE_OF = PAGE.format("SELECT value AS id FROM json_each(CAST(:rowids AS TEXT))")
 
 _BEHIND_ALL = b""  # SQLite sorts bytes after text
@@ -81,6 +86,7 @@ class ReceiptColumns:
         self.changes = 0  # noted so far
         self._noting = threading.Lock()
         self._is_stopped = False
+        self._unusable_until_s = 0.0
         self._refreshing = threading.Lock()
         self._forget()
 
@@ -155,7 +161,7 @@ class ReceiptColumns:
     def _current(self, connection: sqlite3.Connection) -> tuple[list[NoticeColumns], Owners] | None:
         """The records as they are; None when they are too many, or not ready in time."""
         patience_s = PATIENCE_S if self._notices else 0
-        if self._is_stopped or not self._refreshing.acquire(timeout=patience_s):
+        if self._is_stopped or monotonic() < self._unusable_until_s or not self._refreshing.acquire(timeout=patience_s):
             return None
         try:
             # First: what is noted from here on may not be in what is read below.
@@ -163,9 +169,16 @@ class ReceiptColumns:
                 stale, self._stale = self._stale, {}
             try:
                 is_kept = self._load(connection) if stale is None else self._refresh(connection, stale)
-            except BaseException:
+            except Exception as error:
                 self._forget()
-                raise
+                if (
+                    isinstance(error, sqlite3.Error)
+                    and getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR
+                ):
+                    raise
+                # Columns have room for our own kinds of values alone: of what others wrote, SQLite makes the lists.
+                self._unusable_until_s = monotonic() + UNUSABLE_S
+                return None
             if is_kept and not self._is_stopped:
                 return self._notices, self._owners
             self._forget()
@@ -263,6 +276,11 @@ class ReceiptColumns:
 
 def _nothing_of(message_id: str) -> NoticeColumns:
     return NoticeColumns(message_id, [], [], [], [], [], [], [])
+
+
+def _is_of_values(error: sqlite3.Error) -> bool:
+    """Whether what stands in the table is to blame: "JSON cannot hold BLOB values", "integer overflow"."""
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
 
 
 def _weight(records: int, notices: int) -> int:

@@ -14,7 +14,7 @@ import msgspec
 from pushd.queries import ReceiptFilter, ReceiptRow, ReceiptSort, ReceiptStats, Slice
 from pushd.stores.sqlite import receipt_queries
 from pushd.stores.sqlite.receipt_columns import Answer, ReceiptColumns
-from pushd.stores.sqlite.statements import Query, Reads
+from pushd.stores.sqlite.statements import Query, Reads, decoded_rows
 
 Page = Callable[[Slice], Awaitable[list[ReceiptRow]]]
 
@@ -59,8 +59,7 @@ class ReceiptLists:
     async def rows(self, query: Query, name: str = "receive_records") -> list[ReceiptRow]:
         """What a statement of receipt_queries selects."""
         document = await self._reads.document(name, query.statement, **query.parameters)
-        rows: list[ReceiptRow] = _rows.decode(document or b"[]")
-        return rows
+        return decoded_rows(_rows, ReceiptRow, document or b"[]")
 
     async def stats(self, where: ReceiptFilter) -> ReceiptStats:
         """See ports.RecordStore.receive_stats."""
@@ -83,8 +82,7 @@ class ReceiptLists:
         if _is_by_name(where) or not await self._is_short(where, sort, part):
             answer = await self._answer(where, sort, part)
             if answer is not None:
-                rows: list[ReceiptRow] = _rows.decode(answer.document)
-                return rows
+                return decoded_rows(_rows, ReceiptRow, answer.document)
         if part.offset < receipt_queries.FAR_ROWS:
             return await self._page(where, sort, part)
         total = (await self.stats(where)).total_users

@@ -18,7 +18,7 @@ import msgspec
 
 from pushd.queries import ReceiptFilter, ReceiptSort, Slice
 from pushd.stores.sqlite.schema import COUNTED, STATE
-from pushd.stores.sqlite.statements import Parameter, Query
+from pushd.stores.sqlite.statements import JSON_VALUE, SUM, Parameter, Query
 
 # Most rows that are sorted to answer one page where an index in the order of the page exists.
 SORTED_ROWS = 5_000
@@ -61,9 +61,12 @@ _PLAIN = (
     "error_message",
 )
 _FIELDS = (
-    *(f"'{name}', receipt.{name}" for name in _PLAIN),
+    *(f"'{name}', {JSON_VALUE.format('receipt.' + name)}" for name in _PLAIN),
     *(f"'{name}', {_TRUTH.format('receipt.' + name)}" for name in FLAGS),
-    *(f"'{name}_ms', ifnull(receipt.{name}_at, 0)" for name in ("received", "read", "confirmed", "created", "updated")),
+    *(
+        f"'{name}_ms', ifnull({JSON_VALUE.format(f'receipt.{name}_at')}, 0)"
+        for name in ("received", "read", "confirmed", "created", "updated")
+    ),
 )
 _ROWS = f"SELECT CAST(json_group_array(json_object({', '.join(_FIELDS)})) AS BLOB)"
 PAGE = _ROWS + " FROM ({}) AS page CROSS JOIN admin_user_receive_records AS receipt ON receipt.rowid = page.id"
@@ -82,7 +85,9 @@ _NAMED = "receipt.user_id = name.user_id AND receipt.username = name.username"
 _BY_NAME = f"receive_names AS name CROSS JOIN {_BY_USER} ON {_NAMED}"
 NAMES_IN_ORDER = "receive_names AS name INDEXED BY receive_names_username"
 _IN_ORDER_OF_NAMES = f"{NAMES_IN_ORDER} CROSS JOIN {_BY_USER} ON {_NAMED}"
-_SUMS = ", ".join(("sum(total) AS total", *(f"sum(total * {flag}) AS {flag}" for flag in FLAGS)))
+_SUMS = ", ".join(
+    (f"{SUM.format('total')} AS total", *(f"{SUM.format(f'iif({flag}, total, 0)')} AS {flag}" for flag in FLAGS))
+)
 # Half of what sum() costs.
 _COUNTS = ", ".join(("count(*)", *(f"count(*) FILTER (WHERE receipt.{flag})" for flag in FLAGS)))
 _BY_NAME_IN_NOTICE = f"receive_names AS name CROSS JOIN {_TABLE} ON {_NAMED}"
@@ -101,12 +106,13 @@ NEWEST = f"""
 
 # With max(), SQLite takes the username from the row that has it: https://sqlite.org/lang_select.html#bareagg
 USER_RECEIPTS = """
-SELECT CAST(json_group_array(json_array(user_id, username, total, received, read, confirmed)) AS BLOB)
-  FROM (SELECT user_id, username, max(created_at), count(*) AS total, sum(is_received) AS received,
-               sum(is_read) AS read, sum(is_confirmed) AS confirmed
+SELECT CAST(json_group_array(json_array(user_id, CAST(username AS TEXT), total, received, read, confirmed)) AS BLOB)
+  FROM (SELECT user_id, username, max(created_at), count(*) AS total, count(*) FILTER (WHERE is_received) AS received,
+               count(*) FILTER (WHERE is_read) AS read, count(*) FILTER (WHERE is_confirmed) AS confirmed
           FROM admin_user_receive_records {}
          WHERE created_at >= :since_ms AND created_at < :before_ms
          GROUP BY user_id
+        HAVING typeof(user_id) = 'integer'
          ORDER BY total DESC, user_id
          LIMIT :limit)
 """
@@ -114,18 +120,18 @@ ALL_USER_RECEIPTS = USER_RECEIPTS.format("INDEXED BY receive_records_user")
 SOME_USER_RECEIPTS = USER_RECEIPTS.format("INDEXED BY receive_records_created")
 
 # Records in a time range, and altogether.
-IN_RANGE = """
-SELECT (SELECT sum(total) FROM receive_counts WHERE created_at >= :since_ms AND created_at < :before_ms),
-       (SELECT sum(total) FROM receive_counts)
-"""
+IN_RANGE = f"""
+SELECT (SELECT {SUM.format("total")} FROM receive_counts WHERE created_at >= :since_ms AND created_at < :before_ms),
+       (SELECT {SUM.format("total")} FROM receive_counts)
+"""  # noqa: S608 - constants only
 
-USER_SUMMARY = """
-SELECT (SELECT sum(total) FROM receive_totals
+USER_SUMMARY = f"""
+SELECT (SELECT {SUM.format("total")} FROM receive_totals
          WHERE user_id = :user_id AND is_read = 0 AND delivery_status <> 'expired'),
-       count(*), max(created_at)
+       count(*), max(CAST(created_at AS INTEGER))
   FROM admin_user_receive_records INDEXED BY receive_records_user
  WHERE user_id = :user_id
-"""
+"""  # noqa: S608 - constants only
 
 DROP_RECEIPTS = """
 DELETE FROM admin_user_receive_records

@@ -5,13 +5,11 @@ Writing is in records_write, lists of receive records in receipt_lists, those of
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
 
 import msgspec
 import orjson
@@ -34,7 +32,17 @@ from pushd.stores.sqlite import push_queries, receipt_queries
 from pushd.stores.sqlite.readers import Readers
 from pushd.stores.sqlite.receipt_lists import ReceiptLists
 from pushd.stores.sqlite.records_write import PUSH_RECORDS, RECEIPTS, push_values, receipt_values
-from pushd.stores.sqlite.statements import Parameter, Query, Reads, Statements, chunks, drop_chunks
+from pushd.stores.sqlite.statements import (
+    SUM,
+    Parameter,
+    Query,
+    Reads,
+    Statements,
+    chunks,
+    decoded,
+    decoded_rows,
+    drop_chunks,
+)
 from pushd.stores.sqlite.thread import SqliteThread
 
 # Who has read it has received it.
@@ -50,33 +58,33 @@ RETURNING message_id, user_id
 """
 
 RECEIVE_STATUS = """
-SELECT count(*), sum(is_online), sum(is_received), sum(is_read), sum(is_confirmed),
+SELECT count(*), count(*) FILTER (WHERE is_online), count(*) FILTER (WHERE is_received),
+       count(*) FILTER (WHERE is_read), count(*) FILTER (WHERE is_confirmed),
        EXISTS (SELECT 1 FROM push_records WHERE message_id = :message_id)
   FROM admin_user_receive_records
  WHERE message_id = :message_id
 """
 
+# Other programs can write anything into any column; ids below 0 are guests.
 RECEIVED_BY = """
 SELECT CAST(json_group_array(user_id) AS BLOB)
   FROM admin_user_receive_records
- WHERE message_id = :message_id AND is_received = 1
+ WHERE message_id = :message_id AND is_received = 1 AND typeof(user_id) = 'integer'
 """
-
-# Other programs can write anything into any column; ids below 0 are guests.
 NOT_RECEIVED_BY = """
 SELECT CAST(json_group_array(user_id) AS BLOB)
   FROM admin_user_receive_records
  WHERE message_id = :message_id AND is_received = 0 AND typeof(user_id) = 'integer' AND user_id >= 0
 """
 
-UNREAD_COUNTS = """
+UNREAD_COUNTS = f"""
 SELECT CAST(json_group_array(json_array(user_id, unread)) AS BLOB)
-  FROM (SELECT user_id, sum(total) AS unread
+  FROM (SELECT user_id, {SUM.format("total")} AS unread
           FROM receive_totals
          WHERE is_read = 0 AND delivery_status <> 'expired'
            AND user_id IN (SELECT value FROM json_each(CAST(:user_ids AS TEXT)))
          GROUP BY user_id)
-"""
+"""  # noqa: S608 - constants only
 
 PURGE_RECEIPTS = """
 DELETE FROM admin_user_receive_records
@@ -111,7 +119,6 @@ DELETE FROM push_records
 DECODED_RECEIPTS = 250
 
 _push_rows = msgspec.json.Decoder(list[PushRow])
-_EMPTY: dict[Any, Any] = {str: "", int: 0, bool: False}  # of the others: None
 _user_receipts = msgspec.json.Decoder(list[tuple[int, str, int, int, int, int]])
 
 
@@ -167,12 +174,17 @@ class SqliteRecords:
 
     async def push_records(self, where: PushFilter, sort: PushSort, part: Slice) -> list[PushRow]:
         """See ports.RecordStore."""
-        found = await self._read("push_records", push_queries.page(where, sort, part))
-        return await self._push_rows("push_records", orjson.loads(found))
+        rowids = orjson.loads(await self._read("push_records", push_queries.page(where, sort, part)))
+        rows: list[PushRow] = []
+        for chunk in chunks(rowids, push_queries.DECODED_ROWS):  # what was dropped since is absent
+            query = Query(push_queries.ROWS, {"rowids": orjson.dumps(chunk)})
+            rows += decoded_rows(_push_rows, PushRow, await self._read("push_records", query))
+        return rows
 
     async def push_record(self, message_id: str) -> PushRow | None:
         """See ports.RecordStore."""
-        rows = await self._push_rows("push_record", [message_id])
+        found = await self._read("push_record", Query(push_queries.ROW, {"message_id": message_id}))
+        rows = decoded_rows(_push_rows, PushRow, found)
         return rows[0] if rows else None
 
     async def push_stats(self, where: PushFilter) -> PushStats:
@@ -213,20 +225,12 @@ class SqliteRecords:
         is_part = wanted * 10 < total
         statement = receipt_queries.SOME_USER_RECEIPTS if is_part else receipt_queries.ALL_USER_RECEIPTS
         document = await self._read("user_receipts", Query(statement, {**between, "limit": limit}))
-        return [UserReceipts(*row) for row in _user_receipts.decode(document)]
+        return [UserReceipts(*row) for row in decoded(_user_receipts, document)]
 
     async def user_summary(self, user_id: int) -> UserSummary:
         """See ports.RecordStore."""
         numbers = await self._reads.numbers("user_summary", receipt_queries.USER_SUMMARY, user_id=user_id)
         return UserSummary(*numbers)
-
-    async def _push_rows(self, name: str, message_ids: list[str]) -> list[PushRow]:
-        """The records with these ids, in order; those dropped since are absent."""
-        rows: list[PushRow] = []
-        for chunk in chunks(message_ids, push_queries.DECODED_ROWS):
-            query = Query(push_queries.ROWS, {"message_ids": orjson.dumps(chunk)})
-            rows += _decoded(await self._read(name, query))
-        return rows
 
     async def _change(self, name: str, statement: str, **parameters: Parameter) -> list[tuple[str, int]]:
         """Run one statement that returns the message_id and user_id of each receive record that it changes."""
@@ -271,31 +275,3 @@ async def recording(
     lists = ReceiptLists(reads)
     async with lists.ready():
         yield SqliteRecords(thread, reads, lists, clock=clock)
-
-
-def _decoded(document: bytes) -> list[PushRow]:
-    """Push records, whoever wrote them: SQLite's columns take values of any kind."""
-    try:
-        return _push_rows.decode(document)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return [_mended(fields) for fields in _any_json(document)]
-
-
-def _any_json(document: bytes) -> Any:
-    """Also with bytes that are no UTF-8, surrogates, infinities."""
-    value = json.loads(document.decode(errors="replace"))
-    return json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
-
-
-def _mended(fields: dict[str, Any]) -> PushRow:
-    """The row without what cannot be understood."""
-    return PushRow(
-        **{field.name: _read_as(field.type, fields[field.name]) for field in msgspec.structs.fields(PushRow)}
-    )
-
-
-def _read_as(kind: Any, value: Any) -> Any:
-    try:
-        return msgspec.convert(value, kind, strict=False)
-    except msgspec.ValidationError:
-        return _EMPTY.get(kind)

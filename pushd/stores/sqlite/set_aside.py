@@ -19,7 +19,14 @@ MOST_ENTRIES = 10_000
 MOST_BYTES = 64 << 20
 ROOM = 0.9
 
-KEEP = "INSERT INTO set_aside (kind, at_ms, cause, size, body) VALUES (?, ?, ?, ?, ?)"
+# SQLite itself would find no number behind what another program may have put at the end of all numbers.
+KEEP = f"""
+INSERT INTO set_aside (id, kind, at_ms, cause, size, body)
+SELECT ifnull(max(id), 0) + 1, ?, ?, ?, ?, ?
+  FROM (SELECT max(id) AS id FROM set_aside WHERE id BETWEEN 0 AND {1 << 62}
+         UNION ALL
+        SELECT seq FROM sqlite_sequence WHERE name = 'set_aside' AND seq BETWEEN 0 AND {1 << 62})
+"""  # noqa: S608 - constants only
 SIZE = "SELECT count(*), ifnull(sum(size), 0) FROM set_aside"
 # All but the newest that fit.
 DROP_OLDEST = """
@@ -138,7 +145,7 @@ def _opened(data_dir: str) -> Iterator[sqlite3.Connection]:
 def entries(data_dir: str) -> Iterator[Entry]:
     """What is set aside, the oldest first. Blocks. Raises StartError."""
     with _opened(data_dir) as connection:
-        last_id = 0
+        last_id = -(1 << 63)
         while rows := connection.execute(LIST, (last_id, LISTED_AT_ONCE)).fetchall():
             for entry_id, kind, at_ms, size, is_wanted, cause in rows:
                 yield Entry(entry_id, _text(kind), at_ms, size, bool(is_wanted), _text(cause))

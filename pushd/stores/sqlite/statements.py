@@ -8,6 +8,7 @@ bytes, so that neither side decodes text under the GIL.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -25,7 +26,14 @@ Parameter = bytes | str | int
 Run = Callable[[sqlite3.Connection], Any]
 Value = bytes | str | int | None  # exactly: what is of a subclass takes sqlite3 ten times as long to bind
 
+# A column that goes into JSON. Other programs can write anything into any column: JSON has no blobs and no infinities.
+JSON_VALUE = "CASE typeof({0}) WHEN 'blob' THEN hex({0}) WHEN 'real' THEN CAST({0} AS INTEGER) ELSE {0} END"
+# A sum of what may be any numbers, where sum() gives up beyond 64 bits.
+SUM = "CAST(total({}) AS INTEGER)"
+
 Decoded = TypeVar("Decoded")
+
+_EMPTY: dict[Any, Any] = {str: "", int: 0, bool: False}  # of the others: None
 
 
 def decoded(decoder: msgspec.json.Decoder[Decoded], document: bytes) -> Decoded:
@@ -34,6 +42,31 @@ def decoded(decoder: msgspec.json.Decoder[Decoded], document: bytes) -> Decoded:
         return decoder.decode(document)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return decoder.decode(document.decode(errors="replace"))
+
+
+def decoded_rows(decoder: msgspec.json.Decoder[list[Decoded]], kind: type[Decoded], document: bytes) -> list[Decoded]:
+    """The same of rows of a struct, whoever wrote them: without what cannot be understood of one."""
+    try:
+        return decoder.decode(document)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return [_mended(kind, fields) for fields in _any_json(document)]
+
+
+def _any_json(document: bytes) -> Any:
+    """Also with bytes that are no UTF-8, surrogates, infinities."""
+    value = json.loads(document.decode(errors="replace"))
+    return json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+
+
+def _mended(kind: type[Decoded], fields: dict[str, Any]) -> Decoded:
+    return kind(**{field.name: _read_as(field.type, fields[field.name]) for field in msgspec.structs.fields(kind)})  # type: ignore[arg-type]
+
+
+def _read_as(kind: Any, value: Any) -> Any:
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError:
+        return _EMPTY.get(kind)
 
 
 # A journal append waits behind one chunk at most: 500 receive records take SQLite a few milliseconds.

@@ -37,6 +37,9 @@ class _Left:
         self._user_ids: list[int] = []
         self._forgotten = 0
 
+    def __len__(self) -> int:
+        return len(self._user_ids)
+
     @property
     def mark(self) -> int:
         """Where the next one will stand."""
@@ -144,8 +147,9 @@ class Receipts:
         else:
             self._under_way.pop(message_id, None)
         publication.early_received = NOBODY
-        under_way = (*self._under_way.values(), *self._overtaken) if self._under_way else ()
-        self._left.forget(min((one.left_before for one in under_way), default=self._left.mark))
+        if self._left:
+            under_way = (*self._under_way.values(), *self._overtaken)
+            self._left.forget(min((one.left_before for one in under_way), default=self._left.mark))
         if self._watchers and (watchers := self._watchers.pop(message_id, None)) is not None:
             watchers.release()
 

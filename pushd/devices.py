@@ -12,6 +12,8 @@ from typing import NamedTuple
 from ua_parser import Domain, load_lazy_builtins
 from ua_parser.regex import Resolver
 
+from pushd import faults
+
 LONGEST_TEXT = 512  # characters that are looked at; browsers write 150, applications within browsers 300
 DESKTOP_SYSTEMS = frozenset({"Windows", "Mac OS X", "Linux", "Ubuntu", "Debian", "Fedora", "Chrome OS", "FreeBSD"})
 
@@ -38,7 +40,9 @@ def _device_of(user_agent: str) -> Device:
         return Device("", "", "")
     try:
         found = _resolver()(user_agent, Domain.ALL)
-    except (ValueError, TypeError):  # no UTF-8, or a match without what its pattern promises
+    except faults.ENDINGS:
+        raise
+    except BaseException:  # no UTF-8, a match without what its pattern promises, or a panic
         return UNKNOWN
     system = found.os.family if found.os else ""
     browser = found.user_agent.family if found.user_agent else ""

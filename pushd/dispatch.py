@@ -264,6 +264,9 @@ class Dispatcher:
             await faults.unless_cancelled(self._process(publication))
         except Exception as error:
             self._failed(publication, error)
+        except asyncio.CancelledError:  # the journal keeps the notice; this may not be the end of the others
+            self._receipts.end(publication)
+            raise
         finally:
             self._count_busy(-1)
 

@@ -16,6 +16,9 @@ from pushd.metrics import Metrics
 
 log = structlog.get_logger("pushd.faults")
 T = TypeVar("T")
+# Not a failure: the process or a coroutine is to end. Any other BaseException is a failure, as are panics of libraries
+# in Rust.
+ENDINGS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
 def noted(metrics: Metrics, kind: str, error: BaseException, **about: Any) -> None:
@@ -50,10 +53,14 @@ def is_being_cancelled() -> bool:
 
 
 async def unless_cancelled(work: Awaitable[T]) -> T:
-    """What `work` gives. When it was cancelled but this task was not, that is a failure like any other."""
+    """What `work` gives. Raises an Exception for any failure, also when it was cancelled but this task was not."""
     try:
         return await work
     except asyncio.CancelledError as error:
         if is_being_cancelled():
             raise
         raise RuntimeError("what was awaited was cancelled by something else") from error
+    except (Exception, *ENDINGS):
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error

@@ -42,24 +42,23 @@ _older_mailbox_body = msgspec.msgpack.Decoder(_MailboxBody)
 
 
 class MailboxWriter:
-    """Saves and removals, in the order they were asked for."""
+    """Saves and removals, in the order they were asked for or promised."""
 
     name = "mailbox"
 
     def __init__(self, stores: Stores, metrics: Metrics, aside: Aside, *, on_disk: int = 0) -> None:
         self._mailbox = stores.mailbox
         self._metrics = metrics
-        self._batches: list[MailboxBatch] = []
-        # Gives the saves that were announced (`writer.wake`), a share in each step.
-        self.give_rest: Callable[[], Iterator[None]] = lambda: iter(())
+        self._queue: list[MailboxBatch | Iterator[None]] = []
         self.writer = WriteBehind(self, metrics, lambda: MAILBOX_DELAY_S, aside, stores.outbox, on_disk)
 
     def save(self, publication: Publication, item: MailboxItem, user_ids: Collection[int]) -> None:
         """Put `item` into the mailboxes of these users; `publication` is held until it is there or on disk."""
         publication.begin_save()
-        if not self._batches or self._batches[-1].removals or len(self._batches[-1].saves) >= SAVES_AT_ONCE:
-            self._batches.append(MailboxBatch(is_first=True))
-        batch = self._batches[-1]
+        batch = self._queue[-1] if self._queue else None
+        if not isinstance(batch, MailboxBatch) or batch.removals or len(batch.saves) >= SAVES_AT_ONCE:
+            batch = MailboxBatch(is_first=True)
+            self._queue.append(batch)
         batch.saves.append((item, user_ids))
         batch.publications.append(publication)
         batch.is_first &= not (publication.is_restored or publication.notice.is_resent)
@@ -67,10 +66,20 @@ class MailboxWriter:
 
     def remove(self, user_id: int, message_ids: Collection[str]) -> None:
         """Take these out of the user's mailbox."""
-        if not self._batches:
-            self._batches.append(MailboxBatch())
-        self._batches[-1].removals.setdefault(user_id, []).extend(message_ids)
+        batch = self._queue[-1] if self._queue else None
+        if not isinstance(batch, MailboxBatch):
+            batch = MailboxBatch()
+            self._queue.append(batch)
+        batch.removals.setdefault(user_id, []).extend(message_ids)
         self.writer.wake((user_id,))
+
+    def promise(self, saves: Iterator[None]) -> None:
+        """Its steps will ask for saves, which belong here in the order; it is asked when they are written."""
+        self._queue.append(saves)
+
+    def is_last(self, saves: Iterator[None]) -> bool:
+        """Whether nothing was asked for since `saves` was promised, and `saves` was not asked yet."""
+        return bool(self._queue) and self._queue[-1] is saves
 
     async def waiting(self, user_id: int) -> list[str]:
         """Ids of what is in the user's mailbox, with what was given before. Raises StoreError."""
@@ -78,18 +87,23 @@ class MailboxWriter:
         return [item.message_id for item in (await self._mailbox.read([user_id])).get(user_id, ())]
 
     def collect(self) -> Iterator[MailboxBatch]:
-        """See Writes. What was announced is asked for when the rest is written, and as it is written."""
-        return self._with_rest(self._take())
+        """See Writes. What was promised is asked for when its turn comes."""
+        queue, self._queue = self._queue, []
+        return self._in_order(queue)
 
-    def _take(self) -> list[MailboxBatch]:
-        batches, self._batches = self._batches, []
-        return batches
-
-    def _with_rest(self, batches: list[MailboxBatch]) -> Iterator[MailboxBatch]:
-        yield from batches
-        for _ in self.give_rest():
-            yield from self._take()
-        yield from self._take()
+    def _in_order(self, queue: Sequence[MailboxBatch | Iterator[None]]) -> Iterator[MailboxBatch]:
+        for one in queue:
+            if isinstance(one, MailboxBatch):
+                yield one
+                continue
+            is_over = False
+            while not is_over:
+                later, self._queue = self._queue, []  # what was asked for meanwhile
+                try:
+                    is_over = next(one, True) is True
+                finally:
+                    given, self._queue = self._queue, later
+                yield from self._in_order(given)
 
     async def write(self, batch: MailboxBatch) -> None:
         """See Writes."""

@@ -37,6 +37,9 @@ class _Left:
         self._user_ids: list[int] = []
         self._forgotten = 0
 
+    def __len__(self) -> int:
+        return len(self._user_ids)
+
     @property
     def mark(self) -> int:
         """Where the next one will stand."""
@@ -83,7 +86,8 @@ class Receipts:
         self._now = now
         self._wall_ms = wall_ms
         self._item_of = item_of
-        self._under_way: dict[str, Publication] = {}  # fan-outs, the one begun first comes first
+        self._under_way: dict[str, Publication] = {}  # fan-outs
+        self._overtaken: list[Publication] = []  # the same, while another one of the same id is under way
         self._left = _Left()
         self._watchers: dict[str, Waiters] = {}  # who waits for the end of a fan-out
         # user -> message_id -> sent live and neither acknowledged nor in the mailbox
@@ -93,7 +97,7 @@ class Receipts:
         self._in_mailbox: dict[int, dict[str, int]] = {}
         # to whom notices return: many connections may be lost in one turn of the loop, each with many notices
         self._returning: dict[Publication, list[int]] = {}
-        outbox.mailbox.give_rest = self._return_gathered
+        self._returns = self._return_gathered(self._returning)
         # in the order of the deadlines; gone as soon as nobody is waited for
         self._deadlines: dict[Publication, tuple[float, list[int]]] = {}
 
@@ -103,7 +107,10 @@ class Receipts:
         """The first frame is about to be written."""
         publication.early_received = set()
         publication.left_before = self._left.mark
-        self._under_way.pop(publication.notice.message_id, None)  # the order is that of the marks
+        former = self._under_way.get(publication.notice.message_id)
+        if former is not None:
+            publication.early_received = former.early_received  # one answer is for both
+            self._overtaken.append(former)
         self._under_way[publication.notice.message_id] = publication
 
     def sent(self, publication: Publication, handed: list[int], waiting: list[int]) -> None:
@@ -135,12 +142,27 @@ class Receipts:
     def end(self, publication: Publication) -> None:
         """Everybody to whom the frame went has been named."""
         message_id = publication.notice.message_id
-        self._under_way.pop(message_id, None)
+        if self._overtaken:
+            self._end_one_of(message_id, publication)
+        else:
+            self._under_way.pop(message_id, None)
         publication.early_received = NOBODY
-        oldest = next(iter(self._under_way.values()), None)
-        self._left.forget(self._left.mark if oldest is None else oldest.left_before)
+        if self._left:
+            under_way = (*self._under_way.values(), *self._overtaken)
+            self._left.forget(min((one.left_before for one in under_way), default=self._left.mark))
         if self._watchers and (watchers := self._watchers.pop(message_id, None)) is not None:
             watchers.release()
+
+    def _end_one_of(self, message_id: str, publication: Publication) -> None:
+        if publication in self._overtaken:
+            self._overtaken.remove(publication)
+        elif self._under_way.get(message_id) is publication:
+            del self._under_way[message_id]
+            for former in reversed(self._overtaken):
+                if former.notice.message_id == message_id:
+                    self._overtaken.remove(former)
+                    self._under_way[message_id] = former
+                    break
 
     def absent(self, publication: Publication, user_ids: Collection[int]) -> None:
         """These recipients have no connection: the notice waits for them."""
@@ -158,8 +180,6 @@ class Receipts:
         """Keep the notice for these users until they come back."""
         if not user_ids:
             return
-        if self._returning:
-            self._return_gathered()
         notice = publication.notice
         if publication.copy is None:
             publication.copy = self._item_of(notice)
@@ -207,8 +227,6 @@ class Receipts:
 
     def acknowledge(self, user_id: int, message_ids: Sequence[str]) -> list[str]:
         """The user has these; which of them came from the mailbox. Ids never sent to this user are ignored."""
-        if self._returning:
-            self._return_gathered()
         mine = self._waiting.get(user_id)
         stored = self._in_mailbox.get(user_id)
         removable = []
@@ -268,13 +286,17 @@ class Receipts:
     def _gather(self, user_id: int, publications: Collection[Publication]) -> None:
         """These go into the user's mailbox, a little later: each with all users to whom it returns."""
         if publications:
+            mailbox = self._outbox.mailbox
+            if not mailbox.is_last(self._returns):
+                self._returning = {}
+                self._returns = self._return_gathered(self._returning)
+                mailbox.promise(self._returns)
             for publication in publications:
                 self._returning.setdefault(publication, []).append(user_id)
-            self._outbox.mailbox.writer.wake((user_id,))
+            mailbox.writer.wake((user_id,))
 
-    def _return_gathered(self) -> Iterator[None]:
+    def _return_gathered(self, returning: dict[Publication, list[int]]) -> Iterator[None]:
         """A share in each step: what many lose together would hold up the loop."""
-        returning, self._returning = self._returning, {}
         given = 0
         for publication, user_ids in returning.items():
             given += len(user_ids)

@@ -16,9 +16,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = {
     # words everybody uses
-    1.0: "errors model tallies moments devices urls values waiters",
+    1.0: "errors model tallies moments urls values waiters",
     1.1: "config queries deflate metrics",
     1.2: "wire configfile userfile live logs faults",
+    1.3: "devices",
     # pure state machines, the hub, and what reads for its connections
     2.0: "_fastpath _columns session lanes publication",
     2.1: "_inlet",

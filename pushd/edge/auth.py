@@ -16,6 +16,7 @@ import jwt
 import msgspec
 from cachetools import LRUCache
 
+from pushd import faults
 from pushd.config import AuthConfig
 from pushd.edge import origins
 from pushd.edge.http1 import HEALTH_CHECKS, Request, is_loopback
@@ -118,6 +119,10 @@ class Authenticator:
         try:
             claims = self._verifier.claims(token, self._wall_s())
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):  # PyJWT lets some through
+            raise RequestError(ErrorCode.UNAUTHORIZED, "the token is not valid") from None
+        except (Exception, *faults.ENDINGS):
+            raise
+        except BaseException:  # a panic of the library that checks signatures
             raise RequestError(ErrorCode.UNAUTHORIZED, "the token is not valid") from None
         identity = _identity(claims, auth)
         if self.revocations is not None and not identity.token_id:

@@ -279,6 +279,16 @@ def test_a_refused_token_is_not_remembered(
     assert verified == [token] * 2
 
 
+def test_a_token_at_which_a_library_panics_is_refused(
+    authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def panic(*_: object) -> None:
+        raise BaseException("index out of bounds")
+
+    monkeypatch.setattr(Verifier, "claims", panic)
+    assert refusal(authenticator, signed()) is ErrorCode.UNAUTHORIZED
+
+
 @pytest.mark.parametrize("lives_s", [60, 60.9])
 def test_a_remembered_token_expires(make_config: MakeConfig, lives_s: float) -> None:
     """To the second as PyJWT would have it, with the leeway."""

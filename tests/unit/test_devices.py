@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pushd import devices
 from pushd.devices import LONGEST_TEXT, Device, device_of
 
 WEBKIT = "AppleWebKit/605.1.15 (KHTML, like Gecko)"
@@ -73,3 +74,11 @@ def test_patterns_do_not_backtrack() -> None:
 
     evil = DeviceExtractor([("(a+)+$", None, None, None, None)])  # 2^40 steps, if it did
     assert evil.extract("a" * 40 + "!") is None
+
+
+def test_a_text_at_which_the_matcher_panics_is_some_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def panic(text: str, domain: object) -> None:
+        raise BaseException("index out of bounds")
+
+    monkeypatch.setattr(devices, "_resolver", lambda: panic)
+    assert device_of("a text of this test alone") == devices.UNKNOWN

@@ -649,3 +649,25 @@ def test_slices_are_shorter_while_the_loop_is_busy_between_them() -> None:
     assert slices(lambda _: 1.0) == pytest.approx(SLICE_S, rel=0.01)
     # Acknowledgements take twice the time of the sends they answer.
     assert slices(lambda slice_s: 2 * slice_s) == pytest.approx(ROUND_S / 3, rel=0.01)
+
+
+async def test_fan_outs_of_a_dispatcher_that_ended_are_not_under_way_any_more(
+    make_house: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = make_house()
+    house.start_writers()
+    client = house.connect(1, is_acking=True)
+    begun: list[asyncio.Future[None]] = []
+
+    def begin(*_: object) -> asyncio.Future[None]:
+        begun.append(asyncio.get_running_loop().create_future())
+        return begun[0]
+
+    monkeypatch.setattr(house.dispatcher._stage, "begin", begin)
+    running = asyncio.create_task(house.dispatcher.run())
+    await house.publish(target="online")
+    await until(lambda: begun)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    client.leave()
+    assert not house.receipts._left._user_ids

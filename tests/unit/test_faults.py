@@ -79,3 +79,22 @@ async def test_who_is_cancelled_himself_stays_so() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert task.cancelled()
+
+
+class Panic(BaseException):
+    """What a library in Rust raises, by its class, when it is wrong about itself."""
+
+
+async def raising(error: BaseException) -> None:
+    raise error
+
+
+async def test_a_panic_is_a_failure_like_any_other() -> None:
+    with pytest.raises(RuntimeError, match="Panic: index out of bounds"):
+        await faults.unless_cancelled(raising(Panic("index out of bounds")))
+
+
+@pytest.mark.parametrize("ending", [*faults.ENDINGS])
+def test_what_ends_a_process_or_a_coroutine_is_let_through(ending: type[BaseException]) -> None:
+    with pytest.raises(ending):
+        faults.unless_cancelled(raising(ending())).send(None)

@@ -517,6 +517,58 @@ async def test_who_returns_at_once_finds_what_was_just_lost(house: House) -> Non
         await until(lambda client=client: client.ids == [publication.notice.message_id])
 
 
+async def test_what_returns_stays_before_what_comes_after_it(house: House) -> None:
+    client = house.connect(1, is_acking=True)
+    first = await to(house, 1)
+    client.leave()
+    second = await house.publish(target="custom", user_ids=[1])
+    await house.quiet()
+    assert await house.mailbox(1) == [first.notice.message_id, second.notice.message_id]
+
+
+@pytest.mark.parametrize("shares", [1, 3])
+async def test_what_was_read_while_it_returned_leaves_the_mailbox(
+    make_house: Build, frail: Any, shares: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipts, "RETURNED_AT_ONCE", 1)
+    house = make_house(stores=frail)
+    house.start_all()
+    client = house.connect(1, is_acking=True)
+    ids = [(await to(house, 1)).notice.message_id for _ in range(shares)]
+    gate = frail.mailbox.hold("save")
+    client.leave()
+    if shares > 1:
+        await until(lambda: "save" in frail.mailbox.calls)
+    else:
+        gate.set()
+    assert await house.receipts.mark(1, ids, Mark.READ) == ids
+    gate.set()
+    await house.quiet()
+    assert await house.mailbox(1) == []
+
+
+async def test_two_fan_outs_of_one_id_each_know_who_left(house: House) -> None:
+    for user_id in (1, 2):
+        house.connect(user_id, is_acking=True)
+    publications = [Publication(notice(seq, message_id="again"), accepted_at=0.0) for seq in (1, 2)]
+    house.receipts.begin(publications[0])
+    house.connect(3, is_acking=True).leave()
+    house.receipts.begin(publications[1])
+    house.connect(4, is_acking=True).leave()
+    house.receipts.end(publications[1])
+    house.receipts.sent(publications[0], [], [1, 3, 4])
+    assert house.receipts.waiting_total == 1
+    house.receipts.end(publications[0])
+    assert not house.receipts._left._user_ids
+    house.receipts.begin(publications[0])
+    house.receipts.begin(publications[1])
+    house.receipts.end(publications[0])
+    house.connect(5, is_acking=True).leave()
+    house.receipts.sent(publications[1], [], [2, 5])
+    assert house.receipts.waiting_total == 2
+    house.receipts.end(publications[1])
+
+
 async def test_marking_what_another_program_put_there(house: House) -> None:
     """It has no record: it leaves the mailbox, and that is all."""
     waiting = [MailboxItem(type="t", content="x", message_id=name) for name in "abc"]

@@ -50,7 +50,9 @@ async def ended(*works: Work, health: Health | None = None, metrics: Metrics | N
         await until(lambda: all(work.is_running for work in works))
 
 
-@pytest.mark.parametrize("error", [ValueError("odd"), RecursionError(), MemoryError(), asyncio.CancelledError()])
+@pytest.mark.parametrize(
+    "error", [ValueError("odd"), RecursionError(), MemoryError(), asyncio.CancelledError(), BaseException("a panic")]
+)
 async def test_what_fails_is_run_again(error: BaseException) -> None:
     metrics = Metrics()
     health = Health(metrics, Clock())

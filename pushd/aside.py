@@ -19,7 +19,7 @@ from pushd.ports import SetAside
 log = structlog.get_logger("pushd.aside")
 
 NOTICE = "notice"
-LOOK_EVERY_S = 0.5
+LOOK_EVERY_S = 0.8  # a retry is noticed within a second
 TAKEN_AT_ONCE = 20
 PUT_MOST = 1000  # entries on their way to the disk: what comes beyond is in the journal at least
 CAUSE_CHARS = 200

@@ -20,7 +20,7 @@ from pushd.publication import Publication
 from pushd.writebehind import WriteBehind, for_each
 
 T = TypeVar("T")
-SLICE_S = 0.0005  # the loop runs between slices of a batch
+SLICE_S = 0.001  # the loop runs between slices of a batch
 ROWS_PER_CLOCK_READING = 16
 STATUS_RANK = {status: rank for rank, status in enumerate(DeliveryStatus)}
 

@@ -392,7 +392,7 @@ class HttpConnection(asyncio.Protocol):
         elif not self._has_eof:
             self._transport.resume_reading()
             if self._parser.stage is Stage.BODY:
-                self._front.turns.count_read(HELD_BYTES)
+                self._front.turns.count_read(2 * HELD_BYTES)  # what comes is kept as well
 
     def _hand_off(self, request: Request, admission: object) -> None:
         if self._transport.is_closing():

@@ -88,12 +88,15 @@ class Turns:
         self._lines: dict[Line, deque[Callable[[], None]]] = {line: deque() for line in Line}
         self._is_due = False
         self._turn = -1.0
-        self._until = 0.0
+        self._until = self._known_until = 0.0
         self._share_until = 0.0
 
     def is_free(self, line: Line) -> bool:
-        """Whether one of this line is served at once; its share begins now."""
-        return self._has_time(SHARE_S) and not self._lines[line]
+        """Whether one of this line is served at once; its share begins now. Who is known has time that is his alone."""
+        has_time = self._has_time(SHARE_S)
+        if line is Line.KNOWN and not has_time:
+            has_time = time.monotonic() < self._known_until
+        return has_time and not self._lines[line]
 
     def has_share_left(self) -> bool:
         """Whether the one that is served may go on."""
@@ -102,7 +105,7 @@ class Turns:
     def _has_time(self, share_s: float) -> bool:
         now, turn = time.monotonic(), self._loop.time()
         if turn != self._turn:  # uvloop's clock stands still during a turn
-            self._turn, self._until = turn, now + TURN_S
+            self._turn, self._until, self._known_until = turn, now + TURN_S, now + 2 * TURN_S
         self._share_until = now + share_s
         return now < self._until
 

@@ -197,3 +197,15 @@ async def test_turns_go_on_after_one_that_fails() -> None:
     turns.queue(lambda: served.append(2), Line.STRANGER)
     await turns_until(served, 1)
     assert [type(failure) for failure in failures] == [ZeroDivisionError]
+
+
+async def test_who_is_known_has_time_of_his_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = Turns()
+    now = 0.0
+    monkeypatch.setattr(pace.time, "monotonic", lambda: now)
+    assert turns.is_free(Line.STRANGER)
+    now = 1.5 * pace.TURN_S
+    assert turns.is_free(Line.KNOWN)
+    assert not turns.is_free(Line.STRANGER)
+    now = 2 * pace.TURN_S
+    assert not turns.is_free(Line.KNOWN)

@@ -35,7 +35,6 @@ COUNT_WITHIN_S = 0.5
 STORES_WITHIN_S_AGAIN = 0.2  # while they have not answered before
 SWEEP_EVERY_S = 0.25
 ALIVE_EVERY_S = 2.0
-CAUSES_REMEMBERED = 100
 SWEEPS_PER_ROUND = 4  # every connection is looked at once a second
 
 
@@ -85,7 +84,6 @@ class Presence:
         self._arrived = asyncio.Event()
         self._greeting = asyncio.Lock()
         self._replays: set[asyncio.Task[None]] = set()
-        self._known_causes: set[str] = set()
         self.failure = ""  # why the last replay failed; "" while it works
 
     # ---- arriving
@@ -203,17 +201,8 @@ class Presence:
             self._report(f"{step} failed", error)
 
     def _report(self, event: str, error: Exception, **details: object) -> None:
-        if self._is_news(f"{event}: {error!r}"):
+        if self._metrics.is_new_cause((event, repr(error))):
             log.error(event, exc_info=error, **details)
-
-    def _is_news(self, cause: str) -> bool:
-        """The same fault may meet everybody who connects: it is logged once."""
-        if cause in self._known_causes:
-            return False
-        if len(self._known_causes) >= CAUSES_REMEMBERED:
-            self._known_causes.clear()
-        self._known_causes.add(cause)
-        return True
 
     async def _learn(self, connections: list[Connection]) -> None:
         clients: list[Client] = [connection.details for connection in connections]
@@ -349,7 +338,7 @@ class Presence:
                 raise ValueError("more bytes than limits.max_pending_bytes lets a connection have")
         except Exception as error:
             self._metrics.errors.labels("mailbox_element").inc()
-            if self._is_news(cause := f"{type(error).__name__}: {error}"):
+            if self._metrics.is_new_cause((cause := f"{type(error).__name__}: {error}",)):
                 log.error("a notice in the mailbox cannot be sent", message_id=item.message_id, cause=cause)
             return None
         return frame

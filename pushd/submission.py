@@ -13,7 +13,7 @@ from pushd.config import LimitsConfig
 from pushd.errors import ErrorCode, RequestError
 from pushd.model import Notice, Priority, Target, TargetKind
 from pushd.queries import PushRow
-from pushd.values import MAX_ROLE, MAX_USER_ID, MIN_ROLE
+from pushd.values import MAX_ROLE, MAX_USER_ID, MIN_ROLE, is_deeper
 
 MAX_DATA_DEPTH = 100  # decoders of clients, and ours with what is put around `data`, give up somewhere beyond
 MAX_ROLES = 100
@@ -132,7 +132,7 @@ def _content(content: str, limits: LimitsConfig) -> str:
 
 def _data(data: Any, limits: LimitsConfig) -> Any:
     limit = limits.max_data_bytes
-    if _is_deeper(data, MAX_DATA_DEPTH):
+    if is_deeper(data, MAX_DATA_DEPTH):
         text = f"data: nested more than {MAX_DATA_DEPTH} levels deep"
         raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": "data", "max": MAX_DATA_DEPTH})
     try:
@@ -208,14 +208,3 @@ def _notice_type(name: str) -> str:
             ErrorCode.INVALID_REQUEST, f"type: {name!r} is a type of the protocol itself", details={"field": "type"}
         )
     return name
-
-
-def _is_deeper(data: Any, levels: int) -> bool:
-    """Whether lists and objects stand in each other more than `levels` deep."""
-    inner = [data]
-    for _ in range(levels + 1):
-        containers = [item.values() if isinstance(item, dict) else item for item in inner if type(item) in (dict, list)]
-        if not containers:
-            return False
-        inner = [item for container in containers for item in container]
-    return True

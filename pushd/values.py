@@ -10,7 +10,7 @@ Whoever reads such a value asks here. Pure.
 from __future__ import annotations
 
 import re
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 MAX_USER_ID = 2**63 - 1
 MIN_ROLE, MAX_ROLE = -(2**31), 2**31 - 1  # what an INT column has room for
@@ -57,3 +57,14 @@ def describe(value: object) -> str:
         case list() | tuple():
             return "a list"
     return "an object"
+
+
+def is_deeper(data: object, levels: int) -> bool:
+    """Whether lists and objects stand in each other more than `levels` deep."""
+    inner: list[Any] = [data]
+    for _ in range(levels + 1):
+        containers = [item.values() if isinstance(item, dict) else item for item in inner if type(item) in (dict, list)]
+        if not containers:
+            return False
+        inner = [item for container in containers for item in container]
+    return True

@@ -14,6 +14,7 @@ import msgspec
 
 from pushd.model import MailboxItem, Priority
 from pushd.moments import local_time
+from pushd.values import is_deeper
 from pushd.wire import RESERVED_TYPES
 
 DEFAULT_TYPE = "system_notice"
@@ -152,7 +153,7 @@ def decode(element: bytes) -> MailboxItem:
         item = _decode_foreign(element)
     except RecursionError:
         raise Unusable("nested too deeply") from None
-    if element.count(b"[") + element.count(b"{") > MOST_DEPTH and _is_deeper(item.data, MOST_DEPTH):
+    if element.count(b"[") + element.count(b"{") > MOST_DEPTH and is_deeper(item.data, MOST_DEPTH):
         raise Unusable("nested too deeply")
     item.message_id = item.message_id or hashed_id(element)
     item.ts, item.saved_at = _moment_ms(item.ts), _moment_ms(item.saved_at)
@@ -234,17 +235,6 @@ def _id(value: Any, element: bytes) -> str:
         return _text(value)
     near = {digits for digits in _NUMBER_ID.findall(element) if float(digits) == float(str(value))}
     return near.pop().decode() if len(near) == 1 else ""
-
-
-def _is_deeper(data: Any, levels: int) -> bool:
-    """Whether lists and objects stand in each other more than `levels` deep."""
-    inner = [data]
-    for _ in range(levels + 1):
-        containers = [item.values() if isinstance(item, dict) else item for item in inner if type(item) in (dict, list)]
-        if not containers:
-            return False
-        inner = [item for container in containers for item in container]
-    return True
 
 
 def _text(value: Any) -> str:

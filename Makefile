@@ -6,7 +6,7 @@ CONFIG ?= configs/dev.toml
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP  := $(VENV)/.installed
 EXTENSION := $(VENV)/.built
-EXTENSION_SOURCES := setup.py $(wildcard pushd/*.pyx pushd/*.pxd)
+EXTENSION_SOURCES := setup.py $(shell find pushd -name "*.pyx" -o -name "*.pxd")
 
 .PHONY: setup lock run check test reference bench soak abuse load clean
 .DELETE_ON_ERROR:
@@ -62,7 +62,8 @@ load: setup
 
 # configs/reference.toml is made from the schema in pushd/config.py.
 reference: setup
-	$(BIN)/python -m pushd.configfile > configs/reference.toml
+	$(BIN)/python -m pushd.config.toml > configs/reference.toml
 
 clean:
-	rm -rf build $(VENV) pushd/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find pushd -name "*.so" -delete
+	rm -rf build $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -28,13 +28,13 @@ flavour = FLAVOURS[name]
 
 extensions = [
     Extension(
-        f"pushd.{module}",
-        [f"pushd/{module}.pyx"],
+        module,
+        [f"{module.replace('.', '/')}.pyx"],
         extra_compile_args=flavour["compile"],
         extra_link_args=flavour["link"],
         define_macros=flavour["macros"],
     )
-    for module in ("_fastpath", "_inlet", "_columns")
+    for module in ("pushd._fastpath", "pushd.ws._reader", "pushd.stores.sqlite._columns")
 ]
 
 setup(

@@ -29,9 +29,9 @@ from bench.loadlib.options import LoadError
 from bench.loadlib.rounds import Result, at_least, rounds_for
 from bench.loadlib.servers import cores, on_core, scratch
 from pushd._fastpath import Connection, FanOut, Hub
+from pushd.delivery.fan_out import FanOutQueue
 from pushd.model import Priority
-from pushd.stage import Stage
-from pushd.wire import Opcode, ws_frame
+from pushd.protocol.frames import Opcode, ws_frame
 
 SIZES = (200, 1024)  # bytes of a frame's payload
 CONNECTIONS = (1000, 10_000)
@@ -90,7 +90,7 @@ class Ground:
     """Connected sockets, known to both contenders, and who reads them."""
 
     hub: Hub
-    stage: Stage
+    fan_outs: FanOutQueue
     readers: LoadClient
     descriptors: array[int]
     library: ctypes.PyDLL  # holds the GIL, as the hub does
@@ -110,7 +110,7 @@ class Ground:
         frame = self.frame(size)
         began = Cost.now()
         job = FanOut("m", lambda dialect: frame)
-        under_way = self.stage.begin(job, Priority.NORMAL)
+        under_way = self.fan_outs.begin(job, Priority.NORMAL)
         if under_way is not None:
             await under_way
         took = Cost.now() - began
@@ -158,8 +158,8 @@ async def ground(connections: int) -> AsyncIterator[Ground]:
     library.send_loop.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Bridge(hub, joined), "127.0.0.1", 0, backlog=4096)
-    stage = Stage(hub)
-    serving = asyncio.create_task(stage.serve())
+    fan_outs = FanOutQueue(hub)
+    serving = asyncio.create_task(fan_outs.serve())
     options = ["--port", str(server.sockets[0].getsockname()[1]), "--connections", str(connections), "--raw",
                "--match", '{"type":']  # fmt: skip
     try:
@@ -167,7 +167,7 @@ async def ground(connections: int) -> AsyncIterator[Ground]:
             async with load_client(directory, "readers", options, core=cores().others) as readers:
                 while len(descriptors) < connections:
                     await asyncio.sleep(0.01)
-                yield Ground(hub, stage, readers, descriptors, library)
+                yield Ground(hub, fan_outs, readers, descriptors, library)
     finally:
         serving.cancel()
         server.close()

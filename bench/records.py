@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pushd import configfile  # noqa: E402
+from pushd.config import toml  # noqa: E402
 from pushd.model import (  # noqa: E402
     Channel,
     DeliveryStatus,
@@ -125,7 +125,7 @@ PAGES = (
 
 async def fill(data_dir: str, users: int, notices: int) -> None:
     """Stored records as a month of use leaves them: a tenth absent, a twentieth of the users have read theirs."""
-    config = configfile.parse(f'[server]\ndata_dir = "{data_dir}"\n', source="bench", environ={})
+    config = toml.parse(f'[server]\ndata_dir = "{data_dir}"\n', source="bench", environ={})
     now_ms = time.time_ns() // 1_000_000
     async with open_stores(config, lambda *_: None) as stores:
         for number in range(notices):

@@ -75,7 +75,7 @@ cdef class Connection:
     # what is read from it
     cdef object parser                  # borrowed while it is in the midst of a frame, else None
     cdef public bint is_deaf            # what it still sends is read and dropped
-    cdef readonly bint is_paused        # by the inlet: nothing is read
+    cdef readonly bint is_paused        # by the reader: nothing is read
 
     # liveness, on the loop's clock
     cdef public double last_seen

@@ -1,4 +1,4 @@
-"""The hub: every live connection of this node, and every byte written to one.
+"""The hub: every current connection of this node, and every byte written to one.
 
 Connections are split into shards by user id for look-up, and stand in one contiguous array for broadcasts.
 A frame is encoded once and written with send(2) to each descriptor; only what the kernel does not
@@ -13,7 +13,7 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t
 from libc.stdlib cimport free, realloc
 
 from pushd.errors import CloseCode
-from pushd.wire import PING_FRAME, close_frame
+from pushd.protocol.frames import PING_FRAME, close_frame
 
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t socket_send "send"(int fd, const void* data, size_t size, int flags)
@@ -55,7 +55,7 @@ cdef inline int ids_append(UserIds* ids, int64_t user_id) except -1:
 
 
 cdef class Connection:
-    """One live WebSocket, and what uvloop calls for it: the transport's protocol.
+    """One current WebSocket, and what uvloop calls for it: the transport's protocol.
 
     `owner` hears what its client says; see `edge.websocket.Listener`.
     """
@@ -489,7 +489,7 @@ cdef class Hub:
         return outcome != GONE
 
     def release(self, Connection connection not None):
-        """The mailbox is through: write what was held back, then deliver live."""
+        """The mailbox is through: write what was held back, then deliver current."""
         cdef list handed = []
         if connection.index < 0 or self.slots[connection.index].state != HELD:
             return

@@ -18,35 +18,44 @@ import structlog
 import uvloop
 from prometheus_client.core import Metric
 
-from pushd import __version__, devices, faults, logs, streams, wire
+from pushd import __version__, streams
 from pushd._fastpath import Connection, Hub
-from pushd._inlet import Inlet
-from pushd.aside import NOTICE, Aside
-from pushd.config import Config
-from pushd.directory import CachedDirectory
-from pushd.dispatch import Dispatcher
-from pushd.edge import auth, front, sockets, systemd, websocket
-from pushd.edge.api import Api
-from pushd.edge.gateway import Gateway
-from pushd.edge.routes import Router
+from pushd.api.publishing import Api
+from pushd.api.router import Router
+from pushd.auth import authenticator as auth
+from pushd.config.current import CurrentConfig
+from pushd.config.schema import Config
+from pushd.delivery.acknowledgements import Receipts
+from pushd.delivery.dispatch import Dispatcher
+from pushd.delivery.intake import Intake
+from pushd.delivery.lanes import Lanes
 from pushd.errors import ConfigError, PushdError, StartError, StoreError
-from pushd.health import Health
-from pushd.intake import Intake
-from pushd.lanes import Lanes
-from pushd.live import Live
-from pushd.maintenance import Maintenance
-from pushd.metrics import Metrics, counter, gauge, labelled_gauge
+from pushd.http import server as front
+from pushd.http import sockets
+from pushd.in_flight import InFlight
 from pushd.model import MailboxItem, Notice
-from pushd.outbox import MailboxWriter, Outbox, SettledWriter, StatusWriter
 from pushd.ports import Revocations, Stores
-from pushd.presence import Client, Presence
-from pushd.process import ProcessMetrics
-from pushd.publication import Publication
-from pushd.receipts import Receipts
-from pushd.recording import RecordWriter
+from pushd.presence.arrivals import Client, Presence
+from pushd.protocol import frames
 from pushd.signals import Signals, end_within
 from pushd.stores import open_revocations, open_stores
-from pushd.supervision import supervised
+from pushd.telemetry import faults, logs, systemd
+from pushd.telemetry.health import Health
+from pushd.telemetry.metrics import Metrics, counter, gauge, labelled_gauge
+from pushd.telemetry.process import ProcessMetrics
+from pushd.telemetry.supervision import supervised
+from pushd.users import devices
+from pushd.users.directory import CachedDirectory
+from pushd.writing.mailbox import MailboxWriter
+from pushd.writing.online_status import StatusWriter
+from pushd.writing.records import RecordWriter
+from pushd.writing.retention import Maintenance
+from pushd.writing.set_aside import NOTICE, Aside
+from pushd.writing.settled import SettledWriter
+from pushd.writing.writers import Writers
+from pushd.ws import client as websocket
+from pushd.ws._reader import Reader
+from pushd.ws.gateway import Gateway
 
 log = structlog.get_logger("pushd")
 
@@ -74,7 +83,7 @@ class Node:
         aside: Aside,
     ) -> None:
         now = time.monotonic  # the loop's own clock, but for its resolution of 1 ms
-        self.live = live = Live(config)
+        self.current = current = CurrentConfig(config)
         self.health = health
         self.metrics = metrics
         self.aside = aside
@@ -82,10 +91,10 @@ class Node:
         self.remotes = stores.remotes
         self.front: front.Front | None = None
         self.hub = hub = Hub(config.limits.max_pending_bytes)
-        self.inlet = Inlet(websocket.parsing, *websocket.longest_frames(config.limits))
-        self.lanes: Lanes[Publication] = Lanes(config.delivery.queue_size)
-        self.directory = directory = CachedDirectory(stores.directory, live, now)
-        self.outbox = outbox = Outbox(
+        self.reader = Reader(websocket.parsing, *websocket.longest_frames(config.limits))
+        self.lanes: Lanes[InFlight] = Lanes(config.delivery.queue_size)
+        self.directory = directory = CachedDirectory(stores.directory, current, now)
+        self.writers = writers = Writers(
             MailboxWriter(stores, metrics, aside, on_disk=past.outbox.get(MailboxWriter.name, 0)),
             RecordWriter(
                 stores,
@@ -94,8 +103,8 @@ class Node:
                 on_disk=past.outbox.get(RecordWriter.name, 0),
                 users=directory.users,
                 client_of=self._client_of,
-                batch_size=lambda: live.config.records.batch_size,
-                delay_s=lambda: live.config.records.flush_ms / 1000,
+                batch_size=lambda: current.config.records.batch_size,
+                delay_s=lambda: current.config.records.flush_ms / 1000,
             ),
             StatusWriter(
                 stores,
@@ -108,47 +117,56 @@ class Node:
             SettledWriter(stores, metrics, aside),
         )
         self.receipts = receipts = Receipts(
-            hub, outbox, stores.records, live, metrics, now=now, wall_ms=wall_ms, item_of=self._item_of
+            hub, writers, stores.records, current, metrics, now=now, wall_ms=wall_ms, item_of=self._item_of
         )
         self.dispatcher = Dispatcher(
             hub,
             self.lanes,
             directory,
             receipts,
-            outbox,
-            live,
+            writers,
+            current,
             metrics,
             aside,
             records=stores.records,
-            were_online=outbox.statuses.were_online,
+            were_online=writers.statuses.were_online,
             now=now,
             wall_ms=wall_ms,
         )
-        outbox.records.writer.gives_way = lambda: self.dispatcher.is_fanning_out or self.presence.is_crowded
+        writers.records.writer.gives_way = lambda: self.dispatcher.is_fanning_out or self.presence.is_crowded
         self.intake = Intake(
             stores.journal,
             self.lanes,
-            live,
+            current,
             metrics,
             now=now,
             wall_ms=wall_ms,
             wake=self.dispatcher.wake,
-            on_settled=outbox.settled.settle,
+            on_settled=writers.settled.settle,
             last_seq=past.last_seq,
         )
         aside.takes(NOTICE, self.intake.take_back)
         self.presence = presence = Presence(
-            hub, stores, directory, receipts, outbox, live, metrics, now=now, wall_ms=wall_ms, node_id=node_id(config)
+            hub,
+            stores,
+            directory,
+            receipts,
+            writers,
+            current,
+            metrics,
+            now=now,
+            wall_ms=wall_ms,
+            node_id=node_id(config),
         )
-        authenticator = auth.Authenticator(live, revocations)
+        authenticator = auth.Authenticator(current, revocations)
         self.has_revocations = revocations is not None
         self.gateway = Gateway(
             hub,
-            self.inlet,
+            self.reader,
             presence,
             receipts,
             authenticator,
-            live,
+            current,
             metrics,
             now=now,
             wall_s=lambda: wall_ms() / 1000,
@@ -159,24 +177,24 @@ class Node:
             lanes=self.lanes,
             dispatcher=self.dispatcher,
             receipts=receipts,
-            outbox=outbox,
+            writers=writers,
             stores=stores,
             directory=directory,
             health=health,
             metrics=metrics,
-            live=live,
+            current=current,
             authenticator=authenticator,
             wall_ms=wall_ms,
         )
         health.set_aside = lambda: aside.total
         self.router = Router(api, self.gateway)
-        self.maintenance = Maintenance(stores, live, metrics, wall_ms)
+        self.maintenance = Maintenance(stores, current, metrics, wall_ms)
         hub.on_handed = self._handed
         hub.on_gone = self._gone
         health.watch_failures(
             [
                 lambda: "mailbox: replays wait for the store" if presence.failure else "",
-                *(_failure_of(writer) for writer in outbox.writers()),
+                *(_failure_of(writer) for writer in writers.all()),
             ]
         )
         metrics.read_at_scrape(self._at_scrape)
@@ -189,10 +207,10 @@ class Node:
     def background(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
         """What runs for as long as the node does, by name; stopped in reverse order. It may be run again."""
         return {
-            "mailbox writer": self.outbox.mailbox.writer.run,
-            "record writer": self.outbox.records.writer.run,
-            "settled writer": self.outbox.settled.writer.run,
-            "status writer": self.outbox.statuses.writer.run,
+            "mailbox writer": self.writers.mailbox.writer.run,
+            "record writer": self.writers.records.writer.run,
+            "settled writer": self.writers.settled.writer.run,
+            "status writer": self.writers.statuses.writer.run,
             "set aside": self.aside.run,
             "maintenance": self.maintenance.run,
             "loop lag": self.health.watch_loop,
@@ -230,7 +248,7 @@ class Node:
         return connections[0].conn_id, client.client_ip, client.user_agent
 
     def _item_of(self, notice: Notice) -> MailboxItem:
-        return wire.mailbox_item(notice, self.live.timezone, wall_ms())
+        return frames.mailbox_item(notice, self.current.timezone, wall_ms())
 
     def _at_scrape(self) -> Iterable[Metric]:
         hub, depths = self.hub, self.lanes.depths()
@@ -250,7 +268,7 @@ class Node:
             "pushd_outbox_pending",
             "Batches of writes on disk, waiting for their store.",
             "writer",
-            {writer.name: float(writer.on_disk) for writer in self.outbox.writers()},
+            {writer.name: float(writer.on_disk) for writer in self.writers.all()},
         )
         yield labelled_gauge(
             "pushd_set_aside_waiting",
@@ -274,7 +292,7 @@ class Node:
 
         Raises StartError for files that cannot be used; nothing is changed then.
         """
-        old = self.live.config
+        old = self.current.config
         keys = {
             name: getattr(new.auth, name)
             for name in ("api_keys", *(field for field in new.auth.__struct_fields__ if field.startswith("jwt_")))
@@ -287,9 +305,9 @@ class Node:
         )
         tls = sockets.tls_context(server.tls_cert, server.tls_key)
         auth.check_keys(current.auth)
-        self.live.config = current
+        self.current.config = current
         self.hub.set_max_pending_bytes(current.limits.max_pending_bytes)
-        self.inlet.set_max_frame_bytes(*websocket.longest_frames(current.limits))
+        self.reader.set_max_frame_bytes(*websocket.longest_frames(current.limits))
         if self.front is not None:
             self.front.limits = current.limits
             if tls is not None:
@@ -300,7 +318,7 @@ class Node:
     async def drain(self) -> None:
         """Refuse what is new, empty the queue, close every connection with 1012 and see the stores written."""
         self.health.is_draining = self.gateway.is_draining = self.intake.is_draining = True
-        drain_s = self.live.config.server.drain_s
+        drain_s = self.current.config.server.drain_s
         ends = time.monotonic() + drain_s
         await self._at_most(max(1.0, drain_s / 2), self._queue_emptied())
         left_s = max(0.0, ends - time.monotonic())
@@ -326,7 +344,7 @@ class Node:
             await asyncio.sleep(0.01)
         await self.gateway.finished()
         await self.aside.finished()
-        await self.outbox.secured()
+        await self.writers.secured()
 
 
 class Past(msgspec.Struct):
@@ -398,7 +416,7 @@ async def running(config: Config) -> AsyncIterator[Node]:
         aside = Aside(stores.set_aside, metrics)
         past = await _read_past(stores, config, aside)
         node = Node(config, stores, revocations, health, metrics, past, aside)
-        async with _read(node.inlet), supervised(node.background(), health, metrics):
+        async with _read(node.reader), supervised(node.background(), health, metrics):
             _restore(node, past.recent, queue=False)
             _restore(node, past.unsettled, queue=True)
             past.recent, past.unsettled = [], []  # they may weigh much
@@ -418,13 +436,13 @@ async def running(config: Config) -> AsyncIterator[Node]:
 
 
 @asynccontextmanager
-async def _read(inlet: Inlet) -> AsyncIterator[None]:
+async def _read(reader: Reader) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
-    loop.add_reader(inlet, inlet.serve)
+    loop.add_reader(reader, reader.serve)
     try:
         yield
     finally:
-        loop.remove_reader(inlet)
+        loop.remove_reader(reader)
 
 
 def run(config: Config, reload: Callable[[], Config], signals: Signals) -> None:

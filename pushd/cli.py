@@ -17,11 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pushd import __version__, configfile
-from pushd.config import Config
+from pushd import __version__
+from pushd.config import toml
+from pushd.config.schema import Config
 from pushd.errors import ConfigError, PushdError
 from pushd.signals import Signals
-from pushd.userfile import parse_users
+from pushd.users.import_file import parse_users
 from pushd.values import MAX_INT64, MAX_ROLE, MAX_USER_ID, MIN_ROLE
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _command(args: argparse.Namespace, signals: Signals | None) -> None:
     if args.command and (args.check or args.print_config):
         raise ConfigError(f"--check and --print-config do not go with {args.command}")
     if args.print_config:
-        _print(configfile.dump(config))
+        _print(toml.dump(config))
     elif args.check:
         _print("ok\n")
     else:
@@ -167,7 +168,7 @@ def _act(args: argparse.Namespace, config: Config, load: Callable[[], Config], s
 def _load(path: str | None) -> Config:
     """The effective configuration: the file's if there is one, and the environment's. Raises ConfigError."""
     text = "" if path is None else _read(path)
-    return configfile.parse(text, source=path or "built-in defaults", environ=os.environ)
+    return toml.parse(text, source=path or "built-in defaults", environ=os.environ)
 
 
 def _read(path: str) -> str:
@@ -190,7 +191,7 @@ def _run(config: Config, load: Callable[[], Config], signals: Signals | None) ->
 
 
 def _token(config: Config, args: argparse.Namespace) -> None:
-    from pushd.edge.auth import issue_token
+    from pushd.auth.authenticator import issue_token
 
     _print(issue_token(config.auth, user_id=args.user, role=args.role, ttl_s=args.ttl) + "\n")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pushd.model import Arrival, MailboxItem, Mark, Notice, PushRecord, Receipt, ReceiveStatus, User
-from pushd.queries import (
+from pushd.records import (
     OnlineStatus,
     PushFilter,
     PushRow,

@@ -12,8 +12,9 @@ import pytest
 import tomli_w
 import uvloop
 
-from pushd import app, configfile
-from pushd.config import Config
+from pushd import app
+from pushd.config import toml
+from pushd.config.schema import Config
 from tests.daemon import Probe
 from tests.mariadb import mariadb_server as mariadb_server  # fixtures
 from tests.mariadb import mariadb_version
@@ -58,9 +59,7 @@ def make_config(tmp_path: Path) -> Iterator[MakeConfig]:
     def make(**sections: dict[str, Any]) -> Config:
         server = {"port": 0, "data_dir": str(tmp_path / "data"), "drain_s": 1} | sections.pop("server", {})
         log = {"level": "warning"} | sections.pop("log", {})
-        return configfile.parse(
-            tomli_w.dumps({"server": server, "log": log, **sections}), source="the test's", environ={}
-        )
+        return toml.parse(tomli_w.dumps({"server": server, "log": log, **sections}), source="the test's", environ={})
 
     return make
 

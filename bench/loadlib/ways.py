@@ -17,7 +17,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 
 from bench.loadlib.canned import CONTENT
 from bench.loadlib.options import LoadError
-from pushd.config import Config, DirectoryConfig, MailboxConfig, RecordsConfig, ServerConfig
+from pushd.config.schema import Config, DirectoryConfig, MailboxConfig, RecordsConfig, ServerConfig
 from pushd.model import (
     Channel,
     DeliveryStatus,

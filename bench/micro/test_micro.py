@@ -12,19 +12,20 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.loadlib import drive_plan
 from bench.micro.hubs import Crowd
-from pushd import wire
 from pushd._fastpath import FanOut
-from pushd.config import AuthConfig, Config, LimitsConfig
-from pushd.edge.auth import VERIFIED_TOKENS, Authenticator
-from pushd.edge.request_parser import RequestParser
-from pushd.lanes import DedupWindow, Lanes
-from pushd.live import Live
+from pushd.auth.authenticator import VERIFIED_TOKENS, Authenticator
+from pushd.config.current import CurrentConfig
+from pushd.config.schema import AuthConfig, Config, LimitsConfig
+from pushd.delivery.dedup import DedupWindow
+from pushd.delivery.lanes import Lanes
+from pushd.http.parser import RequestParser
+from pushd.local_time import local_time
 from pushd.model import Channel, DeliveryStatus, Notice, Outcome, Priority, Target, TargetKind
-from pushd.moments import local_time
-from pushd.recording import merged
-from pushd.session import Session
+from pushd.protocol import frames
+from pushd.protocol.frames import Dialect, Opcode
+from pushd.protocol.session import Session
 from pushd.stores.sqlite.journal import encoded
-from pushd.wire import Dialect, Opcode
+from pushd.writing.records import merged
 
 UTC = ZoneInfo("UTC")
 LIMITS = LimitsConfig()
@@ -47,7 +48,7 @@ ACK = b'{"type":"ack","message_ids":["0193a0b1c2d3e4f5061728394a5b6c7d"]}'
 
 @pytest.mark.parametrize("dialect", list(Dialect), ids=lambda dialect: dialect.name.lower())
 def test_encode_notice(benchmark: BenchmarkFixture, dialect: Dialect) -> None:
-    frame = benchmark(lambda: wire.frame(wire.notice_frame(NOTICE, UTC), dialect))
+    frame = benchmark(lambda: frames.frame(frames.notice_frame(NOTICE, UTC), dialect))
     assert NOTICE.message_id.encode() in frame
 
 
@@ -62,7 +63,7 @@ def test_time_for_people(benchmark: BenchmarkFixture) -> None:
 def test_receive_ack(benchmark: BenchmarkFixture) -> None:
     receive, clock = Session(Dialect.JSON).receive, count()  # each in a second of its own: no frame is one too many
     event = benchmark(lambda: receive(Opcode.TEXT, True, False, ACK, next(clock), LIMITS))
-    assert event == wire.Ack(message_ids=[NOTICE.message_id])
+    assert event == frames.Ack(message_ids=[NOTICE.message_id])
 
 
 def test_receive_pong(benchmark: BenchmarkFixture) -> None:
@@ -91,14 +92,14 @@ def test_parse_post_with_known_head(benchmark: BenchmarkFixture) -> None:
 def test_verify_token(benchmark: BenchmarkFixture) -> None:
     """One that is not remembered."""
     auth = AuthConfig(mode="jwt", jwt_secret=drive_plan.SECRET)
-    verify = Authenticator(Live(Config(auth=auth))).verify
+    verify = Authenticator(CurrentConfig(Config(auth=auth))).verify
     tokens = cycle(drive_plan.tokens(range(1, 2 * VERIFIED_TOKENS)))
     assert benchmark(lambda: verify(next(tokens))).user_id
 
 
 def test_verify_known_token(benchmark: BenchmarkFixture) -> None:
     auth = AuthConfig(mode="jwt", jwt_secret=drive_plan.SECRET)
-    verify = Authenticator(Live(Config(auth=auth))).verify
+    verify = Authenticator(CurrentConfig(Config(auth=auth))).verify
     (token,) = drive_plan.tokens([7])
     assert benchmark(verify, token).user_id == 7
 
@@ -162,7 +163,7 @@ def _advanced(benchmark: BenchmarkFixture, crowd: Crowd, setup: Callable[[], obj
 def test_fan_out_to_all(benchmark: BenchmarkFixture, crowd: Crowd) -> None:
     """One frame to 500 connections; divide by 500 for one send."""
     crowd.join(CROWD)
-    frame = partial(wire.frame, wire.notice_frame(NOTICE, UTC))
+    frame = partial(frames.frame, frames.notice_frame(NOTICE, UTC))
 
     def prepared() -> tuple[tuple[FanOut, float], dict[str, object]]:
         crowd.read_all()
@@ -175,7 +176,7 @@ def test_fan_out_to_all(benchmark: BenchmarkFixture, crowd: Crowd) -> None:
 
 def test_fan_out_to_one(benchmark: BenchmarkFixture, crowd: Crowd) -> None:
     crowd.join(CROWD)
-    frame = partial(wire.frame, wire.notice_frame(NOTICE, UTC))
+    frame = partial(frames.frame, frames.notice_frame(NOTICE, UTC))
 
     def prepared() -> tuple[tuple[FanOut, float], dict[str, object]]:
         crowd.read_all()

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import structlog
 
-from pushd.config import Config
+from pushd.config.schema import Config
 from pushd.errors import StoreError
 from pushd.ports import LeftAside, Observe, Remote, Revocations, Stores
 

@@ -8,8 +8,8 @@ from time import monotonic
 from typing import TypeVar
 
 from pushd.errors import StoreError, StoreLost
-from pushd.lanes import Circuit
 from pushd.ports import Observe
+from pushd.retry import Circuit
 
 T = TypeVar("T")
 TIMEOUT_S = 1.0

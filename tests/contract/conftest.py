@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pushd.config import Config, MailboxConfig, ServerConfig
+from pushd.config.schema import Config, MailboxConfig, ServerConfig
 from pushd.model import User
 from pushd.ports import Stores
 from pushd.stores import open_stores

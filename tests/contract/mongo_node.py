@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pushd.config import RecordsConfig
+from pushd.config.schema import RecordsConfig
 from tests.mongo_server import MongoServer, shared_server
 
 from .conftest import Node

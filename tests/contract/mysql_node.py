@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pushd.config import DirectoryConfig
+from pushd.config.schema import DirectoryConfig
 from pushd.model import User
 from tests.mariadb import MariadbServer, shared_server
 

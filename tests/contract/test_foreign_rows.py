@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pushd.model import Mark, Notice, Target, TargetKind
-from pushd.queries import PushFilter, PushSort, ReceiptFilter, ReceiptSort, Slice
-from pushd.stores.sqlite.schema import LADDER
+from pushd.records import PushFilter, PushSort, ReceiptFilter, ReceiptSort, Slice
+from pushd.stores.sqlite.engine.schema import LADDER
 
 from .conftest import Node
 from .test_mailbox import item

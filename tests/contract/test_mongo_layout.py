@@ -13,11 +13,11 @@ import msgspec
 import pytest
 from bson import Code, DatetimeMS, Decimal128, Int64, MinKey, ObjectId, Regex, Timestamp
 
-from pushd.config import Config, PresenceConfig, RecordsConfig, ServerConfig
-from pushd.edge import views
+from pushd.api import views
+from pushd.config.schema import Config, PresenceConfig, RecordsConfig, ServerConfig
 from pushd.errors import StartError, StoreError, StoreLost, StoreUnavailable
 from pushd.model import Arrival, Mark, Receipt, Target, TargetKind
-from pushd.queries import PushFilter, PushSort, PushStats, ReceiptFilter, ReceiptSort, ReceiptStats, Slice
+from pushd.records import PushFilter, PushSort, PushStats, ReceiptFilter, ReceiptSort, ReceiptStats, Slice
 from pushd.stores import mongo
 from pushd.stores.mongo.presence import MongoPresence
 from pushd.stores.mongo.records import MongoRecords

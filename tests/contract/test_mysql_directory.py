@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from pushd.config import Config, DirectoryConfig
+from pushd.config.schema import Config, DirectoryConfig
 from pushd.errors import StartError, StoreLost, StoreUnavailable
 from pushd.model import User
 from pushd.stores.mysql import MysqlDirectory, open_directory, pool

@@ -19,8 +19,8 @@ from picows import WSAutoPingStrategy, WSFrame, WSListener, WSTransport, WSUpgra
 from picows.picows import WSProtocol
 
 from pushd._fastpath import Connection, Hub
-from pushd._inlet import FrameParser, Inlet
-from pushd.edge import websocket
+from pushd.ws import client
+from pushd.ws._reader import FrameParser, Reader
 from tests.raw import frame as client_frame
 
 MAX_FRAME_BYTES = 1000
@@ -94,14 +94,14 @@ class Rig:
         self.pipe = Pipe(sock, buffer_size)
         self.listener = Listener()
         answer = picows.WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(None), self.listener)
-        self.protocol = websocket._picows_protocol(answer, MAX_FRAME_BYTES)
+        self.protocol = client._picows_protocol(answer, MAX_FRAME_BYTES)
         self.protocol.connection_made(self.pipe)
 
     def feed(self, data: bytes) -> None:
-        websocket._replay(self.protocol, data)
+        client._replay(self.protocol, data)
 
     def upgrade(self) -> None:
-        self.feed(websocket.HANDSHAKE)
+        self.feed(client.HANDSHAKE)
         assert self.listener.events == ["connected"]
         self.pipe.written.clear()
         self.listener.events.clear()
@@ -176,7 +176,7 @@ async def test_the_constructors_parameters_and_their_order() -> None:
 
 async def test_the_logger_is_not_copied_per_connection(sockets: tuple[socket.socket, socket.socket]) -> None:
     """picows makes a Logger per connection out of a Logger, and none out of an adapter."""
-    assert not isinstance(websocket._picows_log, logging.Logger)
+    assert not isinstance(client._picows_log, logging.Logger)
     before = len(logging.Logger.manager.loggerDict)
     Rig(sockets[0])
     assert len(logging.Logger.manager.loggerDict) == before
@@ -186,7 +186,7 @@ async def test_the_logger_is_not_copied_per_connection(sockets: tuple[socket.soc
 
 
 async def test_the_answer_to_the_handshake(rig: Rig, sockets: tuple[socket.socket, socket.socket]) -> None:
-    rig.feed(websocket.HANDSHAKE)
+    rig.feed(client.HANDSHAKE)
     (answer,) = rig.pipe.written
     assert answer.startswith(b"HTTP/1.1 101 ")
     assert rig.listener.events == ["connected"]
@@ -233,9 +233,9 @@ async def test_violations(
 async def test_violations_as_the_parser_is_told_of_them(offence: bytes, code: int) -> None:
     """There is no socket, and 10 ms later picows closes what it takes for a transport."""
     listener = Listener()
-    protocol = websocket.parsing(listener, MAX_FRAME_BYTES)  # type: ignore[arg-type]
+    protocol = client.parsing(listener, MAX_FRAME_BYTES)  # type: ignore[arg-type]
     assert listener.events == ["connected"]
-    websocket._replay(protocol, masked(0x81, b"good") + masked(0x81, b"good") + offence)
+    client._replay(protocol, masked(0x81, b"good") + masked(0x81, b"good") + offence)
     assert listener.codes == [code]
     await asyncio.sleep(0.02)
     assert listener.codes == [code]
@@ -360,12 +360,12 @@ async def test_a_parser_survives_close(sockets: tuple[socket.socket, socket.sock
 
     def make(parser: FrameParser, max_frame_bytes: int) -> WSProtocol:
         parsers.append(parser)
-        return websocket.parsing(parser, max_frame_bytes)
+        return client.parsing(parser, max_frame_bytes)
 
-    inlet = Inlet(make, MAX_FRAME_BYTES, MAX_FRAME_BYTES)
+    reader = Reader(make, MAX_FRAME_BYTES, MAX_FRAME_BYTES)
     for _ in range(3):
         owner = Owner(sockets[0])
-        inlet.feed(owner.connection, ahead + masked(0x88, b"\x03\xe8bye"))
+        reader.feed(owner.connection, ahead + masked(0x88, b"\x03\xe8bye"))
         assert owner.heard[-1] == (8, b"\x03\xe8bye")
         assert owner.codes == []
     assert len(parsers) == 1
@@ -408,7 +408,7 @@ async def test_two_connections_one_after_the_other(rig: Rig) -> None:
 async def test_frames_behind_the_handshake(rig: Rig, count: int) -> None:
     """More than the read buffer holds is delivered, all of it and in order."""
     payloads = [f"{number}".encode() * 30 for number in range(count)]
-    rig.feed(websocket.HANDSHAKE + b"".join(masked(0x81, payload) for payload in payloads))
+    rig.feed(client.HANDSHAKE + b"".join(masked(0x81, payload) for payload in payloads))
     assert [event[1] for event in rig.listener.events[1:]] == payloads
 
 
@@ -416,12 +416,12 @@ async def test_frames_behind_the_handshake(rig: Rig, count: int) -> None:
 
 
 async def test_the_read_buffer_is_small_and_always_has_room(rig: Rig) -> None:
-    assert 1024 <= len(rig.protocol.get_buffer(65536)) <= websocket.READ_BUFFER_BYTES
+    assert 1024 <= len(rig.protocol.get_buffer(65536)) <= client.READ_BUFFER_BYTES
     rig.upgrade()
     for _ in range(MAX_FRAME_BYTES):
         assert len(rig.protocol.get_buffer(65536)) > 0
         rig.feed(masked(0x82, b"x" * MAX_FRAME_BYTES))
-    assert len(rig.protocol.get_buffer(65536)) <= 4 * websocket.READ_BUFFER_BYTES
+    assert len(rig.protocol.get_buffer(65536)) <= 4 * client.READ_BUFFER_BYTES
 
 
 async def test_the_room_is_the_buffer_without_what_is_in_it(rig: Rig) -> None:
@@ -454,16 +454,16 @@ async def test_bytes_are_taken_where_they_were_put(rig: Rig) -> None:
 async def test_the_buffer_grows_and_does_not_shrink() -> None:
     """By doubling, until there is room for the frame; why a parser that has grown is not kept."""
     listener = Listener()
-    protocol = websocket.parsing(listener, 1 << 20)  # type: ignore[arg-type]
+    protocol = client.parsing(listener, 1 << 20)  # type: ignore[arg-type]
     before = len(protocol.get_buffer(-1))
     data = client_frame(2, b"x" * 60_000)
-    websocket._replay(protocol, data[:-1])
+    client._replay(protocol, data[:-1])
     assert len(protocol.get_buffer(-1)) > 0
-    websocket._replay(protocol, data[-1:])
+    client._replay(protocol, data[-1:])
     grown = len(protocol.get_buffer(-1))
     assert len(data) < grown <= 4 * len(data)
     assert grown % before == 0
-    websocket._replay(protocol, masked(0x81, b"x"))
+    client._replay(protocol, masked(0x81, b"x"))
     assert len(protocol.get_buffer(-1)) == grown
     assert [len(event[1]) for event in listener.events[1:]] == [60_000, 1]
 
@@ -519,7 +519,7 @@ async def hand_over(ours: socket.socket) -> tuple[Connection, Lost]:
 async def test_a_uvloop_transport_that_does_not_read_still_ends(
     sockets: tuple[socket.socket, socket.socket], end: str
 ) -> None:
-    """And leaves what was sent to it where it is until then: the inlet reads the descriptor."""
+    """And leaves what was sent to it where it is until then: the reader reads the descriptor."""
     ours, theirs = sockets
     connection, owner = await hand_over(ours)
     theirs.sendall(b"unread")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pushd.model import Arrival
-from pushd.queries import OnlineStatus
+from pushd.records import OnlineStatus
 
 from .conftest import Node
 

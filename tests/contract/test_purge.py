@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pushd.model import Outcome, ReceiveStatus
 from pushd.ports import Stores
-from pushd.queries import PushFilter
+from pushd.records import PushFilter
 
 from .conftest import Node
 from .test_records import EXPIRED, push_record, receipt

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pushd.model import Channel, DeliveryStatus, Mark, Outcome, Priority, Target, TargetKind
 from pushd.ports import Stores
-from pushd.queries import PushFilter, PushRow, PushSort, PushStats, ReceiptFilter, ReceiptSort, Slice
+from pushd.records import PushFilter, PushRow, PushSort, PushStats, ReceiptFilter, ReceiptSort, Slice
 
 from .conftest import START_MS, Node
 from .test_records import DELIVERED, EXPIRED, OFFLINE, PENDING, RECEIPTS, push_record, receipt

@@ -10,15 +10,7 @@ from hypothesis import strategies as st
 
 from pushd.model import Channel, DeliveryStatus, Mark, Outcome
 from pushd.ports import Stores
-from pushd.queries import (
-    ReceiptFilter,
-    ReceiptRow,
-    ReceiptSort,
-    ReceiptStats,
-    Slice,
-    UserReceipts,
-    UserSummary,
-)
+from pushd.records import ReceiptFilter, ReceiptRow, ReceiptSort, ReceiptStats, Slice, UserReceipts, UserSummary
 
 from .conftest import Node
 from .test_records import DELIVERED, EXPIRED, OFFLINE, PENDING, RECEIPTS, push_record, receipt

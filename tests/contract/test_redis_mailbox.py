@@ -15,11 +15,11 @@ from urllib.parse import unquote
 import pytest
 from structlog.testing import capture_logs
 
-from pushd.config import Config, DeliveryConfig, LimitsConfig, MailboxConfig, ServerConfig
+from pushd.config.schema import Config, DeliveryConfig, LimitsConfig, MailboxConfig, ServerConfig
 from pushd.errors import StartError, StoreError, StoreLost, StoreUnavailable
 from pushd.model import MailboxItem
+from pushd.protocol.frames import frame, replayed_frame
 from pushd.stores.redis import RedisMailbox, open_mailbox
-from pushd.wire import frame, replayed_frame
 from tests.proxy import proxy_to
 from tests.servers import RedisClusterServers, RedisServer
 

@@ -17,7 +17,7 @@ REFUSED = 13
 
 
 def change(probe: Probe, statement: str) -> None:
-    path = probe.node.live.config.server.data_dir + "/pushd.db"
+    path = probe.node.current.config.server.data_dir + "/pushd.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(statement)
 
@@ -45,7 +45,7 @@ async def test_what_is_refused_of_one_user_costs_nobody_else_anything(start: Any
     status = await probe.receive_status(answer["message_id"])
     assert status["total_users"] == len(USERS) + (kind != "records")
     change(probe, "DROP TRIGGER never")
-    assert set_aside.want(probe.node.live.config.server.data_dir, None) == 1
+    assert set_aside.want(probe.node.current.config.server.data_dir, None) == 1
     await until(lambda: probe.node.aside.total == 0)
     assert await probe.mailbox(REFUSED) == [answer["message_id"]]
     assert (await probe.receive_status(answer["message_id"]))["total_users"] == len(USERS) + 1

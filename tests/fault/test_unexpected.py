@@ -25,13 +25,17 @@ import msgspec
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from pushd import app, aside, outbox, ports, presence, supervision, writebehind
-from pushd.config import Config
+from pushd import app, ports
+from pushd.config.schema import Config
 from pushd.errors import StartError
 from pushd.model import MailboxItem, Notice, Target, TargetKind, User
+from pushd.presence import arrivals
 from pushd.stores import open_stores
 from pushd.stores.sqlite import set_aside
-from pushd.stores.sqlite.schema import DATABASE_NAME
+from pushd.stores.sqlite.engine.schema import DATABASE_NAME
+from pushd.telemetry import supervision
+from pushd.writing import online_status, write_behind
+from pushd.writing import set_aside as aside
 from tests.conftest import MakeConfig
 from tests.daemon import Client, Probe, until
 
@@ -68,8 +72,8 @@ def store_calls(stores: ports.Stores) -> Iterator[Place]:
 
 def writer_steps(node: app.Node) -> Iterator[Place]:
     """Every method of Writes, of every writer."""
-    for writer in node.outbox.writers():
-        for name, member in vars(writebehind.Writes).items():
+    for writer in node.writers.all():
+        for name, member in vars(write_behind.Writes).items():
             if inspect.isfunction(member) and name[0] != "_":
                 yield Place(type(writer._writes), name, f"{writer.name}: {name}")
 
@@ -300,7 +304,7 @@ class Life:
         for listener in self.listeners[1:]:
             await listener.close()
         await until(lambda: not any(map(self.node.hub.has_user, (self.here, self.there, self.absent))), PATIENCE_S)
-        await self.again(self.node.outbox.flushed)
+        await self.again(self.node.writers.flushed)
         set_aside.drop(data_dir(self.node), None)
 
     async def say(self, message: dict[str, Any]) -> None:
@@ -325,7 +329,7 @@ class Life:
 
     async def set_aside(self) -> None:
         """Of what is set aside, all is tried again, and one stays; a bad row of the outbox comes to it."""
-        writer = self.node.outbox.mailbox.writer
+        writer = self.node.writers.mailbox.writer
         item = msgspec.msgpack.encode(([(MailboxItem("t", "hi", "of old"), [self.waiting])], {}))
         old = Notice(2**40, "of old", "hi", Target(TargetKind.CUSTOM, user_ids=(self.clumsy,)), 1000)
         kept = [("mailbox", item), ("notice", msgspec.json.encode(old)), ("mailbox", b"junk")]
@@ -370,7 +374,7 @@ PATIENCE_S = 2.0
 
 
 def data_dir(node: app.Node) -> str:
-    return node.live.config.server.data_dir
+    return node.current.config.server.data_dir
 
 
 def entries(node: app.Node) -> list[set_aside.Entry]:
@@ -403,7 +407,7 @@ ERRORS: list[Callable[[], BaseException]] = [
 @pytest.fixture
 def patch(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Nothing waits longer than it must."""
-    for module, name in ((aside, "LOOK_EVERY_S"), (presence, "ALIVE_EVERY_S"), (outbox, "STATUS_DELAY_S")):
+    for module, name in ((aside, "LOOK_EVERY_S"), (arrivals, "ALIVE_EVERY_S"), (online_status, "STATUS_DELAY_S")):
         monkeypatch.setattr(module, name, 0.01)
     monkeypatch.setattr(supervision, "FAILURES_WITHIN_S", -1.0)  # the test looks at it instead
     return monkeypatch

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pushd.edge.routes import FRESH_EXPOSITIONS
-from pushd.metrics import Metrics
+from pushd.api.router import FRESH_EXPOSITIONS
+from pushd.telemetry.metrics import Metrics
 from tests import raw
 from tests.daemon import PREFIX, Probe, until
 from tests.raw import Raw

@@ -27,13 +27,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from pushd.config import AuthConfig, Config, LimitsConfig, ServerConfig
-from pushd.edge import bodies, http_connection, sockets
-from pushd.edge import front as front_module
-from pushd.edge.addresses import Addresses
-from pushd.edge.front import Front, listening
-from pushd.edge.http1 import Pending, Request, Response
+from pushd.config.schema import AuthConfig, Config, LimitsConfig, ServerConfig
 from pushd.errors import StartError
+from pushd.http import bodies, sockets
+from pushd.http import connection as http_connection
+from pushd.http import server as front_module
+from pushd.http.addresses import Addresses
+from pushd.http.messages import Pending, Request, Response
+from pushd.http.server import Front, listening
 
 HEAD = b"Host: localhost\r\n"
 GET = b"GET /sync HTTP/1.1\r\n" + HEAD + b"\r\n"

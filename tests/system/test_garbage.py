@@ -50,4 +50,4 @@ async def _come_and_go(probe: Probe) -> None:
     await probe.get("/notification/records")
     await probe.get("/notification/admin-receive-records")
     assert (await probe.http.get("/ws")).status_code == 426
-    await probe.node.outbox.flushed()
+    await probe.node.writers.flushed()

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pushd.edge import answer_queue
+from pushd.http import answer_queue
 from tests import raw
 from tests.daemon import PREFIX, Probe
 from tests.raw import Raw

@@ -27,16 +27,16 @@ from websockets.frames import Frame
 from websockets.frames import Opcode as TheirOpcode
 
 from pushd._fastpath import Connection, FanOut, Hub
-from pushd._inlet import Inlet
-from pushd.config import Config, LimitsConfig
-from pushd.edge import websocket
-from pushd.edge.auth import Identity
-from pushd.edge.gateway import Admission, Gateway
-from pushd.edge.http1 import Request
-from pushd.live import Live
-from pushd.metrics import Metrics
-from pushd.wire import Dialect, Opcode, close_frame, ws_frame
-from tests.unit.test_wire import parse
+from pushd.auth.authenticator import Identity
+from pushd.config.current import CurrentConfig
+from pushd.config.schema import Config, LimitsConfig
+from pushd.http.messages import Request
+from pushd.protocol.frames import Dialect, Opcode, close_frame, ws_frame
+from pushd.telemetry.metrics import Metrics
+from pushd.ws import client as websocket
+from pushd.ws._reader import Reader
+from pushd.ws.gateway import Admission, Gateway
+from tests.unit.test_frames import parse
 
 BESIDE = 192  # counted of each write that waits, beside its bytes
 MAX_PENDING = 60_000
@@ -196,7 +196,7 @@ def whole_frames(data: bytes) -> bytes:
     return data[:at]
 
 
-class Stage:
+class FanOutQueue:
     """A listening socket whose connections the gateway takes over at once, as the front does after an upgrade."""
 
     def __init__(self, rng: random.Random) -> None:
@@ -208,15 +208,15 @@ class Stage:
         self.hub.on_handed = lambda connection, ids: self._tell(self.handed, connection, ids)
         self.hub.on_gone = lambda connection, ids: self._tell(self.gone, connection, ids)
         loop = asyncio.get_running_loop()
-        live = Live(Config(limits=LimitsConfig(max_frames_per_s=10**6)))
-        self.inlet = Inlet(websocket.parsing, *websocket.longest_frames(live.config.limits))
+        current = CurrentConfig(Config(limits=LimitsConfig(max_frames_per_s=10**6)))
+        self.reader = Reader(websocket.parsing, *websocket.longest_frames(current.config.limits))
         self.gateway = Gateway(
             self.hub,
-            self.inlet,
+            self.reader,
             self,  # type: ignore[arg-type]
             self,  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]
-            live,
+            current,
             Metrics(),
             now=loop.time,
             wall_s=loop.time,
@@ -252,8 +252,8 @@ class Stage:
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         listener.setblocking(False)
-        stage = self
-        asyncio.get_running_loop().add_reader(self.inlet, self.inlet.serve)
+        fan_outs = self
+        asyncio.get_running_loop().add_reader(self.reader, self.reader.serve)
 
         class Door(asyncio.Protocol):
             def connection_made(self, transport: Any) -> None:
@@ -261,7 +261,7 @@ class Stage:
 
             def hand_over(self, transport: asyncio.Transport) -> None:
                 transport.pause_reading()
-                stage.attach(transport)
+                fan_outs.attach(transport)
 
         server = await asyncio.get_running_loop().create_server(Door, sock=listener, ssl=tls)
         try:
@@ -273,7 +273,7 @@ class Stage:
             async with asyncio.timeout(WITHIN_S):
                 while any(connection.transport is not None for connection in self.attached):
                     await asyncio.sleep(0)
-            asyncio.get_running_loop().remove_reader(self.inlet)
+            asyncio.get_running_loop().remove_reader(self.reader)
 
     async def client(self, port: int, tls: ssl.SSLContext | None = None) -> Client:
         sock = socket.socket()
@@ -302,10 +302,10 @@ class Stage:
 class Conductor:
     """One random act after the other, on the server's side and on the clients'."""
 
-    def __init__(self, stage: Stage, clients: list[Client]) -> None:
-        self.stage = stage
+    def __init__(self, fan_outs: FanOutQueue, clients: list[Client]) -> None:
+        self.fan_outs = fan_outs
         self.clients = clients
-        self.rng = stage.rng
+        self.rng = fan_outs.rng
         self.asleep: set[Client] = set()  # those who do not read at present
         self.acts: dict[Callable[[], None], int] = {
             self.send: 30,
@@ -329,24 +329,24 @@ class Conductor:
         return self.rng.choice(self.clients)
 
     def _connection(self) -> Connection:
-        return self.rng.choice(self.stage.attached)
+        return self.rng.choice(self.fan_outs.attached)
 
     def send(self) -> None:
         connection = self._connection()
         for _ in range(self.rng.randrange(1, 6)):
-            number = next(self.stage.numbers)
+            number = next(self.fan_outs.numbers)
             ids = (f"s{number}",) if self.rng.random() < 0.5 else None
-            self.stage.hub.send(connection, self.stage.frame(self.rng.choice((5, 125, 126, 900, 7000))), ids)
+            self.fan_outs.hub.send(connection, self.fan_outs.frame(self.rng.choice((5, 125, 126, 900, 7000))), ids)
 
     def broadcast(self) -> None:
-        number = next(self.stage.numbers)
+        number = next(self.fan_outs.numbers)
         payload = f"b{number}.".encode().ljust(self.rng.choice((10, 200, 3000)), b"b")
         frames = (ws_frame(Opcode.TEXT, payload), ws_frame(Opcode.BINARY, payload))
-        users = self.rng.choice((None, [connection.user_id for connection in self.stage.attached]))
-        self.stage.hub.broadcast(FanOut(f"b{number}", lambda dialect: frames[dialect], users), frames)
+        users = self.rng.choice((None, [connection.user_id for connection in self.fan_outs.attached]))
+        self.fan_outs.hub.broadcast(FanOut(f"b{number}", lambda dialect: frames[dialect], users), frames)
 
     def release(self) -> None:
-        self.stage.hub.release(self._connection())
+        self.fan_outs.hub.release(self._connection())
 
     def read(self) -> None:
         for client in self.clients:
@@ -390,7 +390,7 @@ class Conductor:
         )
 
     def close(self) -> None:
-        self.stage.hub.close(self._connection(), self.rng.choice((1012, 4001, 4403)), "because")
+        self.fan_outs.hub.close(self._connection(), self.rng.choice((1012, 4001, 4403)), "because")
 
     def say_goodbye(self) -> None:
         self._client().send_close(self.rng.choice((b"", struct.pack("!H", 1000), struct.pack("!H", 3999) + b"bye")))
@@ -415,29 +415,29 @@ def check(client: Client, record: Record) -> None:
 
 async def perform(seed: int, tls: tuple[ssl.SSLContext, ssl.SSLContext] | tuple[None, None]) -> Counter[str]:
     rng = random.Random(seed)
-    stage = Stage(rng)
-    async with stage.serving(tls[0]) as port:
-        clients = [await stage.client(port, tls[1]) for _ in range(CLIENTS)]
-        conductor = Conductor(stage, clients)
+    fan_outs = FanOutQueue(rng)
+    async with fan_outs.serving(tls[0]) as port:
+        clients = [await fan_outs.client(port, tls[1]) for _ in range(CLIENTS)]
+        conductor = Conductor(fan_outs, clients)
         for _ in range(STEPS):
             conductor.act()
             for _ in range(rng.randrange(3)):
                 await asyncio.sleep(0)
-        for connection in stage.attached:
+        for connection in fan_outs.attached:
             if rng.random() < 0.7:
-                stage.hub.release(connection)
-            stage.hub.close(connection, 1012, "restarting")
+                fan_outs.hub.release(connection)
+            fan_outs.hub.close(connection, 1012, "restarting")
         async with asyncio.timeout(WITHIN_S):
             await asyncio.gather(*(client.read_to_the_end() for client in clients))
-            while any(connection.transport is not None for connection in stage.attached):
+            while any(connection.transport is not None for connection in fan_outs.attached):
                 await asyncio.sleep(0)
     for client in clients:
         assert client.connection is not None
-        check(client, stage.hub.records[client.connection])
-    assert max(stage.told.values(), default=1) == 1, "an id was reported twice"
-    assert stage.hub.connections_total == 0
-    assert stage.gateway.open_sockets == 0
-    return stage.hub.seen
+        check(client, fan_outs.hub.records[client.connection])
+    assert max(fan_outs.told.values(), default=1) == 1, "an id was reported twice"
+    assert fan_outs.hub.connections_total == 0
+    assert fan_outs.gateway.open_sockets == 0
+    return fan_outs.hub.seen
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -499,30 +499,30 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.S
 
 
 async def test_a_reader_that_stops_gets_4008_behind_what_was_queued() -> None:
-    stage = Stage(random.Random(1))
-    async with stage.serving() as port:
-        client = await stage.client(port)
+    fan_outs = FanOutQueue(random.Random(1))
+    async with fan_outs.serving() as port:
+        client = await fan_outs.client(port)
         connection = client.connection
         assert connection is not None
-        stage.hub.release(connection)
+        fan_outs.hub.release(connection)
         ids = []
         while connection.is_registered:
             ids.append(f"m{len(ids)}")
-            stage.hub.send(connection, stage.frame(3000), (ids[-1],))
+            fan_outs.hub.send(connection, fan_outs.frame(3000), (ids[-1],))
             await asyncio.sleep(0)
         assert connection.close_code == 4008
-        handed = [message_id for _, told in stage.handed for message_id in told]
-        ((_, lost),) = stage.gone
+        handed = [message_id for _, told in fan_outs.handed for message_id in told]
+        ((_, lost),) = fan_outs.gone
         assert handed + lost == ids
         assert len(lost) >= MAX_PENDING // (3004 + BESIDE)
         assert connection.pending_bytes + len(lost) * BESIDE > MAX_PENDING - 3004 - BESIDE
         async with asyncio.timeout(WITHIN_S):
             await client.read_to_the_end()
-        check(client, stage.hub.records[connection])
+        check(client, fan_outs.hub.records[connection])
         frames = parse(client.frames)
         assert len(frames) == 1 + len(ids) - 1 + 1  # the greeting, all but the refused one, CLOSE
         assert bytes(frames[-1].data) == struct.pack("!H", 4008) + b"slow consumer"
-        assert stage.gone == [(connection, lost)]
+        assert fan_outs.gone == [(connection, lost)]
 
 
 @pytest.mark.parametrize(
@@ -535,14 +535,14 @@ async def test_a_reader_that_stops_gets_4008_behind_what_was_queued() -> None:
 )
 async def test_picows_own_close_waits_its_turn(offence: bytes, code: int) -> None:
     """A protocol error while bytes are pending: CLOSE comes behind them and is the last; what follows is dropped."""
-    stage = Stage(random.Random(1))
-    async with stage.serving() as port:
-        client = await stage.client(port)
+    fan_outs = FanOutQueue(random.Random(1))
+    async with fan_outs.serving() as port:
+        client = await fan_outs.client(port)
         connection = client.connection
         assert connection is not None
-        stage.hub.release(connection)
+        fan_outs.hub.release(connection)
         while connection.pending_bytes < 20_000:
-            stage.hub.send(connection, stage.frame(3000))
+            fan_outs.hub.send(connection, fan_outs.frame(3000))
             await asyncio.sleep(0)
         client.write(offence)
         async with asyncio.timeout(WITHIN_S):
@@ -551,9 +551,9 @@ async def test_picows_own_close_waits_its_turn(offence: bytes, code: int) -> Non
         assert connection.close_code == code
         for _ in range(50):
             client.send(TheirOpcode.PING, b"x" * 100)
-            assert not stage.hub.send(connection, stage.frame(10))
+            assert not fan_outs.hub.send(connection, fan_outs.frame(10))
             await asyncio.sleep(0)
         async with asyncio.timeout(WITHIN_S):
             await client.read_to_the_end()
-        check(client, stage.hub.records[connection])
-        assert stage.hub.records[connection].frames[-1] == close_frame(code)
+        check(client, fan_outs.hub.records[connection])
+        assert fan_outs.hub.records[connection].frames[-1] == close_frame(code)

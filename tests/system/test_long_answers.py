@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pushd.edge import long_answers
+from pushd.http import long_answers
 from tests.daemon import PREFIX, Probe, until
 
 DATA = "d" * 60_000

@@ -12,8 +12,8 @@ import pytest
 import tomli_w
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
-from pushd.edge import openapi
-from pushd.edge.endpoints import ENDPOINTS
+from pushd.api import openapi
+from pushd.api.table import ENDPOINTS
 from tests.daemon import PREFIX, Probe
 from tests.tokens import API_KEY, JWT
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pushd.edge import routes
-from pushd.edge.api import Api
+from pushd.api import router
+from pushd.api.publishing import Api
 from tests import raw
 from tests.daemon import PREFIX, Client, Probe, until
 from tests.raw import Raw
@@ -228,10 +228,10 @@ class TestCors:
         def fail(*_: Any) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(routes._Exposition, "text", fail)
+        monkeypatch.setattr(router._Exposition, "text", fail)
         response = await probe.http.get("/metrics", headers=origin)
         assert (response.status_code, response.headers["access-control-allow-origin"]) == (500, "https://admin.example")
-        monkeypatch.setattr(routes, "ANSWER_WITHIN_S", 0.01)
+        monkeypatch.setattr(router, "ANSWER_WITHIN_S", 0.01)
         never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         monkeypatch.setattr(Api, "records_written", lambda _: never)
         response = await probe.http.get(f"{PREFIX}/notification/records", headers=origin)

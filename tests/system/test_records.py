@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pushd.model import User
-from pushd.queries import PushSort, ReceiptSort
+from pushd.records import PushSort, ReceiptSort
 from pushd.stores.sqlite import import_users
 from tests import stored
 from tests.daemon import PREFIX, Probe, until

@@ -11,7 +11,7 @@ from typing import Any
 import jwt
 import pytest
 
-from pushd.edge import gateway, renewals
+from pushd.ws import gateway, renewals
 from tests import raw
 from tests.daemon import PREFIX, Client, Probe, Process, until
 from tests.raw import Raw

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
-from pushd import dispatch, lanes, outbox, presence, writebehind
+from pushd import retry
+from pushd.delivery import dispatch
 from pushd.ports import Stores
+from pushd.presence import arrivals
 from pushd.stores.sqlite import open_stores
+from pushd.writing import online_status, settled, write_behind
 from tests.conftest import MakeConfig
 from tests.unit.parts import Clock, House, faulty
 
@@ -34,11 +37,11 @@ async def frail(stores: Stores) -> Any:
 @pytest.fixture
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between attempts and between looks are as short as can be."""
-    for module in (dispatch, writebehind, presence):
-        monkeypatch.setattr(module, "Backoff", lambda **_: lanes.Backoff(first_s=0.0))
+    for module in (dispatch, write_behind, arrivals):
+        monkeypatch.setattr(module, "Backoff", lambda **_: retry.Backoff(first_s=0.0))
     monkeypatch.setattr(dispatch, "GROW_AFTER_S", 0.001)
-    monkeypatch.setattr(outbox, "SETTLE_DELAY_S", 0.0)
-    monkeypatch.setattr(outbox, "STATUS_DELAY_S", 0.0)
+    monkeypatch.setattr(settled, "SETTLE_DELAY_S", 0.0)
+    monkeypatch.setattr(online_status, "STATUS_DELAY_S", 0.0)
 
 
 @pytest.fixture

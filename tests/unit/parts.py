@@ -13,26 +13,29 @@ from typing import Any
 
 import msgspec
 
-from pushd import wire
 from pushd._fastpath import Connection, Hub
-from pushd.aside import NOTICE, Aside
-from pushd.config import Config
-from pushd.directory import CachedDirectory
-from pushd.dispatch import Dispatcher
+from pushd.config.current import CurrentConfig
+from pushd.config.schema import Config
+from pushd.delivery.acknowledgements import Receipts
+from pushd.delivery.dispatch import Dispatcher
+from pushd.delivery.intake import Intake
+from pushd.delivery.lanes import Lanes
+from pushd.delivery.submission import Sender, Submission
 from pushd.errors import StoreUnavailable
-from pushd.intake import Intake
-from pushd.lanes import Lanes
-from pushd.live import Live
-from pushd.metrics import Metrics
+from pushd.in_flight import InFlight
 from pushd.model import MailboxItem, Notice, Target, TargetKind
-from pushd.outbox import MailboxWriter, Outbox, SettledWriter, StatusWriter
 from pushd.ports import Stores
-from pushd.presence import Client as ClientDetails
-from pushd.presence import Presence
-from pushd.publication import Publication
-from pushd.receipts import Receipts
-from pushd.recording import RecordWriter
-from pushd.submission import Sender, Submission
+from pushd.presence.arrivals import Client as ClientDetails
+from pushd.presence.arrivals import Presence
+from pushd.protocol import frames
+from pushd.telemetry.metrics import Metrics
+from pushd.users.directory import CachedDirectory
+from pushd.writing.mailbox import MailboxWriter
+from pushd.writing.online_status import StatusWriter
+from pushd.writing.records import RecordWriter
+from pushd.writing.set_aside import NOTICE, Aside
+from pushd.writing.settled import SettledWriter
+from pushd.writing.writers import Writers
 from tests.daemon import until
 
 START_MS = 1_700_000_000_000
@@ -181,11 +184,11 @@ class Client:
         self._bytes += self.transport.received()
         while (frame := self._next_frame()) is not None:
             opcode, payload = frame
-            if opcode == wire.Opcode.CLOSE:
+            if opcode == frames.Opcode.CLOSE:
                 self.close_code = int.from_bytes(payload[:2], "big")
-            elif opcode == wire.Opcode.TEXT:
+            elif opcode == frames.Opcode.TEXT:
                 self.messages.append(json.loads(payload))
-            elif opcode == wire.Opcode.BINARY:
+            elif opcode == frames.Opcode.BINARY:
                 self.messages.append(msgspec.msgpack.decode(payload))
         return self.messages[known:]
 
@@ -248,13 +251,13 @@ class House:
     def __init__(self, config: Config, stores: Stores, clock: Clock, *, last_seq: int = 0) -> None:
         self.stores = stores
         self.clock = clock
-        self.live = live = Live(config)
+        self.current = current = CurrentConfig(config)
         self.metrics = metrics = Metrics()
         self.hub = hub = Hub(config.limits.max_pending_bytes)
-        self.lanes: Lanes[Publication] = Lanes(config.delivery.queue_size)
-        self.directory = directory = CachedDirectory(stores.directory, live, clock)
+        self.lanes: Lanes[InFlight] = Lanes(config.delivery.queue_size)
+        self.directory = directory = CachedDirectory(stores.directory, current, clock)
         self.aside = aside = Aside(stores.set_aside, metrics)
-        self.outbox = outbox = Outbox(
+        self.writers = writers = Writers(
             MailboxWriter(stores, metrics, aside),
             RecordWriter(
                 stores,
@@ -262,32 +265,34 @@ class House:
                 aside,
                 users=directory.users,
                 client_of=lambda user_id: ("", "", ""),
-                batch_size=lambda: live.config.records.batch_size,
-                delay_s=lambda: live.config.records.flush_ms / 1000,
+                batch_size=lambda: current.config.records.batch_size,
+                delay_s=lambda: current.config.records.flush_ms / 1000,
             ),
             StatusWriter(stores, metrics, aside, users=directory.users, started_ms=clock.wall_ms()),
             SettledWriter(stores, metrics, aside),
         )
         times: dict[str, Any] = {"now": clock, "wall_ms": clock.wall_ms}
-        self.receipts = receipts = Receipts(hub, outbox, stores.records, live, metrics, item_of=self.item_of, **times)
+        self.receipts = receipts = Receipts(
+            hub, writers, stores.records, current, metrics, item_of=self.item_of, **times
+        )
         self.dispatcher = Dispatcher(
             hub,
             self.lanes,
             directory,
             receipts,
-            outbox,
-            live,
+            writers,
+            current,
             metrics,
             aside,
             records=stores.records,
-            were_online=outbox.statuses.were_online,
+            were_online=writers.statuses.were_online,
             **times,
         )
         self.settled: list[str] = []
         self.intake = Intake(
             stores.journal,
             self.lanes,
-            live,
+            current,
             metrics,
             wake=self.dispatcher.wake,
             on_settled=self._settle,
@@ -295,18 +300,18 @@ class House:
             **times,
         )
         aside.takes(NOTICE, self.intake.take_back)
-        self.presence = Presence(hub, stores, directory, receipts, outbox, live, metrics, node_id=NODE_ID, **times)
+        self.presence = Presence(hub, stores, directory, receipts, writers, current, metrics, node_id=NODE_ID, **times)
         hub.on_handed = receipts.handed
         hub.on_gone = self._gone
         self._tasks: list[asyncio.Task[None]] = []
         self._clients: list[Client] = []
 
     def item_of(self, notice: Notice) -> MailboxItem:
-        return wire.mailbox_item(notice, self.live.timezone, self.clock.wall_ms())
+        return frames.mailbox_item(notice, self.current.timezone, self.clock.wall_ms())
 
-    def _settle(self, publication: Publication) -> None:
-        self.settled.append(publication.notice.message_id)
-        self.outbox.settled.settle(publication)
+    def _settle(self, flight: InFlight) -> None:
+        self.settled.append(flight.notice.message_id)
+        self.writers.settled.settle(flight)
 
     def _gone(self, connection: Connection, lost: list[str]) -> None:
         self.receipts.gone(connection, lost)
@@ -318,7 +323,7 @@ class House:
         self._tasks += [asyncio.create_task(coroutine) for coroutine in coroutines]
 
     def start_writers(self) -> None:
-        self.start(*(writer.run() for writer in self.outbox.writers()))
+        self.start(*(writer.run() for writer in self.writers.all()))
 
     def start_all(self) -> None:
         self.start_writers()
@@ -336,15 +341,15 @@ class House:
         """Every notice is through, and everything noted so far is in the stores."""
         await until(lambda: self.dispatcher.is_idle)
         for _ in range(2):  # what the first round settles is written by the second
-            await self.outbox.flushed()
+            await self.writers.flushed()
 
     # ---- acting
 
-    async def publish(self, content: str = "x", **fields: Any) -> Publication:
+    async def publish(self, content: str = "x", **fields: Any) -> InFlight:
         submission = Submission(content=content, **fields)
-        publication = (await self.intake.accept(submission, Sender())).publication
-        assert publication is not None
-        return publication
+        flight = (await self.intake.accept(submission, Sender())).flight
+        assert flight is not None
+        return flight
 
     def open(self, user_id: int, *, is_acking: bool = False, dialect: int = 0, ip: str = "127.0.0.1") -> Client:
         """A connection that nobody knows of yet."""
@@ -382,8 +387,8 @@ class House:
         """Ids of what waits for a user, oldest first."""
         return [item.message_id for item in (await self.stores.mailbox.read([user_id])).get(user_id, [])]
 
-    async def received_by(self, publication: Publication) -> set[int]:
-        return await self.stores.records.received_by(publication.notice.message_id)
+    async def received_by(self, flight: InFlight) -> set[int]:
+        return await self.stores.records.received_by(flight.notice.message_id)
 
     async def unsettled(self) -> list[str]:
         return [notice.message_id for notice in await self.stores.journal.unsettled()]
@@ -403,12 +408,12 @@ def notice(seq: int = 1, *, user_ids: tuple[int, ...] = (1,), **fields: Any) -> 
 
 
 class Counted:
-    """A publication, and how often it was settled."""
+    """A notice in flight, and how often it was settled."""
 
     def __init__(self, seq: int = 1) -> None:
-        self.publication = Publication(notice(seq), accepted_at=0.0)
+        self.flight = InFlight(notice(seq), accepted_at=0.0)
         self.settled = 0
-        self.publication.on_settled = self._count
+        self.flight.on_settled = self._count
 
-    def _count(self, publication: Publication) -> None:
+    def _count(self, flight: InFlight) -> None:
         self.settled += 1

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushd.config import LimitsConfig
-from pushd.edge.addresses import CONNECTS_REMEMBERED, Addresses, canonical, counted_as, is_within, networks
+from pushd.config.schema import LimitsConfig
+from pushd.http.addresses import CONNECTS_REMEMBERED, Addresses, canonical, counted_as, is_within, networks
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import msgspec
 import orjson
 import pytest
 
-from pushd.edge import answers
-from pushd.edge.http1 import Response
+from pushd.api import answers
+from pushd.delivery.submission import Submission
 from pushd.errors import ErrorCode, RequestError
-from pushd.submission import Submission
+from pushd.http.messages import Response
 
 # CONTRACT section 3: every code, with its HTTP status.
 STATUSES = {

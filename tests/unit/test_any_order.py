@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pushd import dispatch
-from pushd.config import Config
+from pushd.config.schema import Config
+from pushd.delivery import dispatch
+from pushd.in_flight import InFlight
 from pushd.ports import Stores
-from pushd.publication import Publication
 from tests.conftest import MakeConfig
 from tests.unit.parts import Clock, House
 
@@ -36,7 +36,7 @@ class Story:
         self.house = House(config, stores, clock, last_seq=last_seq)
         self.base = 1000 * (last_seq + 1)  # users of its own: stores are shared by all stories
         self.clients: list[Any] = []
-        self.publications: list[Publication] = []
+        self.flights: list[InFlight] = []
         self.acknowledged: set[tuple[int, str]] = set()
 
     async def play(self, event: tuple[Any, ...]) -> None:
@@ -45,7 +45,7 @@ class Story:
 
     async def _publish(self, target: str) -> None:
         users = [self.base + user for user in USERS]
-        self.publications.append(await self.house.publish(target=target, user_ids=users))
+        self.flights.append(await self.house.publish(target=target, user_ids=users))
 
     async def _connect(self, user: int, is_acking: bool) -> None:
         self.clients.append(self.house.connect(self.base + user, is_acking=is_acking))
@@ -102,17 +102,17 @@ class Story:
         for client in self.clients:
             client.leave()
         await self.house.quiet()
-        for publication in self.publications:
-            await self._check(publication)
-        assert Counter(self.house.settled) == Counter(one.notice.message_id for one in self.publications)
+        for flight in self.flights:
+            await self._check(flight)
+        assert Counter(self.house.settled) == Counter(one.notice.message_id for one in self.flights)
         assert self.house.intake.unsettled_total == self.house.receipts.waiting_total == 0
         assert await self.house.unsettled() == []
 
-    async def _check(self, publication: Publication) -> None:
-        message_id = publication.notice.message_id
-        received = await self.house.received_by(publication)
+    async def _check(self, flight: InFlight) -> None:
+        message_id = flight.notice.message_id
+        received = await self.house.received_by(flight)
         status = await self.house.stores.records.receive_status(message_id)
-        recipients = [self.base + user for user in USERS] if publication.notice.target.kind == "custom" else []
+        recipients = [self.base + user for user in USERS] if flight.notice.target.kind == "custom" else []
         for user_id in recipients:
             waiting = await self.house.mailbox(user_id)
             assert user_id in received or message_id in waiting, "neither received nor waiting"
@@ -121,9 +121,9 @@ class Story:
                 assert user_id in received, "acknowledged and not on record"
                 assert message_id not in await self.house.mailbox(user_id), "acknowledged and still waiting"
         assert status is not None
-        assert status.total_users == publication.total_count >= len(recipients)
-        assert publication.delivered_count <= publication.online_count <= publication.total_count
-        assert publication.is_delivered
+        assert status.total_users == flight.total_count >= len(recipients)
+        assert flight.delivered_count <= flight.online_count <= flight.total_count
+        assert flight.is_delivered
         for client in self.clients:
             live = [one["message_id"] for one in client.messages if "content" in one and not one.get("offline")]
             assert len(set(live)) == len(live), "twice on one connection"

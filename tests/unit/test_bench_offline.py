@@ -17,7 +17,7 @@ from bench.loadlib.options import LoadError
 from bench.loadlib.paired import Middle, middle
 from bench.loadlib.turns import Turns
 from bench.loadlib.watchers import SO_TIMESTAMPNS, TIMESPEC, monotonic_ns, sent_ns
-from pushd.wire import PING_FRAME, close_frame, ws_frame
+from pushd.protocol.frames import PING_FRAME, close_frame, ws_frame
 
 SLEPT_NS = 200_000_000
 BUCKET = "pushd_loop_lag_seconds_bucket"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pushd.edge.bodies import PATIENCE_S, WHOLE_SHARE, Bodies
+from pushd.http.bodies import PATIENCE_S, WHOLE_SHARE, Bodies
 
 MAX = 1000
 

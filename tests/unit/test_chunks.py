@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushd.edge.chunks import MAX_LINE_BYTES, PARTS_AT_ONCE, ChunkedBody
+from pushd.http.chunks import MAX_LINE_BYTES, PARTS_AT_ONCE, ChunkedBody
 
 HEAD = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pushd import __version__, cli
-from pushd.config import AuthConfig, Config
+from pushd.config.schema import AuthConfig, Config
 from pushd.errors import ConfigError, StartError, StoreError, StoreUnavailable
 from pushd.model import User
 from pushd.signals import Signals
@@ -208,7 +208,7 @@ class TestToken:
         def issue(auth: AuthConfig, *, user_id: int, role: int, ttl_s: int) -> str:
             return f"{auth.jwt_secret} {user_id} {role} {ttl_s}"
 
-        part("pushd.edge.auth", "issue_token", issue)
+        part("pushd.auth.authenticator", "issue_token", issue)
         monkeypatch.setenv("PUSHD_AUTH_JWT_SECRET", SECRET)
         assert call("token", "--user", "7", "--role", "1", "--ttl", "60") == (0, f"{SECRET} 7 1 60\n", "")
         assert call("token", "--user", "7") == (0, f"{SECRET} 7 0 3600\n", "")
@@ -218,11 +218,11 @@ class TestToken:
         self, call: Call, part: Part, tmp_path: Path, argv: list[str]
     ) -> None:
         (tmp_path / "p.toml").write_text("[auth]\njwt_issuer = 'me'\n")
-        part("pushd.edge.auth", "issue_token", lambda auth, **_: auth.jwt_issuer)
+        part("pushd.auth.authenticator", "issue_token", lambda auth, **_: auth.jwt_issuer)
         assert call(*argv, "--user", "7") == (0, "me\n", "")
 
     def test_needs_a_secret(self, call: Call, part: Part) -> None:
-        part("pushd.edge.auth", "issue_token", raising(ConfigError("auth.jwt_secret: found none")))
+        part("pushd.auth.authenticator", "issue_token", raising(ConfigError("auth.jwt_secret: found none")))
         assert call("token", "--user", "7") == (2, "", "pushd: auth.jwt_secret: found none\n")
 
 

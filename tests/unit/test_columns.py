@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushd import _columns
-from pushd._columns import NoticeColumns, Owners, Selection
+from pushd.stores.sqlite import _columns
+from pushd.stores.sqlite._columns import NoticeColumns, Owners, Selection
 
 USERS = (7, 3, 900, 3, 12, (1 << 63) - 1)  # 3 has two names
 NAMES = (b"ann", b"bob", "\u00e4da".encode(), b"bobby", b"", b"x")

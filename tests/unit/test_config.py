@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pushd.config import (
+from pushd.config.schema import (
     ANY,
     NOT_YET,
     URL_FORMS,
@@ -19,7 +19,7 @@ from pushd.config import (
     is_loopback,
     quote,
 )
-from pushd.configfile import KEYS, describe, parse
+from pushd.config.toml import KEYS, describe, parse
 from pushd.errors import ConfigError
 
 SECRET = "s3cret-" + "x" * 57

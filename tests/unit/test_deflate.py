@@ -16,8 +16,8 @@ from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFact
 from websockets.frames import Frame
 from websockets.frames import Opcode as Opcodes
 
-from pushd.deflate import LEAST_BYTES, WINDOW_BITS, deflated, inflated, most_wire_bytes, negotiate
 from pushd.errors import CloseCode, ProtocolError
+from pushd.protocol.deflate import LEAST_BYTES, WINDOW_BITS, deflated, inflated, most_wire_bytes, negotiate
 
 PLAIN = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 WITH_WINDOW = f"{PLAIN}; server_max_window_bits=12"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pushd import devices
-from pushd.devices import LONGEST_TEXT, Device, device_of
+from pushd.users import devices
+from pushd.users.devices import LONGEST_TEXT, Device, device_of
 
 WEBKIT = "AppleWebKit/605.1.15 (KHTML, like Gecko)"
 BLINK = "AppleWebKit/537.36 (KHTML, like Gecko)"

@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
-import pushd.directory
-from pushd.directory import UNKNOWN_TTL_S, CachedDirectory
+from pushd.config.current import CurrentConfig
 from pushd.errors import StoreUnavailable
-from pushd.live import Live
 from pushd.model import Target, TargetKind, User
 from pushd.stores.nobody import NoDirectory
+from pushd.users import directory as users_directory
+from pushd.users.directory import UNKNOWN_TTL_S, CachedDirectory
 from tests.conftest import MakeConfig
 from tests.daemon import until
 from tests.unit.parts import Clock, Faulty
@@ -43,7 +43,7 @@ async def store(stores: Any) -> Faulty:
 
 @pytest.fixture
 def build(store: Any, make_config: MakeConfig, clock: Clock) -> Callable[..., CachedDirectory]:
-    return lambda **sections: CachedDirectory(store, Live(make_config(**sections)), clock)
+    return lambda **sections: CachedDirectory(store, CurrentConfig(make_config(**sections)), clock)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ async def test_the_same_roles_in_another_order_are_the_same_list(directory: Cach
 async def test_no_more_lists_are_remembered_than_allowed_and_that_of_all_stays(
     directory: CachedDirectory, store: Faulty, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pushd.directory, "LISTS_MOST", 3)
+    monkeypatch.setattr(users_directory, "LISTS_MOST", 3)
     await directory.ids(ALL)
     for number in range(10, 100):
         await directory.ids(role(1))  # in use
@@ -101,7 +101,7 @@ async def test_no_more_lists_are_remembered_than_allowed_and_that_of_all_stays(
 async def test_no_more_ids_are_remembered_in_lists_than_allowed(
     directory: CachedDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pushd.directory, "LISTED_MOST", 3)
+    monkeypatch.setattr(users_directory, "LISTED_MOST", 3)
     for target in (ALL, role(1), role(1, 2)):
         await directory.ids(target)
     assert directory.cached_ids(ALL) == [1, 2]
@@ -252,7 +252,7 @@ async def test_an_answer_from_before_a_user_was_learned_is_not_remembered(
     store: Any, make_config: MakeConfig, clock: Clock
 ) -> None:
     late: Any = _Late(store)
-    directory = CachedDirectory(late, Live(make_config()), clock)
+    directory = CachedDirectory(late, CurrentConfig(make_config()), clock)
     asking = asyncio.create_task(directory.ids(ALL))
     await late.read.wait()
     await directory.learn([CID])
@@ -311,7 +311,7 @@ async def test_those_who_miss_the_same_users_ask_once(directory: CachedDirectory
 
 async def test_the_store_is_asked_for_nobody_twice_at_a_time(make_config: MakeConfig, clock: Clock) -> None:
     store = _Counting()
-    directory = CachedDirectory(store, Live(make_config()), clock)
+    directory = CachedDirectory(store, CurrentConfig(make_config()), clock)
     ids = range(101, 201)
     answers = await asyncio.gather(*(directory.users(ids[start:]) for start in range(50)))
     assert [len(answer) for answer in answers] == [100 - start for start in range(50)]
@@ -421,7 +421,7 @@ async def test_an_answer_from_before_a_user_was_learned_does_not_make_it_unknown
     store: Any, make_config: MakeConfig, clock: Clock
 ) -> None:
     late: Any = _Late(store)
-    directory = CachedDirectory(late, Live(make_config()), clock)
+    directory = CachedDirectory(late, CurrentConfig(make_config()), clock)
     asking = asyncio.create_task(directory.users([1, 3]))
     await late.read.wait()
     await directory.learn([CID])
@@ -470,7 +470,7 @@ async def test_the_least_recently_used_make_room(build: Callable[..., CachedDire
 
 async def test_more_users_than_are_remembered_do_not_push_each_other_out(make_config: MakeConfig, clock: Clock) -> None:
     store = _Counting()
-    directory = CachedDirectory(store, Live(make_config(directory={"cache_size": 100})), clock)
+    directory = CachedDirectory(store, CurrentConfig(make_config(directory={"cache_size": 100})), clock)
     ids = range(1, 301)
     for _ in range(3):
         assert len(await directory.users(ids)) == 299
@@ -494,7 +494,7 @@ async def test_stale_lists_know_whom_the_store_does_not(directory: CachedDirecto
 
 
 async def test_without_a_directory_the_newest_token_says_who_somebody_is(make_config: MakeConfig, clock: Clock) -> None:
-    directory = CachedDirectory(NoDirectory(), Live(make_config()), clock)
+    directory = CachedDirectory(NoDirectory(), CurrentConfig(make_config()), clock)
     assert await directory.users([1]) == {}
     await directory.learn([ANN, BEN])
     assert await directory.users([1]) == {1: ANN}

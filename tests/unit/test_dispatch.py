@@ -10,14 +10,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from pushd import dispatch, stage, wire
 from pushd._fastpath import FanOut
-from pushd.deflate import inflated
+from pushd.delivery import dispatch, fan_out
+from pushd.delivery.fan_out import ROUND_S, SHORT_SLICE_S, SLICE_S, FanOutQueue, next_slice_s
 from pushd.errors import StoreError
 from pushd.model import Arrival, Channel, DeliveryStatus, Outcome, Priority, Receipt, Target, TargetKind, User
 from pushd.ports import Stores
-from pushd.stage import ROUND_S, SHORT_SLICE_S, SLICE_S, Stage, next_slice_s
-from pushd.wire import ws_frame
+from pushd.protocol import frames as wire
+from pushd.protocol.deflate import inflated
+from pushd.protocol.frames import ws_frame
 from tests.daemon import until
 from tests.unit.parts import START_MS, Client, Clock, House, notice
 
@@ -29,7 +30,7 @@ ANN, BEN = User(1, "ann", 1), User(2, "ben", 2)
 def _slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slice ends after 16 connections."""
     for name in ("SLICE_S", "SHORT_SLICE_S", "ROUND_S"):
-        monkeypatch.setattr(stage, name, 0.0)
+        monkeypatch.setattr(fan_out, name, 0.0)
 
 
 @pytest.fixture
@@ -75,28 +76,28 @@ async def test_counts_and_the_push_record(house: House) -> None:
     house.connect(1)
     house.connect(1)
     house.connect(3)  # not in the directory: connected all the same
-    publication = await house.publish("x", exclude_ids=[4])
+    flight = await house.publish("x", exclude_ids=[4])
     await house.quiet()
-    assert (publication.total_count, publication.online_count, publication.offline_count) == (3, 2, 1)
-    assert await house.received_by(publication) == {1, 3}
-    assert await house.mailbox(2) == [publication.notice.message_id]
+    assert (flight.total_count, flight.online_count, flight.offline_count) == (3, 2, 1)
+    assert await house.received_by(flight) == {1, 3}
+    assert await house.mailbox(2) == [flight.notice.message_id]
     assert await house.mailbox(4) == []
-    assert house.settled == [publication.notice.message_id]
+    assert house.settled == [flight.notice.message_id]
 
 
 async def test_nobody_there_at_all(house: House) -> None:
     for fields in ({"target": "online"}, {"target": "all"}, {"target": "role", "roles": [9]}):
-        publication = await house.publish(**fields)
+        flight = await house.publish(**fields)
         await house.quiet()
-        assert publication.is_delivered
-        assert await house.stores.records.receive_status(publication.notice.message_id) is not None
+        assert flight.is_delivered
+        assert await house.stores.records.receive_status(flight.notice.message_id) is not None
     assert await house.unsettled() == []
 
 
 async def test_many_absent_users(house: House) -> None:
-    publication = await house.publish(target="custom", user_ids=list(range(1, 4502)))
+    flight = await house.publish(target="custom", user_ids=list(range(1, 4502)))
     await house.quiet()
-    assert publication.offline_count == 4501
+    assert flight.offline_count == 4501
     waiting = await house.stores.mailbox.read(range(1, 4502))
     assert len(waiting) == 4501
     assert house.metrics.mailbox_saved.value == 4501
@@ -168,7 +169,7 @@ async def test_the_highest_lane_comes_first(make_house: Build) -> None:
 async def test_urgent_overtakes_a_broadcast_between_its_slices(make_house: Build) -> None:
     house = make_house()
     clients = crowd(house, 64)
-    staged = Stage(house.hub)
+    staged = FanOutQueue(house.hub)
     serving = asyncio.create_task(staged.serve())
     order: list[str] = []
 
@@ -202,7 +203,7 @@ async def test_equal_priorities_do_not_overtake_each_other_between_slices(house:
 async def test_a_frame_that_cannot_be_encoded_concerns_its_notice_only(make_house: Build) -> None:
     house = make_house()
     crowd(house, 40)
-    staged = Stage(house.hub)
+    staged = FanOutQueue(house.hub)
 
     def refuse(dialect: int) -> bytes:
         raise ValueError("not encodable")
@@ -211,7 +212,7 @@ async def test_a_frame_that_cannot_be_encoded_concerns_its_notice_only(make_hous
     blocking = FanOut("first", lambda dialect: b"\x81\x02{}", None)
     priority = Priority.NORMAL
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "SLICE_S", 0.0)
+        patch.setattr(fan_out, "SLICE_S", 0.0)
         first = staged.begin(blocking, priority)
         broken = staged.begin(FanOut("broken", refuse, None), priority)
         third = staged.begin(FanOut("third", lambda dialect: b"\x81\x02{}", None), priority)
@@ -227,7 +228,7 @@ async def test_a_frame_that_cannot_be_encoded_concerns_its_notice_only(make_hous
 async def test_broadcasts_that_wait_for_one_another_are_one_write(make_house: Build) -> None:
     house = make_house()
     clients = crowd(house, 40)
-    staged = Stage(house.hub)
+    staged = FanOutQueue(house.hub)
     jobs = [FanOut(str(number), partial(numbered, number), None) for number in range(5)]
     ends = [staged.begin(job, Priority.NORMAL) for job in jobs]
     apart = FanOut("apart", lambda dialect: ws_frame(1, b"apart"), [100, 101])
@@ -251,7 +252,7 @@ async def test_broadcasts_that_wait_for_one_another_are_one_write(make_house: Bu
 async def test_fan_outs_that_begin_within_a_slice_or_after_all_are_through_are_served(make_house: Build) -> None:
     house = make_house()
     clients = crowd(house, 40)
-    staged = Stage(house.hub)
+    staged = FanOutQueue(house.hub)
     serving = asyncio.create_task(staged.serve())
     urgent: list[asyncio.Future[None] | None] = []
 
@@ -303,7 +304,7 @@ async def test_a_notice_that_fails_is_set_aside_and_harms_no_other(
     def refuse(message: Any, dialect: int) -> bytes:
         raise ValueError("not encodable")
 
-    monkeypatch.setattr(dispatch.wire, "shared_frame", refuse)
+    monkeypatch.setattr(dispatch.frames, "shared_frame", refuse)
     broken = await house.publish("broken", target="online")
     await until(lambda: house.dispatcher.is_idle)
     monkeypatch.undo()
@@ -311,7 +312,7 @@ async def test_a_notice_that_fails_is_set_aside_and_harms_no_other(
     await house.publish("next", target="online")
     await until(lambda: client.notices == ["next"])
     await house.aside.finished()
-    await house.outbox.flushed()
+    await house.writers.flushed()
     assert await house.unsettled() == []
     assert not broken.is_delivered
     assert await house.stores.set_aside.counts() == {"notice": 1}
@@ -324,11 +325,11 @@ async def test_a_notice_that_cannot_even_be_set_aside_stays_in_the_journal(
     frail_house.connect(1)
     frail.set_aside.fail("keep")
     with monkeypatch.context() as patched:
-        patched.setattr(dispatch.wire, "shared_frame", lambda message, dialect: 1 / 0)
+        patched.setattr(dispatch.frames, "shared_frame", lambda message, dialect: 1 / 0)
         broken = await frail_house.publish("broken", target="online")
         await until(lambda: frail_house.dispatcher.is_idle)
     await frail_house.aside.finished()
-    await frail_house.outbox.flushed()
+    await frail_house.writers.flushed()
     assert await frail_house.unsettled() == [broken.notice.message_id]
     assert frail_house.metrics.errors.labels("set_aside").value == 1
 
@@ -371,29 +372,29 @@ async def test_a_notice_that_was_set_aside_goes_to_those_who_have_not_received_i
 async def test_who_connects_during_a_broadcast_gets_it_once(house: House) -> None:
     crowd(house, 40)
     await house.stores.directory.learn([ANN])
-    publication = await house.publish("x")
+    flight = await house.publish("x")
     await until(lambda: len(house.lanes) == 0)
     late = house.connect(1)
     await house.quiet()
-    assert late.ids == [publication.notice.message_id]
+    assert late.ids == [flight.notice.message_id]
     assert await house.mailbox(1) == []
-    assert await house.received_by(publication) >= {1}
+    assert await house.received_by(flight) >= {1}
 
 
 async def test_who_connects_between_fan_out_and_settling_gets_it_live_once(frail_house: House, frail: Any) -> None:
     """A broadcast asks who is absent after it was sent: whoever came by then is not absent."""
     await frail.directory.learn([ANN, BEN])
     answer = frail.directory.hold("all_ids")
-    publication = await frail_house.publish("x")
+    flight = await frail_house.publish("x")
     await until(lambda: "all_ids" in frail.directory.calls)
     late = [frail_house.connect(1), frail_house.connect(1)]
     answer.set()
     await frail_house.quiet()
-    assert [client.ids for client in late] == [[publication.notice.message_id]] * 2
+    assert [client.ids for client in late] == [[flight.notice.message_id]] * 2
     assert await frail_house.mailbox(1) == []
-    assert await frail_house.mailbox(2) == [publication.notice.message_id]
-    assert (publication.online_count, publication.offline_count) == (1, 1)
-    assert frail_house.settled == [publication.notice.message_id]
+    assert await frail_house.mailbox(2) == [flight.notice.message_id]
+    assert (flight.online_count, flight.offline_count) == (1, 1)
+    assert frail_house.settled == [flight.notice.message_id]
 
 
 @pytest.mark.usefixtures("_slices")
@@ -402,27 +403,27 @@ async def test_who_comes_and_goes_again_in_late_rounds_finds_it_in_the_mailbox(m
     house.start_all()
     await frail.directory.learn([ANN])
     answer = frail.directory.hold("all_ids")
-    publication = await house.publish("x")
+    flight = await house.publish("x")
     await until(lambda: "all_ids" in frail.directory.calls)
     client = house.connect(1, is_acking=True)
     answer.set()
     await house.quiet()
     client.leave()
     await house.quiet()
-    assert await house.mailbox(1) == [publication.notice.message_id]
-    assert publication.total_count == 1
+    assert await house.mailbox(1) == [flight.notice.message_id]
+    assert flight.total_count == 1
 
 
 async def test_held_connections_get_it_behind_their_mailbox(house: House) -> None:
     client = house.open(1)
     house.hub.add(client.connection)
-    publication = await house.publish("x", target="custom", user_ids=[1])
+    flight = await house.publish("x", target="custom", user_ids=[1])
     await house.quiet()
     assert client.ids == []
     assert house.settled == []
     house.hub.release(client.connection)
     await house.quiet()
-    assert client.ids == house.settled == [publication.notice.message_id]
+    assert client.ids == house.settled == [flight.notice.message_id]
 
 
 # ---- expiry
@@ -431,14 +432,14 @@ async def test_held_connections_get_it_behind_their_mailbox(house: House) -> Non
 async def test_an_expired_notice_reaches_nobody(make_house: Build, clock: Clock) -> None:
     house = make_house()
     client = house.connect(1)
-    publication = await house.publish(target="custom", user_ids=[1, 2], expires_in_s=1)
+    flight = await house.publish(target="custom", user_ids=[1, 2], expires_in_s=1)
     intime = await house.publish(target="custom", user_ids=[1], expires_in_s=3)
     clock.move(1)
     house.start_all()
     await house.quiet()
     assert client.ids == [intime.notice.message_id]
     assert await house.mailbox(2) == []
-    found = await house.stores.records.receive_status(publication.notice.message_id)
+    found = await house.stores.records.receive_status(flight.notice.message_id)
     assert found is not None
     assert (found.total_users, found.received_users) == (2, 0)
     assert await house.stores.records.unread_counts([1, 2]) == {1: 1}
@@ -663,7 +664,7 @@ async def test_fan_outs_of_a_dispatcher_that_ended_are_not_under_way_any_more(
         begun.append(asyncio.get_running_loop().create_future())
         return begun[0]
 
-    monkeypatch.setattr(house.dispatcher._stage, "begin", begin)
+    monkeypatch.setattr(house.dispatcher._fan_outs, "begin", begin)
     running = asyncio.create_task(house.dispatcher.run())
     await house.publish(target="online")
     await until(lambda: begun)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from pushd import faults
 from pushd.errors import StoreError
-from pushd.metrics import Metrics
+from pushd.telemetry import faults
+from pushd.telemetry.metrics import Metrics
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from pushd.errors import StoreError, StoreLost, StoreUnavailable
-from pushd.lanes import Circuit
+from pushd.retry import Circuit
 from pushd.stores.guard import Guard
 
 TINY_S = 0.001

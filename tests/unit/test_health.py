@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from pushd import health
 from pushd.errors import StartError, StoreLost
-from pushd.health import Health
-from pushd.metrics import Metrics
+from pushd.telemetry import health
+from pushd.telemetry.health import Health
+from pushd.telemetry.metrics import Metrics
 from tests.daemon import until
 from tests.unit.parts import Clock
 

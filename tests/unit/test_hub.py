@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pushd._fastpath import Connection, FanOut, Hub
-from pushd.wire import PING_FRAME, Opcode, close_frame, ws_frame
+from pushd.protocol.frames import PING_FRAME, Opcode, close_frame, ws_frame
 from tests.unit.hub_support import Workshop
-from tests.unit.test_wire import parse
+from tests.unit.test_frames import parse
 
 MAX_PENDING = 20_000
 SMALL_BUFFER = 4608  # the kernel's least

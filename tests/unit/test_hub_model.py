@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pushd._fastpath import Connection, FanOut, Hub
-from pushd.wire import PING_FRAME, Opcode, close_frame, ws_frame
+from pushd.protocol.frames import PING_FRAME, Opcode, close_frame, ws_frame
 from tests.unit.hub_support import Peer, Workshop
-from tests.unit.test_wire import parse
+from tests.unit.test_frames import parse
 
 MAX_PENDING = 12_000
 SMALL_BUFFER = 4608  # the kernel's least

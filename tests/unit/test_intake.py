@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from pushd import intake
+from pushd.delivery import intake
+from pushd.delivery.intake import dedup_keys
+from pushd.delivery.submission import Sender, Submission, new_message_id
 from pushd.errors import ErrorCode, RequestError, StoreError
-from pushd.intake import dedup_keys
+from pushd.in_flight import Attempt
 from pushd.model import Notice, Priority, Target, TargetKind
 from pushd.ports import Stores
-from pushd.publication import Attempt
-from pushd.queries import PushRow
-from pushd.submission import Sender, Submission, new_message_id
+from pushd.records import PushRow
 from tests.daemon import until
 from tests.unit.parts import START_MS, Clock, House, notice
 
@@ -48,8 +48,8 @@ async def accept(house: House, submission: Submission | None = None, key: str = 
 
 def made_of(attempt: Attempt) -> Notice:
     """The notice that an attempt became."""
-    assert attempt.publication is not None
-    return attempt.publication.notice
+    assert attempt.flight is not None
+    return attempt.flight.notice
 
 
 async def refused(house: House, submission: Submission, key: str = "") -> RequestError:
@@ -193,9 +193,9 @@ async def test_limits_count_characters_and_bytes_inclusively(make_house: Build) 
 
 
 async def test_limits_that_change_hold_from_the_next_publish(intake_house: House) -> None:
-    config = intake_house.live.config
+    config = intake_house.current.config
     limits = msgspec.structs.replace(config.limits, max_content_chars=2, publishes_per_s=1)
-    intake_house.live.config = msgspec.structs.replace(config, limits=limits)
+    intake_house.current.config = msgspec.structs.replace(config, limits=limits)
     intake_house.clock.move(1)
     assert (await refused(intake_house, Submission(content="abc"))).code is ErrorCode.CONTENT_TOO_LONG
 
@@ -473,10 +473,10 @@ async def test_a_repeat_for_which_there_is_no_room_is_refused(make_house: Build,
 async def test_what_is_settled_is_recognised_and_weighs_nothing(intake_house: House) -> None:
     submission = Submission(content="x", message_id="m", data=["x"] * 1000)
     first = await accept(intake_house, submission, "k")
-    publication = first.publication
-    assert publication is not None
-    publication.end_fan_out()
-    assert first.publication is None
+    flight = first.flight
+    assert flight is not None
+    flight.end_fan_out()
+    assert first.flight is None
     again = await accept(intake_house, Submission(content="y"), "k")
     assert again.is_duplicate
     assert (again.answer.content, again.answer.is_delivered) == ("x", True)
@@ -517,11 +517,11 @@ async def test_restored_notices_are_queued_and_recognised(make_house: Build, sto
         assert (await accept(house, Submission(content="x", message_id=message_id))).is_duplicate
     again = await accept(house, Submission(content="x"), "k")
     assert again.first is not None
-    assert again.first.publication is taken[1]
+    assert again.first.flight is taken[1]
     new = await accept(house, Submission(content="x"))
     assert made_of(new).seq > 3
-    assert new.publication is not None
-    assert not new.publication.is_restored
+    assert new.flight is not None
+    assert not new.flight.is_restored
 
 
 async def test_restored_notices_are_recognised_for_the_rest_of_their_window(make_house: Build, clock: Clock) -> None:
@@ -536,10 +536,10 @@ async def test_restored_notices_are_recognised_for_the_rest_of_their_window(make
 
 
 async def test_a_settled_notice_is_no_longer_counted(house: House) -> None:
-    publication = await house.publish(target="custom", user_ids=[1])
+    flight = await house.publish(target="custom", user_ids=[1])
     await house.quiet()
     assert house.intake.unsettled_total == 0
-    assert house.settled == [publication.notice.message_id]
+    assert house.settled == [flight.notice.message_id]
     assert await house.unsettled() == []
 
 
@@ -594,7 +594,7 @@ ROW = PushRow(
 
 
 def resent(house: House, **fields: Any) -> Notice:
-    return house.intake.resend(msgspec.structs.replace(ROW, **fields), SENDER).publication.notice
+    return house.intake.resend(msgspec.structs.replace(ROW, **fields), SENDER).flight.notice
 
 
 async def test_a_record_becomes_a_notice_again(intake_house: House) -> None:
@@ -669,8 +669,8 @@ async def test_the_data_of_notices_on_their_way_is_bounded(house: House, monkeyp
     without = house.intake.begin(Submission(content="x"), SENDER)
     await house.intake.finished()
     for attempt in (first, without):
-        assert attempt.publication is not None
-        attempt.publication.end_fan_out()
+        assert attempt.flight is not None
+        attempt.flight.end_fan_out()
     assert house.intake._data_bytes == 0
     again = house.intake.begin(Submission(content="x", data="d" * 60), SENDER)
     await house.intake.decided(again)

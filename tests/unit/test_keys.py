@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa, x25519
 from cryptography.x509.oid import NameOID
 
-from pushd.config import AuthConfig
-from pushd.edge import auth
-from pushd.edge.keys import public_key
+from pushd.auth import authenticator
+from pushd.auth.keys import public_key
+from pushd.config.schema import AuthConfig
 from pushd.errors import ConfigError, StartError
 
 ALGORITHMS = ("RS256", "PS512", "ES256", "ES384", "ES512", "EdDSA")
@@ -153,12 +153,12 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 def test_an_unusable_file_changes_nothing(keys: dict[str, Any], file: Callable[[bytes], Path]) -> None:
     path = file(public_pem(keys["RSA"]))
     config = AuthConfig(mode="jwt", jwt_public_key_file=str(path), jwt_algorithms=("RS256",))
-    auth.check_keys(config)
-    verifier = auth._verifier(config)
+    authenticator.check_keys(config)
+    verifier = authenticator._verifier(config)
     token = jwt.encode({"uid": 7, "exp": 2**40}, keys["RSA"], "RS256")
     for content in (b"", public_pem(keys["P-256"])):
         path.write_bytes(content)
         with pytest.raises(ConfigError):
-            auth.check_keys(config)
+            authenticator.check_keys(config)
         assert verifier.claims(token, 0.0)["uid"] == 7
-        assert auth._verifier(config).claims(token, 0.0)["uid"] == 7
+        assert authenticator._verifier(config).claims(token, 0.0)["uid"] == 7

@@ -11,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pushd.lanes import Backoff, DedupWindow, Lanes, TokenBucket
+from pushd.delivery.dedup import DedupWindow
+from pushd.delivery.lanes import Lanes
+from pushd.limits import TokenBucket
 from pushd.model import Priority
+from pushd.retry import Backoff
 
 # ---- lanes
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import structlog
 
-from pushd import logs
-from pushd.config import LogConfig
+from pushd.config.schema import LogConfig
+from pushd.telemetry import logs
 
 SECRET = "do-not-print-me"
 

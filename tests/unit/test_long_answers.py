@@ -10,9 +10,10 @@ import msgspec
 import pytest
 
 from pushd import waiters
-from pushd.edge import answers, long_answers
-from pushd.edge.http1 import Response
-from pushd.edge.long_answers import PIECE_BYTES, Encoded, Long, Turns, Unsent, encoded
+from pushd.api import answers
+from pushd.http import long_answers
+from pushd.http.long_answers import PIECE_BYTES, Encoded, Long, Turns, Unsent, encoded
+from pushd.http.messages import Response
 
 
 class Page(msgspec.Struct):

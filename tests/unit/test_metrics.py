@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pushd.metrics import CONTENT_TYPE, RECENT_NOTICES, Metrics, counter, gauge, labelled_gauge
+from pushd.telemetry.metrics import CONTENT_TYPE, RECENT_NOTICES, Metrics, counter, gauge, labelled_gauge
 
 # By the owner of the figure: these are counted in Metrics, those of the hub and the lanes are read at the scrape.
 COUNTED = [

@@ -16,8 +16,8 @@ from bson.datetime_ms import DatetimeMS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushd.edge import views
-from pushd.queries import PushRow, ReceiptRow
+from pushd.api import views
+from pushd.records import PushRow, ReceiptRow
 from pushd.stores.mongo.connection import CODEC
 from pushd.stores.mongo.documents import milliseconds, number, plain, text
 from pushd.stores.mongo.push_queries import push_row

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pushd.edge import origins
-from pushd.edge.origins import Origin
+from pushd.auth import origins
+from pushd.auth.origins import Origin
 
 
 @pytest.mark.parametrize(

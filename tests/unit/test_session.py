@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushd import wire
-from pushd.config import LimitsConfig
-from pushd.deflate import RSV1
+from pushd.config.schema import LimitsConfig
 from pushd.errors import CloseCode, ErrorCode, ProtocolError
-from pushd.session import CloseReceived, Echo, Event, PingReceived, Session, Utf8Decoder, max_fragments
-from pushd.wire import Dialect, Opcode
+from pushd.protocol import frames as wire
+from pushd.protocol.deflate import RSV1
+from pushd.protocol.frames import Dialect, Opcode
+from pushd.protocol.session import CloseReceived, Echo, Event, PingReceived, Session, Utf8Decoder, max_fragments
 
 LIMITS = LimitsConfig(max_frame_bytes=2048, max_frames_per_s=0)
 DATA_OPCODE = {Dialect.JSON: Opcode.TEXT, Dialect.MSGPACK: Opcode.BINARY}

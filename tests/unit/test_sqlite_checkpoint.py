@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pushd.stores.sqlite import checkpoint
-from pushd.stores.sqlite.checkpoint import checkpointing
-from pushd.stores.sqlite.connection import open_connection
-from pushd.stores.sqlite.schema import prepare
-from pushd.stores.sqlite.thread import Connections, SqliteThread
+from pushd.stores.sqlite.engine import checkpoint
+from pushd.stores.sqlite.engine.checkpoint import checkpointing
+from pushd.stores.sqlite.engine.connection import open_connection
+from pushd.stores.sqlite.engine.schema import prepare
+from pushd.stores.sqlite.engine.thread import Connections, SqliteThread
 from tests.daemon import until
 
 ROW = b"x" * 4000

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from pushd.model import Channel, DeliveryStatus
-from pushd.queries import PushFilter, PushSort, ReceiptFilter, ReceiptSort, Slice
+from pushd.records import PushFilter, PushSort, ReceiptFilter, ReceiptSort, Slice
 from pushd.stores.sqlite import push_queries, receipt_columns, receipt_queries, records
-from pushd.stores.sqlite.connection import open_connection
-from pushd.stores.sqlite.schema import APPLICATION_ID, LADDER, prepare
-from pushd.stores.sqlite.statements import Query
+from pushd.stores.sqlite.engine.connection import open_connection
+from pushd.stores.sqlite.engine.schema import APPLICATION_ID, LADDER, prepare
+from pushd.stores.sqlite.engine.statements import Query
 
 PAGE = Slice(20, 10)
 ANY = ReceiptFilter()

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from pushd.errors import StartError, StoreError, StoreUnavailable
-from pushd.stores.sqlite.connection import open_connection
-from pushd.stores.sqlite.readers import READERS, Readers, reading
-from pushd.stores.sqlite.schema import prepare, transaction
+from pushd.stores.sqlite.engine.connection import open_connection
+from pushd.stores.sqlite.engine.readers import READERS, Readers, reading
+from pushd.stores.sqlite.engine.schema import prepare, transaction
 
 RECORD = """
 INSERT INTO admin_user_receive_records (message_id, user_id, username, created_at, updated_at)

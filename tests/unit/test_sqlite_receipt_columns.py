@@ -14,7 +14,7 @@ import pytest
 
 from pushd.errors import StoreError
 from pushd.model import Channel, DeliveryStatus, Mark, Outcome, Receipt
-from pushd.queries import ReceiptFilter, ReceiptSort, Slice
+from pushd.records import ReceiptFilter, ReceiptSort, Slice
 from pushd.stores.sqlite import receipt_columns
 from pushd.stores.sqlite.receipt_columns import ReceiptColumns
 from tests.contract.conftest import Node

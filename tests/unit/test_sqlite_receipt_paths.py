@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from pushd.model import Channel, DeliveryStatus, Mark, Outcome
-from pushd.queries import ReceiptFilter, ReceiptRow, ReceiptSort, Slice
+from pushd.records import ReceiptFilter, ReceiptRow, ReceiptSort, Slice
 from pushd.stores.sqlite import receipt_columns, receipt_queries
 from pushd.stores.sqlite.receipt_columns import ReceiptColumns
 from tests.contract.conftest import Node

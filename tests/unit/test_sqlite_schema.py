@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from pushd.config import Config, ServerConfig
+from pushd.config.schema import Config, ServerConfig
 from pushd.errors import StartError
 from pushd.model import MailboxItem, User
-from pushd.stores.sqlite import import_users, journal, mailbox, open_stores, presence, records, schema, wall_ms
-from pushd.stores.sqlite.connection import open_connection
-from pushd.stores.sqlite.schema import APPLICATION_ID, LADDER, prepare
+from pushd.stores.sqlite import import_users, journal, mailbox, open_stores, presence, records, wall_ms
+from pushd.stores.sqlite.engine import schema
+from pushd.stores.sqlite.engine.connection import open_connection
+from pushd.stores.sqlite.engine.schema import APPLICATION_ID, LADDER, prepare
 
 
 def config(data_dir: Path) -> Config:

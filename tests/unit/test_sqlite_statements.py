@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from pushd.stores.sqlite.statements import EXACT_ROWS, MOST_ROWS, TURN_ROWS, Rows, Value
+from pushd.stores.sqlite.engine.statements import EXACT_ROWS, MOST_ROWS, TURN_ROWS, Rows, Value
 
 PAIRS = Rows(("number", "word"), "INSERT INTO pair (number, word) SELECT number, word FROM given")
 NUMBERS = [1, 2, EXACT_ROWS, EXACT_ROWS + 1, 500, MOST_ROWS, 2 * MOST_ROWS + 77]

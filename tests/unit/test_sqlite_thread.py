@@ -14,11 +14,12 @@ import pytest
 
 from pushd.errors import StoreError, StoreUnavailable
 from pushd.model import Notice, Target, TargetKind
-from pushd.stores.sqlite import journal, thread
-from pushd.stores.sqlite.connection import open_connection
+from pushd.stores.sqlite import journal
+from pushd.stores.sqlite.engine import thread
+from pushd.stores.sqlite.engine.connection import open_connection
+from pushd.stores.sqlite.engine.schema import prepare
+from pushd.stores.sqlite.engine.thread import Connections, SqliteThread
 from pushd.stores.sqlite.journal import SqliteJournal
-from pushd.stores.sqlite.schema import prepare
-from pushd.stores.sqlite.thread import Connections, SqliteThread
 
 WAIT_S = 20
 

@@ -7,18 +7,19 @@ from typing import Any
 
 import pytest
 
-from pushd import lanes, supervision
+from pushd import retry
 from pushd.errors import StartError
-from pushd.health import Health
-from pushd.metrics import Metrics
-from pushd.supervision import supervised
+from pushd.telemetry import supervision
+from pushd.telemetry.health import Health
+from pushd.telemetry.metrics import Metrics
+from pushd.telemetry.supervision import supervised
 from tests.daemon import until
 from tests.unit.parts import Clock
 
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervision, "Backoff", lambda **_: lanes.Backoff(first_s=0.0))
+    monkeypatch.setattr(supervision, "Backoff", lambda **_: retry.Backoff(first_s=0.0))
 
 
 class Work:

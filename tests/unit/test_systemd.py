@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pushd.edge import systemd
+from pushd.telemetry import systemd
 
 
 @pytest.mark.parametrize("is_abstract", [False, True])

@@ -14,9 +14,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pushd.config import AuthConfig
-from pushd.edge import tokens
-from pushd.edge.tokens import Verifier
+from pushd.auth import tokens
+from pushd.auth.tokens import Verifier
+from pushd.config.schema import AuthConfig
 from pushd.errors import RequestError
 
 SECRET = "s" * 32

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushd.urls import is_ambiguous, mask_url
-from tests.unit.test_configfile import refusal, toml
+from tests.unit.test_config_toml import refusal, toml
 
 SECRET = "zX9qW7"
 KEYS = {

@@ -7,9 +7,9 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
-from pushd.edge import views
+from pushd.api import views
 from pushd.model import MailboxItem, ReceiveStatus
-from pushd.queries import PushRow, PushStats, ReceiptRow, ReceiptStats, UserReceipts
+from pushd.records import PushRow, PushStats, ReceiptRow, ReceiptStats, UserReceipts
 
 ZONE = ZoneInfo("Asia/Shanghai")
 AT_MS, AT = 1_740_758_400_123, "2025-03-01T00:00:00.123+08:00"

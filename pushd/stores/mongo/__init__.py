@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from zoneinfo import ZoneInfo
 
-from pushd.config import Config
+from pushd.config.schema import Config
 from pushd.ports import Observe
 from pushd.stores.mongo.connection import connect
 from pushd.stores.mongo.counts import StoredCounts

@@ -15,7 +15,7 @@ from pymongo import UpdateOne
 
 from pushd.errors import StoreError
 from pushd.model import Arrival
-from pushd.queries import OnlineStatus
+from pushd.records import OnlineStatus
 from pushd.stores.mongo import indexes
 from pushd.stores.mongo.connection import Connection, Document, Write
 from pushd.stores.mongo.counts import chunks

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from pymongo import ASCENDING, DESCENDING
 
-from pushd.queries import PushFilter, PushRow, PushSort, Slice
+from pushd.records import PushFilter, PushRow, PushSort, Slice
 from pushd.stores.mongo.connection import Document
 from pushd.stores.mongo.documents import (
     as_text,

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from pymongo import ASCENDING, DESCENDING
 
-from pushd.queries import ReceiptFilter, ReceiptRow, ReceiptSort, Slice
+from pushd.records import ReceiptFilter, ReceiptRow, ReceiptSort, Slice
 from pushd.stores.mongo.connection import Document
 from pushd.stores.mongo.counts import sum_if
 from pushd.stores.mongo.documents import (

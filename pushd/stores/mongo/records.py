@@ -14,7 +14,7 @@ from pymongo import UpdateMany
 
 from pushd.errors import StoreError
 from pushd.model import Mark, PushRecord, Receipt, ReceiveStatus
-from pushd.queries import (
+from pushd.records import (
     PushFilter,
     PushRow,
     PushSort,

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pymysql.charset import charset_by_name  # type: ignore[import-untyped]
 from pymysql.constants import FIELD_TYPE  # type: ignore[import-untyped]
 
-from pushd.config import Config, DirectoryConfig
+from pushd.config.schema import Config, DirectoryConfig
 from pushd.errors import StartError, StoreError
 from pushd.model import User
 from pushd.ports import Observe

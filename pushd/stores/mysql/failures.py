@@ -7,7 +7,7 @@ import ssl
 from pymysql.constants import CR, ER  # type: ignore[import-untyped]
 from pymysql.err import InterfaceError, MySQLError  # type: ignore[import-untyped]
 
-from pushd.config import DirectoryConfig
+from pushd.config.schema import DirectoryConfig
 from pushd.errors import StartError, StoreError, StoreLost, StoreUnavailable
 
 STORE = "directory"

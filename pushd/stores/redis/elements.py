@@ -12,10 +12,10 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from pushd.local_time import local_time
 from pushd.model import MailboxItem, Priority
-from pushd.moments import local_time
+from pushd.protocol.frames import RESERVED_TYPES
 from pushd.values import is_deeper
-from pushd.wire import RESERVED_TYPES
 
 DEFAULT_TYPE = "system_notice"
 # Decoders of clients, and our encoders, give up at a thousand levels or so.

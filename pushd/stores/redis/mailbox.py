@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 import structlog
 
-from pushd.config import Config, LimitsConfig, MailboxConfig
+from pushd.config.schema import Config, LimitsConfig, MailboxConfig
 from pushd.errors import StartError, StoreError, StoreUnavailable
 from pushd.model import MailboxItem
 from pushd.ports import LeftAside, Observe

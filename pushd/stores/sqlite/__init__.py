@@ -13,20 +13,20 @@ from pathlib import Path
 
 import structlog
 
-from pushd.config import Config
+from pushd.config.schema import Config
 from pushd.errors import StartError
 from pushd.ports import LeftAside, Observe, Stores
 from pushd.stores.sqlite import journal, mailbox
-from pushd.stores.sqlite.checkpoint import checkpointing
-from pushd.stores.sqlite.connection import open_connection
 from pushd.stores.sqlite.directory import SqliteDirectory, import_users
+from pushd.stores.sqlite.engine.checkpoint import checkpointing
+from pushd.stores.sqlite.engine.connection import open_connection
+from pushd.stores.sqlite.engine.readers import reading
+from pushd.stores.sqlite.engine.schema import database_path, prepare
+from pushd.stores.sqlite.engine.thread import Connections, SqliteThread
 from pushd.stores.sqlite.outbox import SqliteOutbox
 from pushd.stores.sqlite.presence import SqlitePresence
-from pushd.stores.sqlite.readers import reading
 from pushd.stores.sqlite.records import recording
-from pushd.stores.sqlite.schema import database_path, prepare
 from pushd.stores.sqlite.set_aside import SqliteSetAside
-from pushd.stores.sqlite.thread import Connections, SqliteThread
 
 __all__ = ["import_users", "open_stores"]
 

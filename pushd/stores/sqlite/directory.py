@@ -12,10 +12,10 @@ import orjson
 
 from pushd.errors import StartError
 from pushd.model import User
-from pushd.stores.sqlite.connection import open_connection
-from pushd.stores.sqlite.schema import database_path, prepare
-from pushd.stores.sqlite.statements import Statements, chunks, decoded
-from pushd.stores.sqlite.thread import SqliteThread
+from pushd.stores.sqlite.engine.connection import open_connection
+from pushd.stores.sqlite.engine.schema import database_path, prepare
+from pushd.stores.sqlite.engine.statements import Statements, chunks, decoded
+from pushd.stores.sqlite.engine.thread import SqliteThread
 from pushd.values import MAX_NAME_CHARS, MAX_ROLE, MIN_ROLE
 
 # Another program may have written what is no name or no role: that counts as a text, and as 0.

@@ -12,8 +12,8 @@ import msgspec
 import orjson
 
 from pushd.model import Notice
-from pushd.stores.sqlite.statements import Parameter, Rows, Statements, Value, chunks, drop_chunks
-from pushd.stores.sqlite.thread import SqliteThread
+from pushd.stores.sqlite.engine.statements import Parameter, Rows, Statements, Value, chunks, drop_chunks
+from pushd.stores.sqlite.engine.thread import SqliteThread
 
 # Appending the same notice again is harmless; another notice under a used seq violates NOT NULL and is refused.
 APPEND = Rows(

@@ -11,8 +11,8 @@ import structlog
 
 from pushd.model import MailboxItem
 from pushd.ports import LeftAside
-from pushd.stores.sqlite.statements import CHUNK_ROWS, Statements, chunks, drop_chunks
-from pushd.stores.sqlite.thread import SqliteThread
+from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Statements, chunks, drop_chunks
+from pushd.stores.sqlite.engine.thread import SqliteThread
 from pushd.waiters import sliced
 
 log = structlog.get_logger("pushd.stores.sqlite")

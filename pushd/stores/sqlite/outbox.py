@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from pushd.stores.sqlite.schema import transaction
-from pushd.stores.sqlite.thread import SqliteThread
+from pushd.stores.sqlite.engine.schema import transaction
+from pushd.stores.sqlite.engine.thread import SqliteThread
 
 APPEND = "INSERT INTO outbox (writer, body) VALUES (?, ?)"
 OLDEST = "SELECT position, CAST(body AS BLOB) FROM outbox WHERE writer = ? ORDER BY position LIMIT ?"

@@ -8,9 +8,9 @@ import msgspec
 import orjson
 
 from pushd.model import Arrival
-from pushd.queries import OnlineStatus
-from pushd.stores.sqlite.statements import CHUNK_ROWS, Statements, chunks, decoded
-from pushd.stores.sqlite.thread import SqliteThread
+from pushd.records import OnlineStatus
+from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Statements, chunks, decoded
+from pushd.stores.sqlite.engine.thread import SqliteThread
 
 # :rows are arrivals as arrays in the order of model.Arrival. An arrival that is written again or late changes nothing.
 CONNECTED = """

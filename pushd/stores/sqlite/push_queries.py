@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
-from pushd.queries import PushFilter, PushSort, Slice
-from pushd.stores.sqlite.statements import JSON_VALUE, SUM, Parameter, Query
+from pushd.records import PushFilter, PushSort, Slice
+from pushd.stores.sqlite.engine.statements import JSON_VALUE, SUM, Parameter, Query
 
 # A record may name 10,000 users and carry 64 KB of data: decoding so many takes the loop a few milliseconds at most.
 DECODED_ROWS = 4

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from pushd._columns import NoticeColumns, Owners
 from pushd.model import Receipt
-from pushd.queries import ReceiptFilter, ReceiptSort, ReceiptStats, Slice
+from pushd.records import ReceiptFilter, ReceiptSort, ReceiptStats, Slice
+from pushd.stores.sqlite._columns import NoticeColumns, Owners
+from pushd.stores.sqlite.engine.statements import SUM
 from pushd.stores.sqlite.receipt_pages import STATE_NUMBER, ReceiptList, folded
 from pushd.stores.sqlite.receipt_queries import PAGE
-from pushd.stores.sqlite.statements import SUM
 
 # A record takes 21 to 37 bytes, a notice 400. With more than these, lists are made by SQLite alone.
 MOST_RECORDS = 10_000_000

@@ -11,10 +11,10 @@ from time import monotonic
 
 import msgspec
 
-from pushd.queries import ReceiptFilter, ReceiptRow, ReceiptSort, ReceiptStats, Slice
+from pushd.records import ReceiptFilter, ReceiptRow, ReceiptSort, ReceiptStats, Slice
 from pushd.stores.sqlite import receipt_queries
+from pushd.stores.sqlite.engine.statements import Query, Reads, decoded_rows
 from pushd.stores.sqlite.receipt_columns import Answer, ReceiptColumns
-from pushd.stores.sqlite.statements import Query, Reads, decoded_rows
 
 Page = Callable[[Slice], Awaitable[list[ReceiptRow]]]
 

@@ -9,12 +9,12 @@ from itertools import product
 from operator import attrgetter
 from typing import Any
 
-from pushd import _columns
-from pushd._columns import NoticeColumns, Owners, Selection
 from pushd.model import Channel, DeliveryStatus
-from pushd.queries import ReceiptFilter, ReceiptSort, ReceiptStats, Slice
+from pushd.records import ReceiptFilter, ReceiptSort, ReceiptStats, Slice
+from pushd.stores.sqlite import _columns
+from pushd.stores.sqlite._columns import NoticeColumns, Owners, Selection
+from pushd.stores.sqlite.engine.schema import STATE
 from pushd.stores.sqlite.receipt_queries import FLAGS, TIMES, has_state
-from pushd.stores.sqlite.schema import STATE
 
 # The states of a record as one number, in the order in which SQLite sorts them.
 _STATUSES = sorted(status.value for status in DeliveryStatus)

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import msgspec
 
-from pushd.queries import ReceiptFilter, ReceiptSort, Slice
-from pushd.stores.sqlite.schema import COUNTED, STATE
-from pushd.stores.sqlite.statements import JSON_VALUE, SUM, Parameter, Query
+from pushd.records import ReceiptFilter, ReceiptSort, Slice
+from pushd.stores.sqlite.engine.schema import COUNTED, STATE
+from pushd.stores.sqlite.engine.statements import JSON_VALUE, SUM, Parameter, Query
 
 # Most rows that are sorted to answer one page where an index in the order of the page exists.
 SORTED_ROWS = 5_000

@@ -15,7 +15,7 @@ import msgspec
 import orjson
 
 from pushd.model import Mark, PushRecord, Receipt, ReceiveStatus
-from pushd.queries import (
+from pushd.records import (
     PushFilter,
     PushRow,
     PushSort,
@@ -29,10 +29,8 @@ from pushd.queries import (
     UserSummary,
 )
 from pushd.stores.sqlite import push_queries, receipt_queries
-from pushd.stores.sqlite.readers import Readers
-from pushd.stores.sqlite.receipt_lists import ReceiptLists
-from pushd.stores.sqlite.records_write import PUSH_RECORDS, RECEIPTS, push_values, receipt_values
-from pushd.stores.sqlite.statements import (
+from pushd.stores.sqlite.engine.readers import Readers
+from pushd.stores.sqlite.engine.statements import (
     SUM,
     Parameter,
     Query,
@@ -43,7 +41,9 @@ from pushd.stores.sqlite.statements import (
     decoded_rows,
     drop_chunks,
 )
-from pushd.stores.sqlite.thread import SqliteThread
+from pushd.stores.sqlite.engine.thread import SqliteThread
+from pushd.stores.sqlite.receipt_lists import ReceiptLists
+from pushd.stores.sqlite.records_write import PUSH_RECORDS, RECEIPTS, push_values, receipt_values
 
 # Who has read it has received it.
 MARK = """

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 
 from pushd.model import Channel, DeliveryStatus, Notice, PushRecord, Receipt, TargetKind, recipients_text
-from pushd.stores.sqlite.statements import Rows, Value
+from pushd.stores.sqlite.engine.statements import Rows, Value
 
 PUSH_COLUMNS = (
     "message_id",

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import orjson
 
 from pushd.errors import StartError
-from pushd.stores.sqlite.connection import open_connection
-from pushd.stores.sqlite.schema import database_path, prepare, transaction
-from pushd.stores.sqlite.thread import SqliteThread
+from pushd.stores.sqlite.engine.connection import open_connection
+from pushd.stores.sqlite.engine.schema import database_path, prepare, transaction
+from pushd.stores.sqlite.engine.thread import SqliteThread
 
 # Bad data comes in floods. Beyond this the oldest goes, a tenth at a time.
 MOST_ENTRIES = 10_000

@@ -1,0 +1,80 @@
+"""What an endpoint is, and what its handler gets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from pushd.api.forms import Nothing
+from pushd.auth.authenticator import Identity
+from pushd.errors import ErrorCode, RequestError
+from pushd.http.messages import Request
+
+Query = TypeVar("Query")
+Body = TypeVar("Body")
+
+
+class Rights(IntEnum):
+    """Who may call."""
+
+    PUBLIC = 0
+    USER = 1
+    ADMIN = 2
+
+
+class Endpoint(NamedTuple):
+    """One row of the table. `{name}` in the path matches one segment; `handler` takes the API and a `Call`."""
+
+    method: str
+    path: str
+    rights: Rights
+    handler: Callable[[Any, Any], Any]
+    data: Any
+    about: str
+    query: type = Nothing
+    body: type | None = None
+    is_idempotent_by_key: bool = False
+
+    @property
+    def name(self) -> str:
+        """Unique: aliases of a path have names of their own."""
+        words = [word.strip("{}") for word in self.path.split("/") if word]
+        return "_".join([self.method.lower(), *words]).replace("-", "_")
+
+
+class Later(msgspec.Struct, frozen=True):
+    """What a handler returns that has begun its work and needs no task to end it.
+
+    Once `done` is, `tell` says what goes into `data`, or raises RequestError. Without any caller the work goes on.
+    """
+
+    done: asyncio.Future[None]
+    tell: Callable[[], Any]
+
+
+class Call(Generic[Query, Body]):
+    """One request on its way through a handler."""
+
+    __slots__ = ("body", "identity", "params", "query", "request")
+
+    def __init__(self, request: Request, identity: Identity, params: dict[str, str], query: Query, body: Body) -> None:
+        self.request = request
+        self.identity = identity
+        self.params = params
+        self.query = query
+        self.body = body
+
+    def user(self, user_id: int | None) -> int:
+        """Whose data this is about: the named user for an admin, else the token's own."""
+        mine = self.identity.user_id
+        if user_id is None:
+            if mine == 0:
+                raise RequestError(ErrorCode.INVALID_REQUEST, "user_id: required", details={"field": "user_id"})
+            return mine
+        if user_id != mine and not self.identity.is_admin:
+            raise RequestError(ErrorCode.FORBIDDEN, "user_id: only your own data, or admin rights")
+        return user_id

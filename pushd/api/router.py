@@ -1,0 +1,355 @@
+"""From a request to a handler and back: source, route, rights, the decoded query and body, the encoded answer."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import msgspec
+import structlog
+
+from pushd.api import answers, openapi
+from pushd.api.endpoint import Call, Endpoint, Later, Rights
+from pushd.api.publishing import Api
+from pushd.api.table import ENDPOINTS
+from pushd.auth import origins
+from pushd.auth.authenticator import Identity
+from pushd.config.schema import quote
+from pushd.errors import ErrorCode, RequestError, StoreError
+from pushd.http.messages import Pending, Request, Response
+from pushd.limits import TokenBucket
+from pushd.telemetry import faults, metrics
+from pushd.ws.gateway import Admission, Gateway
+
+log = structlog.get_logger("pushd.routes")
+ANSWER_WITHIN_S = 20.0
+NOBODY = Identity()
+FRESH_EXPOSITIONS = 10  # of the metrics, at once; then one each second, and others get the last one
+JSON = "application/json"
+SEGMENT = r"(?!\.\.?(?:/|\Z))[^/]{1,512}"  # "." and ".." are steps in a path, also when they are percent-encoded
+_READING = ("GET", "HEAD")
+_STATUSES_OF_THE_API = frozenset({413, 500})  # the front's that are about a call, not about HTTP or the upgrade
+
+
+Answer = Response | Pending | Awaitable[Response]
+
+
+class Route(NamedTuple):
+    """An endpoint with its decoders made."""
+
+    endpoint: Endpoint
+    empty_query: Any
+    decode_body: Callable[[bytes], Any] | None
+
+
+def _route(endpoint: Endpoint) -> Route:
+    decoder: Any = None if endpoint.body is None else msgspec.json.Decoder(endpoint.body)
+    return Route(endpoint, endpoint.query(), None if decoder is None else decoder.decode)
+
+
+class Router:
+    """The front's application: finds the route, checks source and rights, and turns what comes back into an answer."""
+
+    def __init__(self, api: Api, gateway: Gateway) -> None:
+        self._api = api
+        self._gateway = gateway
+        self._current = api.current
+        self._authenticator = api.authenticator
+        prefix = api.current.config.server.api_prefix
+        self._exact: dict[str, dict[str, Route]] = {}
+        self._patterns: list[tuple[re.Pattern[str], dict[str, Route]]] = []
+        for endpoint in ENDPOINTS:
+            self._methods(prefix + endpoint.path)[endpoint.method] = _route(endpoint)
+        self._exposition = _Exposition(api.metrics.text)
+        self._openapi = msgspec.json.encode(openapi.document(ENDPOINTS, api.current.config))
+        self._probes = {
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+            "/metrics": self._metrics,
+            "/openapi.json": self._describe,
+        }
+
+    def _methods(self, path: str) -> dict[str, Route]:
+        if "{" not in path:
+            return self._exact.setdefault(path, {})
+        pattern = re.compile(re.sub(r"\\{(\w+)\\}", lambda name: f"(?P<{name[1]}>{SEGMENT})", re.escape(path)))
+        for known, methods in self._patterns:
+            if known == pattern:
+                return methods
+        methods = {}
+        self._patterns.append((pattern, methods))
+        return methods
+
+    # ---- what the front asks
+
+    def judge_head(self, request: Request) -> Response | bool:
+        """The refusal of a request whatever its body is; else whether its body will be read."""
+        try:
+            self._authenticator.check_source(request)
+            if request.path in self._probes or (request.method == "OPTIONS" and "origin" in request.headers):
+                return False
+            route, _, _ = self._authorized(request)
+            if route.decode_body is not None:
+                _check_media_type(request)
+            return route.decode_body is not None
+        except RequestError as error:
+            return self._failed(error)
+
+    def handle(self, request: Request) -> Answer:
+        """Answer a request that is no upgrade."""
+        try:
+            self._authenticator.check_source(request)
+            if request.method == "OPTIONS" and "origin" in request.headers:
+                return Response(204, headers=origins.preflight_headers(request.headers))
+            return self._call(request)
+        except RequestError as error:
+            return self._failed(error)
+        except Exception as error:
+            return self._crashed(error)
+
+    def failure(self, status: int, text: str) -> Response:
+        """The answer to what the front refuses by itself."""
+        if status == 500:
+            self._api.metrics.errors.labels("request").inc()
+        in_body = self._current.config.server.status_in_body and status in _STATUSES_OF_THE_API
+        return answers.of_status(status, text, status_in_body=in_body)
+
+    def shared(self, request: Request | None, response: Response) -> Response:
+        """Any answer as it leaves: the page of an allowed origin can read it.
+
+        Without a request, nobody knows who is answered: then any page can, where any but our own is allowed at all.
+        """
+        page = None
+        if request is None:
+            page = "*" if self._current.config.auth.allowed_origins else None
+        elif "origin" in request.headers and self._authenticator.is_allowed_origin(request):
+            page = request.headers["origin"]
+        return response if page is None else _extended(response, origins.sharing_headers(page))
+
+    def admit(self, request: Request) -> Response | Admission | Awaitable[Response | Admission]:
+        """Decide about an upgrade."""
+        try:
+            verdict = self._gateway.admit(request)
+        except RequestError as error:
+            return answers.failure(error)
+        return verdict if isinstance(verdict, Admission) else self._admit_later(verdict)
+
+    async def _admit_later(self, verdict: Awaitable[Admission]) -> Response | Admission:
+        try:
+            return await verdict
+        except RequestError as error:
+            return answers.failure(error)
+
+    def attach(self, transport: asyncio.Transport, request: Request, admission: Admission, tail: bytes) -> None:
+        """Take an admitted connection over."""
+        try:
+            self._gateway.attach(transport, request, admission, tail)
+        except Exception:
+            self._api.metrics.errors.labels("request").inc()
+            raise
+
+    # ---- routing
+
+    def _call(self, request: Request) -> Answer:
+        probe = self._probes.get(request.path)
+        if probe is not None:
+            if request.method not in _READING:
+                raise _MethodNotAllowed(_READING)
+            return probe(request)
+        route, params, identity = self._authorized(request)
+        if identity.token_id and self._authenticator.revocations is not None:
+            return self._finish(self._call_unrevoked(route, request, identity, params), identity)
+        result = self._handle(route, request, identity, params)
+        if isinstance(result, Later):
+            return Pending(result.done, partial(self._told, result.tell), self._too_late, ANSWER_WITHIN_S)
+        return self._finish(result, identity) if isinstance(result, Awaitable) else answers.success(result)
+
+    async def _call_unrevoked(
+        self, route: Route, request: Request, identity: Identity, params: dict[str, str]
+    ) -> msgspec.Struct:
+        await self._authenticator.check_revoked(identity)
+        result = self._handle(route, request, identity, params)
+        if isinstance(result, Later):
+            await asyncio.wait([result.done])
+            result = result.tell()
+        data: msgspec.Struct = await result if isinstance(result, Awaitable) else result
+        return data
+
+    def _handle(self, route: Route, request: Request, identity: Identity, params: dict[str, str]) -> Any:
+        query = _decoded_query(route, request) if request.query_string else route.empty_query
+        body = None if route.decode_body is None else _decoded_body(route.decode_body, request)
+        return route.endpoint.handler(self._api, Call(request, identity, params, query, body))
+
+    def _authorized(self, request: Request) -> tuple[Route, dict[str, str], Identity]:
+        """What is asked for, by whom. Raises RequestError where there is no such thing, or no right to it."""
+        route, params = self._find(request)
+        return route, params, self._identify(request, route.endpoint.rights)
+
+    def _find(self, request: Request) -> tuple[Route, dict[str, str]]:
+        params: dict[str, str] = {}
+        methods = self._exact.get(request.path)
+        if methods is None:
+            methods, params = self._match(request)
+        if methods is None:
+            if request.path in self._gateway.paths():
+                raise _NotAnUpgrade if request.method in _READING else _MethodNotAllowed(("GET",))
+            raise RequestError(ErrorCode.NOT_FOUND, "no such endpoint")
+        route = methods.get("GET" if request.method == "HEAD" else request.method)
+        if route is None:
+            raise _MethodNotAllowed((*methods, "HEAD") if "GET" in methods else methods)
+        return route, params
+
+    def _match(self, request: Request) -> tuple[dict[str, Route] | None, dict[str, str]]:
+        for pattern, candidates in self._patterns:
+            match = pattern.fullmatch(request.path)
+            if match is not None:
+                return candidates, {name: unquote(value) for name, value in match.groupdict().items()}
+        return None, {}
+
+    def _identify(self, request: Request, rights: Rights) -> Identity:
+        if rights is Rights.PUBLIC:
+            return NOBODY
+        identity = self._authenticator.identify(request)
+        if rights is Rights.ADMIN and not identity.is_admin:
+            raise RequestError(ErrorCode.FORBIDDEN, "admin rights are required")
+        return identity
+
+    def _told(self, tell: Callable[[], Any]) -> Response:
+        try:
+            return answers.success(tell())
+        except RequestError as error:
+            return self._failed(error)
+        except Exception as error:
+            return self._crashed(error)
+
+    async def _finish(self, result: Awaitable[Any], identity: Identity) -> Response:
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                answer = answers.success(await result)
+            answer.owner = identity.user_id
+            return answer
+        except RequestError as error:
+            return self._failed(error)
+        except (StoreError, TimeoutError) as error:
+            return self._storeless(error)
+        except Exception as error:
+            return self._crashed(error)
+
+    def _too_late(self) -> Response:
+        return self._storeless(TimeoutError())
+
+    def _storeless(self, error: StoreError | TimeoutError) -> Response:
+        log.warning("request failed for want of a store", error=str(error), cause=repr(error.__cause__))
+        return self._failed(RequestError(ErrorCode.STORE_UNAVAILABLE, "a store does not answer", retry_after_s=5))
+
+    def _crashed(self, error: Exception) -> Response:
+        """The answer to what failed in a way that nobody foresaw: of that only the log speaks."""
+        faults.logged(self._api.metrics, "request", error)
+        return self.failure(500, "internal error")
+
+    def _failed(self, error: RequestError) -> Response:
+        response = answers.failure(
+            error, status_in_body=self._current.config.server.status_in_body, status=getattr(error, "status", None)
+        )
+        return response if not isinstance(error, _WithHeaders) else _extended(response, error.headers)
+
+    # ---- probes
+
+    def _healthz(self, request: Request) -> Response:
+        return Response(200, b'{"status":"ok"}')
+
+    def _readyz(self, request: Request) -> Response:
+        if self._api.health.can_publish:
+            return Response(200, b'{"status":"ready"}')
+        status = b'{"status":"draining"}' if self._api.health.is_draining else b'{"status":"unavailable"}'
+        return Response(503, status, headers=(("Retry-After", "5"),))
+
+    def _metrics(self, request: Request) -> Response:
+        return Response(200, self._exposition.text(time.monotonic()), metrics.CONTENT_TYPE)
+
+    def _describe(self, request: Request) -> Response:
+        return Response(200, self._openapi)
+
+
+class _Exposition:
+    """What `make` says, made anew for who asks now and then; for a flood a second old at most."""
+
+    def __init__(self, make: Callable[[], bytes]) -> None:
+        self._make = make
+        self._made = b""
+        self._fresh = TokenBucket(1, FRESH_EXPOSITIONS, time.monotonic())
+
+    def text(self, now: float) -> bytes:
+        if self._fresh.take(now):
+            self._made = self._make()
+        return self._made
+
+
+def _decoded_query(route: Route, request: Request) -> Any:
+    """The query's fields; empty ones count as left out, unknown ones are ignored."""
+    fields = {name: value for name, value in request.query.items() if value}
+    query: Any = answers.decoded(lambda fields: msgspec.convert(fields, route.endpoint.query, strict=False), fields)
+    for name in fields:
+        if getattr(query, name, name) is None:  # msgspec takes the text "null" for one
+            raise RequestError(ErrorCode.INVALID_REQUEST, f"{name}: null is no value", details={"field": name})
+    return query
+
+
+def _decoded_body(decode: Callable[[bytes], Any], request: Request) -> Any:
+    """The body. Raises RequestError UNSUPPORTED_MEDIA_TYPE, INVALID_JSON or INVALID_REQUEST."""
+    _check_media_type(request)
+    return answers.decoded(decode, request.body)
+
+
+def _check_media_type(request: Request) -> None:
+    if "content-encoding" in request.headers and _is_encoded(request.headers["content-encoding"]):
+        raise _Encoded(request.headers["content-encoding"])
+    media_type = request.headers.get("content-type", "")
+    if media_type != JSON and media_type.partition(";")[0].strip().lower() != JSON:
+        raise RequestError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "Content-Type: application/json is required")
+
+
+def _is_encoded(codings: str) -> bool:
+    return not {coding.strip() for coding in codings.lower().split(",")} <= {"", "identity"}
+
+
+class _WithHeaders(RequestError):
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class _MethodNotAllowed(_WithHeaders):
+    def __init__(self, methods: Iterable[str]) -> None:
+        allowed = ", ".join(sorted(methods))
+        super().__init__(ErrorCode.METHOD_NOT_ALLOWED, f"expected {allowed}")
+        self.status = 405
+        self.headers = (("Allow", allowed),)
+
+
+class _Encoded(_WithHeaders):
+    """RFC 9110 section 15.5.16."""
+
+    def __init__(self, found: str) -> None:
+        text = f"Content-Encoding: found {quote(found, limit=40)}, expected none or identity"
+        super().__init__(ErrorCode.UNSUPPORTED_MEDIA_TYPE, text)
+        self.status = 415
+        self.headers = (("Accept-Encoding", "identity"),)
+
+
+class _NotAnUpgrade(_WithHeaders):
+    """RFC 9110 section 15.5.22."""
+
+    def __init__(self) -> None:
+        super().__init__(ErrorCode.INVALID_REQUEST, "a WebSocket upgrade is expected here")
+        self.status = 426
+        self.headers = (("Upgrade", "websocket"), ("Connection", "Upgrade"))
+
+
+def _extended(response: Response, headers: tuple[tuple[str, str], ...]) -> Response:
+    return replace(response, headers=(*response.headers, *headers))

@@ -1,0 +1,1 @@
+"""The configuration: its schema, TOML and environment, and what is in force."""

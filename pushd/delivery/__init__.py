@@ -1,0 +1,1 @@
+"""A notice's way from its publisher to the sockets and back: accepted, queued, sent, acknowledged."""

@@ -1,0 +1,421 @@
+"""What became of every notice for every recipient: received, read, confirmed, or back in the mailbox.
+
+A user with a connection that acknowledges has received a notice when one of them says so; a user
+without, when the kernel took the frame (CONTRACT section 4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
+
+from pushd._fastpath import Connection, Hub
+from pushd.config.current import CurrentConfig
+from pushd.errors import StoreError
+from pushd.in_flight import NOBODY, InFlight
+from pushd.model import Channel, DeliveryStatus, MailboxItem, Mark, Notice, Outcome
+from pushd.ports import RecordStore
+from pushd.protocol import frames as wire
+from pushd.telemetry import faults
+from pushd.telemetry.metrics import Metrics
+from pushd.waiters import Waiters
+from pushd.writing.writers import Writers
+
+TOLD_AT_ONCE = 100  # marks, in one write to each of the user's other connections
+NOTICES_RETURNING = 1024  # whose outcomes are shared by the users to whom they return
+LEFT_AT_ONCE = 1000  # are forgotten together, so that it costs little for each
+RETURNED_AT_ONCE = 2000  # notices times users
+EXPIRED_AT_ONCE = 250  # of one notice
+EXPIRE_S = 0.001  # of a turn of the loop
+
+
+class _Left:
+    """Who left while fan-outs were under way, noted once for all of them: each looks at those since its own mark."""
+
+    def __init__(self) -> None:
+        self._user_ids: list[int] = []
+        self._forgotten = 0
+
+    def __len__(self) -> int:
+        return len(self._user_ids)
+
+    @property
+    def mark(self) -> int:
+        """Where the next one will stand."""
+        return self._forgotten + len(self._user_ids)
+
+    def note(self, user_id: int) -> None:
+        self._user_ids.append(user_id)
+
+    def since(self, mark: int) -> Iterable[int]:
+        return islice(self._user_ids, mark - self._forgotten, None)
+
+    def forget(self, mark: int) -> None:
+        """Nobody asks for those before `mark` any more."""
+        count = mark - self._forgotten
+        if count == len(self._user_ids) or count >= LEFT_AT_ONCE:
+            del self._user_ids[:count]
+            self._forgotten = mark
+
+
+class Receipts:
+    """Waits for acknowledgements and keeps the books. All state is per connected user: what was sent within
+    `delivery.ack_timeout_s`, and the newest `mailbox.max_per_user` of what was sent and is in the mailbox.
+
+    `now` is the loop's clock (s), `wall_ms` the time of day.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        writers: Writers,
+        records: RecordStore,
+        current: CurrentConfig,
+        metrics: Metrics,
+        *,
+        now: Callable[[], float],
+        wall_ms: Callable[[], int],
+        item_of: Callable[[Notice], MailboxItem],
+    ) -> None:
+        self._hub = hub
+        self._writers = writers
+        self._records = records
+        self._current = current
+        self._metrics = metrics
+        self._now = now
+        self._wall_ms = wall_ms
+        self._item_of = item_of
+        self._under_way: dict[str, InFlight] = {}  # fan-outs
+        self._overtaken: list[InFlight] = []  # the same, while another one of the same id is under way
+        self._left = _Left()
+        self._watchers: dict[str, Waiters] = {}  # who waits for the end of a fan-out
+        # user -> message_id -> sent live and neither acknowledged nor in the mailbox
+        self._waiting: dict[int, dict[str, InFlight]] = {}
+        # user -> message_id -> when it was published (ms): sent, and in the mailbox until acknowledged. What does not
+        # fit is not in the mailbox any more either: both keep the newest.
+        self._in_mailbox: dict[int, dict[str, int]] = {}
+        # to whom notices return: many connections may be lost in one turn of the loop, each with many notices
+        self._returning: dict[InFlight, list[int]] = {}
+        self._returns = self._return_gathered(self._returning)
+        # in the order of the deadlines; gone as soon as nobody is waited for
+        self._deadlines: dict[InFlight, tuple[float, list[int]]] = {}
+
+    # ---- a fan-out begins and ends
+
+    def begin(self, flight: InFlight) -> None:
+        """The first frame is about to be written."""
+        flight.early_received = set()
+        flight.left_before = self._left.mark
+        former = self._under_way.get(flight.notice.message_id)
+        if former is not None:
+            flight.early_received = former.early_received  # one answer is for both
+            self._overtaken.append(former)
+        self._under_way[flight.notice.message_id] = flight
+
+    def sent(self, flight: InFlight, handed: list[int], waiting: list[int]) -> None:
+        """The frame went to these users: `handed` have it, `waiting` must acknowledge or drain.
+
+        They may be named in several calls; nobody comes twice.
+        """
+        flight.online_count += len(handed) + len(waiting)
+        if flight.early_received or flight.left_before < self._left.mark:
+            handed, waiting = self._sort_early(flight, handed, waiting)
+        if handed:
+            self._note_received(flight, handed)
+        if waiting:
+            self._await_answers(flight, waiting)
+
+    def _sort_early(self, flight: InFlight, handed: list[int], waiting: list[int]) -> tuple[list[int], list[int]]:
+        """The same without those who have left since; who has acknowledged since is among the former."""
+        waiting_ids = set(waiting)
+        received = waiting_ids & flight.early_received
+        unsure = waiting_ids - received
+        left = unsure.intersection(self._left.since(flight.left_before))
+        gone = {user_id for user_id in left if not self._hub.has_acking(user_id)}
+        self._note_sent(flight, gone)
+        self.to_mailbox(flight, gone)
+        return [*handed, *received], list(unsure - gone)
+
+    def end(self, flight: InFlight) -> None:
+        """Everybody to whom the frame went has been named."""
+        message_id = flight.notice.message_id
+        if self._overtaken:
+            self._end_one_of(message_id, flight)
+        else:
+            self._under_way.pop(message_id, None)
+        flight.early_received = NOBODY
+        if self._left:
+            under_way = (*self._under_way.values(), *self._overtaken)
+            self._left.forget(min((one.left_before for one in under_way), default=self._left.mark))
+        if self._watchers and (watchers := self._watchers.pop(message_id, None)) is not None:
+            watchers.release()
+
+    def _end_one_of(self, message_id: str, flight: InFlight) -> None:
+        if flight in self._overtaken:
+            self._overtaken.remove(flight)
+        elif self._under_way.get(message_id) is flight:
+            del self._under_way[message_id]
+            for former in reversed(self._overtaken):
+                if former.notice.message_id == message_id:
+                    self._overtaken.remove(former)
+                    self._under_way[message_id] = former
+                    break
+
+    def absent(self, flight: InFlight, user_ids: Collection[int]) -> None:
+        """These recipients have no connection: the notice waits for them."""
+        flight.offline_count += len(user_ids)
+        self.to_mailbox(flight, user_ids)
+
+    def expired(self, flight: InFlight, user_ids: Collection[int]) -> None:
+        """The notice is too old to be delivered to anybody."""
+        flight.offline_count += len(user_ids)
+        created_ms = flight.notice.accepted_ms
+        outcome = Outcome(created_ms=created_ms, status=DeliveryStatus.EXPIRED, channel=Channel.OFFLINE)
+        self._writers.records.note(flight, flight.notice.message_id, user_ids, outcome)
+
+    def to_mailbox(self, flight: InFlight, user_ids: Collection[int]) -> None:
+        """Keep the notice for these users until they come back."""
+        if not user_ids:
+            return
+        notice = flight.notice
+        if flight.copy is None:
+            flight.copy = self._item_of(notice)
+        self._writers.mailbox.save(flight, flight.copy, user_ids)
+        self._writers.records.note(flight, notice.message_id, user_ids, _offline(notice.accepted_ms))
+
+    def _note_received(self, flight: InFlight, user_ids: Collection[int]) -> None:
+        flight.delivered_count += len(user_ids)
+        outcome = self._received(flight.notice.accepted_ms, is_online=True, channel=Channel.WEBSOCKET)
+        self._writers.records.note(flight, flight.notice.message_id, user_ids, outcome)
+
+    def _note_sent(self, flight: InFlight, user_ids: Collection[int]) -> None:
+        outcome = Outcome(created_ms=flight.notice.accepted_ms, is_online=True)
+        self._writers.records.note(flight, flight.notice.message_id, user_ids, outcome)
+
+    def _received(self, created_ms: int, *, is_online: bool, channel: Channel) -> Outcome:
+        return Outcome(
+            created_ms=created_ms,
+            is_online=is_online,
+            received_ms=self._wall_ms(),
+            status=DeliveryStatus.DELIVERED,
+            channel=channel,
+        )
+
+    def _await_answers(self, flight: InFlight, user_ids: list[int]) -> None:
+        flight.hold(len(user_ids))
+        flight.waiting += len(user_ids)
+        message_id = flight.notice.message_id
+        for user_id in user_ids:
+            mine = self._waiting.get(user_id)
+            if mine is None:
+                mine = self._waiting[user_id] = {}
+            elif (former := mine.get(message_id)) is not None:
+                self._answered(former, 1)  # the id was used again: one answer is for both
+            mine[message_id] = flight
+        earlier = self._deadlines.get(flight)
+        if earlier is None:
+            deadline = self._now() + self._current.config.delivery.ack_timeout_s
+            self._deadlines[flight] = (deadline, user_ids)
+        else:
+            earlier[1].extend(user_ids)
+        self._note_sent(flight, user_ids)
+
+    # ---- answers
+
+    def acknowledge(self, user_id: int, message_ids: Sequence[str]) -> list[str]:
+        """The user has these; which of them came from the mailbox. Ids never sent to this user are ignored."""
+        mine = self._waiting.get(user_id)
+        stored = self._in_mailbox.get(user_id)
+        removable = []
+        for message_id in message_ids:
+            if mine is not None and (flight := mine.pop(message_id, None)) is not None:
+                self._note_received(flight, (user_id,))
+                self._answered(flight, 1)
+            elif (running := self._under_way.get(message_id)) is not None:
+                running.early_received.add(user_id)
+            if stored is not None and (created_ms := stored.pop(message_id, None)) is not None:
+                removable.append(message_id)
+                outcome = self._received(created_ms, is_online=False, channel=Channel.OFFLINE)
+                self._writers.records.note(None, message_id, (user_id,), outcome)
+        if mine is not None and not mine:
+            del self._waiting[user_id]
+        if removable:
+            self._writers.mailbox.remove(user_id, removable)
+        return removable
+
+    def handed(self, connection: Connection, message_ids: list[str]) -> None:
+        """The kernel has these now: for a connection that does not acknowledge, they are received."""
+        if not connection.is_acking and not connection.is_guest:
+            self.acknowledge(connection.user_id, message_ids)
+
+    def replaying(self, user_id: int, items: Sequence[MailboxItem]) -> None:
+        """These are about to be sent from the mailbox; they stay there until they are acknowledged."""
+        self._note_in_mailbox(user_id, ((item.message_id, item.ts) for item in items))
+
+    def _note_in_mailbox(self, user_id: int, sent: Iterable[tuple[str, int]]) -> None:
+        stored = self._in_mailbox.setdefault(user_id, {})
+        stored.update(sent)
+        for _ in range(len(stored) - self._current.config.mailbox.max_per_user):
+            del stored[next(iter(stored))]
+
+    def gone(self, connection: Connection, lost: list[str]) -> None:
+        """A connection closed; `lost` never left. What nobody can acknowledge any more goes to the mailbox."""
+        user_id = connection.user_id
+        if connection.is_guest:
+            return
+        if self._under_way:
+            self._left.note(user_id)
+        if not self._hub.has_user(user_id):
+            self._in_mailbox.pop(user_id, None)
+            self._return_all(user_id)
+        elif connection.is_acking and not self._hub.has_acking(user_id):
+            self._return_all(user_id)
+        elif lost and not self._hub.has_acking(user_id):
+            self._return(user_id, lost)
+
+    def _return_all(self, user_id: int) -> None:
+        self._gather(user_id, self._waiting.pop(user_id, {}).values())
+
+    def _return(self, user_id: int, message_ids: Sequence[str]) -> None:
+        mine = self._waiting.get(user_id, {})
+        self._gather(user_id, [mine.pop(message_id) for message_id in message_ids if message_id in mine])
+
+    def _gather(self, user_id: int, flights: Collection[InFlight]) -> None:
+        """These go into the user's mailbox, a little later: each with all users to whom it returns."""
+        if flights:
+            mailbox = self._writers.mailbox
+            if not mailbox.is_last(self._returns):
+                self._returning = {}
+                self._returns = self._return_gathered(self._returning)
+                mailbox.promise(self._returns)
+            for flight in flights:
+                self._returning.setdefault(flight, []).append(user_id)
+            mailbox.writer.wake((user_id,))
+
+    def _return_gathered(self, returning: dict[InFlight, list[int]]) -> Iterator[None]:
+        """A share in each step: what many lose together would hold up the loop."""
+        given = 0
+        for flight, user_ids in returning.items():
+            given += len(user_ids)
+            if given > RETURNED_AT_ONCE:
+                given = len(user_ids)
+                yield
+            try:
+                self.to_mailbox(flight, user_ids)
+                self._answered(flight, len(user_ids))
+            except Exception as error:  # the journal keeps the notice
+                faults.noted(self._metrics, "receipts", error, message_id=flight.notice.message_id)
+
+    def expire(self) -> None:
+        """Put into the mailbox what was not acknowledged within `delivery.ack_timeout_s`, a share in each turn of the
+        loop."""
+        now = self._now()
+        slice_ends = now + EXPIRE_S
+        while self._deadlines:
+            flight, (deadline, user_ids) = next(iter(self._deadlines.items()))
+            if deadline > now:
+                break
+            if self._now() > slice_ends:
+                asyncio.get_running_loop().call_soon(self.expire)
+                break
+            share = user_ids[-EXPIRED_AT_ONCE:]
+            del user_ids[-EXPIRED_AT_ONCE:]
+            if not user_ids:
+                del self._deadlines[flight]
+            try:
+                self._give_up(flight, share)
+            except Exception as error:  # the journal keeps the notice
+                faults.noted(self._metrics, "receipts", error, message_id=flight.notice.message_id)
+
+    def _give_up(self, flight: InFlight, user_ids: list[int]) -> None:
+        message_id = flight.notice.message_id
+        late = [user_id for user_id in user_ids if self._waiting.get(user_id, {}).pop(message_id, None)]
+        self.to_mailbox(flight, late)
+        for user_id in late:
+            self._note_in_mailbox(user_id, [(message_id, flight.notice.accepted_ms)])
+        self._answered(flight, len(late))
+
+    def _answered(self, flight: InFlight, count: int) -> None:
+        """So many recipients are not waited for any more."""
+        flight.waiting -= count
+        if not flight.waiting:
+            self._deadlines.pop(flight, None)
+        if count:
+            flight.release(count)
+
+    @property
+    def waiting_total(self) -> int:
+        """Frames sent and not answered."""
+        return sum(map(len, self._waiting.values()))
+
+    # ---- read and confirmed
+
+    async def mark(
+        self, user_id: int, message_ids: Sequence[str], mark: Mark, *, but: Connection | None = None
+    ) -> list[str]:
+        """The user read or confirmed these: the ids for which that is now on record, in order.
+
+        What another program put into the mailbox has no record: it is taken out of the mailbox, and counts as found.
+        The user's other connections than `but` are told, with the new unread count.
+        """
+        foreign = set(self.acknowledge(user_id, message_ids))
+        await self._fanned_out(message_ids)
+        await self._writers.records.writer.written_for({user_id})
+        found = await self._records.mark(user_id, message_ids, mark, self._wall_ms())
+        unknown = set(message_ids).difference(found, foreign)
+        if unknown and but is None:  # a connection's were sent to it, and are known
+            foreign |= await self._take_out(user_id, unknown)
+        if found:
+            self._writers.mailbox.remove(user_id, found)
+            await self._tell_others(user_id, found, mark, but)
+        if not foreign:
+            return found
+        known = foreign.union(found)
+        return [message_id for message_id in dict.fromkeys(message_ids) if message_id in known]
+
+    async def _take_out(self, user_id: int, message_ids: set[str]) -> set[str]:
+        """Remove these from the user's mailbox: which of them were in it."""
+        try:
+            waiting = await self._writers.mailbox.waiting(user_id)
+        except StoreError:
+            return set()
+        found = message_ids.intersection(waiting)
+        if found:
+            self._writers.mailbox.remove(user_id, found)
+        return found
+
+    async def _fanned_out(self, message_ids: Sequence[str]) -> None:
+        """Receive records are noted when a fan-out ends; who is quick may read before."""
+        for message_id in message_ids:
+            if message_id in self._under_way:
+                watchers = self._watchers.setdefault(message_id, Waiters())
+                ended = watchers.join()
+                try:
+                    await ended
+                finally:
+                    watchers.leave(ended)
+
+    async def _tell_others(self, user_id: int, message_ids: Sequence[str], mark: Mark, but: Connection | None) -> None:
+        others = [other for other in self._hub.connections_of(user_id) if other is not but]
+        if not others:
+            return
+        unread = (await self._records.unread_counts([user_id])).get(user_id, 0)
+        for start in range(0, len(message_ids), TOLD_AT_ONCE):
+            frames: dict[int, bytes] = {}
+            messages = [
+                wire.ReceiptFrame(message_id=message_id, status=mark, unread_count=unread)
+                for message_id in message_ids[start : start + TOLD_AT_ONCE]
+            ]
+            for other in others:
+                if other.dialect not in frames:
+                    frames[other.dialect] = b"".join(wire.frame(message, other.dialect) for message in messages)
+                self._hub.send(other, frames[other.dialect])
+            await asyncio.sleep(0)
+
+
+@lru_cache(NOTICES_RETURNING)
+def _offline(created_ms: int) -> Outcome:
+    """What is known of whoever has a notice in the mailbox."""
+    return Outcome(created_ms=created_ms, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE)

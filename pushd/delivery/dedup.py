@@ -1,0 +1,66 @@
+"""The dedup window: by which keys, and how long, a repeated publish is recognised. Pure: the clock is passed in."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from math import inf
+from typing import Generic
+
+from pushd.delivery.lanes import T
+
+
+class DedupWindow(Generic[T]):
+    """What was published under a key within the last `window_s`: the first value stays until then.
+
+    Of more than `most_bytes` altogether, the oldest are forgotten before.
+    """
+
+    def __init__(self, window_s: float, most_bytes: float = inf) -> None:
+        self.window_s = window_s
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._values: dict[str, T] = {}
+        self._ends: deque[tuple[float, int, str, T]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def find(self, keys: Iterable[str], now: float) -> T | None:
+        """The value first kept under one of `keys`."""
+        self._forget(now)
+        for key in keys:
+            value = self._values.get(key)
+            if value is not None:
+                return value
+        return None
+
+    def keep(self, keys: Iterable[str], value: T, now: float, size: int = 0) -> int:
+        """Remember `value`, which takes `size` bytes, under `keys` from now on; how many were forgotten for it."""
+        for key in keys:
+            self._values[key] = value
+            self._ends.append((now + self.window_s, size, key, value))
+            self._bytes += size
+        forgotten = 0
+        while self._bytes > self._most_bytes and len(self._ends) > 1:
+            forgotten += self._forget_first()
+        return forgotten
+
+    def drop(self, keys: Iterable[str], value: T) -> None:
+        """Forget `value` at once: the publish failed, a repeat is a new attempt."""
+        for key in keys:
+            if self._values.get(key) is value:
+                del self._values[key]
+
+    def _forget(self, now: float) -> None:
+        while self._ends and self._ends[0][0] <= now:
+            self._forget_first()
+
+    def _forget_first(self) -> bool:
+        """Whether it was still remembered."""
+        _, size, key, value = self._ends.popleft()
+        self._bytes -= size
+        if self._values.get(key) is not value:
+            return False
+        del self._values[key]
+        return True

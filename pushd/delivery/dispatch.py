@@ -1,0 +1,452 @@
+"""From the lanes to the sockets: workers resolve recipients, fan-out runs in slices, the outcome is settled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import msgspec
+import structlog
+
+from pushd._fastpath import FanOut, Hub
+from pushd.config.current import CurrentConfig
+from pushd.delivery.acknowledgements import Receipts
+from pushd.delivery.fan_out import SLICE_S, FanOutQueue
+from pushd.delivery.lanes import Lanes
+from pushd.errors import StoreError
+from pushd.in_flight import InFlight
+from pushd.model import Priority, PushRecord, TargetKind
+from pushd.ports import RecordStore
+from pushd.protocol import frames
+from pushd.retry import Backoff
+from pushd.telemetry import faults
+from pushd.telemetry.metrics import Metrics
+from pushd.users.directory import CachedDirectory
+from pushd.writing.set_aside import NOTICE, Aside
+from pushd.writing.writers import Writers
+
+log = structlog.get_logger("pushd.dispatch")
+
+SETTLE_CHUNK = 250  # recipients handled between two turns of the loop
+GROW_AFTER_S = 0.05  # a notice that waits longer gets another worker
+SHRINK_AFTER_S = 5.0
+LATE_ROUNDS = 3
+TURN_S = 0.001  # of a turn of the loop for notices that go out as they come
+AT_ONCE_MOST = 64  # recipients of a notice that is not worth a slice of its own: a millisecond of sends
+UNEXPECTED_MOST = 3  # failures of the stores that nobody foresaw, in a row: then the notice is set aside
+ASIDE_MOST = 1000  # notices that wait for stores without keeping a worker from others
+
+
+class Dispatcher:
+    """Between `min_workers` and `max_workers` workers: they wait for stores, they do not compute in parallel.
+
+    `were_online` says who was connected when a former process ended; to them its unsettled `online` notices go.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        lanes: Lanes[InFlight],
+        directory: CachedDirectory,
+        receipts: Receipts,
+        writers: Writers,
+        current: CurrentConfig,
+        metrics: Metrics,
+        aside: Aside,
+        *,
+        records: RecordStore,
+        were_online: Callable[[], Awaitable[list[int]]],
+        now: Callable[[], float],
+        wall_ms: Callable[[], int],
+    ) -> None:
+        self._records = records
+        self._were_online = were_online
+        self._hub = hub
+        self._lanes = lanes
+        self._directory = directory
+        self._receipts = receipts
+        self._writers = writers
+        self._current = current
+        self._metrics = metrics
+        self._set_aside = aside
+        self._now = now
+        self._wall_ms = wall_ms
+        self._fan_outs = FanOutQueue(hub, now)
+        self._resting: deque[asyncio.Future[None]] = deque()  # workers with nothing to do
+        self._is_in_turn = False
+        self._turn_ends = 0.0
+        self._is_served = False  # a worker is on its way to the lanes, or takes from them until they are empty
+        self._group: asyncio.TaskGroup | None = None
+        self._workers: set[asyncio.Task[None]] = set()
+        self._busy = 0
+        self._busy_s = 0.0
+        self._busy_until = now()  # up to when `_busy_s` counts
+        self._aside = 0
+        self._has_stores = True
+        self._measured_at = now()
+        self._idle_since = now()
+        self._yielded_at = now()
+        self.utilization = 0.0
+
+    @property
+    def worker_count(self) -> int:
+        """Workers at present."""
+        return len(self._workers)
+
+    @property
+    def is_fanning_out(self) -> bool:
+        """Large fan-outs are under way, or one after the other."""
+        return self._fan_outs.is_busy
+
+    @property
+    def is_idle(self) -> bool:
+        """No notice waits and none is on its way."""
+        return not len(self._lanes) and self._busy == self._aside == 0
+
+    def wake(self) -> None:
+        """A notice entered a lane. It goes out now where nothing has to be waited for, else a worker comes for it."""
+        if self._is_served or self._group is None:
+            return
+        if self._has_time():
+            flight = self._lanes.first()
+            if flight is not None and self._is_done(flight):
+                self._lanes.take()
+                return
+        self._call_worker()
+
+    def _has_time(self) -> bool:
+        """Whether this turn of the loop has not gone to notices yet."""
+        if not self._is_in_turn:
+            self._is_in_turn = True
+            self._turn_ends = self._now() + TURN_S
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        return self._now() < self._turn_ends
+
+    def _end_turn(self) -> None:
+        self._is_in_turn = False
+
+    def _call_worker(self) -> None:
+        """One worker comes for all that wait."""
+        while self._resting and not self._is_served:
+            worker = self._resting.popleft()
+            if not worker.done():
+                self._is_served = True
+                worker.set_result(None)
+
+    async def run(self) -> None:
+        """Until cancelled; the workers end with it. May be run again after it failed."""
+        self._is_served = False
+        async with asyncio.TaskGroup() as self._group:
+            self._group.create_task(self._fan_outs.serve())
+            while True:
+                self._scale()
+                await asyncio.sleep(GROW_AFTER_S)
+
+    def _scale(self) -> None:
+        now = self._now()
+        self._measure(now)
+        config = self._current.config.delivery
+        if len(self._workers) < config.min_workers:
+            for _ in range(config.min_workers - len(self._workers)):
+                self._grow()
+        elif self._lanes.oldest_age(now) > GROW_AFTER_S and len(self._workers) < config.max_workers:
+            self._grow()
+        elif self._busy or self._is_served:
+            self._idle_since = now
+        elif now - self._idle_since > SHRINK_AFTER_S and len(self._workers) > config.min_workers:
+            self._workers.pop().cancel()
+
+    def _grow(self) -> None:
+        assert self._group is not None  # noqa: S101 - for the type checker
+        worker = self._group.create_task(self._work())
+        self._workers.add(worker)
+        worker.add_done_callback(self._workers.discard)
+
+    def _count_busy(self, change: int) -> None:
+        now = self._now()
+        self._busy_s += self._busy * (now - self._busy_until)
+        self._busy_until = now
+        self._busy += change
+
+    def _measure(self, now: float) -> None:
+        self._count_busy(0)
+        wall_s = (now - self._measured_at) * max(1, len(self._workers))
+        if wall_s >= 1.0:
+            self.utilization = min(1.0, self._busy_s / wall_s)
+            self._busy_s = 0.0
+            self._measured_at = now
+
+    async def _work(self) -> None:
+        while len(self._workers) <= self._current.config.delivery.max_workers:
+            flight = self._lanes.take()
+            if flight is None:
+                await self._rest()
+                continue
+            if not self._is_done(flight):
+                self._leave_lanes()
+                await self._at_length(flight)
+            if self._now() - self._yielded_at >= SLICE_S:  # a worker that never waits would keep the loop to itself
+                await asyncio.sleep(0)
+                self._yielded_at = self._now()
+        self._leave_lanes()
+
+    async def _rest(self) -> None:
+        """Until a notice comes."""
+        self._is_served = False
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._resting.append(woken)
+        try:
+            await woken
+        except asyncio.CancelledError:
+            if not woken.cancelled():
+                self._leave_lanes()
+            raise
+
+    def _leave_lanes(self) -> None:
+        """This worker will be busy with one notice: what else waits is another's."""
+        self._is_served = False
+        if len(self._lanes):
+            self._call_worker()
+
+    def _is_done(self, flight: InFlight) -> bool:
+        """Whether it could be delivered at once, or never can."""
+        try:
+            return self._at_once(flight)
+        except Exception as error:
+            self._failed(flight, error)
+            return True
+
+    def _failed(self, flight: InFlight, error: Exception) -> None:
+        """The notice is set aside and settled; where that fails, the journal keeps it and the next start delivers it.
+
+        Whoever waits for its delivery is not told that it is delivered.
+        """
+        message_id = flight.notice.message_id
+        self._receipts.end(flight)
+        try:
+            body = msgspec.json.encode(flight.notice)
+        except Exception as failure:
+            faults.noted(self._metrics, "dispatch", failure, message_id=message_id)
+        else:
+            self._set_aside.put(NOTICE, error, body, flight.release, message_id=message_id)
+
+    def _at_once(self, flight: InFlight) -> bool:
+        """The usual notice, to a few users who are named, from the lane to the books; False leaves it untouched."""
+        notice = flight.notice
+        target = notice.target
+        if (
+            target.kind is not TargetKind.CUSTOM
+            or len(target.user_ids) > AT_ONCE_MOST
+            or target.exclude_ids
+            or notice.expires_ms
+            or self._is_partly_delivered(flight)
+            or self._fan_outs.is_blocked(notice.priority)
+        ):
+            return False
+        began = self._now()
+        job = self._job(flight, list(target.user_ids))
+        self._receipts.begin(flight)
+        while not self._hub.advance(job, SLICE_S):
+            pass
+        self._observe(flight, began)
+        self._receipts.sent(flight, *_answerable(job))
+        self._receipts.end(flight)
+        if job.absent:
+            self._receipts.absent(flight, job.absent)
+        self._conclude(flight, "success")
+        self._busy_s += self._now() - began
+        return True
+
+    async def _at_length(self, flight: InFlight) -> None:
+        self._count_busy(1)
+        try:
+            await faults.unless_cancelled(self._process(flight))
+        except Exception as error:
+            self._failed(flight, error)
+        except asyncio.CancelledError:  # the journal keeps the notice; this may not be the end of the others
+            self._receipts.end(flight)
+            raise
+        finally:
+            self._count_busy(-1)
+
+    async def _process(self, flight: InFlight) -> None:
+        notice = flight.notice
+        if notice.is_expired(self._wall_ms()):
+            self._receipts.expired(flight, await self._recipients(flight))
+            self._conclude(flight, "expired")
+            return
+        if notice.target.kind in (TargetKind.ALL, TargetKind.ONLINE) and not self._is_partly_delivered(flight):
+            await self._broadcast(flight)
+        else:
+            await self._deliver(flight, await self._recipients(flight))
+        self._conclude(flight, "success")
+
+    async def _recipients(self, flight: InFlight) -> list[int]:
+        """User ids from the cache at once, else from the stores, however long they are down: others overtake then."""
+        recipients = self._directory.cached_ids(flight.notice.target)
+        if recipients is None or self._is_partly_delivered(flight):
+            with self._standing_aside():
+                recipients = await self._ask_stores(flight)
+        excluded = flight.notice.target.exclude_ids
+        return list(set(recipients).difference(excluded)) if excluded else recipients
+
+    def _is_partly_delivered(self, flight: InFlight) -> bool:
+        return flight.is_restored or flight.notice.is_resent
+
+    @contextmanager
+    def _standing_aside(self) -> Iterator[None]:
+        """The worker waits for a store or for other fan-outs; another one takes its place."""
+        worker = asyncio.current_task()
+        if worker not in self._workers or self._aside >= ASIDE_MOST:
+            yield
+            return
+        self._workers.discard(worker)
+        if not self._resting:
+            self._grow()
+        self._count_busy(-1)
+        self._aside += 1
+        try:
+            yield
+        finally:
+            self._aside -= 1
+            self._count_busy(1)
+            self._workers.add(worker)
+
+    async def _ask_stores(self, flight: InFlight) -> list[int]:
+        backoff = Backoff()
+        unexpected = 0
+        while True:
+            try:
+                recipients = await faults.unless_cancelled(self._missing(flight))
+            except StoreError as error:
+                self._stores_failed(flight, error)
+                await asyncio.sleep(backoff.next_s())
+            except Exception as error:
+                unexpected += 1
+                if unexpected == UNEXPECTED_MOST:
+                    raise
+                faults.noted(self._metrics, "recipients", error, message_id=flight.notice.message_id)
+                await asyncio.sleep(backoff.next_s())
+            else:
+                self._has_stores = True
+                return recipients
+
+    def _stores_failed(self, flight: InFlight, error: StoreError) -> None:
+        if self._has_stores:
+            log.warning("recipients unknown for now", message_id=flight.notice.message_id, error=str(error))
+        self._has_stores = False
+        self._metrics.errors.labels("recipients").inc()
+
+    async def _missing(self, flight: InFlight) -> list[int]:
+        """The recipients, but for those to whom a former process or an earlier publish delivered."""
+        target = flight.notice.target
+        if flight.notice.is_resent:
+            await self._writers.records.writer.flushed()
+            return await self._records.not_received_by(flight.notice.message_id)
+        if not flight.is_restored:
+            return await self._directory.ids(target)
+        is_online = target.kind is TargetKind.ONLINE
+        everybody = await self._were_online() if is_online else await self._directory.ids(target)
+        received = await self._received_by(flight)
+        missing = [user_id for user_id in everybody if user_id not in received]
+        flight.received_before(len(everybody) - len(missing))
+        return missing
+
+    async def _received_by(self, flight: InFlight) -> set[int]:
+        """Nobody, while the records cannot be asked: better twice than late."""
+        try:
+            await self._writers.records.writer.flushed()
+            return await self._records.received_by(flight.notice.message_id)
+        except StoreError as error:
+            log.warning("may be delivered twice", message_id=flight.notice.message_id, error=str(error))
+            return set()
+
+    async def _broadcast(self, flight: InFlight) -> None:
+        """To every connection first, whoever that is; who else should have it is asked afterwards."""
+        job = await self._fan_out(flight, None)
+        sent = {*job.handed, *job.waiting}
+        absent = [user_id for user_id in await self._recipients(flight) if user_id not in sent]
+        await self._settle_absent(flight, absent, LATE_ROUNDS)
+
+    async def _deliver(self, flight: InFlight, recipients: list[int]) -> None:
+        job = await self._fan_out(flight, recipients)
+        await self._settle_absent(flight, job.absent, LATE_ROUNDS)
+
+    async def _fan_out(self, flight: InFlight, users: list[int] | None) -> FanOut:
+        began = self._now()
+        job = self._job(flight, users)
+        self._receipts.begin(flight)
+        await self._run(job, flight.notice.priority)
+        self._observe(flight, began)
+        await self._book(flight, job)
+        return job
+
+    async def _run(self, job: FanOut, priority: Priority) -> None:
+        under_way = self._fan_outs.begin(job, priority)
+        if under_way is not None:
+            with self._standing_aside():
+                await under_way
+
+    def _observe(self, flight: InFlight, began: float) -> None:
+        ended = self._now()
+        self._metrics.observe_delivery(ended - flight.accepted_at, ended - began)
+
+    async def _book(self, flight: InFlight, job: FanOut) -> None:
+        """To whom it went, a share in each turn of the loop."""
+        handed, waiting = _answerable(job)
+        for start in range(0, max(len(handed), len(waiting)), SETTLE_CHUNK):
+            if start:
+                await asyncio.sleep(0)
+            share = slice(start, start + SETTLE_CHUNK)
+            self._receipts.sent(flight, handed[share], waiting[share])
+        self._receipts.end(flight)
+
+    def _job(self, flight: InFlight, users: list[int] | None) -> FanOut:
+        notice = flight.notice
+        message = frames.notice_frame(notice, self._current.timezone)
+        exclude = frozenset(notice.target.exclude_ids) if users is None and notice.target.exclude_ids else None
+        return FanOut(notice.message_id, partial(frames.shared_frame, message), users, exclude)
+
+    async def _settle_absent(self, flight: InFlight, absent: list[int], rounds: int) -> None:
+        """Into the mailbox, but for those who connected since they were found absent: they get it live."""
+        late: list[int] = []
+        has_user = self._hub.has_user
+        for start in range(0, len(absent), SETTLE_CHUNK):
+            chunk = absent[start : start + SETTLE_CHUNK]
+            here = [user_id for user_id in chunk if has_user(user_id)] if rounds else []
+            if here:
+                late.extend(here)
+                came = set(here)
+                chunk = [user_id for user_id in chunk if user_id not in came]
+            self._receipts.absent(flight, chunk)
+            if start + SETTLE_CHUNK < len(absent):
+                await asyncio.sleep(0)
+        if late:
+            job = self._job(flight, late)
+            self._receipts.begin(flight)
+            await self._run(job, flight.notice.priority)
+            await self._book(flight, job)
+            await self._settle_absent(flight, job.absent, rounds - 1)
+
+    def _conclude(self, flight: InFlight, status: str) -> None:
+        record = PushRecord(
+            notice=flight.notice,
+            status=status,
+            total_count=flight.total_count,
+            online_count=flight.online_count,
+        )
+        if not flight.notice.is_resent:
+            self._writers.records.push_record(flight, record)
+        try:
+            flight.end_fan_out()
+        except Exception as error:  # of whoever hears of it: the notice itself has gone out
+            faults.noted(self._metrics, "settle", error, message_id=flight.notice.message_id)
+
+
+def _answerable(job: FanOut) -> tuple[list[int], list[int]]:
+    """Who has the frame, and who must answer: of two connections, the one that acknowledges decides."""
+    handed, waiting = job.handed, job.waiting
+    return (list(set(handed).difference(waiting)) if handed and waiting else handed), waiting

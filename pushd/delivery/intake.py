@@ -1,0 +1,342 @@
+"""The way in: a submission is checked, recognised if it is a repeat, made durable, and put into its lane."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from sys import getsizeof
+
+import msgspec
+
+from pushd.config.current import CurrentConfig
+from pushd.delivery.dedup import DedupWindow
+from pushd.delivery.lanes import Lanes
+from pushd.delivery.submission import Sender, Submission, data_bytes_of, notice_of, stored_notice
+from pushd.errors import ErrorCode, RequestError, StoreError, StoreUnavailable
+from pushd.in_flight import Attempt, InFlight
+from pushd.limits import TokenBucket
+from pushd.model import Notice, TargetKind
+from pushd.ports import Journal
+from pushd.records import PushRow
+from pushd.telemetry import faults
+from pushd.telemetry.metrics import Metrics
+
+GROUP_LIMIT = 1000  # notices of one append
+REPEATS_MOST = 10_000  # of one notice that is not durable yet, waiting for that
+TOLD_AT_ONCE = 64  # of them in a turn of the loop
+UNSETTLED_DATA_BYTES = 256 * 1024 * 1024  # of the `data` of notices on their way, as JSON
+REMEMBERED_BYTES = 256 * 1024 * 1024  # of what repeats are told
+REMEMBERED_ENTRY_BYTES = 700  # beside the content
+
+
+class Intake:
+    """Accepts notices. `put` hands a durable one to the dispatcher; `now` is the loop's clock, `wall_ms` the day's."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        lanes: Lanes[InFlight],
+        current: CurrentConfig,
+        metrics: Metrics,
+        *,
+        now: Callable[[], float],
+        wall_ms: Callable[[], int],
+        wake: Callable[[], None],
+        on_settled: Callable[[InFlight], None],
+        last_seq: int,
+    ) -> None:
+        self._journal = journal
+        self._lanes = lanes
+        self._current = current
+        self._metrics = metrics
+        self._now = now
+        self._wall_ms = wall_ms
+        self._wake = wake
+        self._on_settled = on_settled
+        self._seqs = itertools.count(last_seq + 1)
+        self._window: DedupWindow[Attempt] = DedupWindow(current.config.delivery.dedup_window_s, REMEMBERED_BYTES)
+        per_s = current.config.limits.publishes_per_s
+        self._bucket = TokenBucket(per_s, per_s, now())
+        self._loop = asyncio.get_running_loop()
+        self._group: list[Attempt] = []  # begun in this turn of the loop: they go to the journal together
+        self._decided: asyncio.Future[None] = self._loop.create_future()  # theirs
+        self._commits: set[asyncio.Future[None]] = set()
+        self.is_draining = False
+        self.unsettled_total = 0
+        self._data_bytes = 0  # of notices on their way
+
+    async def accept(self, submission: Submission, sender: Sender, idempotency_key: str = "") -> Attempt:
+        """Make a notice durable. Raises RequestError; nothing is kept then."""
+        return await self.decided(self.begin(submission, sender, idempotency_key))
+
+    async def decided(self, attempt: Attempt) -> Attempt:
+        """Wait until the attempt is durable. Raises RequestError; nothing is kept then."""
+        if not attempt.decided.done():
+            await asyncio.shield(attempt.decided)
+        attempt.check()
+        return attempt
+
+    def begin(self, submission: Submission, sender: Sender, idempotency_key: str = "") -> Attempt:
+        """Send a notice on its way into the journal, which it goes whether its publisher stays or leaves.
+
+        Costs no task: all that is begun in one turn of the loop shares one append and one future. Raises RequestError
+        for what is refused at once.
+        """
+        now = self._now()
+        self._admit(now)
+        limits = self._current.config.limits
+        notice = notice_of(submission, sender, idempotency_key, next(self._seqs), self._wall_ms(), limits)
+        keys = dedup_keys(notice, is_named=submission.message_id is not None)
+        earlier = self._window.find(keys, now)
+        return self._keep(notice, keys, now) if earlier is None else self._repeat(earlier, notice, keys)
+
+    def _admit(self, now: float) -> None:
+        if self.is_draining:
+            raise RequestError(ErrorCode.DRAINING, "the server is shutting down", retry_after_s=5)
+        self._bucket.rate = self._bucket.burst = self._current.config.limits.publishes_per_s
+        if not self._bucket.take(now):
+            raise RequestError(ErrorCode.RATE_LIMITED, "too many publishes per second", retry_after_s=1)
+
+    # ---- repeats
+
+    def _repeat(self, earlier: Attempt, notice: Notice, keys: list[str]) -> Attempt:
+        if earlier.decided.done():
+            self._count_repeats(notice, 1)
+            return Attempt(None, keys, earlier.decided, is_duplicate=True, first=earlier)
+        if earlier.repeats is not None and len(earlier.repeats) >= REPEATS_MOST:
+            raise RequestError(ErrorCode.QUEUE_FULL, "too many repeats of this notice wait", retry_after_s=1)
+        repeat = Attempt(None, keys, self._loop.create_future(), is_duplicate=True)
+        self._expect(earlier, [repeat])
+        return repeat
+
+    def _expect(self, attempt: Attempt, repeats: Iterable[Attempt]) -> None:
+        """These wait until `attempt` is decided."""
+        if attempt.repeats is None:
+            attempt.repeats = deque()
+            self._own(attempt.decided).add_done_callback(lambda _: self._decide_repeats(attempt))
+        attempt.repeats.extend(repeats)
+
+    def _decide_repeats(self, first: Attempt) -> None:
+        """What was kept answers all of its repeats. When it was not, the next of them is an attempt of its own."""
+        repeats, first.repeats = first.repeats, None
+        assert repeats is not None  # noqa: S101 - for the type checker
+        notice = first.notice
+        if first.failure is None:
+            self._count_repeats(notice, sum(repeat.is_duplicate for repeat in repeats))
+            self._tell(repeats, first, None)
+            return
+        if not repeats[0].is_duplicate:  # this was its attempt
+            self._tell(deque([repeats.popleft()]), first, first.failure)
+        other = self._window.find(first.keys, self._now())
+        if repeats and other is None:
+            try:
+                other = self._keep(notice, first.keys, self._now())
+            except RequestError as error:
+                self._tell(repeats, first, error)
+                return
+            repeats[0].is_duplicate = False
+        if other is not None:
+            self._expect(other, repeats)
+
+    def _tell(self, repeats: deque[Attempt], first: Attempt, failure: BaseException | None) -> None:
+        """They are decided, a share of them in each turn of the loop."""
+        for _ in range(min(TOLD_AT_ONCE, len(repeats))):
+            repeat = repeats.popleft()
+            repeat.first, repeat.failure = first, failure
+            repeat.decided.set_result(None)
+        if repeats:
+            self._loop.call_soon(self._tell, repeats, first, failure)
+
+    def _count_repeats(self, notice: Notice, count: int) -> None:
+        self._metrics.dedup_hits.inc(count)
+        self._metrics.count_notices(notice.target.kind.value, notice.priority.name.lower(), "duplicate", count)
+
+    # ---- into the journal
+
+    def _keep(self, notice: Notice, keys: list[str], now: float) -> Attempt:
+        data_bytes = data_bytes_of(notice)
+        has_room = not data_bytes or self._data_bytes + data_bytes <= UNSETTLED_DATA_BYTES
+        if not has_room or not self._lanes.reserve():
+            self._count([notice], "queue_full")
+            raise RequestError(ErrorCode.QUEUE_FULL, "the queue is full", retry_after_s=1)
+        if not self._group:
+            self._decided = self._loop.create_future()
+            self._loop.call_soon(self._flush)
+        on_settled = self._settled_named if keys else self._settled
+        flight = InFlight(notice, now, on_settled=on_settled)
+        flight.data_bytes = data_bytes
+        self._data_bytes += data_bytes
+        attempt = Attempt(flight, keys, self._decided)
+        self._remember(attempt, notice, now)
+        self._group.append(attempt)
+        if len(self._group) == GROUP_LIMIT:
+            self._flush()
+        return attempt
+
+    def _flush(self) -> None:
+        """Have the journal keep what was begun since the last time."""
+        group, self._group = self._group, []
+        if group:
+            try:
+                commit = asyncio.ensure_future(self._journal.append([one.notice for one in group]))
+            except Exception as error:
+                self._refused(group, error)
+            else:
+                self._own(commit).add_done_callback(partial(self._committed, group))
+
+    def _own(self, work: asyncio.Future[None]) -> asyncio.Future[None]:
+        self._commits.add(work)
+        work.add_done_callback(self._commits.discard)
+        return work
+
+    def _committed(self, group: list[Attempt], commit: asyncio.Future[None]) -> None:
+        error = StoreUnavailable("journal", "cancelled") if commit.cancelled() else commit.exception()
+        if error is None:
+            try:
+                self._enter(group)
+            finally:
+                self._decide(group)
+        else:
+            self._refused(group, error)
+
+    def _refused(self, group: list[Attempt], error: BaseException) -> None:
+        """The journal did not keep a group. One notice may be to blame for that: then it must not harm the others."""
+        if len(group) > 1 and not isinstance(error, StoreUnavailable):
+            self._own(self._loop.create_task(self._commit_singly(group)))
+            return
+        for attempt in group:
+            self._lose(attempt, error)
+        self._decide(group)
+
+    async def _commit_singly(self, group: list[Attempt]) -> None:
+        for attempt in group:
+            try:
+                await self._journal.append([attempt.notice])
+            except Exception as error:
+                self._lose(attempt, error)
+            else:
+                self._enter([attempt])
+        self._decide(group)
+
+    def _decide(self, group: list[Attempt]) -> None:
+        group[0].decided.set_result(None)
+
+    def _enter(self, group: list[Attempt]) -> None:
+        """Durable notices go into their lanes."""
+        now = self._now()
+        self.unsettled_total += len(group)
+        self._count([attempt.notice for attempt in group], "accepted")
+        for attempt in group:
+            flight = attempt.flight
+            assert flight is not None  # noqa: S101 - for the type checker
+            self._lanes.put(flight, flight.notice.priority, now)
+            self._call_worker()
+
+    def _call_worker(self) -> None:
+        try:
+            self._wake()
+        except Exception as error:  # the notice is in its lane all the same
+            faults.noted(self._metrics, "wake", error)
+
+    def _lose(self, attempt: Attempt, error: BaseException) -> None:
+        """Give everything back; what is no store's failure is a fault of ours, to be seen even if nobody waits."""
+        self._window.drop(attempt.keys, attempt)
+        self._lanes.cancel()
+        if attempt.flight is not None:
+            self._data_bytes -= attempt.flight.data_bytes
+        self._count([attempt.notice], "store_unavailable")
+        attempt.failure = error
+        if not isinstance(error, StoreError):
+            self._loop.call_exception_handler({"message": "a notice could not be journaled", "exception": error})
+
+    def resend(self, row: PushRow, sender: Sender) -> Attempt:
+        """Publish a stored notice again, for those who have not received it. Raises RequestError."""
+        now = self._now()
+        self._admit(now)
+        try:
+            notice = stored_notice(row, sender, next(self._seqs), self._wall_ms(), self._current.config.limits)
+        except RequestError as error:
+            text = f"message_id: its record cannot be sent again as it is: {error.text}"
+            raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": "message_id"}) from None
+        if notice.is_expired(self._wall_ms()):
+            text = "message_id: the notice has expired"
+            raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": "message_id"})
+        return self._keep(notice, [], now)
+
+    def restore(self, notices: list[Notice], *, queue: bool) -> None:
+        """Notices of a former process: recognised when repeated and, with `queue`, delivered."""
+        now, wall_ms = self._now(), self._wall_ms()
+        done: asyncio.Future[None] = self._loop.create_future()
+        done.set_result(None)
+        for notice in notices:
+            flight = InFlight(notice, now, is_restored=True, on_settled=self._settled_named)
+            flight.saves = int(queue)  # the others were delivered: who repeats one need not wait
+            age_s = max(0.0, (wall_ms - notice.accepted_ms) / 1000)
+            keys = dedup_keys(notice, is_named=True)
+            attempt = Attempt(flight, keys, done)
+            self._remember(attempt, notice, now - age_s)
+            if queue:
+                self.unsettled_total += 1
+                self._lanes.restore(flight, notice.priority, now)
+                self._call_worker()
+            else:
+                attempt.settled()
+
+    def _remember(self, attempt: Attempt, notice: Notice, now: float) -> None:
+        """So that repeats are recognised: of what takes more than REMEMBERED_BYTES, the oldest are not any more."""
+        if attempt.keys:
+            size = REMEMBERED_ENTRY_BYTES + getsizeof(notice.content)
+            forgotten = self._window.keep(attempt.keys, attempt, now, size)
+            if forgotten:
+                self._metrics.errors.labels("dedup_forgotten").inc(forgotten)
+
+    async def take_back(self, body: bytes, done: Callable[[], None]) -> None:
+        """A notice that was set aside goes into its lane once more; `done` is called when it is settled.
+
+        Who has received it already does not get it again. Raises what is wrong with `body`.
+        """
+        notice = msgspec.json.decode(body, type=Notice)
+
+        def settled(flight: InFlight) -> None:
+            done()
+            self._settled(flight)
+
+        # Of a notice to whoever was connected it is not known who that was: it goes to whoever is.
+        is_restored = notice.target.kind is not TargetKind.ONLINE
+        flight = InFlight(notice, self._now(), is_restored=is_restored, on_settled=settled)
+        self.unsettled_total += 1
+        self._lanes.restore(flight, notice.priority, self._now())
+        self._call_worker()
+
+    async def finished(self) -> None:
+        """Every publish that was begun is durable or refused."""
+        self._flush()
+        while self._commits:
+            await asyncio.wait(self._commits)
+            self._flush()
+
+    def _settled(self, flight: InFlight) -> None:
+        self.unsettled_total -= 1
+        self._data_bytes -= flight.data_bytes
+        self._on_settled(flight)
+
+    def _settled_named(self, flight: InFlight) -> None:
+        self._settled(flight)
+        attempt = self._window.find(dedup_keys(flight.notice, is_named=True), self._now())
+        if attempt is not None and attempt.flight is flight:
+            attempt.settled()
+
+    def _count(self, notices: list[Notice], result: str) -> None:
+        for (kind, priority), count in Counter((one.target.kind, one.priority) for one in notices).items():
+            self._metrics.count_notices(kind.value, priority.name.lower(), result, count)
+
+
+def dedup_keys(notice: Notice, *, is_named: bool) -> list[str]:
+    """By what a repeat is recognised: the publisher's message_id and idempotency key."""
+    keys = [f"id:{notice.message_id}"] if is_named else []
+    if notice.idempotency_key:
+        keys.append(f"key:{notice.idempotency_key}")
+    return keys

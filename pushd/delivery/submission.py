@@ -1,0 +1,210 @@
+"""What publishers submit, and what a stored record says again, as notices: checked, with ids and times. Pure."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from pushd.config.schema import LimitsConfig
+from pushd.errors import ErrorCode, RequestError
+from pushd.model import Notice, Priority, Target, TargetKind
+from pushd.protocol import frames
+from pushd.records import PushRow
+from pushd.values import MAX_ROLE, MAX_USER_ID, MIN_ROLE, is_deeper
+
+MAX_DATA_DEPTH = 100  # decoders of clients, and ours with what is put around `data`, give up somewhere beyond
+MAX_ROLES = 100
+RANDOM_BYTES, RANDOM_IDS = 10, 256  # of an id; of so many in one call of the kernel
+
+UserId = Annotated[int, msgspec.Meta(ge=1, le=MAX_USER_ID)]
+Role = Annotated[int, msgspec.Meta(ge=MIN_ROLE, le=MAX_ROLE)]
+NoticeType = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.:-]{1,64}\Z")]
+PublicId = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.:=+/@-]{1,128}\Z")]
+DEFAULT_TYPE = "system_notice"
+PriorityWord = Literal["low", "normal", "high", "urgent"]
+
+_KINDS: dict[str, TargetKind] = {kind.value: kind for kind in TargetKind}
+_PRIORITIES: dict[int | str, Priority] = {
+    **{priority.value: priority for priority in Priority},
+    **{priority.name.lower(): priority for priority in Priority},
+}
+_random: list[str] = []  # hexadecimal digits, drawn in advance
+
+
+class Submission(msgspec.Struct, forbid_unknown_fields=False):
+    """The body of a publish, as CONTRACT section 3 has it. `expires_in_s`: seconds from now, at most 10 years."""
+
+    content: Annotated[str, msgspec.Meta(pattern=r"\S")]
+    type: NoticeType = DEFAULT_TYPE
+    target: TargetKind = TargetKind.ALL
+    user_ids: list[UserId] = []
+    roles: Annotated[list[Role], msgspec.Meta(max_length=MAX_ROLES)] = []
+    exclude_ids: list[UserId] = []
+    data: Any = None
+    priority: Annotated[int, msgspec.Meta(ge=0, le=3)] | PriorityWord = 1
+    need_confirm: bool = False
+    expires_in_s: Annotated[float, msgspec.Meta(gt=0, le=315_360_000)] | None = None
+    message_id: PublicId | None = None
+
+
+class Sender(msgspec.Struct, frozen=True):
+    """Who publishes; 0 and "" for an API key or where there are no credentials."""
+
+    user_id: int = 0
+    name: str = ""
+
+
+def notice_of(
+    submission: Submission, sender: Sender, idempotency_key: str, seq: int, now_ms: int, limits: LimitsConfig
+) -> Notice:
+    """The notice that is submitted. Raises RequestError."""
+    expires_ms = 0 if submission.expires_in_s is None else now_ms + int(submission.expires_in_s * 1000)
+    return Notice(
+        seq=seq,
+        message_id=submission.message_id or new_message_id(now_ms),
+        content=_content(submission.content, limits),
+        target=_target(submission, limits),
+        accepted_ms=now_ms,
+        type=_notice_type(submission.type),
+        data=None if submission.data is None else _data(submission.data, limits),
+        priority=_PRIORITIES[submission.priority],
+        need_confirm=submission.need_confirm,
+        expires_ms=expires_ms,
+        idempotency_key=idempotency_key,
+        sender_id=sender.user_id,
+        sender_name=sender.name,
+    )
+
+
+def data_bytes_of(notice: Notice) -> int:
+    """How large `data` is as JSON; 0 for none."""
+    return 0 if notice.data is None else len(msgspec.json.encode(notice.data))
+
+
+def stored_notice(row: PushRow, sender: Sender, seq: int, now_ms: int, limits: LimitsConfig) -> Notice:
+    """A record as a notice, whoever wrote it. Raises RequestError for what no publisher may say.
+
+    Who has not received it is asked of the receive records: a target that is not known here is as good as any.
+    """
+    is_known = row.target in _KINDS
+    return Notice(
+        seq=seq,
+        message_id=row.message_id,
+        content=_content(_with_text(row.content), limits),
+        target=Target(
+            kind=_KINDS[row.target] if is_known else TargetKind.CUSTOM,
+            user_ids=_stored_ids(row.target_user_ids or (), limits),
+            roles=tuple(row.target_roles or ()),
+        ),
+        accepted_ms=now_ms,
+        type=_notice_type(_well_formed(row.message_type) if row.message_type else DEFAULT_TYPE),
+        data=None if row.extra_data is None else _data(row.extra_data, limits),
+        priority=_PRIORITIES.get(row.priority, Priority.NORMAL),
+        need_confirm=row.need_confirm,
+        expires_ms=row.expires_ms,
+        sender_id=sender.user_id,
+        sender_name=sender.name,
+        is_resent=True,
+    )
+
+
+def _stored_ids(user_ids: Collection[int], limits: LimitsConfig) -> tuple[int, ...]:
+    limit = limits.max_user_ids
+    if len(user_ids) > limit:
+        text = f"user_ids: {len(user_ids)} ids, at most {limit} are allowed"
+        raise RequestError(ErrorCode.TOO_MANY_USER_IDS, text)
+    return tuple(user_ids)
+
+
+def _content(content: str, limits: LimitsConfig) -> str:
+    limit = limits.max_content_chars
+    if len(content) > limit:
+        raise RequestError(
+            ErrorCode.CONTENT_TOO_LONG,
+            f"content: {len(content)} characters, at most {limit} are allowed",
+            details={"field": "content", "max": limit},
+        )
+    return content
+
+
+def _data(data: Any, limits: LimitsConfig) -> Any:
+    limit = limits.max_data_bytes
+    if is_deeper(data, MAX_DATA_DEPTH):
+        text = f"data: nested more than {MAX_DATA_DEPTH} levels deep"
+        raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": "data", "max": MAX_DATA_DEPTH})
+    try:
+        size = len(msgspec.json.encode(data))
+        msgspec.msgpack.encode(data)  # what JSON can say and MessagePack cannot: integers beyond 64 bits
+    except OverflowError:
+        text = "data: integers beyond 64 bits"
+        raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": "data"}) from None
+    if size > limit:
+        raise RequestError(
+            ErrorCode.BODY_TOO_LARGE,
+            f"data: {size} bytes as JSON, at most {limit} are allowed",
+            details={"field": "data", "max": limit},
+        )
+    return data
+
+
+def _target(submission: Submission, limits: LimitsConfig) -> Target:
+    kind = _KINDS[submission.target]
+    limit = limits.max_user_ids
+    if len(submission.user_ids) > limit or len(submission.exclude_ids) > limit:
+        raise _too_many_ids(submission, limit)
+    exclude_ids = _distinct(submission.exclude_ids)
+    if kind is TargetKind.CUSTOM:
+        return Target(kind, _required("user_ids", submission.user_ids, kind), exclude_ids=exclude_ids)
+    if kind is TargetKind.ROLE:
+        return Target(kind, roles=_required("roles", submission.roles, kind), exclude_ids=exclude_ids)
+    return Target(kind, exclude_ids=exclude_ids)
+
+
+def _required(field: str, ids: list[int], kind: TargetKind) -> tuple[int, ...]:
+    if not ids:
+        code = ErrorCode.MISSING_USER_IDS if kind is TargetKind.CUSTOM else ErrorCode.INVALID_REQUEST
+        raise RequestError(code, f'{field}: required with target "{kind}"', details={"field": field})
+    return _distinct(ids)
+
+
+def _too_many_ids(submission: Submission, limit: int) -> RequestError:
+    field = "user_ids" if len(submission.user_ids) > limit else "exclude_ids"
+    count = len(getattr(submission, field))
+    text = f"{field}: {count} ids, at most {limit} are allowed"
+    return RequestError(ErrorCode.TOO_MANY_USER_IDS, text, details={"field": field, "max": limit})
+
+
+def new_message_id(now_ms: int) -> str:
+    """Unique, and sorted by time to the millisecond."""
+    if not _random:
+        digits = secrets.token_hex(RANDOM_BYTES * RANDOM_IDS)
+        _random.extend(digits[at : at + 2 * RANDOM_BYTES] for at in range(0, len(digits), 2 * RANDOM_BYTES))
+    return f"{now_ms:012x}{_random.pop()}"
+
+
+def _distinct(ids: list[int]) -> tuple[int, ...]:
+    return tuple(ids) if len(ids) < 2 else tuple(dict.fromkeys(ids))
+
+
+def _with_text(content: str) -> str:
+    if not content.strip():
+        raise RequestError(ErrorCode.CONTENT_EMPTY, "content: it has none")
+    return content
+
+
+def _well_formed(name: str) -> str:
+    try:
+        return msgspec.convert(name, NoticeType)
+    except msgspec.ValidationError:
+        raise RequestError(ErrorCode.INVALID_REQUEST, "type: expected 1 to 64 of A-Za-z0-9_.:-") from None
+
+
+def _notice_type(name: str) -> str:
+    if name in frames.RESERVED_TYPES:
+        raise RequestError(
+            ErrorCode.INVALID_REQUEST, f"type: {name!r} is a type of the protocol itself", details={"field": "type"}
+        )
+    return name

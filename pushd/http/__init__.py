@@ -1,0 +1,1 @@
+"""HTTP/1.1 on the port: accepting, parsing, answering, and the hand-over of upgrades."""

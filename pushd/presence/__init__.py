@@ -1,0 +1,1 @@
+"""Who is connected: arrivals with mailbox replay, departures, heartbeats."""

@@ -1,0 +1,1 @@
+"""What goes over a WebSocket, without I/O: frames, compression, one connection's state."""

@@ -1,0 +1,283 @@
+"""Bytes on the wire: the frames of CONTRACT section 4 in JSON and MessagePack, and RFC 6455 frame headers.
+
+Encoders return complete, unmasked WebSocket frames, ready to be written to any number of connections.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from pushd.errors import ErrorCode
+from pushd.local_time import local_time
+from pushd.model import MailboxItem, Mark, Notice
+from pushd.protocol.deflate import RSV1, deflated
+
+
+class Dialect(IntEnum):
+    """How a connection speaks; the value, with DEFLATED or without, indexes per-dialect frames."""
+
+    JSON = 0
+    MSGPACK = 1
+
+    @property
+    def opcode(self) -> int:
+        """The WebSocket opcode of its messages (RFC 6455 section 5.2)."""
+        return Opcode.TEXT if self is Dialect.JSON else Opcode.BINARY
+
+
+DEFLATED = 2  # added to a connection's dialect: permessage-deflate was negotiated
+
+SUBPROTOCOLS = {"pushd.v1.json": Dialect.JSON, "pushd.v1.msgpack": Dialect.MSGPACK}
+
+
+class Opcode(IntEnum):
+    """RFC 6455 section 5.2."""
+
+    CONTINUATION = 0x0
+    TEXT = 0x1
+    BINARY = 0x2
+    CLOSE = 0x8
+    PING = 0x9
+    PONG = 0xA
+
+
+def ws_frame(opcode: int, payload: bytes) -> bytes:
+    """One final, unmasked frame (RFC 6455 section 5.2). `opcode` may include RSV1."""
+    size = len(payload)
+    if size < 126:
+        return bytes((0x80 | opcode, size)) + payload
+    if size < 65536:
+        return struct.pack("!BBH", 0x80 | opcode, 126, size) + payload
+    return struct.pack("!BBQ", 0x80 | opcode, 127, size) + payload
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    """A CLOSE frame; `reason` is cut to the 123 bytes a control frame has room for."""
+    text = reason.encode()[:123].decode(errors="ignore").encode()
+    return ws_frame(Opcode.CLOSE, struct.pack("!H", code) + text)
+
+
+PING_FRAME = ws_frame(Opcode.PING, b"")
+
+
+# ---- server to client
+
+RESERVED_TYPES = frozenset({"hello", "pong", "receipt", "error"})
+
+
+class HelloData(msgspec.Struct):
+    """`data` of hello and, without the last three, of pong."""
+
+    user_id: int
+    conn_id: str
+    status: str = "connected"
+    heartbeat_s: float | msgspec.UnsetType = msgspec.UNSET
+    unread_count: int | msgspec.UnsetType = msgspec.UNSET
+    node_id: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class Hello(msgspec.Struct, tag="hello"):
+    """The first frame of every connection."""
+
+    data: HelloData
+    code: int = 200
+
+
+class Pong(msgspec.Struct, tag="pong"):
+    """The answer to a `ping` message (not to a WebSocket PING)."""
+
+    data: HelloData
+    code: int = 200
+
+
+class NoticeFrame(msgspec.Struct):
+    """A notice as its recipients see it. `ts`: milliseconds since the epoch; `time`: the same for people."""
+
+    type: str
+    content: str
+    data: Any
+    time: str
+    ts: int
+    message_id: str
+    priority: int
+    need_confirm: bool
+    offline: bool | msgspec.UnsetType = msgspec.UNSET
+
+
+class ReceiptFrame(msgspec.Struct, tag="receipt"):
+    """Another connection of the same user read or confirmed a notice."""
+
+    message_id: str
+    status: Mark
+    unread_count: int
+
+
+class ErrorFrame(msgspec.Struct, tag="error"):
+    """A client's message was refused; the connection stays open. `ref`: the id it is about; `refs`: several."""
+
+    error: ErrorCode
+    message: str
+    ref: str | msgspec.UnsetType = msgspec.UNSET
+    refs: list[str] | msgspec.UnsetType = msgspec.UNSET
+
+
+ServerMessage = Hello | Pong | NoticeFrame | ReceiptFrame | ErrorFrame
+
+_encode_json = msgspec.json.Encoder().encode
+_encode_msgpack = msgspec.msgpack.Encoder().encode
+
+
+def frame(message: ServerMessage, dialect: int) -> bytes:
+    """The complete WebSocket frame of `message`, never deflated: for one connection that costs more than it saves."""
+    return ws_frame(*_encode(message, dialect))
+
+
+def shared_frame(message: ServerMessage, dialect: int) -> bytes:
+    """The same for many connections: deflated for those that negotiated it, where that makes it smaller."""
+    opcode, payload = _encode(message, dialect)
+    return data_frame(opcode, payload, dialect)
+
+
+def data_frame(opcode: int, payload: bytes, dialect: int) -> bytes:
+    """A message's frame, deflated as in `shared_frame`."""
+    smaller = deflated(payload) if dialect & DEFLATED else None
+    return ws_frame(opcode, payload) if smaller is None else ws_frame(RSV1 | opcode, smaller)
+
+
+def _encode(message: ServerMessage, dialect: int) -> tuple[int, bytes]:
+    if dialect & Dialect.MSGPACK:
+        return Opcode.BINARY, _packed(message)
+    return Opcode.TEXT, _encode_json(message)
+
+
+def _packed(message: ServerMessage) -> bytes:
+    try:
+        return _encode_msgpack(message)
+    except OverflowError:
+        if not isinstance(message, NoticeFrame):
+            raise
+        return _encode_msgpack(msgspec.structs.replace(message, data=_with_small_integers(message.data)))
+
+
+def _with_small_integers(value: Any) -> Any:
+    """Other programs' data with what MessagePack cannot carry: an integer beyond 64 bits is the nearest float, as where
+    JavaScript reads it, or its digits as a text where there is none."""
+    if isinstance(value, dict):
+        return {key: _with_small_integers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_small_integers(item) for item in value]
+    if not isinstance(value, int) or -(2**63) <= value < 2**64:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return str(value)
+
+
+def notice_frame(notice: Notice, timezone: ZoneInfo) -> NoticeFrame:
+    """What recipients see of a notice that is delivered live."""
+    return NoticeFrame(
+        type=notice.type,
+        content=notice.content,
+        data=notice.data,
+        time=local_time(notice.accepted_ms, timezone),
+        ts=notice.accepted_ms,
+        message_id=notice.message_id,
+        priority=notice.priority,
+        need_confirm=notice.need_confirm,
+    )
+
+
+def mailbox_item(notice: Notice, timezone: ZoneInfo, saved_ms: int) -> MailboxItem:
+    """The form in which a notice waits for absent recipients."""
+    return MailboxItem(
+        type=notice.type,
+        content=notice.content,
+        message_id=notice.message_id,
+        data=notice.data,
+        time=local_time(notice.accepted_ms, timezone),
+        ts=notice.accepted_ms,
+        priority=notice.priority,
+        need_confirm=notice.need_confirm,
+        expires_ms=notice.expires_ms,
+        saved_at=saved_ms,
+    )
+
+
+def replayed_frame(item: MailboxItem) -> NoticeFrame:
+    """What a user sees of a notice that waited."""
+    return NoticeFrame(
+        type=item.type,
+        content=item.content,
+        data=item.data,
+        time=item.time,
+        ts=item.ts,
+        message_id=item.message_id,
+        priority=item.priority,
+        need_confirm=item.need_confirm,
+        offline=True,
+    )
+
+
+# ---- client to server
+
+# A publisher's are shorter; what other programs put into a mailbox may be as long as fits into a frame.
+MessageId = Annotated[str, msgspec.Meta(min_length=1)]
+MessageIds = Annotated[list[MessageId], msgspec.Meta(min_length=1, max_length=1000)]
+
+
+class Ping(msgspec.Struct, tag="ping", frozen=True):
+    """Asks for a `pong`."""
+
+
+class Ack(msgspec.Struct, tag="ack", frozen=True):
+    """The client has these notices."""
+
+    message_ids: MessageIds
+
+
+class MessageReceived(msgspec.Struct, tag="message_received", frozen=True):
+    """The older form of `ack`, for one notice."""
+
+    message_id: MessageId
+
+
+class Read(msgspec.Struct, tag="read", frozen=True):
+    """The user has read these."""
+
+    message_ids: MessageIds
+
+
+class Confirm(msgspec.Struct, tag="confirm", frozen=True):
+    """The user confirmed these."""
+
+    message_ids: MessageIds
+
+
+class Auth(msgspec.Struct, tag="auth", frozen=True):
+    """A fresh token before the old one expires."""
+
+    token: str
+
+
+ClientMessage = Ping | Ack | MessageReceived | Read | Confirm | Auth
+
+_decode_json: Callable[[bytes], ClientMessage] = msgspec.json.Decoder(ClientMessage).decode
+_decode_msgpack: Callable[[bytes], ClientMessage] = msgspec.msgpack.Decoder(ClientMessage).decode
+
+
+def decode(payload: bytes, dialect: int) -> ClientMessage:
+    """A client's message. Raises msgspec.DecodeError (or its subclass ValidationError) with a text for people.
+
+    RecursionError comes through: too deep nesting.
+    """
+    try:
+        return _decode_json(payload) if dialect == Dialect.JSON else _decode_msgpack(payload)
+    except UnicodeDecodeError:  # msgspec lets it through from strings inside MessagePack
+        raise msgspec.DecodeError("invalid UTF-8") from None

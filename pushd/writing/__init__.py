@@ -1,0 +1,1 @@
+"""What is written to the stores without being waited for, and what has had its time."""

@@ -1,0 +1,239 @@
+"""Push records and receive records on their way to the store: what becomes of a receipt meanwhile is one write."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from itertools import islice
+from time import monotonic
+from typing import TypeVar
+
+import msgspec
+
+from pushd.in_flight import InFlight
+from pushd.model import Channel, DeliveryStatus, Outcome, PushRecord, Receipt, User
+from pushd.ports import Stores
+from pushd.telemetry import faults
+from pushd.telemetry.metrics import Metrics
+from pushd.users.devices import device_of
+from pushd.writing.set_aside import Aside
+from pushd.writing.write_behind import WriteBehind, for_each
+
+T = TypeVar("T")
+SLICE_S = 0.001  # the loop runs between slices of a batch
+ROWS_PER_CLOCK_READING = 16
+STATUS_RANK = {status: rank for rank, status in enumerate(DeliveryStatus)}
+
+
+def merged(first: Outcome, second: Outcome) -> Outcome:
+    """What is known after both: flags stay set, first times stay, the status only moves forward, "offline" stays."""
+    if _says_less(first, second):
+        return second
+    received = [at for at in (first.received_ms, second.received_ms) if at]
+    return Outcome(
+        created_ms=min(first.created_ms, second.created_ms),
+        is_online=first.is_online or second.is_online,
+        received_ms=min(received, default=0),
+        status=max(first.status, second.status, key=STATUS_RANK.__getitem__),
+        channel=Channel.OFFLINE if Channel.OFFLINE in (first.channel, second.channel) else first.channel,
+    )
+
+
+def _says_less(sent: Outcome, later: Outcome) -> bool:
+    """Whether nothing of `sent` is missing in `later`: of what goes out live nearly always."""
+    return (
+        sent.status is DeliveryStatus.PENDING
+        and later.is_online
+        and not sent.received_ms
+        and sent.channel is Channel.WEBSOCKET
+        and sent.created_ms == later.created_ms
+    )
+
+
+class _Rows:
+    """Unwritten outcomes of one notice, by user."""
+
+    __slots__ = ("flights", "outcomes")
+
+    def __init__(self) -> None:
+        self.flights: list[InFlight] = []  # one, but for a message_id that was used again
+        self.outcomes: dict[int, Outcome] = {}
+
+    def add(self, user_ids: Collection[int], outcome: Outcome) -> None:
+        if not self.outcomes:
+            self.outcomes = dict.fromkeys(user_ids, outcome)
+            return
+        for user_id in user_ids:
+            known = self.outcomes.get(user_id)
+            self.outcomes[user_id] = outcome if known is None else merged(known, outcome)
+
+
+class RecordBatch(msgspec.Struct):
+    """At most `records.batch_size` receipts, the push records they belong to, and whom to tell when written."""
+
+    push_records: list[PushRecord]
+    rows: list[tuple[str, int, Outcome, bool]]
+    flights: list[InFlight]
+    receipts: list[Receipt] = []  # made of the rows
+
+
+_body = msgspec.msgpack.Decoder(tuple[list[PushRecord], list[Receipt]])
+
+
+class RecordWriter:
+    """Push records and receive records; what happens to one receipt between two flushes is one write.
+
+    `users` gives names and roles, `client_of` what is known of a connected user's client:
+    (connection_id, client_ip, user_agent).
+    """
+
+    name = "records"
+
+    def __init__(
+        self,
+        stores: Stores,
+        metrics: Metrics,
+        aside: Aside,
+        *,
+        on_disk: int = 0,
+        users: Callable[[Collection[int]], Awaitable[dict[int, User]]],
+        client_of: Callable[[int], tuple[str, str, str]],
+        batch_size: Callable[[], int],
+        delay_s: Callable[[], float],
+    ) -> None:
+        self._records = stores.records
+        self._metrics = metrics
+        self._users = users
+        self._client_of = client_of
+        self._batch_size = batch_size
+        self._push_records: dict[str, PushRecord] = {}
+        self._recorded: list[InFlight] = []  # whose push records these are
+        self._pending: dict[str, _Rows] = {}
+        self.writer = WriteBehind(self, metrics, delay_s, aside, stores.outbox, on_disk)
+
+    def push_record(self, flight: InFlight, record: PushRecord) -> None:
+        """Create or update the record of a notice; `flight` is held until it is written."""
+        flight.hold()
+        self._recorded.append(flight)
+        self._push_records[record.notice.message_id] = record
+        self.writer.wake()
+
+    def note(self, flight: InFlight | None, message_id: str, user_ids: Collection[int], outcome: Outcome) -> None:
+        """Note `outcome` for these recipients; `flight`, if given, is held until it is written."""
+        if not user_ids:
+            return
+        rows = self._pending.get(message_id)
+        if rows is None:
+            rows = self._pending[message_id] = _Rows()
+        if flight is not None and flight not in rows.flights:
+            rows.flights.append(flight)
+            flight.hold()
+        rows.add(user_ids, outcome)
+        self.writer.wake(user_ids)
+
+    def collect(self) -> Iterator[RecordBatch]:
+        """See Writes. Batches are made when their turn comes: a broadcast's would hold the loop up."""
+        push_records, self._push_records = self._push_records, {}
+        recorded, self._recorded = self._recorded, []
+        pending, self._pending = self._pending, {}
+        size = self._batch_size()
+        for rows in pending.values():
+            for flight in rows.flights:
+                flight.hold((len(rows.outcomes) - 1) // size)  # each batch is written, or given up, by itself
+        return _batches(RecordBatch(list(push_records.values()), [], recorded), pending, size)
+
+    async def write(self, batch: RecordBatch) -> None:
+        """See Writes."""
+        await self._complete(batch)
+        await self._records.write(batch.push_records, batch.receipts)
+
+    def written(self, batch: RecordBatch) -> None:
+        """See Writes."""
+        for_each(batch.flights, InFlight.release, self._metrics)
+
+    def gave_up(self, batch: RecordBatch) -> None:
+        """See Writes. A receipt that is set aside does not keep its notice from being settled."""
+        self.written(batch)
+
+    def parts(self, batch: RecordBatch) -> Sequence[RecordBatch]:
+        """See Writes."""
+        parts: list[RecordBatch] = []
+        if batch.push_records and (batch.rows or batch.receipts):
+            parts = [RecordBatch(batch.push_records, [], []), RecordBatch([], batch.rows, [], batch.receipts)]
+        elif len(batch.push_records) > 1:
+            parts = [RecordBatch(some, [], []) for some in halves(batch.push_records)]
+        elif len(batch.receipts) > 1:
+            parts = [RecordBatch([], [], [], some) for some in halves(batch.receipts)]
+        elif not batch.receipts and len(batch.rows) > 1:
+            parts = [RecordBatch([], some, []) for some in halves(batch.rows)]
+        if not parts:
+            return [batch] if batch.push_records or batch.receipts or batch.rows else []
+        for flight in batch.flights:
+            flight.hold()
+        for part in parts:
+            part.flights = batch.flights
+        return parts
+
+    async def encode(self, batch: RecordBatch) -> bytes:
+        """See Writes."""
+        await self._complete(batch)
+        return msgspec.msgpack.encode((batch.push_records, batch.receipts))
+
+    def decode(self, body: bytes) -> RecordBatch:
+        """See Writes."""
+        push_records, receipts = _body.decode(body)
+        return RecordBatch(push_records, [], [], receipts)
+
+    async def _complete(self, batch: RecordBatch) -> None:
+        """Once: with names, and with the clients as they are now."""
+        if batch.rows and not batch.receipts:
+            users: dict[int, User] = {}
+            try:
+                users = await self._users({row[1] for row in batch.rows})
+            except Exception as error:  # names are not worth a receipt
+                faults.noted(self._metrics, "names", error)
+            receipts: list[Receipt] = []
+            slice_ends = monotonic() + SLICE_S
+            for start in range(0, len(batch.rows), ROWS_PER_CLOCK_READING):
+                if monotonic() > slice_ends:
+                    await asyncio.sleep(0)
+                    slice_ends = monotonic() + SLICE_S
+                rows = batch.rows[start : start + ROWS_PER_CLOCK_READING]
+                receipts += [self._receipt(row, users.get(row[1])) for row in rows]
+            batch.receipts = receipts
+
+    def _receipt(self, row: tuple[str, int, Outcome, bool], user: User | None) -> Receipt:
+        message_id, user_id, outcome, is_late = row
+        connection_id, client_ip, user_agent = self._client_of(user_id)
+        device = device_of(user_agent)
+        username, role = (user.username, user.role) if user else ("", 0)
+        # By position: by name it takes three times as long.
+        return Receipt(
+            message_id, user_id, username, role, connection_id, client_ip, user_agent, outcome,
+            device.device_type, device.platform, device.browser, is_late,
+        )  # fmt: skip
+
+
+def halves(items: Sequence[T]) -> list[list[T]]:
+    """Both halves of at least two items, in order."""
+    half = len(items) // 2
+    return [[*items[:half]], [*items[half:]]]
+
+
+def _batches(batch: RecordBatch, pending: dict[str, _Rows], size: int) -> Iterator[RecordBatch]:
+    """`batch`, and what follows it, filled up with at most `size` rows each."""
+    for message_id, rows in pending.items():
+        is_late = not rows.flights
+        for chunk in _chunks(rows.outcomes, size):
+            if len(batch.rows) + len(chunk) > size:
+                yield batch
+                batch = RecordBatch([], [], [])
+            batch.rows.extend((message_id, user_id, outcome, is_late) for user_id, outcome in chunk)
+            batch.flights.extend(rows.flights)
+    yield batch
+
+
+def _chunks(outcomes: dict[int, Outcome], size: int) -> Iterator[list[tuple[int, Outcome]]]:
+    items = iter(outcomes.items())
+    while chunk := list(islice(items, size)):
+        yield chunk

@@ -1,0 +1,69 @@
+"""What has had its time goes away: settled journal entries, old mailbox items, old records. Little by little."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from pushd.config.current import CurrentConfig
+from pushd.errors import StoreError
+from pushd.ports import Stores
+from pushd.telemetry import faults
+from pushd.telemetry.metrics import Metrics
+
+log = structlog.get_logger("pushd.maintenance")
+
+EVERY_S = 30.0
+ROWS_AT_ONCE = 1000
+PAUSE_S = 0.02
+DAY_MS = 86_400_000
+
+
+class Maintenance:
+    """Purges in small steps, so that nothing waits for it. `wall_ms` is the time of day."""
+
+    def __init__(self, stores: Stores, current: CurrentConfig, metrics: Metrics, wall_ms: Callable[[], int]) -> None:
+        self._stores = stores
+        self._current = current
+        self._metrics = metrics
+        self._wall_ms = wall_ms
+        self._expired_until_ms = 0
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(EVERY_S)
+            await self.purge()
+
+    async def purge(self) -> None:
+        """One round over all stores."""
+        now_ms = self._wall_ms()
+        config = self._current.config
+        dedup_ms = int(config.delivery.dedup_window_s * 1000)
+        records_ms = int(config.records.retention_days * DAY_MS)
+        await self._expire(now_ms)
+        await self._in_steps(lambda: self._stores.journal.purge(now_ms - dedup_ms, ROWS_AT_ONCE))
+        await self._in_steps(lambda: self._stores.mailbox.purge(now_ms, ROWS_AT_ONCE))
+        await self._in_steps(lambda: self._stores.records.purge(now_ms - records_ms, ROWS_AT_ONCE))
+
+    async def _expire(self, now_ms: int) -> None:
+        """Notices that nobody will get any more say so in their receive records."""
+        since_ms = self._expired_until_ms
+        if await self._in_steps(lambda: self._stores.records.expire(since_ms, now_ms, ROWS_AT_ONCE)):
+            self._expired_until_ms = now_ms
+
+    async def _in_steps(self, step: Callable[[], Awaitable[int]]) -> bool:
+        """Repeat `step` until nothing is left to do; False when the store failed before."""
+        try:
+            while await faults.unless_cancelled(step()) >= ROWS_AT_ONCE:
+                await asyncio.sleep(PAUSE_S)
+        except StoreError as error:
+            log.warning("purge failed", error=str(error))
+            self._metrics.errors.labels("purge").inc()
+            return False
+        except Exception as error:
+            faults.noted(self._metrics, "purge", error)
+            return False
+        return True

@@ -1,0 +1,1 @@
+"""A WebSocket connection after its handshake: admitted, read, understood."""

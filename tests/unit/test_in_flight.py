@@ -1,0 +1,165 @@
+"""When a notice is delivered, and when it is settled: exactly once, in whatever order things get done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushd.errors import ErrorCode, RequestError, StoreUnavailable
+from pushd.in_flight import NOBODY, Attempt, InFlight
+from pushd.model import Target, TargetKind
+from pushd.waiters import Waiters
+from tests.unit.parts import notice
+
+
+class Told(Waiters):
+    """Notes when they are released."""
+
+    def __init__(self, events: list[str]) -> None:
+        super().__init__()
+        self.events = events
+
+    def release(self, those: Iterable[asyncio.Future[None]] | None = None) -> None:
+        self.events.append("delivered")
+        super().release(those)
+
+
+def watched() -> tuple[InFlight, list[str]]:
+    flight = InFlight(notice(), accepted_at=5.0)
+    events: list[str] = []
+    flight.on_settled = lambda which: events.append("settled")
+    flight.waiters = Told(events)
+    return flight, events
+
+
+def test_with_nothing_to_do_the_end_of_the_fan_out_settles() -> None:
+    flight, events = watched()
+    assert not flight.is_delivered
+    flight.end_fan_out()
+    assert events == ["delivered", "settled"]
+    assert flight.is_delivered
+
+
+def test_nobody_needs_to_listen() -> None:
+    flight = InFlight(notice(), accepted_at=5.0)
+    flight.begin_save()
+    flight.end_fan_out()
+    flight.end_save()
+    assert flight.is_delivered
+    assert flight.holds == 0
+
+
+def test_delivered_waits_for_saves_but_not_for_acknowledgements() -> None:
+    flight, events = watched()
+    flight.hold(2)
+    flight.begin_save()
+    flight.end_fan_out()
+    assert events == []
+    flight.end_save()
+    assert events == ["delivered"]
+    flight.release()
+    assert events == ["delivered"]
+    flight.release()
+    assert events == ["delivered", "settled"]
+
+
+def test_what_goes_back_to_the_mailbox_later_is_not_delivered_a_second_time() -> None:
+    flight, events = watched()
+    flight.hold()
+    flight.end_fan_out()
+    flight.begin_save()
+    flight.release()
+    flight.end_save()
+    assert events == ["delivered", "settled"]
+
+
+def test_counts() -> None:
+    flight, _ = watched()
+    flight.online_count, flight.offline_count = 3, 4
+    assert flight.total_count == 7
+    assert flight.early_received is NOBODY
+    assert not NOBODY
+
+
+def test_an_accepted_notice_carries_no_more_than_it_must() -> None:
+    flight, _ = watched()
+    with pytest.raises(AttributeError):
+        flight.__dict__  # noqa: B018 - there must not be one
+
+
+STEPS = st.lists(st.tuples(st.sampled_from(["hold", "save", "end"]), st.integers(0, 10)), max_size=30)
+
+
+@given(STEPS, st.integers(0, 10))
+def test_any_order_settles_exactly_once_and_last(steps: list[tuple[str, int]], last: int) -> None:
+    flight, events = watched()
+    ends = {"fan-out": flight.end_fan_out, "save": flight.end_save, "hold": flight.release}
+    begun = ["fan-out"]
+    for step, index in [*steps, *[("end", last)] * 31]:
+        if not begun:  # new work begins only while something still holds the notice
+            break
+        assert "settled" not in events
+        if step == "end":
+            ends[begun.pop(index % len(begun))]()
+        else:
+            {"hold": flight.hold, "save": flight.begin_save}[step]()
+            begun.append(step)
+    assert sorted(events) == ["delivered", "settled"]
+    assert events[-1] == "settled"
+    assert flight.is_delivered
+
+
+# ---- who waits, and what is said
+
+
+async def test_ten_thousand_wait_for_a_delivery_and_who_gives_up_leaves_nothing_behind() -> None:
+    flight = InFlight(notice(), accepted_at=5.0)
+    for _ in range(100):
+        await flight.delivered(0)
+    assert flight.waiters is not None
+    assert len(flight.waiters) == 0
+    waiting = [asyncio.create_task(flight.delivered(60)) for _ in range(10_000)]
+    await asyncio.sleep(0)
+    assert len(flight.waiters) == 10_000
+    flight.end_fan_out()
+    await asyncio.gather(*waiting)
+    assert flight.waiters is None
+    await flight.delivered(60)  # at once
+
+
+async def test_an_attempt_that_is_settled_keeps_what_is_said_and_not_what_weighs() -> None:
+    decided = asyncio.get_running_loop().create_future()
+    target = Target(TargetKind.CUSTOM, user_ids=tuple(range(1, 10_001)))
+    flight = InFlight(notice(content="c", data=["x"] * 1000, target=target), accepted_at=5.0)
+    attempt = Attempt(flight, ["id:m1"], decided)
+    repeat = Attempt(None, [], decided, is_duplicate=True, first=attempt)
+    flight.online_count, flight.offline_count = 3, 4
+    flight.end_fan_out()
+    before = repeat.answer
+    attempt.settled()
+    assert attempt.flight is None
+    assert repeat.answer == attempt.answer == before
+    assert (before.content, before.recipients, before.is_delivered, before.offline_count) == (
+        "c",
+        "10000_users",
+        True,
+        4,
+    )
+    await repeat.delivered(60)  # at once
+
+
+async def test_an_attempt_that_was_not_kept_says_so() -> None:
+    decided = asyncio.get_running_loop().create_future()
+    attempt = Attempt(InFlight(notice(), accepted_at=5.0), [], decided)
+    with pytest.raises(asyncio.InvalidStateError):
+        attempt.check()
+    decided.set_result(None)
+    attempt.check()
+    attempt.failure = StoreUnavailable("journal", "locked")
+    with pytest.raises(RequestError) as caught:
+        attempt.check()
+    assert caught.value.code is ErrorCode.STORE_UNAVAILABLE

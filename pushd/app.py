@@ -19,24 +19,16 @@ import uvloop
 from prometheus_client.core import Metric
 
 from pushd import __version__, streams
-from pushd._fastpath import Connection, Hub
 from pushd.api.publishing import Api
 from pushd.api.router import Router
 from pushd.auth import authenticator as auth
-from pushd.config.current import CurrentConfig
+from pushd.clock import Clock, wall_ms
 from pushd.config.schema import Config
-from pushd.delivery.acknowledgements import Receipts
-from pushd.delivery.dispatch import Dispatcher
-from pushd.delivery.intake import Intake
-from pushd.delivery.lanes import Lanes
-from pushd.errors import ConfigError, PushdError, StartError, StoreError
+from pushd.core import Core, Past, read_past
+from pushd.errors import ConfigError, StartError, StoreError
 from pushd.http import server as front
 from pushd.http import sockets
-from pushd.in_flight import InFlight
-from pushd.model import MailboxItem, Notice
 from pushd.ports import Revocations, Stores
-from pushd.presence.arrivals import Client, Presence
-from pushd.protocol import frames
 from pushd.signals import Signals, end_within
 from pushd.stores import open_revocations, open_stores
 from pushd.telemetry import faults, logs, systemd
@@ -45,14 +37,7 @@ from pushd.telemetry.metrics import Metrics, counter, gauge, labelled_gauge
 from pushd.telemetry.process import ProcessMetrics
 from pushd.telemetry.supervision import supervised
 from pushd.users import devices
-from pushd.users.directory import CachedDirectory
-from pushd.writing.mailbox import MailboxWriter
-from pushd.writing.online_status import StatusWriter
-from pushd.writing.records import RecordWriter
-from pushd.writing.retention import Maintenance
-from pushd.writing.set_aside import NOTICE, Aside
-from pushd.writing.settled import SettledWriter
-from pushd.writing.writers import Writers
+from pushd.writing.set_aside import Aside
 from pushd.ws import client as websocket
 from pushd.ws._reader import Reader
 from pushd.ws.gateway import Gateway
@@ -64,12 +49,7 @@ END_WITHIN_S = 4.5  # after the drain: whatever hangs, the process ends
 CLOSES_PER_S = 200  # few connections need not wait for the whole of drain_s
 
 
-def wall_ms() -> int:
-    """The time of day, milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
-
-
-class Node:
+class Node(Core):
     """The parts of a running daemon, wired together."""
 
     def __init__(
@@ -82,115 +62,35 @@ class Node:
         past: Past,
         aside: Aside,
     ) -> None:
-        now = time.monotonic  # the loop's own clock, but for its resolution of 1 ms
-        self.current = current = CurrentConfig(config)
+        super().__init__(config, stores, aside, metrics, Clock(), node_id=node_id(config), past=past)
+        current, writers, presence = self.current, self.writers, self.presence
         self.health = health
-        self.metrics = metrics
-        self.aside = aside
         self.mailbox = stores.mailbox
         self.remotes = stores.remotes
         self.front: front.Front | None = None
-        self.hub = hub = Hub(config.limits.max_pending_bytes)
         self.reader = Reader(websocket.parsing, *websocket.longest_frames(config.limits))
-        self.lanes: Lanes[InFlight] = Lanes(config.delivery.queue_size)
-        self.directory = directory = CachedDirectory(stores.directory, current, now)
-        self.writers = writers = Writers(
-            MailboxWriter(stores, metrics, aside, on_disk=past.outbox.get(MailboxWriter.name, 0)),
-            RecordWriter(
-                stores,
-                metrics,
-                aside,
-                on_disk=past.outbox.get(RecordWriter.name, 0),
-                users=directory.users,
-                client_of=self._client_of,
-                batch_size=lambda: current.config.records.batch_size,
-                delay_s=lambda: current.config.records.flush_ms / 1000,
-            ),
-            StatusWriter(
-                stores,
-                metrics,
-                aside,
-                on_disk=past.outbox.get(StatusWriter.name, 0),
-                users=directory.users,
-                started_ms=wall_ms(),
-            ),
-            SettledWriter(stores, metrics, aside),
-        )
-        self.receipts = receipts = Receipts(
-            hub, writers, stores.records, current, metrics, now=now, wall_ms=wall_ms, item_of=self._item_of
-        )
-        self.dispatcher = Dispatcher(
-            hub,
-            self.lanes,
-            directory,
-            receipts,
-            writers,
-            current,
-            metrics,
-            aside,
-            records=stores.records,
-            were_online=writers.statuses.were_online,
-            now=now,
-            wall_ms=wall_ms,
-        )
-        writers.records.writer.gives_way = lambda: self.dispatcher.is_fanning_out or self.presence.is_crowded
-        self.intake = Intake(
-            stores.journal,
-            self.lanes,
-            current,
-            metrics,
-            now=now,
-            wall_ms=wall_ms,
-            wake=self.dispatcher.wake,
-            on_settled=writers.settled.settle,
-            last_seq=past.last_seq,
-        )
-        aside.takes(NOTICE, self.intake.take_back)
-        self.presence = presence = Presence(
-            hub,
-            stores,
-            directory,
-            receipts,
-            writers,
-            current,
-            metrics,
-            now=now,
-            wall_ms=wall_ms,
-            node_id=node_id(config),
-        )
         authenticator = auth.Authenticator(current, revocations)
         self.has_revocations = revocations is not None
         self.gateway = Gateway(
-            hub,
-            self.reader,
-            presence,
-            receipts,
-            authenticator,
-            current,
-            metrics,
-            now=now,
-            wall_s=lambda: wall_ms() / 1000,
+            self.hub, self.reader, presence, self.receipts, authenticator, current, metrics, self.clock
         )
         api = Api(
-            hub=hub,
+            hub=self.hub,
             intake=self.intake,
             lanes=self.lanes,
             dispatcher=self.dispatcher,
-            receipts=receipts,
+            receipts=self.receipts,
             writers=writers,
             stores=stores,
-            directory=directory,
+            directory=self.directory,
             health=health,
             metrics=metrics,
             current=current,
             authenticator=authenticator,
-            wall_ms=wall_ms,
+            clock=self.clock,
         )
         health.set_aside = lambda: aside.total
         self.router = Router(api, self.gateway)
-        self.maintenance = Maintenance(stores, current, metrics, wall_ms)
-        hub.on_handed = self._handed
-        hub.on_gone = self._gone
         health.watch_failures(
             [
                 lambda: "mailbox: replays wait for the store" if presence.failure else "",
@@ -206,49 +106,11 @@ class Node:
 
     def background(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
         """What runs for as long as the node does, by name; stopped in reverse order. It may be run again."""
-        return {
-            "mailbox writer": self.writers.mailbox.writer.run,
-            "record writer": self.writers.records.writer.run,
-            "settled writer": self.writers.settled.writer.run,
-            "status writer": self.writers.statuses.writer.run,
-            "set aside": self.aside.run,
-            "maintenance": self.maintenance.run,
+        return super().background() | {
             "loop lag": self.health.watch_loop,
-            "dispatch": self.dispatcher.run,
-            "arrivals": self.presence.serve_arrivals,
-            "heartbeat": self.presence.watch,
-            "alive": self.presence.stay_alive,
             **{f"{remote.store} store": partial(self.health.watch_store, remote) for remote in self.remotes},
             **({"revocations": self.gateway.watch_revocations} if self.has_revocations else {}),
         }
-
-    # The hub calls these in the midst of what concerns others.
-
-    def _handed(self, connection: Connection, message_ids: list[str]) -> None:
-        try:
-            self.receipts.handed(connection, message_ids)
-        except Exception as error:
-            faults.noted(self.metrics, "receipts", error, conn_id=connection.conn_id)
-
-    def _gone(self, connection: Connection, lost: list[str]) -> None:
-        try:
-            self.receipts.gone(connection, lost)
-        except Exception as error:
-            faults.noted(self.metrics, "receipts", error, conn_id=connection.conn_id)
-        try:
-            self.presence.gone(connection)
-        except Exception as error:
-            faults.noted(self.metrics, "presence", error, conn_id=connection.conn_id)
-
-    def _client_of(self, user_id: int) -> tuple[str, str, str]:
-        connections = self.hub.connections_of(user_id)
-        if not connections:
-            return "", "", ""
-        client: Client = connections[0].details
-        return connections[0].conn_id, client.client_ip, client.user_agent
-
-    def _item_of(self, notice: Notice) -> MailboxItem:
-        return frames.mailbox_item(notice, self.current.timezone, wall_ms())
 
     def _at_scrape(self) -> Iterable[Metric]:
         hub, depths = self.hub, self.lanes.depths()
@@ -347,27 +209,6 @@ class Node:
         await self.writers.secured()
 
 
-class Past(msgspec.Struct):
-    """What former processes left behind."""
-
-    last_seq: int
-    unsettled: list[Notice]
-    recent: list[Notice]
-    outbox: dict[str, int]  # batches by writer
-
-
-class SpoiledNotice(PushdError):
-    """An entry of the journal cannot be decoded."""
-
-
-def _restore(node: Node, notices: list[Notice], *, queue: bool) -> None:
-    for notice in notices:
-        try:
-            node.intake.restore([notice], queue=queue)
-        except Exception as error:  # it stays in the journal
-            faults.noted(node.metrics, "restore", error, message_id=notice.message_id)
-
-
 def _failure_of(writer: Any) -> Callable[[], str]:
     return lambda: f"{writer.name}: writes wait for the store" if writer.failure else ""
 
@@ -377,21 +218,9 @@ def node_id(config: Config) -> str:
     return config.cluster.node_id or f"{socket.gethostname()}-{os.getpid()}"
 
 
-async def _read_past(stores: Stores, config: Config, aside: Aside) -> Past:
-    since_ms = wall_ms() - int(config.delivery.dedup_window_s * 1000)
+async def _past(stores: Stores, config: Config, aside: Aside) -> Past:
     try:
-        unsettled = await stores.journal.unsettled()
-        for seq, body, why in await stores.journal.spoiled():
-            if await aside.keep(NOTICE, SpoiledNotice(f"seq {seq}: {why}"), body):
-                await stores.journal.settle([seq])
-        seqs = {notice.seq for notice in unsettled}
-        recent = [notice for notice in await stores.journal.since(since_ms) if notice.seq not in seqs]
-        return Past(
-            last_seq=await stores.journal.last_seq(),
-            unsettled=unsettled,
-            recent=recent,
-            outbox=await stores.outbox.counts(),
-        )
+        return await read_past(stores, aside, wall_ms() - int(config.delivery.dedup_window_s * 1000))
     except StoreError as error:
         raise StartError(str(error)) from error
 
@@ -414,12 +243,10 @@ async def running(config: Config) -> AsyncIterator[Node]:
         open_revocations(config, health.observe_store) as revocations,
     ):
         aside = Aside(stores.set_aside, metrics)
-        past = await _read_past(stores, config, aside)
+        past = await _past(stores, config, aside)
         node = Node(config, stores, revocations, health, metrics, past, aside)
         async with _read(node.reader), supervised(node.background(), health, metrics):
-            _restore(node, past.recent, queue=False)
-            _restore(node, past.unsettled, queue=True)
-            past.recent, past.unsettled = [], []  # they may weigh much
+            node.restore(past)
             async with front.listening(
                 node.router,
                 config,

@@ -6,9 +6,13 @@ Times are integers: milliseconds since the Unix epoch (`_ms`), unless a name say
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+
+from pushd.values import MAX_USER_ID
+
+UserId = Annotated[int, msgspec.Meta(ge=1, le=MAX_USER_ID)]  # of an account, where it comes in
 
 
 class Priority(IntEnum):
@@ -205,3 +209,16 @@ class MailboxItem(msgspec.Struct, omit_defaults=True):
     need_confirm: bool = False
     expires_ms: int = 0
     saved_at: int = 0
+
+
+class Client(msgspec.Struct):
+    """What the edge knows of a connection's client; `Connection.details`."""
+
+    username: str
+    role: int
+    client_ip: str
+    user_agent: str
+    connected_ms: int = 0
+    token_id: str = ""  # of the token that it came with, until another one comes
+    issued_ms: int | None = None  # when that was made, until the directory has learned it (`User.issued_ms`)
+    tokens: tuple[tuple[str, float], ...] = ()  # from then on, all that it answers for: id, and when it expires (s)

@@ -17,6 +17,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 
 from bench.loadlib.canned import CONTENT
 from bench.loadlib.options import LoadError
+from pushd.clock import wall_ms
 from pushd.config.schema import Config, DirectoryConfig, MailboxConfig, RecordsConfig, ServerConfig
 from pushd.model import (
     Channel,
@@ -31,7 +32,7 @@ from pushd.model import (
     User,
 )
 from pushd.ports import Stores
-from pushd.stores import open_stores, wall_ms
+from pushd.stores import open_stores
 
 T = TypeVar("T")
 Work = Callable[[int], Awaitable[None]]  # the number of the round, from 0; raises LoadError when it was not done

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from pushd.delivery.submission import UserId
-from pushd.model import Channel, DeliveryStatus, TargetKind
+from pushd.model import Channel, DeliveryStatus, TargetKind, UserId
 from pushd.protocol.frames import MessageId, MessageIds
 from pushd.records import PushSort, ReceiptSort
 from pushd.values import MAX_INT64, NO_NUL

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Collection
 from functools import partial
 
 import msgspec
@@ -16,6 +16,7 @@ from pushd.api import answers, views
 from pushd.api.endpoint import Call, Later
 from pushd.api.forms import BatchBody, DisconnectBody, MarkBody, MarksBody, Nothing, UserQuery, WaitQuery
 from pushd.auth.authenticator import Authenticator, Identity
+from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
 from pushd.delivery.acknowledgements import Receipts
 from pushd.delivery.dispatch import Dispatcher
@@ -61,9 +62,9 @@ class Api:
         directory: CachedDirectory,
         health: Health,
         metrics: Metrics,
+        clock: Clock,
         current: CurrentConfig,
         authenticator: Authenticator,
-        wall_ms: Callable[[], int],
     ) -> None:
         self.current = current
         self.authenticator = authenticator
@@ -78,7 +79,7 @@ class Api:
         self._writers = writers
         self._mailbox = stores.mailbox
         self.records = stores.records
-        self.wall_ms = wall_ms
+        self.wall_ms = clock.wall_ms
         self._presence = stores.presence
         # From when they are stale, and what they are.
         self._statuses: LRUCache[int, tuple[float, OnlineStatus]] = LRUCache(STATUSES_REMEMBERED)

@@ -7,15 +7,16 @@ without, when the kernel took the frame (CONTRACT section 4).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 
 from pushd._fastpath import Connection, Hub
+from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
 from pushd.errors import StoreError
 from pushd.in_flight import NOBODY, InFlight
-from pushd.model import Channel, DeliveryStatus, MailboxItem, Mark, Notice, Outcome
+from pushd.model import Channel, DeliveryStatus, MailboxItem, Mark, Outcome
 from pushd.ports import RecordStore
 from pushd.protocol import frames as wire
 from pushd.telemetry import faults
@@ -63,8 +64,6 @@ class _Left:
 class Receipts:
     """Waits for acknowledgements and keeps the books. All state is per connected user: what was sent within
     `delivery.ack_timeout_s`, and the newest `mailbox.max_per_user` of what was sent and is in the mailbox.
-
-    `now` is the loop's clock (s), `wall_ms` the time of day.
     """
 
     def __init__(
@@ -74,19 +73,15 @@ class Receipts:
         records: RecordStore,
         current: CurrentConfig,
         metrics: Metrics,
-        *,
-        now: Callable[[], float],
-        wall_ms: Callable[[], int],
-        item_of: Callable[[Notice], MailboxItem],
+        clock: Clock,
     ) -> None:
         self._hub = hub
         self._writers = writers
         self._records = records
         self._current = current
         self._metrics = metrics
-        self._now = now
-        self._wall_ms = wall_ms
-        self._item_of = item_of
+        self._now = clock.now
+        self._wall_ms = clock.wall_ms
         self._under_way: dict[str, InFlight] = {}  # fan-outs
         self._overtaken: list[InFlight] = []  # the same, while another one of the same id is under way
         self._left = _Left()
@@ -181,7 +176,7 @@ class Receipts:
             return
         notice = flight.notice
         if flight.copy is None:
-            flight.copy = self._item_of(notice)
+            flight.copy = wire.mailbox_item(notice, self._current.timezone, self._wall_ms())
         self._writers.mailbox.save(flight, flight.copy, user_ids)
         self._writers.records.note(flight, notice.message_id, user_ids, _offline(notice.accepted_ms))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -12,6 +12,7 @@ import msgspec
 import structlog
 
 from pushd._fastpath import FanOut, Hub
+from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
 from pushd.delivery.acknowledgements import Receipts
 from pushd.delivery.fan_out import SLICE_S, FanOutQueue
@@ -41,10 +42,7 @@ ASIDE_MOST = 1000  # notices that wait for stores without keeping a worker from 
 
 
 class Dispatcher:
-    """Between `min_workers` and `max_workers` workers: they wait for stores, they do not compute in parallel.
-
-    `were_online` says who was connected when a former process ended; to them its unsettled `online` notices go.
-    """
+    """Between `min_workers` and `max_workers` workers: they wait for stores, they do not compute in parallel."""
 
     def __init__(
         self,
@@ -55,15 +53,11 @@ class Dispatcher:
         writers: Writers,
         current: CurrentConfig,
         metrics: Metrics,
+        clock: Clock,
         aside: Aside,
-        *,
         records: RecordStore,
-        were_online: Callable[[], Awaitable[list[int]]],
-        now: Callable[[], float],
-        wall_ms: Callable[[], int],
     ) -> None:
         self._records = records
-        self._were_online = were_online
         self._hub = hub
         self._lanes = lanes
         self._directory = directory
@@ -72,9 +66,9 @@ class Dispatcher:
         self._current = current
         self._metrics = metrics
         self._set_aside = aside
-        self._now = now
-        self._wall_ms = wall_ms
-        self._fan_outs = FanOutQueue(hub, now)
+        self._now = clock.now
+        self._wall_ms = clock.wall_ms
+        self._fan_outs = FanOutQueue(hub, clock.now)
         self._resting: deque[asyncio.Future[None]] = deque()  # workers with nothing to do
         self._is_in_turn = False
         self._turn_ends = 0.0
@@ -83,12 +77,10 @@ class Dispatcher:
         self._workers: set[asyncio.Task[None]] = set()
         self._busy = 0
         self._busy_s = 0.0
-        self._busy_until = now()  # up to when `_busy_s` counts
+        self._busy_until = clock.now()  # up to when `_busy_s` counts
         self._aside = 0
         self._has_stores = True
-        self._measured_at = now()
-        self._idle_since = now()
-        self._yielded_at = now()
+        self._measured_at = self._idle_since = self._yielded_at = clock.now()
         self.utilization = 0.0
 
     @property
@@ -349,7 +341,7 @@ class Dispatcher:
         if not flight.is_restored:
             return await self._directory.ids(target)
         is_online = target.kind is TargetKind.ONLINE
-        everybody = await self._were_online() if is_online else await self._directory.ids(target)
+        everybody = await self._writers.statuses.were_online() if is_online else await self._directory.ids(target)
         received = await self._received_by(flight)
         missing = [user_id for user_id in everybody if user_id not in received]
         flight.received_before(len(everybody) - len(missing))

@@ -11,6 +11,7 @@ from sys import getsizeof
 
 import msgspec
 
+from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
 from pushd.delivery.dedup import DedupWindow
 from pushd.delivery.lanes import Lanes
@@ -33,7 +34,7 @@ REMEMBERED_ENTRY_BYTES = 700  # beside the content
 
 
 class Intake:
-    """Accepts notices. `put` hands a durable one to the dispatcher; `now` is the loop's clock, `wall_ms` the day's."""
+    """Accepts notices: makes them durable and puts them into their lanes."""
 
     def __init__(
         self,
@@ -41,9 +42,8 @@ class Intake:
         lanes: Lanes[InFlight],
         current: CurrentConfig,
         metrics: Metrics,
+        clock: Clock,
         *,
-        now: Callable[[], float],
-        wall_ms: Callable[[], int],
         wake: Callable[[], None],
         on_settled: Callable[[InFlight], None],
         last_seq: int,
@@ -52,14 +52,14 @@ class Intake:
         self._lanes = lanes
         self._current = current
         self._metrics = metrics
-        self._now = now
-        self._wall_ms = wall_ms
+        self._now = clock.now
+        self._wall_ms = clock.wall_ms
         self._wake = wake
         self._on_settled = on_settled
         self._seqs = itertools.count(last_seq + 1)
         self._window: DedupWindow[Attempt] = DedupWindow(current.config.delivery.dedup_window_s, REMEMBERED_BYTES)
         per_s = current.config.limits.publishes_per_s
-        self._bucket = TokenBucket(per_s, per_s, now())
+        self._bucket = TokenBucket(per_s, per_s, clock.now())
         self._loop = asyncio.get_running_loop()
         self._group: list[Attempt] = []  # begun in this turn of the loop: they go to the journal together
         self._decided: asyncio.Future[None] = self._loop.create_future()  # theirs

@@ -10,16 +10,15 @@ import msgspec
 
 from pushd.config.schema import LimitsConfig
 from pushd.errors import ErrorCode, RequestError
-from pushd.model import Notice, Priority, Target, TargetKind
+from pushd.model import Notice, Priority, Target, TargetKind, UserId
 from pushd.protocol import frames
 from pushd.records import PushRow
-from pushd.values import MAX_ROLE, MAX_USER_ID, MIN_ROLE, is_deeper
+from pushd.values import MAX_ROLE, MIN_ROLE, is_deeper
 
 MAX_DATA_DEPTH = 100  # decoders of clients, and ours with what is put around `data`, give up somewhere beyond
 MAX_ROLES = 100
 RANDOM_BYTES, RANDOM_IDS = 10, 256  # of an id; of so many in one call of the kernel
 
-UserId = Annotated[int, msgspec.Meta(ge=1, le=MAX_USER_ID)]
 Role = Annotated[int, msgspec.Meta(ge=MIN_ROLE, le=MAX_ROLE)]
 NoticeType = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.:-]{1,64}\Z")]
 PublicId = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.:=+/@-]{1,128}\Z")]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any
 
-import msgspec
 import structlog
 
 from pushd._fastpath import Connection, Hub
+from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
 from pushd.delivery.acknowledgements import Receipts
 from pushd.errors import CloseCode, StoreError, StoreUnavailable
-from pushd.model import Arrival, MailboxItem, User
+from pushd.model import Arrival, Client, MailboxItem, User
 from pushd.ports import Stores
 from pushd.protocol import frames as wire
 from pushd.retry import Backoff
@@ -38,19 +38,6 @@ ALIVE_EVERY_S = 2.0
 SWEEPS_PER_ROUND = 4  # every connection is looked at once a second
 
 
-class Client(msgspec.Struct):
-    """What the edge knows of a connection's client; `Connection.details`."""
-
-    username: str
-    role: int
-    client_ip: str
-    user_agent: str
-    connected_ms: int = 0
-    token_id: str = ""  # of the token that it came with, until another one comes
-    issued_ms: int | None = None  # when that was made, until the directory has learned it (`User.issued_ms`)
-    tokens: tuple[tuple[str, float], ...] = ()  # from then on, all that it answers for: id, and when it expires (s)
-
-
 class Presence:
     """Brings connections in and out. One task serves arrivals in batches: one store round trip for many users."""
 
@@ -63,9 +50,8 @@ class Presence:
         writers: Writers,
         current: CurrentConfig,
         metrics: Metrics,
+        clock: Clock,
         *,
-        now: Callable[[], float],
-        wall_ms: Callable[[], int],
         node_id: str,
     ) -> None:
         self._hub = hub
@@ -77,8 +63,8 @@ class Presence:
         self._writers = writers
         self._current = current
         self._metrics = metrics
-        self._now = now
-        self._wall_ms = wall_ms
+        self._now = clock.now
+        self._wall_ms = clock.wall_ms
         self._node_id = node_id
         self._arrivals: list[Connection] = []
         self._arrived = asyncio.Event()

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 import structlog
 
+from pushd.clock import wall_ms
 from pushd.config.schema import Config
 from pushd.errors import StoreError
 from pushd.ports import LeftAside, Observe, Remote, Revocations, Stores
 
 log = structlog.get_logger("pushd.stores")
-
-
-def wall_ms() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 @asynccontextmanager

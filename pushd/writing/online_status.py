@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -11,6 +11,7 @@ from pushd.model import Arrival, User
 from pushd.ports import Stores
 from pushd.telemetry import faults
 from pushd.telemetry.metrics import Metrics
+from pushd.users.directory import CachedDirectory
 from pushd.writing.records import halves
 from pushd.writing.set_aside import Aside
 from pushd.writing.write_behind import WriteBehind
@@ -39,14 +40,14 @@ class StatusWriter:
         stores: Stores,
         metrics: Metrics,
         aside: Aside,
+        directory: CachedDirectory,
         *,
-        users: Callable[[Collection[int]], Awaitable[dict[int, User]]],
         started_ms: int,
         on_disk: int = 0,
     ) -> None:
         self._statuses = stores.presence
         self._metrics = metrics
-        self._users = users
+        self._users = directory.users
         self._started_ms = started_ms
         self._batches = [StatusBatch(reset_ms=started_ms)]
         self._departed: set[int] = set()  # in the last batch

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from time import monotonic
 from typing import TypeVar
 
 import msgspec
 
+from pushd._fastpath import Hub
+from pushd.config.current import CurrentConfig
 from pushd.in_flight import InFlight
-from pushd.model import Channel, DeliveryStatus, Outcome, PushRecord, Receipt, User
+from pushd.model import Channel, Client, DeliveryStatus, Outcome, PushRecord, Receipt, User
 from pushd.ports import Stores
 from pushd.telemetry import faults
 from pushd.telemetry.metrics import Metrics
 from pushd.users.devices import device_of
+from pushd.users.directory import CachedDirectory
 from pushd.writing.set_aside import Aside
 from pushd.writing.write_behind import WriteBehind, for_each
 
@@ -83,8 +86,7 @@ _body = msgspec.msgpack.Decoder(tuple[list[PushRecord], list[Receipt]])
 class RecordWriter:
     """Push records and receive records; what happens to one receipt between two flushes is one write.
 
-    `users` gives names and roles, `client_of` what is known of a connected user's client:
-    (connection_id, client_ip, user_agent).
+    Names and roles come from the directory, what is known of a connected user's client from the hub.
     """
 
     name = "records"
@@ -94,22 +96,21 @@ class RecordWriter:
         stores: Stores,
         metrics: Metrics,
         aside: Aside,
+        hub: Hub,
+        directory: CachedDirectory,
+        current: CurrentConfig,
         *,
         on_disk: int = 0,
-        users: Callable[[Collection[int]], Awaitable[dict[int, User]]],
-        client_of: Callable[[int], tuple[str, str, str]],
-        batch_size: Callable[[], int],
-        delay_s: Callable[[], float],
     ) -> None:
         self._records = stores.records
         self._metrics = metrics
-        self._users = users
-        self._client_of = client_of
-        self._batch_size = batch_size
+        self._users = directory.users
+        self._hub = hub
+        self._current = current
         self._push_records: dict[str, PushRecord] = {}
         self._recorded: list[InFlight] = []  # whose push records these are
         self._pending: dict[str, _Rows] = {}
-        self.writer = WriteBehind(self, metrics, delay_s, aside, stores.outbox, on_disk)
+        self.writer = WriteBehind(self, metrics, self._delay_s, aside, stores.outbox, on_disk)
 
     def push_record(self, flight: InFlight, record: PushRecord) -> None:
         """Create or update the record of a notice; `flight` is held until it is written."""
@@ -136,7 +137,7 @@ class RecordWriter:
         push_records, self._push_records = self._push_records, {}
         recorded, self._recorded = self._recorded, []
         pending, self._pending = self._pending, {}
-        size = self._batch_size()
+        size = self._current.config.records.batch_size
         for rows in pending.values():
             for flight in rows.flights:
                 flight.hold((len(rows.outcomes) - 1) // size)  # each batch is written, or given up, by itself
@@ -212,6 +213,17 @@ class RecordWriter:
             message_id, user_id, username, role, connection_id, client_ip, user_agent, outcome,
             device.device_type, device.platform, device.browser, is_late,
         )  # fmt: skip
+
+    def _client_of(self, user_id: int) -> tuple[str, str, str]:
+        """(connection_id, client_ip, user_agent) of the user's oldest connection, else empty texts."""
+        connections = self._hub.connections_of(user_id)
+        if not connections:
+            return "", "", ""
+        client: Client = connections[0].details
+        return connections[0].conn_id, client.client_ip, client.user_agent
+
+    def _delay_s(self) -> float:
+        return self._current.config.records.flush_ms / 1000
 
 
 def halves(items: Sequence[T]) -> list[list[T]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any, cast
 
 import msgspec
@@ -16,13 +16,15 @@ import structlog
 
 from pushd._fastpath import Connection, Hub
 from pushd.auth.authenticator import Authenticator, Identity
+from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
 from pushd.delivery.acknowledgements import Receipts
 from pushd.errors import CloseCode, ErrorCode, RequestError, StoreError
 from pushd.http.addresses import TOO_MANY_CONNECTIONS, Addresses, canonical
 from pushd.http.messages import Request
+from pushd.model import Client
 from pushd.ports import Revocations
-from pushd.presence.arrivals import Client, Presence
+from pushd.presence.arrivals import Presence
 from pushd.protocol import deflate, frames
 from pushd.protocol.frames import Dialect
 from pushd.protocol.session import Session
@@ -58,7 +60,7 @@ class Admission(msgspec.Struct, frozen=True):
 
 
 class Gateway:
-    """Lets WebSocket clients in and holds what their connections share. `now` is the loop's clock, s."""
+    """Lets WebSocket clients in and holds what their connections share."""
 
     def __init__(
         self,
@@ -69,9 +71,7 @@ class Gateway:
         authenticator: Authenticator,
         current: CurrentConfig,
         metrics: Metrics,
-        *,
-        now: Callable[[], float],
-        wall_s: Callable[[], float],
+        clock: Clock,
     ) -> None:
         self.hub = hub
         self.reader = reader
@@ -80,14 +80,14 @@ class Gateway:
         self.authenticator = authenticator
         self.current = current
         self.metrics = metrics
-        self.now = now
-        self.wall_s = wall_s
+        self.now = clock.now
+        self.wall_ms = clock.wall_ms
         self.is_draining = False
         self.renewals = Renewals(self)
         self._guests = itertools.count(-1, -1)
         self._conn_ids = itertools.count(1)
         self._conn_prefix = secrets.token_hex(4)
-        self.addresses = Addresses(current.config.server.trusted_proxies, now=now)
+        self.addresses = Addresses(current.config.server.trusted_proxies, now=clock.now)
         self._tasks: set[asyncio.Task[None]] = set()
         self._open = 0
 
@@ -218,7 +218,7 @@ class Gateway:
                 role=identity.role,
                 client_ip=admission.client_ip,
                 user_agent=request.headers.get("user-agent", "")[:512],
-                connected_ms=int(self.wall_s() * 1000),
+                connected_ms=self.wall_ms(),
                 token_id=identity.token_id,
                 issued_ms=identity.issued_ms,
             ),
@@ -228,7 +228,7 @@ class Gateway:
 
     def set_expiry(self, connection: Connection, identity: Identity) -> None:
         """The connection ends when the token does."""
-        connection.expires_at = self.now() + identity.expires_s - self.wall_s() if identity.expires_s else 0.0
+        connection.expires_at = self.now() + identity.expires_s - self.wall_ms() / 1000 if identity.expires_s else 0.0
 
     # ---- what connections report
 

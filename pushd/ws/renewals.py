@@ -13,8 +13,7 @@ import structlog
 from pushd._fastpath import Connection
 from pushd.auth.authenticator import Identity
 from pushd.errors import CloseCode, ErrorCode, RequestError, StoreError
-from pushd.model import User
-from pushd.presence.arrivals import Client
+from pushd.model import Client, User
 from pushd.protocol import frames
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class Renewals:
         if identity.user_id != connection.user_id:
             raise RequestError(ErrorCode.UNAUTHORIZED, "the token names another user")
         client: Client = connection.details
-        now_s = self._gateway.wall_s()
+        now_s = self._gateway.wall_ms() / 1000
         former = client.tokens or ((client.token_id, connection.expires_at - self._gateway.now() + now_s),)
         tokens = {token_id: ends_s for token_id, ends_s in former if token_id and ends_s > now_s}
         if identity.token_id:

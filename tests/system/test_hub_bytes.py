@@ -28,6 +28,7 @@ from websockets.frames import Opcode as TheirOpcode
 
 from pushd._fastpath import Connection, FanOut, Hub
 from pushd.auth.authenticator import Identity
+from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
 from pushd.config.schema import Config, LimitsConfig
 from pushd.http.messages import Request
@@ -218,8 +219,7 @@ class FanOutQueue:
             None,  # type: ignore[arg-type]
             current,
             Metrics(),
-            now=loop.time,
-            wall_s=loop.time,
+            Clock(now=loop.time),
         )
         self.attached: list[Connection] = []
         self.numbers = count(1)

@@ -13,29 +13,18 @@ from typing import Any
 
 import msgspec
 
-from pushd._fastpath import Connection, Hub
-from pushd.config.current import CurrentConfig
+from pushd._fastpath import Connection
 from pushd.config.schema import Config
-from pushd.delivery.acknowledgements import Receipts
-from pushd.delivery.dispatch import Dispatcher
-from pushd.delivery.intake import Intake
-from pushd.delivery.lanes import Lanes
+from pushd.core import Core, Past
 from pushd.delivery.submission import Sender, Submission
 from pushd.errors import StoreUnavailable
 from pushd.in_flight import InFlight
+from pushd.model import Client as ClientDetails
 from pushd.model import MailboxItem, Notice, Target, TargetKind
 from pushd.ports import Stores
-from pushd.presence.arrivals import Client as ClientDetails
-from pushd.presence.arrivals import Presence
 from pushd.protocol import frames
 from pushd.telemetry.metrics import Metrics
-from pushd.users.directory import CachedDirectory
-from pushd.writing.mailbox import MailboxWriter
-from pushd.writing.online_status import StatusWriter
-from pushd.writing.records import RecordWriter
-from pushd.writing.set_aside import NOTICE, Aside
-from pushd.writing.settled import SettledWriter
-from pushd.writing.writers import Writers
+from pushd.writing.set_aside import Aside
 from tests.daemon import until
 
 START_MS = 1_700_000_000_000
@@ -50,6 +39,8 @@ class Clock:
 
     def __call__(self) -> float:
         return self.seconds
+
+    now = __call__
 
     def wall_ms(self) -> int:
         return START_MS + int((self.seconds - 1000.0) * 1000)
@@ -245,77 +236,30 @@ class Client:
         self.transport.release()
 
 
-class House:
-    """A node's parts, wired as `app.Node` wires them; nothing runs before `start`."""
+class House(Core):
+    """A node's core by the test's clock; nothing runs before `start`."""
 
     def __init__(self, config: Config, stores: Stores, clock: Clock, *, last_seq: int = 0) -> None:
-        self.stores = stores
-        self.clock = clock
-        self.current = current = CurrentConfig(config)
-        self.metrics = metrics = Metrics()
-        self.hub = hub = Hub(config.limits.max_pending_bytes)
-        self.lanes: Lanes[InFlight] = Lanes(config.delivery.queue_size)
-        self.directory = directory = CachedDirectory(stores.directory, current, clock)
-        self.aside = aside = Aside(stores.set_aside, metrics)
-        self.writers = writers = Writers(
-            MailboxWriter(stores, metrics, aside),
-            RecordWriter(
-                stores,
-                metrics,
-                aside,
-                users=directory.users,
-                client_of=lambda user_id: ("", "", ""),
-                batch_size=lambda: current.config.records.batch_size,
-                delay_s=lambda: current.config.records.flush_ms / 1000,
-            ),
-            StatusWriter(stores, metrics, aside, users=directory.users, started_ms=clock.wall_ms()),
-            SettledWriter(stores, metrics, aside),
-        )
-        times: dict[str, Any] = {"now": clock, "wall_ms": clock.wall_ms}
-        self.receipts = receipts = Receipts(
-            hub, writers, stores.records, current, metrics, item_of=self.item_of, **times
-        )
-        self.dispatcher = Dispatcher(
-            hub,
-            self.lanes,
-            directory,
-            receipts,
-            writers,
-            current,
+        metrics = Metrics()
+        super().__init__(
+            config,
+            stores,
+            Aside(stores.set_aside, metrics),
             metrics,
-            aside,
-            records=stores.records,
-            were_online=writers.statuses.were_online,
-            **times,
+            clock,
+            node_id=NODE_ID,
+            past=Past(last_seq=last_seq),
         )
-        self.settled: list[str] = []
-        self.intake = Intake(
-            stores.journal,
-            self.lanes,
-            current,
-            metrics,
-            wake=self.dispatcher.wake,
-            on_settled=self._settle,
-            last_seq=last_seq,
-            **times,
-        )
-        aside.takes(NOTICE, self.intake.take_back)
-        self.presence = Presence(hub, stores, directory, receipts, writers, current, metrics, node_id=NODE_ID, **times)
-        hub.on_handed = receipts.handed
-        hub.on_gone = self._gone
+        self.ids_settled: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._clients: list[Client] = []
 
     def item_of(self, notice: Notice) -> MailboxItem:
         return frames.mailbox_item(notice, self.current.timezone, self.clock.wall_ms())
 
-    def _settle(self, flight: InFlight) -> None:
-        self.settled.append(flight.notice.message_id)
-        self.writers.settled.settle(flight)
-
-    def _gone(self, connection: Connection, lost: list[str]) -> None:
-        self.receipts.gone(connection, lost)
-        self.presence.gone(connection)
+    def settled(self, flight: InFlight) -> None:
+        self.ids_settled.append(flight.notice.message_id)
+        super().settled(flight)
 
     # ---- running
 
@@ -361,7 +305,7 @@ class House:
             conn_id=f"c{len(self._clients)}",
             dialect=dialect,
             is_acking=is_acking,
-            now=self.clock(),
+            now=self.clock.now(),
             details=ClientDetails(username=f"user {user_id}", role=0, client_ip=ip, user_agent="test"),
         )
         client = Client(self, connection, transport)

@@ -32,7 +32,7 @@ async def status_of(house: House, flight: InFlight) -> tuple[int, int, int]:
 
 
 def is_settled(house: House, flight: InFlight) -> bool:
-    return house.settled.count(flight.notice.message_id) == 1
+    return house.ids_settled.count(flight.notice.message_id) == 1
 
 
 # ---- acknowledging clients
@@ -372,7 +372,7 @@ async def test_an_id_that_is_used_again_while_the_first_waits(make_house: Build,
     clock.move(ACK_TIMEOUT_S)
     house.receipts.expire()
     await house.quiet()
-    assert house.settled == ["m", "m"]
+    assert house.ids_settled == ["m", "m"]
 
 
 # ---- replays

@@ -104,7 +104,7 @@ class Story:
         await self.house.quiet()
         for flight in self.flights:
             await self._check(flight)
-        assert Counter(self.house.settled) == Counter(one.notice.message_id for one in self.flights)
+        assert Counter(self.house.ids_settled) == Counter(one.notice.message_id for one in self.flights)
         assert self.house.intake.unsettled_total == self.house.receipts.waiting_total == 0
         assert await self.house.unsettled() == []
 

@@ -82,7 +82,7 @@ async def test_counts_and_the_push_record(house: House) -> None:
     assert await house.received_by(flight) == {1, 3}
     assert await house.mailbox(2) == [flight.notice.message_id]
     assert await house.mailbox(4) == []
-    assert house.settled == [flight.notice.message_id]
+    assert house.ids_settled == [flight.notice.message_id]
 
 
 async def test_nobody_there_at_all(house: House) -> None:
@@ -394,7 +394,7 @@ async def test_who_connects_between_fan_out_and_settling_gets_it_live_once(frail
     assert await frail_house.mailbox(1) == []
     assert await frail_house.mailbox(2) == [flight.notice.message_id]
     assert (flight.online_count, flight.offline_count) == (1, 1)
-    assert frail_house.settled == [flight.notice.message_id]
+    assert frail_house.ids_settled == [flight.notice.message_id]
 
 
 @pytest.mark.usefixtures("_slices")
@@ -420,10 +420,10 @@ async def test_held_connections_get_it_behind_their_mailbox(house: House) -> Non
     flight = await house.publish("x", target="custom", user_ids=[1])
     await house.quiet()
     assert client.ids == []
-    assert house.settled == []
+    assert house.ids_settled == []
     house.hub.release(client.connection)
     await house.quiet()
-    assert client.ids == house.settled == [flight.notice.message_id]
+    assert client.ids == house.ids_settled == [flight.notice.message_id]
 
 
 # ---- expiry
@@ -484,7 +484,7 @@ async def test_only_so_many_step_aside(make_house: Build, frail: Any, monkeypatc
     assert len(house.lanes) == 2
     answer.set()
     await house.quiet()
-    assert len(house.settled) == 6
+    assert len(house.ids_settled) == 6
 
 
 @pytest.mark.parametrize("error", [None, StoreError("directory", "odd")])
@@ -499,7 +499,7 @@ async def test_a_directory_that_fails_is_asked_again(frail_house: House, frail: 
     await frail_house.quiet()
     assert set(await frail_house.mailbox(1)) == {by_role.notice.message_id, to_all.notice.message_id}
     assert frail_house.metrics.errors.value == 10
-    assert len(frail_house.settled) == 2
+    assert len(frail_house.ids_settled) == 2
 
 
 # ---- after a crash
@@ -529,7 +529,7 @@ async def test_restored_notices_go_to_those_who_have_not_received_them(house: Ho
     assert here[1].ids == []
     assert here[4].ids == ["m1"]
     assert [await house.mailbox(user_id) for user_id in (1, 2, 3, 4)] == [[], ["m1"], ["m1"], []]
-    assert house.settled == ["m1"]
+    assert house.ids_settled == ["m1"]
     assert await house.unsettled() == []
 
 
@@ -555,7 +555,7 @@ async def test_restored_broadcasts(make_house: Build, stores: Stores) -> None:
     assert guest.ids == []  # whatever it was, it was for those who were there then
     assert sorted(await house.mailbox(2)) == ["m1", "m2"]
     assert await house.mailbox(3) == await house.mailbox(5) == []
-    assert sorted(house.settled) == ["m1", "m2"]
+    assert sorted(house.ids_settled) == ["m1", "m2"]
 
 
 async def test_restored_notices_wait_for_the_directory(frail_house: House, frail: Any) -> None:
@@ -577,7 +577,7 @@ async def test_restored_and_expired(house: House, clock: Clock) -> None:
     clock.move(10)
     await restored(house, notice(1, expires_ms=START_MS + 1000))
     assert await house.mailbox(1) == []
-    assert house.settled == ["m1"]
+    assert house.ids_settled == ["m1"]
 
 
 # ---- the worker pool
@@ -604,13 +604,13 @@ async def test_workers_come_with_waiting_notices_and_go_when_idle(
     answer.set()
     await house.quiet()
     clock.move(0.1)
-    assert len(house.settled) == 6
+    assert len(house.ids_settled) == 6
     await asyncio.sleep(0.005)  # several looks of the pool: idle, but not yet for long
     clock.move(dispatch.SHRINK_AFTER_S + 1)
     await until(lambda: house.dispatcher.worker_count == 1)
     await house.publish(target="custom", user_ids=[1])
     await house.quiet()
-    assert len(house.settled) == 7
+    assert len(house.ids_settled) == 7
 
 
 async def test_utilisation_is_busy_time_over_wall_time(

@@ -539,7 +539,7 @@ async def test_a_settled_notice_is_no_longer_counted(house: House) -> None:
     flight = await house.publish(target="custom", user_ids=[1])
     await house.quiet()
     assert house.intake.unsettled_total == 0
-    assert house.settled == [flight.notice.message_id]
+    assert house.ids_settled == [flight.notice.message_id]
     assert await house.unsettled() == []
 
 

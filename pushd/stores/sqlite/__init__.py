@@ -6,13 +6,13 @@ import fcntl
 import os
 import sqlite3
 import stat
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 
 import structlog
 
+from pushd.clock import wall_ms
 from pushd.config.schema import Config
 from pushd.errors import StartError
 from pushd.ports import LeftAside, Observe, Stores
@@ -36,11 +36,6 @@ OLDEST_SQLITE = (3, 35, 0)
 LOCK_NAME = "pushd.lock"
 
 log = structlog.get_logger("pushd.sqlite")
-
-
-def wall_ms() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 @asynccontextmanager

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from itertools import islice
-from time import monotonic
 from typing import TypeVar
 
 T = TypeVar("T")
 
 RELEASED_AT_ONCE = 64  # whoever is released goes on in the same turn of the loop: so many take it a few milliseconds
-SLICE_S = 0.001
 
 
 class Waiters:
@@ -73,36 +71,3 @@ class Waiters:
             if not waiter.done():
                 waiter.set_exception(error)
                 waiter.exception()  # who asked may have gone
-
-
-async def sliced(items: Iterable[T]) -> AsyncIterator[T]:
-    """The same items; whenever they have taken SLICE_S, the loop does what else there is to do before the next one."""
-    ends = monotonic() + SLICE_S
-    for item in items:
-        if monotonic() >= ends:
-            await asyncio.sleep(0)
-            ends = monotonic() + SLICE_S
-        yield item
-
-
-class Share:
-    """What one kind of work may take of a turn of the loop, however many are at it: about `most_s`."""
-
-    def __init__(self, most_s: float) -> None:
-        self._most_s = most_s
-        self._ends = 0.0  # 0: nothing has been taken of this turn
-
-    async def turn(self) -> None:
-        """Return when there is time for a little more of it."""
-        while not self._has_time():
-            await asyncio.sleep(0)
-
-    def _has_time(self) -> bool:
-        now = monotonic()
-        if not self._ends:
-            self._ends = now + self._most_s
-            asyncio.get_running_loop().call_soon(self._end_turn)
-        return now < self._ends
-
-    def _end_turn(self) -> None:
-        self._ends = 0.0

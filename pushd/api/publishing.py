@@ -32,8 +32,8 @@ from pushd.ports import Stores
 from pushd.records import OnlineStatus
 from pushd.telemetry.health import Health
 from pushd.telemetry.metrics import Metrics
+from pushd.turns import Share, sliced
 from pushd.users.directory import CachedDirectory
-from pushd.waiters import Share, sliced
 from pushd.writing.writers import Writers
 
 MAX_KEY_CHARS = 255

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from pushd.http.messages import Response
-from pushd.waiters import sliced
+from pushd.turns import SLICE_S, sliced
 
 Item = TypeVar("Item")
 
@@ -126,7 +126,13 @@ class Encoded:
         return self._pieces
 
 
-async def encoded(items: list[Item], view: Callable[[Item], Any], before: bytes = b"[", after: bytes = b"]") -> Any:
+async def encoded(
+    items: list[Item],
+    view: Callable[[Item], Any],
+    before: bytes = b"[",
+    after: bytes = b"]",
+    slice_s: float = SLICE_S,
+) -> Any:
     """The list of what `view` makes of each item: an `Encoded`. The loop does what else there is to do between slices.
 
     `items` is used up on the way, for to give back all at once what they hold takes long, too. `before` and `after`:
@@ -135,7 +141,7 @@ async def encoded(items: list[Item], view: Callable[[Item], Any], before: bytes 
     text = Encoded()
     text.add(before)
     separator = b""
-    async for item in sliced(_used_up(items)):
+    async for item in sliced(_used_up(items), slice_s):
         text.add(separator + _encode(view(item)))
         separator = b","
     text.add(after)

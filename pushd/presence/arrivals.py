@@ -20,6 +20,7 @@ from pushd.ports import Stores
 from pushd.protocol import frames as wire
 from pushd.retry import Backoff
 from pushd.telemetry.metrics import Metrics
+from pushd.turns import Slice
 from pushd.users.directory import CachedDirectory
 from pushd.writing.writers import Writers
 
@@ -153,11 +154,9 @@ class Presence:
             return
         self.failure = ""
         async with self._greeting:  # one slice in each turn of the loop
-            slice_ends = self._now() + SLICE_S
+            part = Slice(SLICE_S, self._now)
             for connection in connections:
-                if self._now() > slice_ends:
-                    await asyncio.sleep(0)
-                    slice_ends = self._now() + SLICE_S
+                await part.rest()
                 try:
                     self._greet(connection, unread.get(connection.user_id, 0))
                     self._replay(connection, waiting.get(connection.user_id, ()))

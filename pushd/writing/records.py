@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
-from time import monotonic
 from typing import TypeVar
 
 import msgspec
@@ -17,13 +15,13 @@ from pushd.model import Channel, Client, DeliveryStatus, Outcome, PushRecord, Re
 from pushd.ports import Stores
 from pushd.telemetry import faults
 from pushd.telemetry.metrics import Metrics
+from pushd.turns import Slice
 from pushd.users.devices import device_of
 from pushd.users.directory import CachedDirectory
 from pushd.writing.set_aside import Aside
 from pushd.writing.write_behind import WriteBehind, for_each
 
 T = TypeVar("T")
-SLICE_S = 0.001  # the loop runs between slices of a batch
 ROWS_PER_CLOCK_READING = 16
 STATUS_RANK = {status: rank for rank, status in enumerate(DeliveryStatus)}
 
@@ -194,11 +192,9 @@ class RecordWriter:
             except Exception as error:  # names are not worth a receipt
                 faults.noted(self._metrics, "names", error)
             receipts: list[Receipt] = []
-            slice_ends = monotonic() + SLICE_S
+            part = Slice()
             for start in range(0, len(batch.rows), ROWS_PER_CLOCK_READING):
-                if monotonic() > slice_ends:
-                    await asyncio.sleep(0)
-                    slice_ends = monotonic() + SLICE_S
+                await part.rest()
                 rows = batch.rows[start : start + ROWS_PER_CLOCK_READING]
                 receipts += [self._receipt(row, users.get(row[1])) for row in rows]
             batch.receipts = receipts

@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from pushd import waiters
 from pushd.api import answers
 from pushd.http import long_answers
 from pushd.http.long_answers import PIECE_BYTES, Encoded, Long, Turns, Unsent, encoded
@@ -51,9 +50,8 @@ async def test_an_encoded_value_may_be_all_there_is_and_made_of_others() -> None
     assert whole(answer)["data"] == {str(number): ["y" * 3000] * number for number in range(100)}
 
 
-async def test_others_have_their_turn_while_an_answer_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiters, "SLICE_S", 0.0)
-    making = asyncio.create_task(encoded(list(range(20)), lambda item: item))
+async def test_others_have_their_turn_while_an_answer_is_made() -> None:
+    making = asyncio.create_task(encoded(list(range(20)), lambda item: item, slice_s=0.0))
     for _ in range(20):
         assert not making.done()
         await asyncio.sleep(0)

@@ -6,8 +6,7 @@ import asyncio
 
 import pytest
 
-from pushd import waiters
-from pushd.waiters import RELEASED_AT_ONCE, Share, Waiters, sliced
+from pushd.waiters import RELEASED_AT_ONCE, Waiters
 
 
 async def test_they_are_released_in_order_a_share_in_each_turn() -> None:
@@ -66,47 +65,3 @@ async def test_all_fail() -> None:
     with pytest.raises(ValueError, match="never"):
         await waiting
     assert len(some) == 0
-
-
-async def test_between_slices_others_get_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiters, "SLICE_S", 0.0)
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            await asyncio.sleep(0)
-            turns += 1
-
-    counting = asyncio.create_task(count())
-    seen = [item async for item in sliced(range(10))]
-    counting.cancel()
-    assert seen == list(range(10))
-    assert turns >= 9
-
-
-async def test_however_many_are_at_it_they_share_what_a_turn_of_the_loop_has_for_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    share, now, turn = Share(3.0), 1000.0, 0
-    monkeypatch.setattr(waiters, "monotonic", lambda: now)
-    done: list[int] = []  # in which turn
-
-    async def count() -> None:
-        nonlocal turn
-        while True:
-            await asyncio.sleep(0)
-            turn += 1
-
-    async def work() -> None:
-        nonlocal now
-        for _ in range(5):
-            await share.turn()
-            now += 1.0
-            done.append(turn)
-
-    counting = asyncio.create_task(count())
-    await asyncio.gather(*(work() for _ in range(4)))
-    counting.cancel()
-    assert len(done) == 20
-    assert max(done.count(turn) for turn in done) == 3

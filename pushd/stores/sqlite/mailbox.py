@@ -13,7 +13,7 @@ from pushd.model import MailboxItem
 from pushd.ports import LeftAside
 from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Statements, chunks, drop_chunks
 from pushd.stores.sqlite.engine.thread import SqliteThread
-from pushd.waiters import sliced
+from pushd.turns import sliced
 
 log = structlog.get_logger("pushd.stores.sqlite")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import math
 import os
 import socket
@@ -15,23 +14,20 @@ from typing import Any
 
 import msgspec
 import structlog
-import uvloop
 from prometheus_client.core import Metric
 
-from pushd import __version__, streams
 from pushd.api.publishing import Api
 from pushd.api.router import Router
 from pushd.auth import authenticator as auth
 from pushd.clock import Clock, wall_ms
 from pushd.config.schema import Config
 from pushd.core import Core, Past, read_past
-from pushd.errors import ConfigError, StartError, StoreError
+from pushd.errors import StartError, StoreError
 from pushd.http import server as front
 from pushd.http import sockets
 from pushd.ports import Revocations, Stores
-from pushd.signals import Signals, end_within
 from pushd.stores import open_revocations, open_stores
-from pushd.telemetry import faults, logs, systemd
+from pushd.telemetry import logs
 from pushd.telemetry.health import Health
 from pushd.telemetry.metrics import Metrics, counter, gauge, labelled_gauge
 from pushd.telemetry.process import ProcessMetrics
@@ -45,7 +41,6 @@ from pushd.ws.gateway import Gateway
 log = structlog.get_logger("pushd")
 
 FINISH_WITHIN_S = 3.0  # after the drain: what is left to write, and to close on the other side
-END_WITHIN_S = 4.5  # after the drain: whatever hangs, the process ends
 CLOSES_PER_S = 200  # few connections need not wait for the whole of drain_s
 
 
@@ -270,66 +265,3 @@ async def _read(reader: Reader) -> AsyncIterator[None]:
         yield
     finally:
         loop.remove_reader(reader)
-
-
-def run(config: Config, reload: Callable[[], Config], signals: Signals) -> None:
-    """Serve until SIGTERM or SIGINT. `reload` gives the configuration anew on SIGHUP. Raises StartError."""
-    signals.listen()
-    streams.stop_waiting_for_stderr()
-    logs.configure(config.log)
-    uvloop.run(_serve(config, reload, signals))
-
-
-async def _serve(config: Config, reload: Callable[[], Config], signals: Signals) -> None:
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    async with running(config) as node:
-        loop.set_exception_handler(lambda _, context: _loop_failed(node, context))
-        _settle_garbage()
-        signals.obey(
-            stop=partial(loop.call_soon_threadsafe, stop.set),
-            reload=partial(loop.call_soon_threadsafe, _reload, node, reload),
-            stops_within_s=config.server.drain_s + END_WITHIN_S,
-            cut_off=_cut_off,
-        )
-        log.info("serving", version=__version__, host=config.server.host, port=node.port, auth=config.auth.mode)
-        systemd.notify(os.environ.get("NOTIFY_SOCKET"), "READY=1")
-        try:
-            await stop.wait()
-        except asyncio.CancelledError:  # a part of it has failed
-            end_within(END_WITHIN_S, 1, _cut_off)
-            raise
-        log.info("draining", connections=node.hub.connections_total, within_s=config.server.drain_s)
-        systemd.notify(os.environ.get("NOTIFY_SOCKET"), "STOPPING=1")
-        await node.drain()
-    log.info("stopped")
-
-
-def _cut_off() -> None:
-    log.warning("the stop took too long and is cut off; the journal keeps the rest")
-
-
-def _reload(node: Node, reload: Callable[[], Config]) -> None:
-    try:
-        node.reload(reload())
-    except (ConfigError, StartError) as error:
-        log.error("configuration not reloaded, nothing is changed", error=str(error))
-
-
-def _loop_failed(node: Node, context: dict[str, Any]) -> None:
-    error = context.get("exception")
-    if isinstance(error, BaseException):
-        faults.noted(node.metrics, "loop", error, message=context.get("message"))
-    else:
-        node.metrics.errors.labels("loop").inc()
-        log.error("unhandled error in the event loop", message=context.get("message"))
-
-
-def _settle_garbage() -> None:
-    """Look at young objects only: a full collection over 5,000 connections held the loop up for 350 ms.
-
-    Connections and notices leave no cycles behind, so there is nothing old to collect (tests/system/test_garbage.py).
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(2_000, 3, 1_000_000)

@@ -185,9 +185,9 @@ def _read(path: str) -> str:
 def _run(config: Config, load: Callable[[], Config], signals: Signals | None) -> None:
     if signals is not None:
         signals.listen()  # what is imported now takes its time
-    from pushd import app  # here, so that the other commands need neither the event loop nor the extension
+    from pushd import daemon  # here, so that the other commands need neither the event loop nor the extension
 
-    app.run(config, load, signals or Signals())
+    daemon.run(config, load, signals or Signals())
 
 
 def _token(config: Config, args: argparse.Namespace) -> None:

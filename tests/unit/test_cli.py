@@ -173,7 +173,7 @@ class TestRun:
             with pytest.raises(ConfigError, match=r"p\.toml: not valid TOML"):
                 reload()
 
-        part("pushd.app", "run", run)
+        part("pushd.daemon", "run", run)
         assert call("--config", str(file)) == (0, "", "")
         assert [config.server.port for config in seen] == [1, 2]
 
@@ -189,17 +189,17 @@ class TestRun:
         ],
     )
     def test_failures_are_one_line(self, call: Call, part: Part, error: BaseException, status: int, text: str) -> None:
-        part("pushd.app", "run", raising(error))
+        part("pushd.daemon", "run", raising(error))
         assert call() == (status, "", f"pushd: {text}\n")
 
     def test_a_traceback_is_for_debugging(self, call: Call, part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PUSHD_LOG_LEVEL", "debug")
-        part("pushd.app", "run", raising(RuntimeError("boom")))
+        part("pushd.daemon", "run", raising(RuntimeError("boom")))
         status, _, err = call()
         assert status == 1
         assert err.startswith("Traceback")
         assert err.endswith("\npushd: internal error: RuntimeError: boom\n")
-        part("pushd.app", "run", raising(StartError("port taken")))
+        part("pushd.daemon", "run", raising(StartError("port taken")))
         assert call() == (1, "", "pushd: port taken\n")
 
 

@@ -1,4 +1,4 @@
-"""What comes and goes leaves no reference cycles behind: the daemon never looks for old ones (daemon._settle_garbage)."""
+"""What comes and goes leaves no reference cycles behind: the daemon never looks for old ones (`_settle_garbage`)."""
 
 from __future__ import annotations
 

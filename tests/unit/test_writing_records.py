@@ -16,9 +16,10 @@ from pushd.errors import StoreError
 from pushd.in_flight import InFlight
 from pushd.model import Channel, DeliveryStatus, Mark, Outcome, PushRecord
 from pushd.ports import Stores
+from pushd.turns import SLICE_S
 from pushd.users.devices import Device
 from pushd.writing import records as recording
-from pushd.writing.records import ROWS_PER_CLOCK_READING, SLICE_S, RecordWriter, merged
+from pushd.writing.records import ROWS_PER_CLOCK_READING, RecordWriter, merged
 from tests.unit.parts import START_MS, Counted, House, with_store
 
 Build = Callable[..., House]

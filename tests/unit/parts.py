@@ -17,12 +17,13 @@ from pushd._fastpath import Connection
 from pushd.config.schema import Config
 from pushd.core import Core, Past
 from pushd.delivery.submission import Sender, Submission
-from pushd.errors import StoreUnavailable
+from pushd.errors import StoreError, StoreUnavailable
 from pushd.in_flight import InFlight
 from pushd.model import Client as ClientDetails
 from pushd.model import MailboxItem, Notice, Target, TargetKind
 from pushd.ports import Stores
 from pushd.protocol import frames
+from pushd.stores.sqlite import set_aside
 from pushd.telemetry.metrics import Metrics
 from pushd.writing.set_aside import Aside
 from tests.daemon import until
@@ -92,6 +93,28 @@ def faulty(stores: Stores) -> Stores:
     """The same stores, each behind a `Faulty`."""
     names = [name for name in Stores.__dataclass_fields__ if name != "remotes"]
     return Stores(**{name: Faulty(getattr(stores, name)) for name in names})  # type: ignore[arg-type]
+
+
+REFUSED_USER = 999_777
+REFUSALS = [StoreError("store", "never"), TypeError("odd")]
+
+
+class Picky:
+    """A store that never takes a write about `REFUSED_USER`, or of the notice with that `seq`."""
+
+    def __init__(self, store: Any, error: Exception) -> None:
+        self._store = store
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        operation = getattr(self._store, name)
+
+        async def call(*given: Any, **options: Any) -> Any:
+            if str(REFUSED_USER) in repr(given):
+                raise self._error
+            return await operation(*given, **options)
+
+        return call if name in ("save", "remove", "write", "connected", "disconnected", "settle") else operation
 
 
 class Transport:
@@ -341,6 +364,11 @@ class House(Core):
 def with_store(stores: Stores, **replaced: Any) -> Stores:
     """`stores` with some of them replaced."""
     return replace(stores, **replaced)
+
+
+async def want_all(stores: Stores) -> None:
+    """As `pushd-server set-aside retry --all` does, from this process."""
+    await stores.set_aside._thread.submit("test", "want", lambda db: db.execute(set_aside.WANT_ALL))  # type: ignore[attr-defined]
 
 
 def notice(seq: int = 1, *, user_ids: tuple[int, ...] = (1,), **fields: Any) -> Notice:

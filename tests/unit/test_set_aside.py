@@ -16,13 +16,9 @@ from pushd.telemetry.metrics import Metrics
 from pushd.writing import set_aside as module
 from pushd.writing.set_aside import Aside, cause_of
 from tests.daemon import until
+from tests.unit.parts import want_all
 
 ODD = ValueError("odd")
-
-
-async def want_all(stores: Any) -> None:
-    """As `pushd-server set-aside retry --all` does, from this process."""
-    await stores.set_aside._thread.submit("test", "want", lambda db: db.execute(set_aside.WANT_ALL))
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import pytest
 
 from pushd.errors import StoreError, StoreUnavailable
 from pushd.ports import Stores
-from pushd.stores.sqlite import set_aside
 from pushd.telemetry.metrics import Metrics
 from pushd.writing import write_behind
 from pushd.writing.set_aside import Aside
 from pushd.writing.write_behind import WriteBehind
 from tests.daemon import until
+from tests.unit.parts import want_all
 
 
 class Paper:
@@ -78,11 +78,6 @@ class Paper:
 
     def decode(self, body: bytes) -> list[int]:
         return msgspec.json.decode(body, type=list[int])
-
-
-async def want_all(stores: Stores) -> None:
-    """As `pushd-server set-aside retry --all` does, from this process."""
-    await stores.set_aside._thread.submit("test", "want", lambda db: db.execute(set_aside.WANT_ALL))  # type: ignore[attr-defined]
 
 
 async def wanted(stores: Stores) -> list[tuple[int, str, bytes]]:

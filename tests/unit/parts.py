@@ -15,7 +15,7 @@ import msgspec
 
 from pushd._fastpath import Connection
 from pushd.config.schema import Config
-from pushd.core import Core, Past
+from pushd.core import Core, Past, Pauses
 from pushd.delivery.submission import Sender, Submission
 from pushd.errors import StoreError, StoreUnavailable
 from pushd.in_flight import InFlight
@@ -25,11 +25,12 @@ from pushd.ports import Stores
 from pushd.protocol import frames
 from pushd.stores.sqlite import set_aside
 from pushd.telemetry.metrics import Metrics
-from pushd.writing.set_aside import Aside
+from pushd.writing.set_aside import SetAsideData
 from tests.daemon import until
 
 START_MS = 1_700_000_000_000
 NODE_ID = "node-1"
+SHORT_PAUSES = Pauses(retry_first_s=0.0, grow_after_s=0.001, settle_delay_s=0.0, status_delay_s=0.0)
 
 
 class Clock:
@@ -260,18 +261,19 @@ class Client:
 
 
 class House(Core):
-    """A node's core by the test's clock; nothing runs before `start`."""
+    """A node's core by the test's clock, with pauses as short as can be; nothing runs before `start`."""
 
     def __init__(self, config: Config, stores: Stores, clock: Clock, *, last_seq: int = 0) -> None:
         metrics = Metrics()
         super().__init__(
             config,
             stores,
-            Aside(stores.set_aside, metrics),
+            SetAsideData(stores.set_aside, metrics),
             metrics,
             clock,
             node_id=NODE_ID,
             past=Past(last_seq=last_seq),
+            pauses=SHORT_PAUSES,
         )
         self.ids_settled: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []

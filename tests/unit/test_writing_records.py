@@ -17,7 +17,6 @@ from pushd.model import Channel, DeliveryStatus, Mark, Outcome, PushRecord
 from pushd.ports import Stores
 from pushd.turns import SLICE_S
 from pushd.users.devices import Device
-from pushd.writing import records as recording
 from pushd.writing.records import ROWS_PER_CLOCK_READING, RecordWriter, merged
 from tests.unit.parts import REFUSALS, REFUSED_USER, START_MS, Counted, House, Picky, with_store
 
@@ -183,12 +182,11 @@ async def test_who_asks_for_some_users_does_not_wait_for_others(make_house: Buil
     house = make_house(records={"flush_ms": 60_000})
     house.start_all()
     flight = await house.publish(target="custom", user_ids=[1])
-    records = house.writers.records
     async with asyncio.timeout(1):
-        await records.writer.written_for({2})
+        await house.writers.records_written({2})
     assert await house.stores.records.receive_status(flight.notice.message_id) is None
     async with asyncio.timeout(5):
-        await records.writer.written_for({1, 2})
+        await house.writers.records_written({1, 2})
     assert await house.stores.records.receive_status(flight.notice.message_id) is not None
 
 
@@ -211,7 +209,7 @@ async def test_the_loop_runs_while_devices_are_looked_up(make_house: Build, monk
             runs.append(looked_up)
             await asyncio.sleep(0)
 
-    monkeypatch.setattr(recording, "device_of", slowly)
+    monkeypatch.setattr("pushd.writing.records.device_of", slowly)
     counted = Counted()
     writer.note(counted.flight, "m1", range(1, 101), OFFLINE)
     house.start_writers()

@@ -132,11 +132,11 @@ class MailboxWriter:
         return [batch] if saves or removals else []
 
     async def encode(self, batch: MailboxBatch) -> bytes:
-        """As JSON, which can say whatever was published as JSON."""
+        """Encodes the batch as JSON, which can say whatever was published as JSON."""
         return msgspec.json.encode((batch.saves, batch.removals))
 
     def decode(self, body: bytes) -> MailboxBatch:
-        """From JSON, or from the MessagePack of an older version."""
+        """Decodes JSON, or the MessagePack of an older version."""
         decoder = _mailbox_body if body.startswith(b"[") else _older_mailbox_body
         saves, removals = decoder.decode(body)
         return MailboxBatch([*saves], removals)

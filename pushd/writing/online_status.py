@@ -118,11 +118,11 @@ class StatusWriter:
         return [batch] if arrivals or departures else []
 
     async def encode(self, batch: StatusBatch) -> bytes:
-        """As MessagePack."""
+        """Encodes the batch as MessagePack."""
         return msgspec.msgpack.encode(batch)
 
     def decode(self, body: bytes) -> StatusBatch:
-        """From MessagePack."""
+        """Decodes MessagePack."""
         return msgspec.msgpack.decode(body, type=StatusBatch)
 
     async def _named(self, arrivals: list[Arrival]) -> list[Arrival]:

@@ -163,12 +163,12 @@ class RecordWriter:
         return parts
 
     async def encode(self, batch: RecordBatch) -> bytes:
-        """As MessagePack, completed: who is connected now may not be when it is written."""
+        """Encodes the batch as MessagePack, completed: who is connected now may not be when it is written."""
         await self._complete(batch)
         return msgspec.msgpack.encode((batch.push_records, batch.receipts))
 
     def decode(self, body: bytes) -> RecordBatch:
-        """From MessagePack."""
+        """Decodes MessagePack."""
         push_records, receipts = _body.decode(body)
         return RecordBatch(push_records, [], [], receipts)
 

@@ -49,9 +49,9 @@ class SettledWriter:
         return halves(batch) if len(batch) > 1 else [batch]
 
     async def encode(self, batch: list[int]) -> bytes:
-        """As MessagePack."""
+        """Encodes the batch as MessagePack."""
         return msgspec.msgpack.encode(batch)
 
     def decode(self, body: bytes) -> list[int]:
-        """From MessagePack."""
+        """Decodes MessagePack."""
         return msgspec.msgpack.decode(body, type=list[int])

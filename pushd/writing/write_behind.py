@@ -157,7 +157,10 @@ class WriteBehind(Generic[B]):
         self._is_dirty.set()
 
     def give_way_to(self, queue: Sized) -> None:
-        """From now on, writes that nobody waits for wait while something is in `queue`, GIVE_WAY_MOST_S at most."""
+        """From now on, writes that nobody waits for wait while something is in `queue`, GIVE_WAY_MOST_S at most.
+
+        The queue itself is looked at before every batch, so that putting something into it costs nothing more.
+        """
         self._urgent.append(queue)
 
     @property

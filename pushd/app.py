@@ -21,7 +21,7 @@ from pushd.api.router import Router
 from pushd.auth import authenticator as auth
 from pushd.clock import Clock, wall_ms
 from pushd.config.schema import Config
-from pushd.core import Core, Past, read_past
+from pushd.core import PAUSES, Core, Past, Pauses, read_past
 from pushd.errors import StartError, StoreError
 from pushd.http import server as front
 from pushd.http import sockets
@@ -33,7 +33,7 @@ from pushd.telemetry.metrics import Metrics, counter, gauge, labelled_gauge
 from pushd.telemetry.process import ProcessMetrics
 from pushd.telemetry.supervision import supervised
 from pushd.users import devices
-from pushd.writing.set_aside import Aside
+from pushd.writing.set_aside import SetAsideData
 from pushd.ws import client as websocket
 from pushd.ws._reader import Reader
 from pushd.ws.gateway import Gateway
@@ -55,9 +55,10 @@ class Node(Core):
         health: Health,
         metrics: Metrics,
         past: Past,
-        aside: Aside,
+        set_aside: SetAsideData,
+        pauses: Pauses = PAUSES,
     ) -> None:
-        super().__init__(config, stores, aside, metrics, Clock(), node_id=node_id(config), past=past)
+        super().__init__(config, stores, set_aside, metrics, Clock(), node_id=node_id(config), past=past, pauses=pauses)
         current, writers, presence = self.current, self.writers, self.presence
         self.health = health
         self.mailbox = stores.mailbox
@@ -84,7 +85,7 @@ class Node(Core):
             authenticator=authenticator,
             clock=self.clock,
         )
-        health.set_aside = lambda: aside.total
+        health.set_aside = lambda: set_aside.total
         self.router = Router(api, self.gateway)
         health.watch_failures(
             [
@@ -131,7 +132,7 @@ class Node(Core):
             "pushd_set_aside_waiting",
             "What is set aside at present.",
             "kind",
-            {kind: float(count) for kind, count in self.aside.counts.items()},
+            {kind: float(count) for kind, count in self.set_aside.counts.items()},
         )
         yield labelled_gauge(
             "pushd_store_writers",
@@ -200,7 +201,7 @@ class Node(Core):
         while self.gateway.open_sockets:
             await asyncio.sleep(0.01)
         await self.gateway.finished()
-        await self.aside.finished()
+        await self.set_aside.finished()
         await self.writers.secured()
 
 
@@ -213,15 +214,15 @@ def node_id(config: Config) -> str:
     return config.cluster.node_id or f"{socket.gethostname()}-{os.getpid()}"
 
 
-async def _past(stores: Stores, config: Config, aside: Aside) -> Past:
+async def _past(stores: Stores, config: Config, set_aside: SetAsideData) -> Past:
     try:
-        return await read_past(stores, aside, wall_ms() - int(config.delivery.dedup_window_s * 1000))
+        return await read_past(stores, set_aside, wall_ms() - int(config.delivery.dedup_window_s * 1000))
     except StoreError as error:
         raise StartError(str(error)) from error
 
 
 @asynccontextmanager
-async def running(config: Config) -> AsyncIterator[Node]:
+async def running(config: Config, pauses: Pauses = PAUSES) -> AsyncIterator[Node]:
     """A whole daemon, serving until the end of the block; drain it first to end it gently.
 
     Raises StartError when it cannot serve, and the error of a background task that failed.
@@ -237,9 +238,9 @@ async def running(config: Config) -> AsyncIterator[Node]:
         ) as stores,
         open_revocations(config, health.observe_store) as revocations,
     ):
-        aside = Aside(stores.set_aside, metrics)
-        past = await _past(stores, config, aside)
-        node = Node(config, stores, revocations, health, metrics, past, aside)
+        set_aside = SetAsideData(stores.set_aside, metrics, look_every_s=pauses.look_aside_every_s)
+        past = await _past(stores, config, set_aside)
+        node = Node(config, stores, revocations, health, metrics, past, set_aside, pauses)
         async with _read(node.reader), supervised(node.background(), health, metrics):
             node.restore(past)
             async with front.listening(

@@ -14,7 +14,7 @@ from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
 from pushd.config.schema import Config
 from pushd.delivery.acknowledgements import Receipts
-from pushd.delivery.dispatch import Dispatcher
+from pushd.delivery.dispatch import GROW_AFTER_S, Dispatcher
 from pushd.delivery.intake import Intake
 from pushd.delivery.lanes import Lanes
 from pushd.errors import PushdError
@@ -22,15 +22,17 @@ from pushd.in_flight import InFlight
 from pushd.model import Notice
 from pushd.ports import Stores
 from pushd.presence.arrivals import Presence
+from pushd.retry import FIRST_S
 from pushd.telemetry import faults
 from pushd.telemetry.metrics import Metrics
 from pushd.users.directory import CachedDirectory
 from pushd.writing.mailbox import MailboxWriter
-from pushd.writing.online_status import StatusWriter
+from pushd.writing.online_status import STATUS_DELAY_S, StatusWriter
 from pushd.writing.records import RecordWriter
-from pushd.writing.retention import Maintenance
-from pushd.writing.set_aside import NOTICE, Aside
-from pushd.writing.settled import SettledWriter
+from pushd.writing.retention import Retention
+from pushd.writing.set_aside import LOOK_EVERY_S, NOTICE, SetAsideData
+from pushd.writing.settled import SETTLE_DELAY_S, SettledWriter
+from pushd.writing.write_behind import Backing
 from pushd.writing.writers import Writers
 
 
@@ -47,11 +49,24 @@ class Past(msgspec.Struct):
     outbox: dict[str, int] = {}  # batches by writer
 
 
-async def read_past(stores: Stores, aside: Aside, since_ms: int) -> Past:
+class Pauses(msgspec.Struct, frozen=True):
+    """How long the parts of a node wait before they try again, look again or let more come, s."""
+
+    retry_first_s: float = FIRST_S  # and longer from attempt to attempt
+    grow_after_s: float = GROW_AFTER_S
+    settle_delay_s: float = SETTLE_DELAY_S
+    status_delay_s: float = STATUS_DELAY_S
+    look_aside_every_s: float = LOOK_EVERY_S
+
+
+PAUSES = Pauses()
+
+
+async def read_past(stores: Stores, set_aside: SetAsideData, since_ms: int) -> Past:
     """What is in the journal and the outbox; what cannot be decoded is set aside. Raises StoreError."""
     unsettled = await stores.journal.unsettled()
     for seq, body, why in await stores.journal.spoiled():
-        if await aside.keep(NOTICE, SpoiledNotice(f"seq {seq}: {why}"), body):
+        if await set_aside.keep(NOTICE, SpoiledNotice(f"seq {seq}: {why}"), body):
             await stores.journal.settle([seq])
     seqs = {notice.seq for notice in unsettled}
     recent = [notice for notice in await stores.journal.since(since_ms) if notice.seq not in seqs]
@@ -70,38 +85,46 @@ class Core:
         self,
         config: Config,
         stores: Stores,
-        aside: Aside,
+        set_aside: SetAsideData,
         metrics: Metrics,
         clock: Clock,
         *,
         node_id: str,
         past: Past,
+        pauses: Pauses = PAUSES,
     ) -> None:
         self.stores = stores
-        self.aside = aside
+        self.set_aside = set_aside
         self.metrics = metrics
         self.clock = clock
         self.current = current = CurrentConfig(config)
         self.hub = hub = Hub(config.limits.max_pending_bytes)
         self.lanes: Lanes[InFlight] = Lanes(config.delivery.queue_size)
         self.directory = directory = CachedDirectory(stores.directory, current, clock.now)
-        on_disk = past.outbox
+        retry_first_s = pauses.retry_first_s
+        backing = Backing(metrics, set_aside, stores.outbox, past.outbox, retry_first_s)
         self.writers = writers = Writers(
-            MailboxWriter(stores, metrics, aside, on_disk=on_disk.get(MailboxWriter.name, 0)),
-            RecordWriter(stores, metrics, aside, hub, directory, current, on_disk=on_disk.get(RecordWriter.name, 0)),
+            MailboxWriter(stores.mailbox, backing),
+            RecordWriter(stores.records, backing, hub, directory, current),
             StatusWriter(
-                stores,
-                metrics,
-                aside,
-                directory,
-                started_ms=clock.wall_ms(),
-                on_disk=on_disk.get(StatusWriter.name, 0),
+                stores.presence, backing, directory, started_ms=clock.wall_ms(), delay_s=pauses.status_delay_s
             ),
-            SettledWriter(stores, metrics, aside),
+            SettledWriter(stores.journal, backing, delay_s=pauses.settle_delay_s),
         )
         self.receipts = receipts = Receipts(hub, writers, stores.records, current, metrics, clock)
         self.dispatcher = Dispatcher(
-            hub, self.lanes, directory, receipts, writers, current, metrics, clock, aside, stores.records
+            hub,
+            self.lanes,
+            directory,
+            receipts,
+            writers,
+            current,
+            metrics,
+            clock,
+            set_aside,
+            stores.records,
+            grow_after_s=pauses.grow_after_s,
+            retry_first_s=retry_first_s,
         )
         self.intake = Intake(
             stores.journal,
@@ -113,10 +136,20 @@ class Core:
             on_settled=self.settled,
             last_seq=past.last_seq,
         )
-        self.presence = Presence(hub, stores, directory, receipts, writers, current, metrics, clock, node_id=node_id)
-        self.maintenance = Maintenance(stores, current, metrics, clock.wall_ms)
-        writers.records.writer.gives_way = lambda: self.dispatcher.is_fanning_out or self.presence.is_crowded
-        aside.takes(NOTICE, self.intake.take_back)
+        self.presence = Presence(
+            hub,
+            stores,
+            directory,
+            receipts,
+            writers,
+            current,
+            metrics,
+            clock,
+            node_id=node_id,
+            retry_first_s=retry_first_s,
+        )
+        self.retention = Retention(stores, current, metrics, clock.wall_ms)
+        set_aside.takes(NOTICE, self.intake.take_back)
         hub.on_handed = self._handed
         hub.on_gone = self._gone
 
@@ -127,8 +160,8 @@ class Core:
             "record writer": self.writers.records.writer.run,
             "settled writer": self.writers.settled.writer.run,
             "status writer": self.writers.statuses.writer.run,
-            "set aside": self.aside.run,
-            "maintenance": self.maintenance.run,
+            "set aside": self.set_aside.run,
+            "maintenance": self.retention.run,
             "dispatch": self.dispatcher.run,
             "arrivals": self.presence.serve_arrivals,
             "heartbeat": self.presence.watch,

@@ -140,7 +140,7 @@ class InFlight:
         self.saves -= 1
         if self.saves == 0 and self.waiters is not None:
             waiters, self.waiters = self.waiters, None
-            waiters.release()
+            waiters.resolve()
 
 
 class Attempt:

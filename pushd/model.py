@@ -183,16 +183,6 @@ class PushRecord(msgspec.Struct, frozen=True):
     online_count: int
 
 
-class ReceiveStatus(msgspec.Struct, frozen=True):
-    """How many recipients of one notice are online, received, read and confirmed it."""
-
-    total_users: int
-    online_users: int
-    received_users: int
-    read_users: int
-    confirmed_users: int
-
-
 class MailboxItem(msgspec.Struct, omit_defaults=True):
     """One waiting notice, in the shape other programs may also write to a mailbox (CONTRACT section 5).
 

@@ -143,7 +143,7 @@ class ReceiptRow(msgspec.Struct, frozen=True):
 
 
 class ReceiptStats(msgspec.Struct, frozen=True):
-    """Counts over the receive records of a filter."""
+    """Counts over receive records: those of one notice, or of a filter."""
 
     total_users: int = 0
     online_users: int = 0

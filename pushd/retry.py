@@ -1,14 +1,16 @@
-"""When to ask again what has failed: backoff with jitter, and a circuit breaker. Pure."""
+"""When to try again what has failed: backoff with jitter, and a circuit breaker. Pure."""
 
 from __future__ import annotations
 
 import random
 
+FIRST_S = 0.05
+
 
 class Backoff:
     """Growing pauses with full jitter: between half of and the whole of first_s, 2 first_s, … up to most_s."""
 
-    def __init__(self, first_s: float = 0.05, most_s: float = 5.0, rng: random.Random | None = None) -> None:
+    def __init__(self, first_s: float = FIRST_S, most_s: float = 5.0, rng: random.Random | None = None) -> None:
         self._first_s = first_s
         self._most_s = most_s
         self._attempt = 0
@@ -21,12 +23,12 @@ class Backoff:
         return ceiling * self._rng.uniform(0.5, 1.0)
 
     def reset(self) -> None:
-        """It worked: start small again."""
+        """It worked: the next pause is the first one again."""
         self._attempt = 0
 
 
 class Circuit:
-    """Open, so that nobody waits for a store, from `most` lost calls in a row until one is answered."""
+    """Is open, so that nobody waits for a store, from `most` lost calls in a row until one is answered."""
 
     def __init__(self, most: int = 3) -> None:
         self._most = most

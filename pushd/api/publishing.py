@@ -76,7 +76,7 @@ class Api:
         self._lanes = lanes
         self._dispatcher = dispatcher
         self._receipts = receipts
-        self._writers = writers
+        self.writers = writers
         self._mailbox = stores.mailbox
         self.records = stores.records
         self.wall_ms = clock.wall_ms
@@ -87,10 +87,6 @@ class Api:
         self._mailbox_turns = Turns(MAILBOXES_AT_ONCE)
         self.list_turns = Turns(LISTS_AT_ONCE)
         self.bulk_turns = Turns(1)
-
-    async def records_written(self) -> None:
-        """What was noted before is in the records."""
-        await self._writers.records.writer.flushed()
 
     async def statuses(self, user_ids: Collection[int]) -> dict[int, OnlineStatus]:
         """The stored online status of these users, at most `presence.status_ttl_s` old."""
@@ -149,7 +145,7 @@ class Api:
 
     async def resend(self, call: Call[WaitQuery, None]) -> views.Published:
         """POST /notification/records/{message_id}/resend."""
-        await self.records_written()
+        await self.writers.records_written()
         row = await self.records.push_record(call.params["message_id"])
         if row is None:
             raise answers.unknown_notice()
@@ -215,7 +211,7 @@ class Api:
 
     async def receive_status(self, call: Call[Nothing, None]) -> views.StatusView:
         """GET /notification/messages/{message_id}/receive-status."""
-        await self.records_written()
+        await self.writers.records_written()
         status = await self.records.receive_status(call.params["message_id"])
         if status is None:
             raise answers.unknown_notice()
@@ -226,7 +222,7 @@ class Api:
     async def offline_messages(self, call: Call[UserQuery, None]) -> Long:
         """GET /notification/offline-messages."""
         user_id = call.user(call.query.user_id)
-        await self._writers.mailbox.writer.flushed()
+        await self.writers.mailboxes_written()
         async with self._mailbox_turns.turn(call.identity.user_id):
             items = (await self._mailbox.read([user_id])).get(user_id, [])
             items.reverse()
@@ -244,7 +240,7 @@ class Api:
     async def clear_offline_messages(self, call: Call[UserQuery, None]) -> views.Cleared:
         """DELETE /notification/offline-messages."""
         user_id = call.user(call.query.user_id)
-        await self._writers.mailbox.writer.flushed()
+        await self.writers.mailboxes_written()
         return views.Cleared(user_id=user_id, cleared_count=await self._mailbox.clear(user_id))
 
     # ---- the node
@@ -286,7 +282,7 @@ class Api:
             offline_saved=int(metrics.mailbox_saved.value),
             offline_delivered=int(metrics.mailbox_delivered.value),
             store_writers={"mailbox": self._mailbox.writers},
-            outbox_pending={writer.name: writer.on_disk for writer in self._writers.all()},
+            outbox_pending={writer.name: writer.on_disk for writer in self.writers.all()},
             uptime_s=round(self.health.uptime_s, 3),
         )
 

@@ -37,7 +37,7 @@ async def records(api: Api, call: Call[RecordsQuery, None]) -> Long:
     """GET /notification/records."""
     query = call.query
     where = _push_filter(query, api.current.timezone)
-    await api.records_written()
+    await api.writers.records_written()
     async with api.list_turns.turn(call.identity.user_id):
         stats = await api.records.push_stats(where)
         rows = await api.records.push_records(where, query.sort_by, _slice(query))
@@ -55,14 +55,14 @@ async def records(api: Api, call: Call[RecordsQuery, None]) -> Long:
 
 async def stats(api: Api, call: Call[StatsQuery, None]) -> views.PushStatsView:
     """GET /notification/stats."""
-    await api.records_written()
+    await api.writers.records_written()
     return views.push_stats_view(await api.records.push_stats(_push_filter(call.query, api.current.timezone)))
 
 
 async def record(api: Api, call: Call[Nothing, None]) -> Long:
     """GET /notification/records/{message_id}."""
     message_id = call.params["message_id"]
-    await api.records_written()
+    await api.writers.records_written()
     async with api.list_turns.turn(call.identity.user_id):
         row = await api.records.push_record(message_id)
         status = await api.records.receive_status(message_id)
@@ -75,7 +75,7 @@ async def record(api: Api, call: Call[Nothing, None]) -> Long:
 async def delete(api: Api, call: Call[Nothing, None]) -> views.Deleted:
     """DELETE /notification/records/{message_id}."""
     message_id = call.params["message_id"]
-    await api.records_written()
+    await api.writers.records_written()
     if not await api.records.delete(message_id):
         raise answers.unknown_notice()
     return views.Deleted(message_id=message_id)
@@ -85,7 +85,7 @@ async def receive_records(api: Api, call: Call[ReceiveRecordsQuery, None]) -> Lo
     """GET /notification/admin-receive-records."""
     query = call.query
     where = _receipt_filter(query, api.current.timezone)
-    await api.records_written()
+    await api.writers.records_written()
     async with api.list_turns.turn(call.identity.user_id):
         rows = await api.records.receive_records(where, query.sort_by, _slice(query))
         counts = await api.records.receive_stats(where)  # a store may have counted them for the page
@@ -106,7 +106,7 @@ async def receive_records_of_users(api: Api, call: Call[Nothing, UsersBody]) -> 
     user_ids = list(dict.fromkeys(call.body.user_ids))
     limit = call.body.limit
     at_once = max(1, RECEIPTS_AT_ONCE // limit)
-    await api.records_written()
+    await api.writers.records_written()
     text = Encoded()
     separator = b"{"
     async with api.bulk_turns.turn(call.identity.user_id):
@@ -125,7 +125,7 @@ async def receive_records_of_users(api: Api, call: Call[Nothing, UsersBody]) -> 
 async def receive_totals(api: Api, call: Call[ReceiveStatsQuery, None]) -> Long:
     """GET /notification/admin-receive-stats."""
     since_ms, before_ms = _period(call.query, api.current.timezone)
-    await api.records_written()
+    await api.writers.records_written()
     where = ReceiptFilter(since_ms=since_ms, before_ms=before_ms)
     async with api.list_turns.turn(call.identity.user_id):
         total = await api.records.receive_stats(where)
@@ -137,7 +137,7 @@ async def receive_totals(api: Api, call: Call[ReceiveStatsQuery, None]) -> Long:
 async def user_summary(api: Api, call: Call[UserQuery, None]) -> views.Summary:
     """GET /notification/user-summary."""
     user_id = call.user(call.query.user_id)
-    await api.records_written()
+    await api.writers.records_written()
     summary = await api.records.user_summary(user_id)
     last_ms = summary.last_message_ms
     return views.Summary(

@@ -145,7 +145,7 @@ class Receipts:
             under_way = (*self._under_way.values(), *self._overtaken)
             self._left.forget(min((one.left_before for one in under_way), default=self._left.mark))
         if self._watchers and (watchers := self._watchers.pop(message_id, None)) is not None:
-            watchers.release()
+            watchers.resolve()
 
     def _end_one_of(self, message_id: str, flight: InFlight) -> None:
         if flight in self._overtaken:
@@ -357,7 +357,7 @@ class Receipts:
         """
         foreign = set(self.acknowledge(user_id, message_ids))
         await self._fanned_out(message_ids)
-        await self._writers.records.writer.written_for({user_id})
+        await self._writers.records_written({user_id})
         found = await self._records.mark(user_id, message_ids, mark, self._wall_ms())
         unknown = set(message_ids).difference(found, foreign)
         if unknown and but is None:  # a connection's were sent to it, and are known

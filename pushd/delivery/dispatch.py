@@ -22,11 +22,11 @@ from pushd.in_flight import InFlight
 from pushd.model import Priority, PushRecord, TargetKind
 from pushd.ports import RecordStore
 from pushd.protocol import frames
-from pushd.retry import Backoff
+from pushd.retry import FIRST_S, Backoff
 from pushd.telemetry import faults
 from pushd.telemetry.metrics import Metrics
 from pushd.users.directory import CachedDirectory
-from pushd.writing.set_aside import NOTICE, Aside
+from pushd.writing.set_aside import NOTICE, SetAsideData
 from pushd.writing.writers import Writers
 
 log = structlog.get_logger("pushd.dispatch")
@@ -54,8 +54,11 @@ class Dispatcher:
         current: CurrentConfig,
         metrics: Metrics,
         clock: Clock,
-        aside: Aside,
+        set_aside: SetAsideData,
         records: RecordStore,
+        *,
+        grow_after_s: float = GROW_AFTER_S,
+        retry_first_s: float = FIRST_S,
     ) -> None:
         self._records = records
         self._hub = hub
@@ -65,10 +68,13 @@ class Dispatcher:
         self._writers = writers
         self._current = current
         self._metrics = metrics
-        self._set_aside = aside
+        self._set_aside = set_aside
+        self._grow_after_s = grow_after_s
+        self._retry_first_s = retry_first_s
         self._now = clock.now
         self._wall_ms = clock.wall_ms
         self._fan_outs = FanOutQueue(hub, clock.now)
+        writers.give_way_to(self._fan_outs)
         self._resting: deque[asyncio.Future[None]] = deque()  # workers with nothing to do
         self._is_in_turn = False
         self._turn_ends = 0.0
@@ -87,11 +93,6 @@ class Dispatcher:
     def worker_count(self) -> int:
         """Workers at present."""
         return len(self._workers)
-
-    @property
-    def is_fanning_out(self) -> bool:
-        """Large fan-outs are under way, or one after the other."""
-        return self._fan_outs.is_busy
 
     @property
     def is_idle(self) -> bool:
@@ -135,7 +136,7 @@ class Dispatcher:
             self._group.create_task(self._fan_outs.serve())
             while True:
                 self._scale()
-                await asyncio.sleep(GROW_AFTER_S)
+                await asyncio.sleep(self._grow_after_s)
 
     def _scale(self) -> None:
         now = self._now()
@@ -144,7 +145,7 @@ class Dispatcher:
         if len(self._workers) < config.min_workers:
             for _ in range(config.min_workers - len(self._workers)):
                 self._grow()
-        elif self._lanes.oldest_age(now) > GROW_AFTER_S and len(self._workers) < config.max_workers:
+        elif self._lanes.oldest_age(now) > self._grow_after_s and len(self._workers) < config.max_workers:
             self._grow()
         elif self._busy or self._is_served:
             self._idle_since = now
@@ -308,7 +309,7 @@ class Dispatcher:
             self._workers.add(worker)
 
     async def _ask_stores(self, flight: InFlight) -> list[int]:
-        backoff = Backoff()
+        backoff = Backoff(self._retry_first_s)
         unexpected = 0
         while True:
             try:
@@ -336,7 +337,7 @@ class Dispatcher:
         """The recipients, but for those to whom a former process or an earlier publish delivered."""
         target = flight.notice.target
         if flight.notice.is_resent:
-            await self._writers.records.writer.flushed()
+            await self._writers.records_written()
             return await self._records.not_received_by(flight.notice.message_id)
         if not flight.is_restored:
             return await self._directory.ids(target)
@@ -350,7 +351,7 @@ class Dispatcher:
     async def _received_by(self, flight: InFlight) -> set[int]:
         """Nobody, while the records cannot be asked: better twice than late."""
         try:
-            await self._writers.records.writer.flushed()
+            await self._writers.records_written()
             return await self._records.received_by(flight.notice.message_id)
         except StoreError as error:
             log.warning("may be delivered twice", message_id=flight.notice.message_id, error=str(error))

@@ -43,10 +43,9 @@ class FanOutQueue:
         self._serving: asyncio.Future[None] | None = None
         self._is_due = False
 
-    @property
-    def is_busy(self) -> bool:
-        """A fan-out is under way."""
-        return self._queued > 0
+    def __len__(self) -> int:
+        """How many fan-outs are under way."""
+        return self._queued
 
     def is_blocked(self, priority: Priority) -> bool:
         """Whether fan-outs that come before one of this priority are under way."""

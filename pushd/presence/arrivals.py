@@ -18,7 +18,7 @@ from pushd.errors import CloseCode, StoreError, StoreUnavailable
 from pushd.model import Arrival, Client, MailboxItem, User
 from pushd.ports import Stores
 from pushd.protocol import frames as wire
-from pushd.retry import Backoff
+from pushd.retry import FIRST_S, Backoff
 from pushd.telemetry.metrics import Metrics
 from pushd.turns import Slice
 from pushd.users.directory import CachedDirectory
@@ -54,6 +54,7 @@ class Presence:
         clock: Clock,
         *,
         node_id: str,
+        retry_first_s: float = FIRST_S,
     ) -> None:
         self._hub = hub
         self._mailbox = stores.mailbox
@@ -67,7 +68,9 @@ class Presence:
         self._now = clock.now
         self._wall_ms = clock.wall_ms
         self._node_id = node_id
+        self._retry_first_s = retry_first_s
         self._arrivals: list[Connection] = []
+        writers.give_way_to(self._arrivals)  # while some wait for others to be welcomed
         self._arrived = asyncio.Event()
         self._greeting = asyncio.Lock()
         self._replays: set[asyncio.Task[None]] = set()
@@ -107,11 +110,6 @@ class Presence:
             user_agent=client.user_agent,
             at_ms=self._wall_ms(),
         )
-
-    @property
-    def is_crowded(self) -> bool:
-        """Some wait for others to be welcomed."""
-        return bool(self._arrivals)
 
     async def serve_arrivals(self) -> None:
         """Until cancelled. While one batch waits for the stores, others may be asked for."""
@@ -211,7 +209,7 @@ class Presence:
             async with asyncio.timeout(within_s):
                 await self._learn(connections)
                 user_ids = {connection.user_id for connection in connections}
-                await self._writers.mailbox.writer.written_for(user_ids)
+                await self._writers.mailboxes_written(user_ids)
                 return await self._mailbox.read(user_ids)
         except TimeoutError:
             raise StoreUnavailable("mailbox", f"no answer within {within_s} s") from None
@@ -220,7 +218,7 @@ class Presence:
         """For hello, which waits neither long for records under way nor for a store that cannot be had."""
         with contextlib.suppress(StoreError, TimeoutError):
             async with asyncio.timeout(RECORDS_WITHIN_S):
-                await self._writers.records.writer.written_for(user_ids)
+                await self._writers.records_written(user_ids)
         try:
             async with asyncio.timeout(COUNT_WITHIN_S):
                 return await self._records.unread_counts(user_ids)
@@ -330,7 +328,7 @@ class Presence:
 
     async def _replay_later(self, connection: Connection) -> None:
         """The store was down when the user came: replay when it is back, behind what is live by then."""
-        backoff = Backoff()
+        backoff = Backoff(self._retry_first_s)
         while connection.is_registered:
             await asyncio.sleep(backoff.next_s())
             try:
@@ -375,7 +373,7 @@ class Presence:
         """Until cancelled: leave a trace of being alive, by which durations are right after a crash."""
         while True:
             with contextlib.suppress(StoreError), self._carrying_on("alive"):  # health has seen a StoreError
-                await self._writers.statuses.writer.flushed()  # whom a former process left is looked at before
+                await self._writers.statuses_written()  # whom a former process left is looked at before
                 await self._statuses.alive(self._wall_ms())
             await asyncio.sleep(ALIVE_EVERY_S)
 

@@ -1,1 +1,1 @@
-"""Who exists: the cached directory, files of users, and what they connect with."""
+"""Users: the cached directory, files to import them from, and the devices they connect with."""

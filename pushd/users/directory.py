@@ -16,7 +16,8 @@ from pushd.ports import Directory
 
 ALL = "all"
 UNKNOWN_TTL_S = 10.0
-LISTS_MOST, LISTED_MOST = 256, 4_000_000  # id lists remembered, and the ids in them
+LISTS_MOST = 256  # id lists remembered
+LISTED_MOST = 4_000_000  # ids in them
 
 # From when it is stale, and who the user is; None: nobody whom the directory knows.
 Entry = tuple[float, User | None]
@@ -28,13 +29,24 @@ class CachedDirectory:
     """Users and id lists per role (both LRU with TTL), each asked for once at a time, stale while the store is down.
 
     A user learned from a connection is known at once; one added to the store by others within
-    `directory.cache_ttl_s`, or UNKNOWN_TTL_S when asked for before.
+    `directory.cache_ttl_s`, or UNKNOWN_TTL_S when asked for before. At most `lists_most` id lists are remembered, and
+    `listed_most` ids in them.
     """
 
-    def __init__(self, directory: Directory, current: CurrentConfig, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        current: CurrentConfig,
+        now: Callable[[], float],
+        *,
+        lists_most: int = LISTS_MOST,
+        listed_most: int = LISTED_MOST,
+    ) -> None:
         self._directory = directory
         self._current = current
         self._now = now
+        self._lists_most = lists_most
+        self._listed_most = listed_most
         self._users: OrderedDict[int, Entry] = OrderedDict()  # the least recently used first
         self._asked: dict[int, asyncio.Task[dict[int, User]]] = {}  # whom the store is being asked for
         self._ids: OrderedDict[str, tuple[float, list[int]]] = OrderedDict()  # the least recently used first
@@ -199,12 +211,12 @@ class CachedDirectory:
         return ids
 
     def _keep_list(self, key: str, ids: list[int]) -> None:
-        """Remember a list; of more than LISTS_MOST or LISTED_MOST the least recently used go, but that of all."""
+        """Remembers a list; of too many, or too long ones, the least recently used are forgotten, but that of all."""
         self._ids[key] = (self._now() + self._current.config.directory.cache_ttl_s, ids)
         self._ids.move_to_end(key)
         listed = sum(len(ids) for _, ids in self._ids.values())
         for other in [other for other in self._ids if other not in (key, ALL)]:
-            if len(self._ids) <= LISTS_MOST and listed <= LISTED_MOST:
+            if len(self._ids) <= self._lists_most and listed <= self._listed_most:
                 break
             listed -= len(self._ids.pop(other)[1])
 

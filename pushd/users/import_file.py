@@ -1,6 +1,6 @@
 """Users from a file's text: CSV with the header id,username,user_type, or a JSON list of objects of these keys.
 
-Pure. Other columns and keys are left aside. The first bad row is a ConfigError that names the file, the
+Pure. Other columns and keys are ignored. The first bad row is a ConfigError that names the file, the
 line (CSV) or item (JSON, counted from 1), the field, what was found and what was expected.
 """
 

@@ -1,1 +1,1 @@
-"""What is written to the stores without being waited for, and what has had its time."""
+"""Writes to the stores that nobody waits for, what is set aside of them, and the purge of what is past its time."""

@@ -1,4 +1,4 @@
-"""Writes to mailboxes: notices that wait for absent users, and those that wait no more."""
+"""Writes to mailboxes: notices that wait for absent users, and the removal of those that wait no more."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import msgspec
 
 from pushd.in_flight import InFlight
 from pushd.model import MailboxItem
-from pushd.ports import Stores
-from pushd.telemetry.metrics import Metrics
-from pushd.writing.records import halves
-from pushd.writing.set_aside import Aside
-from pushd.writing.write_behind import WriteBehind, for_each
+from pushd.ports import Mailbox
+from pushd.writing.batches import halves, tell_each
+from pushd.writing.write_behind import Backing, WriteBehind
 
 SAVES_AT_ONCE = 256  # in one batch: what is encoded for the disk at once when the store is away
 MAILBOX_DELAY_S = 0.003  # four times as many copies in one transaction cost half; who arrives does not wait for it
@@ -33,18 +31,18 @@ _older_mailbox_body = msgspec.msgpack.Decoder(_MailboxBody)
 
 
 class MailboxWriter:
-    """Saves and removals, in the order they were asked for or promised."""
+    """Writes saves and removals in the order in which they were asked for or promised."""
 
     name = "mailbox"
 
-    def __init__(self, stores: Stores, metrics: Metrics, aside: Aside, *, on_disk: int = 0) -> None:
-        self._mailbox = stores.mailbox
-        self._metrics = metrics
+    def __init__(self, mailbox: Mailbox, backing: Backing) -> None:
+        self._mailbox = mailbox
+        self._metrics = backing.metrics
         self._queue: list[MailboxBatch | Iterator[None]] = []
-        self.writer = WriteBehind(self, metrics, lambda: MAILBOX_DELAY_S, aside, stores.outbox, on_disk)
+        self.writer = WriteBehind(self, backing, lambda: MAILBOX_DELAY_S)
 
     def save(self, flight: InFlight, item: MailboxItem, user_ids: Collection[int]) -> None:
-        """Put `item` into the mailboxes of these users; `flight` is held until it is there or on disk."""
+        """Puts `item` into the mailboxes of these users; `flight` is held until it is there or on disk."""
         flight.begin_save()
         batch = self._queue[-1] if self._queue else None
         if not isinstance(batch, MailboxBatch) or batch.removals or len(batch.saves) >= SAVES_AT_ONCE:
@@ -56,7 +54,7 @@ class MailboxWriter:
         self.writer.wake(user_ids)
 
     def remove(self, user_id: int, message_ids: Collection[str]) -> None:
-        """Take these out of the user's mailbox."""
+        """Takes these out of the user's mailbox."""
         batch = self._queue[-1] if self._queue else None
         if not isinstance(batch, MailboxBatch):
             batch = MailboxBatch()
@@ -65,20 +63,20 @@ class MailboxWriter:
         self.writer.wake((user_id,))
 
     def promise(self, saves: Iterator[None]) -> None:
-        """Its steps will ask for saves, which belong here in the order; it is asked when they are written."""
+        """Keeps a place in the order of writes: when it is reached, `saves` is stepped, and each step calls `save`."""
         self._queue.append(saves)
 
     def is_last(self, saves: Iterator[None]) -> bool:
-        """Whether nothing was asked for since `saves` was promised, and `saves` was not asked yet."""
+        """Whether nothing was asked for since `saves` was promised, and it has not been stepped yet."""
         return bool(self._queue) and self._queue[-1] is saves
 
     async def waiting(self, user_id: int) -> list[str]:
-        """Ids of what is in the user's mailbox, with what was given before. Raises StoreError."""
+        """Ids of what is in the user's mailbox, including what was asked for before. Raises StoreError."""
         await self.writer.written_for({user_id})
         return [item.message_id for item in (await self._mailbox.read([user_id])).get(user_id, ())]
 
     def collect(self) -> Iterator[MailboxBatch]:
-        """See Writes. What was promised is asked for when its turn comes."""
+        """Hands over the saves and removals in order; a promise is stepped when its turn comes."""
         queue, self._queue = self._queue, []
         return self._in_order(queue)
 
@@ -89,7 +87,7 @@ class MailboxWriter:
                 continue
             is_over = False
             while not is_over:
-                later, self._queue = self._queue, []  # what was asked for meanwhile
+                later, self._queue = self._queue, []  # what others asked for meanwhile
                 try:
                     is_over = next(one, True) is True
                 finally:
@@ -97,7 +95,7 @@ class MailboxWriter:
                 yield from self._in_order(given)
 
     async def write(self, batch: MailboxBatch) -> None:
-        """See Writes."""
+        """Saves, then removes: the removals of a batch came after its saves."""
         if batch.saves:
             is_first, batch.is_first = batch.is_first, False  # another attempt is another matter
             await self._mailbox.save(batch.saves, is_first=is_first)
@@ -106,15 +104,15 @@ class MailboxWriter:
         self._metrics.mailbox_saved.inc(sum(len(user_ids) for _, user_ids in batch.saves))
 
     def written(self, batch: MailboxBatch) -> None:
-        """See Writes."""
-        for_each(batch.flights, InFlight.end_save, self._metrics)
+        """Tells the notices in flight that these copies are in their mailboxes."""
+        tell_each(batch.flights, InFlight.end_save, self._metrics)
 
     def gave_up(self, batch: MailboxBatch) -> None:
-        """See Writes. These notices need nothing more, but nobody may say that they are delivered."""
-        for_each(batch.flights, InFlight.release, self._metrics)
+        """Lets the notices be settled, but not be called delivered."""
+        tell_each(batch.flights, InFlight.release, self._metrics)
 
     def parts(self, batch: MailboxBatch) -> Sequence[MailboxBatch]:
-        """See Writes."""
+        """Cuts saves from removals, then saves by notice, then by recipient; removals by user."""
         saves, removals, flights = batch.saves, batch.removals, batch.flights
         if saves and removals:
             return [MailboxBatch(saves, {}, flights), MailboxBatch([], removals)]
@@ -134,11 +132,11 @@ class MailboxWriter:
         return [batch] if saves or removals else []
 
     async def encode(self, batch: MailboxBatch) -> bytes:
-        """See Writes."""
+        """Encodes the batch as JSON, which can say whatever was published as JSON."""
         return msgspec.json.encode((batch.saves, batch.removals))
 
     def decode(self, body: bytes) -> MailboxBatch:
-        """See Writes."""
+        """Decodes JSON, or the MessagePack of an older version."""
         decoder = _mailbox_body if body.startswith(b"[") else _older_mailbox_body
         saves, removals = decoder.decode(body)
         return MailboxBatch([*saves], removals)

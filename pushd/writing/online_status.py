@@ -1,4 +1,4 @@
-"""Writes of presence in its stored form: who came, who left."""
+"""Writes of online status, the stored form of presence: who came, who left."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from collections.abc import Sequence
 import msgspec
 
 from pushd.model import Arrival, User
-from pushd.ports import Stores
+from pushd.ports import PresenceStore
 from pushd.telemetry import faults
-from pushd.telemetry.metrics import Metrics
 from pushd.users.directory import CachedDirectory
-from pushd.writing.records import halves
-from pushd.writing.set_aside import Aside
-from pushd.writing.write_behind import WriteBehind
+from pushd.writing.batches import halves
+from pushd.writing.write_behind import Backing, WriteBehind
 
 STATUS_DELAY_S = 0.1
 
@@ -31,38 +29,37 @@ class StatusBatch(msgspec.Struct):
 
 
 class StatusWriter:
-    """Who came and went, in order; first of all, that whom a former process left as online is not."""
+    """Writes who came and went, in order; before all that, it marks as offline whom a former process left as online."""
 
     name = "presence"
 
     def __init__(
         self,
-        stores: Stores,
-        metrics: Metrics,
-        aside: Aside,
+        statuses: PresenceStore,
+        backing: Backing,
         directory: CachedDirectory,
         *,
         started_ms: int,
-        on_disk: int = 0,
+        delay_s: float = STATUS_DELAY_S,
     ) -> None:
-        self._statuses = stores.presence
-        self._metrics = metrics
+        self._statuses = statuses
+        self._metrics = backing.metrics
         self._users = directory.users
         self._started_ms = started_ms
         self._batches = [StatusBatch(reset_ms=started_ms)]
         self._departed: set[int] = set()  # in the last batch
         self._were_online: list[int] = []
         self._is_reset = asyncio.Event()
-        self.writer = WriteBehind(self, metrics, lambda: STATUS_DELAY_S, aside, stores.outbox, on_disk)
+        self.writer = WriteBehind(self, backing, lambda: delay_s)
         self.writer.wake()
 
     async def were_online(self) -> list[int]:
-        """Who was connected when a former process ended; waits for the store."""
+        """Who was connected when a former process ended; waits until the store has said so."""
         await self._is_reset.wait()
         return self._were_online
 
     def arrived(self, arrival: Arrival) -> None:
-        """A user's first connection came."""
+        """Notes that a user's first connection came."""
         if not self._batches or arrival.user_id in self._departed:
             self._batches.append(StatusBatch())
             self._departed.clear()
@@ -70,7 +67,7 @@ class StatusWriter:
         self.writer.wake()
 
     def left(self, user_id: int, at_ms: int) -> None:
-        """A user's last connection went."""
+        """Notes that a user's last connection went."""
         if not self._batches:
             self._batches.append(StatusBatch())
         self._batches[-1].departures.append((user_id, at_ms))
@@ -78,34 +75,37 @@ class StatusWriter:
         self.writer.wake()
 
     def collect(self) -> list[StatusBatch]:
-        """See Writes."""
+        """Hands over the changes in order."""
         batches, self._batches = self._batches, []
         self._departed.clear()
         return batches
 
     async def write(self, batch: StatusBatch) -> None:
-        """See Writes."""
+        """Resets, once, then stores arrivals, then departures."""
         if batch.reset_ms:
             ghosts = await self._statuses.reset(batch.reset_ms)
             if batch.reset_ms == self._started_ms and not self._is_reset.is_set():
                 self._were_online = ghosts
                 self._is_reset.set()
-            batch.reset_ms = 0  # another attempt at the rest must not send home who has come since
+            batch.reset_ms = 0  # another attempt at the rest must not mark as offline who has come since
         if batch.arrivals:
             await self._statuses.connected(await self._named(batch.arrivals))
         if batch.departures:
             await self._statuses.disconnected(batch.departures)
 
     def written(self, batch: StatusBatch) -> None:
-        """See Writes."""
+        """Does nothing: nobody waits for a status."""
 
     def gave_up(self, batch: StatusBatch) -> None:
-        """See Writes. Whoever waits for the reset need not wait for ever."""
+        """Lets go on whoever waits for a reset that failed for good."""
         if batch.reset_ms:
             self._is_reset.set()
 
     def parts(self, batch: StatusBatch) -> Sequence[StatusBatch]:
-        """See Writes. A reset is for the next start to do: later, it would not know who is here by then."""
+        """Cuts the reset from the rest, arrivals from departures, and these by user.
+
+        A reset that fails is not kept: the next start does it; later, it would not know who is here by then.
+        """
         reset_ms, arrivals, departures = batch.reset_ms, batch.arrivals, batch.departures
         if reset_ms:
             return [StatusBatch(reset_ms), StatusBatch(0, arrivals, departures)] if arrivals or departures else []
@@ -118,15 +118,15 @@ class StatusWriter:
         return [batch] if arrivals or departures else []
 
     async def encode(self, batch: StatusBatch) -> bytes:
-        """See Writes."""
+        """Encodes the batch as MessagePack."""
         return msgspec.msgpack.encode(batch)
 
     def decode(self, body: bytes) -> StatusBatch:
-        """See Writes."""
+        """Decodes MessagePack."""
         return msgspec.msgpack.decode(body, type=StatusBatch)
 
     async def _named(self, arrivals: list[Arrival]) -> list[Arrival]:
-        """Tokens need not carry a name: then it is the directory's."""
+        """The same arrivals, those whose token carries no name with the directory's."""
         nameless = [arrival.user_id for arrival in arrivals if not arrival.username]
         known: dict[int, User] = {}
         try:

@@ -1,10 +1,9 @@
-"""Push records and receive records on their way to the store: what becomes of a receipt meanwhile is one write."""
+"""Writes of push records and receive records: what becomes of a receipt between two flushes is one write."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
-from typing import TypeVar
 
 import msgspec
 
@@ -12,16 +11,14 @@ from pushd._fastpath import Hub
 from pushd.config.current import CurrentConfig
 from pushd.in_flight import InFlight
 from pushd.model import Channel, Client, DeliveryStatus, Outcome, PushRecord, Receipt, User
-from pushd.ports import Stores
+from pushd.ports import RecordStore
 from pushd.telemetry import faults
-from pushd.telemetry.metrics import Metrics
 from pushd.turns import Slice
 from pushd.users.devices import device_of
 from pushd.users.directory import CachedDirectory
-from pushd.writing.set_aside import Aside
-from pushd.writing.write_behind import WriteBehind, for_each
+from pushd.writing.batches import halves, tell_each
+from pushd.writing.write_behind import Backing, WriteBehind
 
-T = TypeVar("T")
 ROWS_PER_CLOCK_READING = 16
 STATUS_RANK = {status: rank for rank, status in enumerate(DeliveryStatus)}
 
@@ -82,7 +79,7 @@ _body = msgspec.msgpack.Decoder(tuple[list[PushRecord], list[Receipt]])
 
 
 class RecordWriter:
-    """Push records and receive records; what happens to one receipt between two flushes is one write.
+    """Writes push records and receive records; what happens to one receipt between two flushes is one write.
 
     Names and roles come from the directory, what is known of a connected user's client from the hub.
     """
@@ -90,35 +87,27 @@ class RecordWriter:
     name = "records"
 
     def __init__(
-        self,
-        stores: Stores,
-        metrics: Metrics,
-        aside: Aside,
-        hub: Hub,
-        directory: CachedDirectory,
-        current: CurrentConfig,
-        *,
-        on_disk: int = 0,
+        self, records: RecordStore, backing: Backing, hub: Hub, directory: CachedDirectory, current: CurrentConfig
     ) -> None:
-        self._records = stores.records
-        self._metrics = metrics
+        self._records = records
+        self._metrics = backing.metrics
         self._users = directory.users
         self._hub = hub
         self._current = current
         self._push_records: dict[str, PushRecord] = {}
         self._recorded: list[InFlight] = []  # whose push records these are
         self._pending: dict[str, _Rows] = {}
-        self.writer = WriteBehind(self, metrics, self._delay_s, aside, stores.outbox, on_disk)
+        self.writer = WriteBehind(self, backing, self._delay_s)
 
     def push_record(self, flight: InFlight, record: PushRecord) -> None:
-        """Create or update the record of a notice; `flight` is held until it is written."""
+        """Creates or updates the record of a notice; `flight` is held until it is written."""
         flight.hold()
         self._recorded.append(flight)
         self._push_records[record.notice.message_id] = record
         self.writer.wake()
 
     def note(self, flight: InFlight | None, message_id: str, user_ids: Collection[int], outcome: Outcome) -> None:
-        """Note `outcome` for these recipients; `flight`, if given, is held until it is written."""
+        """Notes `outcome` for these recipients; `flight`, if given, is held until it is written."""
         if not user_ids:
             return
         rows = self._pending.get(message_id)
@@ -131,7 +120,7 @@ class RecordWriter:
         self.writer.wake(user_ids)
 
     def collect(self) -> Iterator[RecordBatch]:
-        """See Writes. Batches are made when their turn comes: a broadcast's would hold the loop up."""
+        """Hands over what was noted. Batches are made when their turn comes: a broadcast's would hold up the loop."""
         push_records, self._push_records = self._push_records, {}
         recorded, self._recorded = self._recorded, []
         pending, self._pending = self._pending, {}
@@ -142,20 +131,20 @@ class RecordWriter:
         return _batches(RecordBatch(list(push_records.values()), [], recorded), pending, size)
 
     async def write(self, batch: RecordBatch) -> None:
-        """See Writes."""
+        """Completes the receipts, and writes them behind their push records."""
         await self._complete(batch)
         await self._records.write(batch.push_records, batch.receipts)
 
     def written(self, batch: RecordBatch) -> None:
-        """See Writes."""
-        for_each(batch.flights, InFlight.release, self._metrics)
+        """Tells the notices in flight that they need not wait for this batch."""
+        tell_each(batch.flights, InFlight.release, self._metrics)
 
     def gave_up(self, batch: RecordBatch) -> None:
-        """See Writes. A receipt that is set aside does not keep its notice from being settled."""
+        """Lets the notices be settled: a receipt that is set aside does not keep its notice in the journal."""
         self.written(batch)
 
     def parts(self, batch: RecordBatch) -> Sequence[RecordBatch]:
-        """See Writes."""
+        """Cuts push records from receipts, and both by halves; each part holds the notices by itself."""
         parts: list[RecordBatch] = []
         if batch.push_records and (batch.rows or batch.receipts):
             parts = [RecordBatch(batch.push_records, [], []), RecordBatch([], batch.rows, [], batch.receipts)]
@@ -174,17 +163,17 @@ class RecordWriter:
         return parts
 
     async def encode(self, batch: RecordBatch) -> bytes:
-        """See Writes."""
+        """Encodes the batch as MessagePack, completed: who is connected now may not be when it is written."""
         await self._complete(batch)
         return msgspec.msgpack.encode((batch.push_records, batch.receipts))
 
     def decode(self, body: bytes) -> RecordBatch:
-        """See Writes."""
+        """Decodes MessagePack."""
         push_records, receipts = _body.decode(body)
         return RecordBatch(push_records, [], [], receipts)
 
     async def _complete(self, batch: RecordBatch) -> None:
-        """Once: with names, and with the clients as they are now."""
+        """Makes receipts of the rows, once: with names, and with the clients as they are now."""
         if batch.rows and not batch.receipts:
             users: dict[int, User] = {}
             try:
@@ -222,14 +211,8 @@ class RecordWriter:
         return self._current.config.records.flush_ms / 1000
 
 
-def halves(items: Sequence[T]) -> list[list[T]]:
-    """Both halves of at least two items, in order."""
-    half = len(items) // 2
-    return [[*items[:half]], [*items[half:]]]
-
-
 def _batches(batch: RecordBatch, pending: dict[str, _Rows], size: int) -> Iterator[RecordBatch]:
-    """`batch`, and what follows it, filled up with at most `size` rows each."""
+    """Fills `batch`, and those that follow it, with at most `size` rows each."""
     for message_id, rows in pending.items():
         is_late = not rows.flights
         for chunk in _chunks(rows.outcomes, size):

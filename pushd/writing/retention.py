@@ -1,4 +1,4 @@
-"""What has had its time goes away: settled journal entries, old mailbox items, old records. Little by little."""
+"""Deletes what is past its retention, little by little: settled journal entries, old mailbox items, old records."""
 
 from __future__ import annotations
 
@@ -21,24 +21,38 @@ PAUSE_S = 0.02
 DAY_MS = 86_400_000
 
 
-class Maintenance:
-    """Purges in small steps, so that nothing waits for it. `wall_ms` is the time of day."""
+class Retention:
+    """Purges the stores every `every_s`, in steps with a pause of `pause_s` in between, so that nothing waits for it.
 
-    def __init__(self, stores: Stores, current: CurrentConfig, metrics: Metrics, wall_ms: Callable[[], int]) -> None:
+    `wall_ms` is the time of day.
+    """
+
+    def __init__(
+        self,
+        stores: Stores,
+        current: CurrentConfig,
+        metrics: Metrics,
+        wall_ms: Callable[[], int],
+        *,
+        every_s: float = EVERY_S,
+        pause_s: float = PAUSE_S,
+    ) -> None:
         self._stores = stores
         self._current = current
         self._metrics = metrics
         self._wall_ms = wall_ms
+        self._every_s = every_s
+        self._pause_s = pause_s
         self._expired_until_ms = 0
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Purges until it is cancelled."""
         while True:
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(self._every_s)
             await self.purge()
 
     async def purge(self) -> None:
-        """One round over all stores."""
+        """Goes over all stores once."""
         now_ms = self._wall_ms()
         config = self._current.config
         dedup_ms = int(config.delivery.dedup_window_s * 1000)
@@ -49,16 +63,16 @@ class Maintenance:
         await self._in_steps(lambda: self._stores.records.purge(now_ms - records_ms, ROWS_AT_ONCE))
 
     async def _expire(self, now_ms: int) -> None:
-        """Notices that nobody will get any more say so in their receive records."""
+        """Marks the receive records of notices that nobody will get any more."""
         since_ms = self._expired_until_ms
         if await self._in_steps(lambda: self._stores.records.expire(since_ms, now_ms, ROWS_AT_ONCE)):
             self._expired_until_ms = now_ms
 
     async def _in_steps(self, step: Callable[[], Awaitable[int]]) -> bool:
-        """Repeat `step` until nothing is left to do; False when the store failed before."""
+        """Repeats `step` until nothing is left to do; False when the store failed before."""
         try:
             while await faults.unless_cancelled(step()) >= ROWS_AT_ONCE:
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(self._pause_s)
         except StoreError as error:
             log.warning("purge failed", error=str(error))
             self._metrics.errors.labels("purge").inc()

@@ -1,4 +1,4 @@
-"""Data that could not be used goes on disk for the operator, and comes back when he wants it tried again.
+"""Puts data that could not be used on disk for the operator, and takes it back when he wants it tried again.
 
 A kind is the name of the writer whose batch it is, or NOTICE: a notice that could not be delivered.
 """
@@ -29,12 +29,19 @@ CAUSE_CHARS = 200
 Take = Callable[[bytes, Callable[[], None]], Awaitable[None]]
 
 
-class Aside:
-    """What a node sets aside, and what it takes back. Failing to set something aside ends nothing else."""
+class SetAsideData:
+    """What a node sets aside, and what it takes back. Failing to set something aside ends nothing else.
 
-    def __init__(self, store: SetAside, metrics: Metrics) -> None:
+    `look_every_s`: how often the operator's wishes are looked for; `put_most`: how many entries may be on their way.
+    """
+
+    def __init__(
+        self, store: SetAside, metrics: Metrics, *, look_every_s: float = LOOK_EVERY_S, put_most: int = PUT_MOST
+    ) -> None:
         self._store = store
         self._metrics = metrics
+        self._look_every_s = look_every_s
+        self._put_most = put_most
         self._takers: dict[str, Take] = {}
         self._puts: set[asyncio.Task[None]] = set()
         self._under_way: set[int] = set()  # taken back and still needed
@@ -47,7 +54,7 @@ class Aside:
         return sum(self.counts.values())
 
     def takes(self, kind: str, take: Take) -> None:
-        """Entries of this kind go back to `take`."""
+        """From now on entries of this kind go back to `take`."""
         self._takers[kind] = take
 
     async def keep(self, kind: str, error: BaseException, body: bytes, **about: str) -> bool:
@@ -70,8 +77,8 @@ class Aside:
         return True
 
     def put(self, kind: str, error: BaseException, body: bytes, kept: Callable[[], None], **about: str) -> None:
-        """The same without waiting for it; `kept` is called when it is on disk."""
-        if len(self._puts) >= PUT_MOST:
+        """Does what `keep` does without being waited for; `kept` is called when it is on disk."""
+        if len(self._puts) >= self._put_most:
             faults.noted(self._metrics, "set_aside", error, what=kind, **about)
             return
         task = asyncio.create_task(self._put(kind, error, body, kept, about))
@@ -88,14 +95,14 @@ class Aside:
                 faults.noted(self._metrics, "set_aside", failure, what=kind, **about)
 
     async def finished(self) -> None:
-        """What was put is on disk, or cannot be set aside."""
+        """Returns when everything that was put is on disk, or cannot be set aside."""
         while self._puts:
             await asyncio.wait(self._puts)
 
     # ---- back again
 
     async def run(self) -> None:
-        """Until cancelled: take back what the operator wants tried again."""
+        """Takes back what the operator wants tried again, until cancelled."""
         while True:
             try:
                 await faults.unless_cancelled(self.look())
@@ -103,10 +110,10 @@ class Aside:
                 log.debug("what is set aside cannot be looked at", error=str(error))  # health has seen it
             except Exception as error:
                 faults.noted(self._metrics, "set_aside", error)
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(self._look_every_s)
 
     async def look(self) -> None:
-        """Forget what is not needed any more, and take back all that is wanted. Raises StoreError."""
+        """Drops the entries that are not needed any more, and takes back all that are wanted. Raises StoreError."""
         while True:
             await self._forget()
             wanted = await self._store.wanted(self._under_way, TAKEN_AT_ONCE)
@@ -142,7 +149,7 @@ class Aside:
 
 
 def cause_of(error: BaseException) -> str:
-    """What the operator reads: one short printable line."""
+    """The error as the operator reads it: one short printable line."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     printable = "".join(char if char.isprintable() else " " for char in text[: 4 * CAUSE_CHARS])
     return " ".join(printable.split())[:CAUSE_CHARS]

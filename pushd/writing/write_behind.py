@@ -11,19 +11,19 @@ that is to blame is set aside for the operator, and the rest is written.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 import structlog
 
 from pushd.errors import StoreError, StoreUnavailable
-from pushd.in_flight import InFlight
 from pushd.ports import OutboxLog
-from pushd.retry import Backoff
+from pushd.retry import FIRST_S, Backoff
 from pushd.telemetry import faults
 from pushd.telemetry.metrics import Metrics
 from pushd.waiters import Waiters
-from pushd.writing.set_aside import Aside
+from pushd.writing.set_aside import SetAsideData
 
 log = structlog.get_logger("pushd.outbox")
 B = TypeVar("B")
@@ -31,38 +31,54 @@ T = TypeVar("T")
 RETRY_MOST_S = 1.0
 PATIENCE_S = 2.0  # how long a flush waits for a store that fails
 ROWS_AT_ONCE = 20  # batches read back from the disk at a time
-HELD_MOST_S = 0.5  # writes are held back for what is more urgent, in all
-HELD_FOR_S = 0.01  # until that is looked at again
+GIVE_WAY_MOST_S = 0.5  # how long writes wait for what is more urgent, in all
+GIVE_WAY_STEP_S = 0.01  # how often that is looked at meanwhile
 COLLECT_ATTEMPTS = 5
-CATCH_UP_S = 0.25  # then new writes go behind them, out of memory
+CATCH_UP_S = 0.25  # so long writes from the disk go before new ones; then these go behind them, out of memory
 
 
 class Writes(Protocol[B]):
-    """What one kind of write is made of."""
+    """What is particular to one kind of write."""
 
     name: str
 
     def collect(self) -> Iterable[B]:
-        """Everything given since the last time, in batches, in order."""
+        """Hands over everything given since the last time, in batches, in order."""
 
     async def write(self, batch: B) -> None:
-        """Into the store; doing it twice is harmless. Raises StoreError."""
+        """Writes the batch into the store; doing it twice is harmless. Raises StoreError."""
 
     def written(self, batch: B) -> None:
-        """The batch is in the store or safe on disk."""
+        """Is called when the batch is in the store or safe on disk."""
 
     def gave_up(self, batch: B) -> None:
-        """The batch is set aside: on disk, but not on its way to the store."""
+        """Is called when the batch is set aside: it is on disk, but not on its way to the store."""
 
     def parts(self, batch: B) -> Sequence[B]:
-        """Two that do the same one after the other, about half each; the batch alone where that cannot be; nothing
-        of one that need not be kept when it fails. Each part is written or given up by itself."""
+        """Cuts a batch that failed into two that do the same one after the other, about half each.
+
+        The batch alone comes back where it cannot be cut, and nothing where it need not be kept. Each part is
+        written or given up by itself.
+        """
 
     async def encode(self, batch: B) -> bytes:
-        """The batch for the disk."""
+        """Makes of the batch what is kept on disk."""
 
     def decode(self, body: bytes) -> B:
-        """What `encode` made."""
+        """Makes a batch of what `encode` made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backing:
+    """What the writers of a node share: where a batch goes that its store does not take, and how long they wait."""
+
+    metrics: Metrics
+    set_aside: SetAsideData
+    outbox: OutboxLog | None = None
+    left: Mapping[str, int] = field(default_factory=dict)  # batches a former process left in the outbox, by writer
+    retry_first_s: float = FIRST_S
+    patience_s: float = PATIENCE_S
+    give_way_most_s: float = GIVE_WAY_MOST_S
 
 
 class _Unwritten:
@@ -103,61 +119,68 @@ class _Unwritten:
 class WriteBehind(Generic[B]):
     """One task: waits for `wake`, lets more come for `delay_s`, then writes what `writes` collects.
 
-    Without `outbox`, what the store cannot take is repeated from memory. `on_disk`: how many batches a former
-    process left in the outbox.
+    Without an outbox, what the store cannot take is repeated from memory.
     """
 
     def __init__(
-        self,
-        writes: Writes[B],
-        metrics: Metrics,
-        delay_s: Callable[[], float],
-        aside: Aside,
-        outbox: OutboxLog | None = None,
-        on_disk: int = 0,
+        self, writes: Writes[B], backing: Backing, delay_s: Callable[[], float], *, has_outbox: bool = True
     ) -> None:
         self.name = writes.name
         self.failure = ""  # why the last attempt failed; "" while it works
-        self.on_disk = on_disk  # batches in the outbox
-        self.gives_way: Callable[[], bool] = lambda: False  # something is under way that these writes would slow down
+        self.on_disk = backing.left.get(self.name, 0)  # batches in the outbox
         self._writes = writes
-        self._metrics = metrics
+        self._metrics = backing.metrics
         self._delay_s = delay_s
-        self._aside = aside
-        aside.takes(self.name, self._take_back)
-        self._outbox = outbox
+        self._set_aside = backing.set_aside
+        self._set_aside.takes(self.name, self._take_back)
+        self._outbox = backing.outbox if has_outbox else None
+        self._patience_s = backing.patience_s
+        self._give_way_most_s = backing.give_way_most_s
+        self._urgent: list[Sized] = []  # queues of work that comes first
         self._unwritten = _Unwritten()
-        if on_disk:
+        if self.on_disk:
             self._unwritten.to_disk(is_old=True)
         self._is_dirty = asyncio.Event()
         self._is_urgent = asyncio.Event()
-        self._is_idle = not on_disk
+        self._is_idle = not self.on_disk
         self._is_ended = False
         self._collect_failures = 0  # in a row
         self._failing_since = 0.0
         self._retry_at = 0.0
-        self._backoff = Backoff(most_s=RETRY_MOST_S)
+        self._backoff = Backoff(backing.retry_first_s, RETRY_MOST_S)
         self._flushes = Waiters()  # who waits until all is in the store
         self._securings = Waiters()  # who waits until all is there or on disk
 
     def wake(self, user_ids: Collection[int] = ()) -> None:
-        """There is something to collect, about these users."""
+        """Says that there is something to collect, about these users."""
         self._unwritten.add(user_ids)
         self._is_dirty.set()
 
+    def give_way_to(self, queue: Sized) -> None:
+        """From now on, writes that nobody waits for wait while something is in `queue`, GIVE_WAY_MOST_S at most.
+
+        The queue itself is looked at before every batch, so that putting something into it costs nothing more.
+        """
+        self._urgent.append(queue)
+
+    @property
+    def gives_way(self) -> bool:
+        """Whether something is under way that these writes would slow down."""
+        return any(map(len, self._urgent))
+
     async def flushed(self) -> None:
-        """Everything given before this call is in the store.
+        """Returns when everything given before this call is in the store.
 
         Raises StoreUnavailable when the store has failed for PATIENCE_S, or the writer ends before.
         """
         if self._is_idle and not self._is_dirty.is_set():
             return
-        if self.failure and self._now() - self._failing_since >= PATIENCE_S:
+        if self.failure and self._now() - self._failing_since >= self._patience_s:
             raise StoreUnavailable(self.name, self.failure)
         barrier = self._ask(self._flushes)
         try:
             while not barrier.done():
-                await asyncio.wait([barrier], timeout=PATIENCE_S)
+                await asyncio.wait([barrier], timeout=self._patience_s)
                 if not barrier.done() and self.failure:
                     raise StoreUnavailable(self.name, self.failure)
             barrier.result()
@@ -165,7 +188,10 @@ class WriteBehind(Generic[B]):
             self._flushes.leave(barrier)
 
     async def secured(self) -> None:
-        """Everything given before this call is in the store or on disk. Raises StoreUnavailable as `flushed`."""
+        """Returns when everything given before this call is in the store or on disk.
+
+        Raises StoreUnavailable when the writer ends before.
+        """
         barrier = self._ask(self._securings)
         try:
             await barrier
@@ -173,7 +199,10 @@ class WriteBehind(Generic[B]):
             self._securings.leave(barrier)
 
     async def written_for(self, user_ids: set[int]) -> None:
-        """What was given about these users is in the store; does not wait for what concerns others alone."""
+        """Returns when what was given about these users is in the store; what concerns others alone may be left.
+
+        Raises StoreUnavailable as `flushed` does.
+        """
         if self._unwritten.has_any(user_ids):
             await self.flushed()
 
@@ -186,7 +215,7 @@ class WriteBehind(Generic[B]):
         return barrier
 
     async def run(self) -> None:
-        """Until cancelled. May be run again after it failed."""
+        """Writes until it is cancelled. It may be run again after it failed."""
         self._is_ended = False
         try:
             while True:
@@ -199,7 +228,7 @@ class WriteBehind(Generic[B]):
             self._securings.fail(self._ended())
 
     async def _due(self) -> None:
-        """Something was given, or it is time to try what is on disk again."""
+        """Returns when something was given, or when it is time to try what is on disk again."""
         timeout_s = max(0.0, self._retry_at - self._now()) if self.on_disk else None
         try:
             async with asyncio.timeout(timeout_s):
@@ -220,7 +249,7 @@ class WriteBehind(Generic[B]):
         self._is_idle = False
         self._is_dirty.clear()
         self._is_urgent.clear()
-        # Later ones wait for what is given from here on.
+        # Whoever asks later waits for what is given from here on.
         flushes, securings = self._flushes.present(), self._securings.present()
         try:
             batches = self._writes.collect()
@@ -229,23 +258,23 @@ class WriteBehind(Generic[B]):
             return
         self._collect_failures = 0
         self._unwritten.take()
-        held_until = self._now() + (0.0 if flushes or securings else HELD_MOST_S)
+        give_way_until = self._now() + (0.0 if flushes or securings else self._give_way_most_s)
         for batch in batches:
-            await self._give_way(held_until)
+            await self._give_way(give_way_until)
             try:
                 await self._persist(batch)
             except Exception as error:  # of this batch the journal keeps what can be kept
                 self._note(error)
         self._unwritten.written()
-        self._securings.release(securings)
+        self._securings.resolve(securings)
         if self.on_disk and self._now() >= self._retry_at:
             await self._catch_up()
         if not self.on_disk:
-            self._flushes.release(flushes)
+            self._flushes.resolve(flushes)
             self._is_idle = True
 
     async def _collect_later(self, error: Exception) -> None:
-        """Nothing was collected. Raises `error` when it never is: that is no one batch's fault."""
+        """Waits after a failed collection. Raises `error` when each one fails: that is no one batch's fault."""
         self._is_dirty.set()
         self._collect_failures += 1
         if self._collect_failures == COLLECT_ATTEMPTS:
@@ -255,12 +284,12 @@ class WriteBehind(Generic[B]):
         await asyncio.sleep(self._backoff.next_s())
 
     async def _give_way(self, until: float) -> None:
-        """Leave the processor to what is more urgent, unless somebody waits for these writes."""
-        while self.gives_way() and self._now() < until and not self._is_urgent.is_set():
-            await asyncio.sleep(HELD_FOR_S)
+        """Leaves the processor to what is more urgent, unless somebody waits for these writes."""
+        while self.gives_way and self._now() < until and not self._is_urgent.is_set():
+            await asyncio.sleep(GIVE_WAY_STEP_S)
 
     async def _persist(self, batch: B) -> None:
-        """Into the store, or to the end of what waits for it on disk; while neither works, wait."""
+        """Brings the batch into the store, or to the end of what waits for it on disk; waits while neither works."""
         while True:
             if self.on_disk:
                 if await self._to_disk(batch):
@@ -274,7 +303,7 @@ class WriteBehind(Generic[B]):
             await asyncio.sleep(self._backoff.next_s())
 
     async def _to_store(self, batch: B) -> bool:
-        """False when it has to be tried again."""
+        """Writes the batch, or narrows down what is to blame; False when it has to be tried again."""
         try:
             await self._twice(lambda: self._writes.write(batch))
         except StoreUnavailable as error:
@@ -306,7 +335,7 @@ class WriteBehind(Generic[B]):
         return True
 
     async def _twice(self, step: Callable[[], Awaitable[T]]) -> T:
-        """Once more when it fails in a way that nobody foresaw: that may pass. Raises what the second time does."""
+        """Repeats `step` when it fails in a way that nobody foresaw: that may pass. Raises what the repetition does."""
         try:
             return await faults.unless_cancelled(step())
         except StoreError:
@@ -317,7 +346,7 @@ class WriteBehind(Generic[B]):
             return result
 
     async def _apart(self, batch: B, error: Exception, take: Callable[[B], Awaitable[None]]) -> bool:
-        """Have `take` write the parts of a batch that failed; what has no parts is set aside. False when it is not."""
+        """Has `take` write the parts of a batch that failed, or sets aside what has none; False when that failed."""
         parts = self._writes.parts(batch)
         if len(parts) > 1:
             for part in parts:
@@ -325,7 +354,7 @@ class WriteBehind(Generic[B]):
             return True
         if not parts:
             self._note(error)
-        elif not await self._aside.keep(self.name, error, await self._body(batch)):
+        elif not await self._set_aside.keep(self.name, error, await self._body(batch)):
             return False
         try:
             self._writes.gave_up(batch)
@@ -334,7 +363,7 @@ class WriteBehind(Generic[B]):
         return True
 
     async def _body(self, batch: B) -> bytes:
-        """The batch as `decode` takes it or, when that is what fails, as people can read it."""
+        """The batch as `decode` takes it or, when encoding is what fails, as people can read it."""
         try:
             return await faults.unless_cancelled(self._writes.encode(batch))
         except Exception:
@@ -350,7 +379,7 @@ class WriteBehind(Generic[B]):
             self._note(error)
 
     async def _catch_up(self) -> None:
-        """Bring what is on disk to the store, oldest first, until it fails or new writes have waited long enough."""
+        """Brings what is on disk to the store, oldest first, until that fails or new writes have waited long enough."""
         until = self._now() + CATCH_UP_S
         try:
             while self.on_disk and not (self._is_dirty.is_set() and self._now() >= until):
@@ -365,7 +394,7 @@ class WriteBehind(Generic[B]):
             log.info("the outbox is empty", writer=self.name)
 
     async def _write_oldest(self) -> None:
-        """Raises StoreError; what was written until then is not on disk any more."""
+        """Writes some of what is on disk. Raises StoreError; what was written until then is not on disk any more."""
         assert self._outbox is not None  # noqa: S101 - for the type checker
         rows = await self._outbox.oldest(self.name, ROWS_AT_ONCE)
         written = 0
@@ -379,11 +408,11 @@ class WriteBehind(Generic[B]):
             self.on_disk = max(0, self.on_disk - written) if rows else 0
 
     async def _from_disk(self, body: bytes) -> None:
-        """Into the store, or aside. Raises StoreUnavailable when it has to stay where it is."""
+        """Writes a batch from the disk, or sets it aside. Raises StoreUnavailable when it has to stay where it is."""
         try:
             batch = await self._twice(lambda: self._decoded(body))
         except Exception as error:
-            if not await self._aside.keep(self.name, error, body):
+            if not await self._set_aside.keep(self.name, error, body):
                 raise self._not_aside() from error
             return
         await self._write_through(batch)
@@ -403,7 +432,7 @@ class WriteBehind(Generic[B]):
             self._written(batch)
 
     async def _take_back(self, body: bytes, done: Callable[[], None]) -> None:
-        """See aside.Take: behind everything that waits on disk or, without an outbox, at once."""
+        """Takes back what was set aside: behind everything that waits on disk or, without an outbox, at once."""
         if self._outbox is None:
             await self._write_through(self._writes.decode(body))
         else:
@@ -441,12 +470,3 @@ class WriteBehind(Generic[B]):
             self._failing_since = self._now()
             log.warning("store write failed", writer=self.name, error=str(error), cause=repr(error.__cause__))
         self.failure = str(error) if isinstance(error, StoreError) else f"{self.name}: failed unexpectedly, see the log"
-
-
-def for_each(flights: Iterable[InFlight], step: Callable[[InFlight], None], metrics: Metrics) -> None:
-    """Tell every flight, whatever telling another one leads to."""
-    for flight in flights:
-        try:
-            step(flight)
-        except Exception as error:
-            faults.noted(metrics, "settle", error, message_id=flight.notice.message_id)

@@ -37,7 +37,7 @@ async def test_what_is_refused_of_one_user_costs_nobody_else_anything(start: Any
     assert answer["status"] == ("accepted" if kind == "mailbox" else "delivered")
     for user_id in (*USERS[:3], REFUSED):
         await (await probe.client(user_id, ack=True)).ws.close()
-    await until(lambda: probe.node.aside.counts == {kind: 1})
+    await until(lambda: probe.node.set_aside.counts == {kind: 1})
     await until(lambda: not probe.node.intake.unsettled_total)
     assert (await probe.get("/websocket/health"))["set_aside"] == 1
     waiting = [user_id for user_id in USERS if await probe.mailbox(user_id) == [answer["message_id"]]]
@@ -46,6 +46,6 @@ async def test_what_is_refused_of_one_user_costs_nobody_else_anything(start: Any
     assert status["total_users"] == len(USERS) + (kind != "records")
     change(probe, "DROP TRIGGER never")
     assert set_aside.want(probe.node.current.config.server.data_dir, None) == 1
-    await until(lambda: probe.node.aside.total == 0)
+    await until(lambda: probe.node.set_aside.total == 0)
     assert await probe.mailbox(REFUSED) == [answer["message_id"]]
     assert (await probe.receive_status(answer["message_id"]))["total_users"] == len(USERS) + 1

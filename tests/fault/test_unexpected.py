@@ -27,6 +27,7 @@ from websockets.exceptions import ConnectionClosed
 
 from pushd import app, ports
 from pushd.config.schema import Config
+from pushd.core import Pauses
 from pushd.errors import StartError
 from pushd.model import MailboxItem, Notice, Target, TargetKind, User
 from pushd.presence import arrivals
@@ -34,8 +35,7 @@ from pushd.stores import open_stores
 from pushd.stores.sqlite import set_aside
 from pushd.stores.sqlite.engine.schema import DATABASE_NAME
 from pushd.telemetry import supervision
-from pushd.writing import online_status, write_behind
-from pushd.writing import set_aside as aside
+from pushd.writing import write_behind
 from tests.conftest import MakeConfig
 from tests.daemon import Client, Probe, until
 
@@ -297,7 +297,7 @@ class Life:
         await self.request("POST", f"/notification/records/{read}/resend")
         await self.set_aside()
         await self.request("DELETE", f"/notification/offline-messages?user_id={self.waiting}")
-        await self.node.maintenance.purge()
+        await self.node.retention.purge()
         await self.all_have_it(*self.everybody)
         await self.request("DELETE", f"/notification/records/{confirmed}")
         await self.request("POST", "/websocket/disconnect", {"user_id": self.there})
@@ -371,6 +371,7 @@ class Life:
 
 _numbers = itertools.count()
 PATIENCE_S = 2.0
+SHORT_PAUSES = Pauses(look_aside_every_s=0.01, status_delay_s=0.01)
 
 
 def data_dir(node: app.Node) -> str:
@@ -407,15 +408,14 @@ ERRORS: list[Callable[[], BaseException]] = [
 @pytest.fixture
 def patch(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Nothing waits longer than it must."""
-    for module, name in ((aside, "LOOK_EVERY_S"), (arrivals, "ALIVE_EVERY_S"), (online_status, "STATUS_DELAY_S")):
-        monkeypatch.setattr(module, name, 0.01)
+    monkeypatch.setattr(arrivals, "ALIVE_EVERY_S", 0.01)
     monkeypatch.setattr(supervision, "FAILURES_WITHIN_S", -1.0)  # the test looks at it instead
     return monkeypatch
 
 
 @asynccontextmanager
 async def running(config: Config) -> AsyncIterator[Probe]:
-    async with app.running(config) as node, Probe(node.port, node) as probe:
+    async with app.running(config, SHORT_PAUSES) as node, Probe(node.port, node) as probe:
         yield probe
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from pushd.api import router
-from pushd.api.publishing import Api
+from pushd.writing.writers import Writers
 from tests import raw
 from tests.daemon import PREFIX, Client, Probe, until
 from tests.raw import Raw
@@ -233,7 +233,7 @@ class TestCors:
         assert (response.status_code, response.headers["access-control-allow-origin"]) == (500, "https://admin.example")
         monkeypatch.setattr(router, "ANSWER_WITHIN_S", 0.01)
         never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        monkeypatch.setattr(Api, "records_written", lambda _: never)
+        monkeypatch.setattr(Writers, "records_written", lambda _: never)
         response = await probe.http.get(f"{PREFIX}/notification/records", headers=origin)
         assert (response.status_code, response.headers["access-control-allow-origin"]) == (503, "https://admin.example")
         assert response.headers["retry-after"]

@@ -7,12 +7,8 @@ from typing import Any
 
 import pytest
 
-from pushd import retry
-from pushd.delivery import dispatch
 from pushd.ports import Stores
-from pushd.presence import arrivals
 from pushd.stores.sqlite import open_stores
-from pushd.writing import online_status, settled, write_behind
 from tests.conftest import MakeConfig
 from tests.unit.parts import Clock, House, faulty
 
@@ -35,19 +31,7 @@ async def frail(stores: Stores) -> Any:
 
 
 @pytest.fixture
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses between attempts and between looks are as short as can be."""
-    for module in (dispatch, write_behind, arrivals):
-        monkeypatch.setattr(module, "Backoff", lambda **_: retry.Backoff(first_s=0.0))
-    monkeypatch.setattr(dispatch, "GROW_AFTER_S", 0.001)
-    monkeypatch.setattr(settled, "SETTLE_DELAY_S", 0.0)
-    monkeypatch.setattr(online_status, "STATUS_DELAY_S", 0.0)
-
-
-@pytest.fixture
-async def make_house(
-    make_config: MakeConfig, stores: Stores, clock: Clock, _hurry: None
-) -> AsyncIterator[Callable[..., House]]:
+async def make_house(make_config: MakeConfig, stores: Stores, clock: Clock) -> AsyncIterator[Callable[..., House]]:
     """Builds a node's parts: `make_house(stores=frail, delivery={...})`; whatever was started is stopped at the end."""
     houses: list[House] = []
 

@@ -15,20 +15,22 @@ import msgspec
 
 from pushd._fastpath import Connection
 from pushd.config.schema import Config
-from pushd.core import Core, Past
+from pushd.core import Core, Past, Pauses
 from pushd.delivery.submission import Sender, Submission
-from pushd.errors import StoreUnavailable
+from pushd.errors import StoreError, StoreUnavailable
 from pushd.in_flight import InFlight
 from pushd.model import Client as ClientDetails
 from pushd.model import MailboxItem, Notice, Target, TargetKind
 from pushd.ports import Stores
 from pushd.protocol import frames
+from pushd.stores.sqlite import set_aside
 from pushd.telemetry.metrics import Metrics
-from pushd.writing.set_aside import Aside
+from pushd.writing.set_aside import SetAsideData
 from tests.daemon import until
 
 START_MS = 1_700_000_000_000
 NODE_ID = "node-1"
+SHORT_PAUSES = Pauses(retry_first_s=0.0, grow_after_s=0.001, settle_delay_s=0.0, status_delay_s=0.0)
 
 
 class Clock:
@@ -92,6 +94,28 @@ def faulty(stores: Stores) -> Stores:
     """The same stores, each behind a `Faulty`."""
     names = [name for name in Stores.__dataclass_fields__ if name != "remotes"]
     return Stores(**{name: Faulty(getattr(stores, name)) for name in names})  # type: ignore[arg-type]
+
+
+REFUSED_USER = 999_777
+REFUSALS = [StoreError("store", "never"), TypeError("odd")]
+
+
+class Picky:
+    """A store that never takes a write about `REFUSED_USER`, or of the notice with that `seq`."""
+
+    def __init__(self, store: Any, error: Exception) -> None:
+        self._store = store
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        operation = getattr(self._store, name)
+
+        async def call(*given: Any, **options: Any) -> Any:
+            if str(REFUSED_USER) in repr(given):
+                raise self._error
+            return await operation(*given, **options)
+
+        return call if name in ("save", "remove", "write", "connected", "disconnected", "settle") else operation
 
 
 class Transport:
@@ -237,18 +261,19 @@ class Client:
 
 
 class House(Core):
-    """A node's core by the test's clock; nothing runs before `start`."""
+    """A node's core by the test's clock, with pauses as short as can be; nothing runs before `start`."""
 
     def __init__(self, config: Config, stores: Stores, clock: Clock, *, last_seq: int = 0) -> None:
         metrics = Metrics()
         super().__init__(
             config,
             stores,
-            Aside(stores.set_aside, metrics),
+            SetAsideData(stores.set_aside, metrics),
             metrics,
             clock,
             node_id=NODE_ID,
             past=Past(last_seq=last_seq),
+            pauses=SHORT_PAUSES,
         )
         self.ids_settled: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -341,6 +366,11 @@ class House(Core):
 def with_store(stores: Stores, **replaced: Any) -> Stores:
     """`stores` with some of them replaced."""
     return replace(stores, **replaced)
+
+
+async def want_all(stores: Stores) -> None:
+    """As `pushd-server set-aside retry --all` does, from this process."""
+    await stores.set_aside._thread.submit("test", "want", lambda db: db.execute(set_aside.WANT_ALL))  # type: ignore[attr-defined]
 
 
 def notice(seq: int = 1, *, user_ids: tuple[int, ...] = (1,), **fields: Any) -> Notice:

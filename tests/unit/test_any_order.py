@@ -129,7 +129,6 @@ class Story:
             assert len(set(live)) == len(live), "twice on one connection"
 
 
-@pytest.mark.usefixtures("_hurry")
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(EVENTS, min_size=3, max_size=30), crowd=st.sampled_from([0, 40]))
 async def test_every_order_of_events(

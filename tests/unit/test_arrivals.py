@@ -95,20 +95,20 @@ async def test_the_unread_count(house: House) -> None:
     assert client.messages[0]["data"]["unread_count"] == 2
 
 
-async def test_crowded_while_some_wait_for_others_to_be_welcomed(
+async def test_records_give_way_while_some_wait_for_others_to_be_welcomed(
     frail_house: House, frail: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arrivals, "ARRIVALS_PER_BATCH", 1)
     answer = frail.mailbox.hold("read")
     served = [frail_house.arrive(user_id) for user_id in range(1, arrivals.WELCOMES_AT_ONCE + 1)]
     await until(lambda: frail.mailbox.calls.count("read") == len(served))
-    assert not frail_house.presence.is_crowded
+    assert not frail_house.writers.records.writer.gives_way
     late = frail_house.arrive(100)
     await asyncio.sleep(0)
-    assert frail_house.presence.is_crowded
+    assert frail_house.writers.records.writer.gives_way
     answer.set()
     await greeted(*served, late)
-    assert not frail_house.presence.is_crowded
+    assert not frail_house.writers.records.writer.gives_way
 
 
 async def test_hello_then_mailbox_then_live(frail_house: House, frail: Any) -> None:

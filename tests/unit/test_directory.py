@@ -14,8 +14,7 @@ from pushd.config.current import CurrentConfig
 from pushd.errors import StoreUnavailable
 from pushd.model import Target, TargetKind, User
 from pushd.stores.nobody import NoDirectory
-from pushd.users import directory as users_directory
-from pushd.users.directory import UNKNOWN_TTL_S, CachedDirectory
+from pushd.users.directory import LISTED_MOST, LISTS_MOST, UNKNOWN_TTL_S, CachedDirectory
 from tests.conftest import MakeConfig
 from tests.daemon import until
 from tests.unit.parts import Clock, Faulty
@@ -43,7 +42,11 @@ async def store(stores: Any) -> Faulty:
 
 @pytest.fixture
 def build(store: Any, make_config: MakeConfig, clock: Clock) -> Callable[..., CachedDirectory]:
-    return lambda **sections: CachedDirectory(store, CurrentConfig(make_config(**sections)), clock)
+    def make(*, lists_most: int = LISTS_MOST, listed_most: int = LISTED_MOST, **sections: Any) -> CachedDirectory:
+        current = CurrentConfig(make_config(**sections))
+        return CachedDirectory(store, current, clock, lists_most=lists_most, listed_most=listed_most)
+
+    return make
 
 
 @pytest.fixture
@@ -86,9 +89,9 @@ async def test_the_same_roles_in_another_order_are_the_same_list(directory: Cach
 
 
 async def test_no_more_lists_are_remembered_than_allowed_and_that_of_all_stays(
-    directory: CachedDirectory, store: Faulty, monkeypatch: pytest.MonkeyPatch
+    build: Callable[..., CachedDirectory], store: Faulty
 ) -> None:
-    monkeypatch.setattr(users_directory, "LISTS_MOST", 3)
+    directory = build(lists_most=3)
     await directory.ids(ALL)
     for number in range(10, 100):
         await directory.ids(role(1))  # in use
@@ -99,9 +102,9 @@ async def test_no_more_lists_are_remembered_than_allowed_and_that_of_all_stays(
 
 
 async def test_no_more_ids_are_remembered_in_lists_than_allowed(
-    directory: CachedDirectory, monkeypatch: pytest.MonkeyPatch
+    build: Callable[..., CachedDirectory],
 ) -> None:
-    monkeypatch.setattr(users_directory, "LISTED_MOST", 3)
+    directory = build(listed_most=3)
     for target in (ALL, role(1), role(1, 2)):
         await directory.ids(target)
     assert directory.cached_ids(ALL) == [1, 2]

@@ -245,7 +245,7 @@ async def test_broadcasts_that_wait_for_one_another_are_one_write(make_house: Bu
     assert all(set(job.handed) | set(job.waiting) == everybody for job in jobs)
     # The first had begun; of those behind it, the second took three along.
     assert jobs[2].handed == jobs[1].handed
-    assert not staged.is_busy
+    assert not len(staged)
 
 
 @pytest.mark.usefixtures("_slices")
@@ -266,7 +266,7 @@ async def test_fan_outs_that_begin_within_a_slice_or_after_all_are_through_are_s
     await end_of(first)
     await end_of(within)
     assert urgent, "it was encoded"
-    assert not staged.is_busy, "what is urgent goes first"
+    assert not len(staged), "what is urgent goes first"
     await asyncio.sleep(0)
     await end_of(staged.begin(FanOut("last", lambda dialect: ws_frame(1, b"last"), None), Priority.NORMAL))
     serving.cancel()
@@ -308,10 +308,9 @@ async def test_a_notice_that_fails_is_set_aside_and_harms_no_other(
     broken = await house.publish("broken", target="online")
     await until(lambda: house.dispatcher.is_idle)
     monkeypatch.undo()
-    monkeypatch.setattr(dispatch, "GROW_AFTER_S", 0.001)
     await house.publish("next", target="online")
     await until(lambda: client.notices == ["next"])
-    await house.aside.finished()
+    await house.set_aside.finished()
     await house.writers.flushed()
     assert await house.unsettled() == []
     assert not broken.is_delivered
@@ -328,7 +327,7 @@ async def test_a_notice_that_cannot_even_be_set_aside_stays_in_the_journal(
         patched.setattr(dispatch.frames, "shared_frame", lambda message, dialect: 1 / 0)
         broken = await frail_house.publish("broken", target="online")
         await until(lambda: frail_house.dispatcher.is_idle)
-    await frail_house.aside.finished()
+    await frail_house.set_aside.finished()
     await frail_house.writers.flushed()
     assert await frail_house.unsettled() == [broken.notice.message_id]
     assert frail_house.metrics.errors.labels("set_aside").value == 1
@@ -346,7 +345,7 @@ async def test_recipients_that_cannot_be_had_in_a_way_nobody_foresaw_are_asked_f
     frail_house.clock.move(400)  # the cache is stale
     await frail_house.publish("thrice", target="role", roles=[1])
     await frail_house.quiet()
-    await frail_house.aside.finished()
+    await frail_house.set_aside.finished()
     assert client.notices == ["twice"]
     assert await frail.set_aside.counts() == {"notice": 1}
 

@@ -17,15 +17,15 @@ from tests.unit.parts import notice
 
 
 class Told(Waiters):
-    """Notes when they are released."""
+    """Notes when they are resolved."""
 
     def __init__(self, events: list[str]) -> None:
         super().__init__()
         self.events = events
 
-    def release(self, those: Iterable[asyncio.Future[None]] | None = None) -> None:
+    def resolve(self, those: Iterable[asyncio.Future[None]] | None = None) -> None:
         self.events.append("delivered")
-        super().release(those)
+        super().resolve(those)
 
 
 def watched() -> tuple[InFlight, list[str]]:

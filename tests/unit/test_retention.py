@@ -13,8 +13,7 @@ from pushd.model import Outcome, PushRecord, Receipt
 from pushd.ports import Stores
 from pushd.records import PushFilter
 from pushd.telemetry.metrics import Metrics
-from pushd.writing import retention
-from pushd.writing.retention import Maintenance
+from pushd.writing.retention import Retention
 from tests.conftest import MakeConfig
 from tests.daemon import until
 from tests.unit.parts import START_MS, Clock, notice, with_store
@@ -24,7 +23,7 @@ DAY_S = 86_400
 
 @pytest.fixture
 def build(make_config: MakeConfig, clock: Clock) -> Any:
-    return lambda stores: Maintenance(stores, CurrentConfig(make_config()), Metrics(), clock.wall_ms)
+    return lambda stores, **how: Retention(stores, CurrentConfig(make_config()), Metrics(), clock.wall_ms, **how)
 
 
 async def fill(stores: Stores) -> None:
@@ -81,12 +80,9 @@ class Steps:
         return 0
 
 
-async def test_one_step_after_the_other_until_nothing_is_left(
-    build: Any, stores: Stores, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(retention, "PAUSE_S", 0.0)
+async def test_one_step_after_the_other_until_nothing_is_left(build: Any, stores: Stores) -> None:
     steps = Steps(2500)
-    await build(with_store(stores, records=steps)).purge()
+    await build(with_store(stores, records=steps), pause_s=0.0).purge()
     assert (steps.left, steps.calls) == (0, 3)
 
 
@@ -106,9 +102,8 @@ async def test_a_store_that_is_down_does_not_keep_the_others_from_being_purged(
     assert await journal(frail) == ["m2"]
 
 
-async def test_it_goes_on_by_itself(build: Any, frail: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "EVERY_S", 0.0)
-    running = asyncio.create_task(build(frail).run())
+async def test_it_goes_on_by_itself(build: Any, frail: Any) -> None:
+    running = asyncio.create_task(build(frail, every_s=0.0).run())
     await until(lambda: frail.records.calls.count("purge") >= 2)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):

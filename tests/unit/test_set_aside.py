@@ -13,24 +13,19 @@ from pushd.errors import StoreUnavailable
 from pushd.ports import Stores
 from pushd.stores.sqlite import set_aside
 from pushd.telemetry.metrics import Metrics
-from pushd.writing import set_aside as module
-from pushd.writing.set_aside import Aside, cause_of
+from pushd.writing.set_aside import CAUSE_CHARS, SetAsideData, cause_of
 from tests.daemon import until
+from tests.unit.parts import want_all
 
 ODD = ValueError("odd")
 
 
-async def want_all(stores: Any) -> None:
-    """As `pushd-server set-aside retry --all` does, from this process."""
-    await stores.set_aside._thread.submit("test", "want", lambda db: db.execute(set_aside.WANT_ALL))
-
-
 @pytest.fixture
-def aside(stores: Stores) -> Aside:
-    return Aside(stores.set_aside, Metrics())
+def aside(stores: Stores) -> SetAsideData:
+    return SetAsideData(stores.set_aside, Metrics())
 
 
-async def test_what_is_kept_is_counted_and_logged_once(aside: Aside, stores: Stores) -> None:
+async def test_what_is_kept_is_counted_and_logged_once(aside: SetAsideData, stores: Stores) -> None:
     with capture_logs() as logged:
         for _ in range(3):
             assert await aside.keep("records", ODD, b"x", message_id="m1")
@@ -43,14 +38,14 @@ async def test_what_is_kept_is_counted_and_logged_once(aside: Aside, stores: Sto
 
 @pytest.mark.parametrize("error", [None, TypeError("odd"), MemoryError(), asyncio.CancelledError()])
 async def test_failing_to_keep_is_counted_and_ends_nothing(frail: Any, error: Any) -> None:
-    aside = Aside(frail.set_aside, Metrics())
+    aside = SetAsideData(frail.set_aside, Metrics())
     frail.set_aside.fail("keep", 1, error)
     assert not await aside.keep("records", ODD, b"x")
     assert aside._metrics.errors.labels("set_aside").value == 1
     assert aside.total == 0
 
 
-async def test_what_had_to_go_is_counted_and_logged_once(aside: Aside, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_had_to_go_is_counted_and_logged_once(aside: SetAsideData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(set_aside, "MOST_ENTRIES", 2)
     with capture_logs() as logged:
         for _ in range(6):
@@ -60,7 +55,7 @@ async def test_what_had_to_go_is_counted_and_logged_once(aside: Aside, monkeypat
 
 
 async def test_putting_tells_when_it_is_on_disk_and_only_then(frail: Any) -> None:
-    aside = Aside(frail.set_aside, Metrics())
+    aside = SetAsideData(frail.set_aside, Metrics())
     kept: list[str] = []
     gate = frail.set_aside.hold("keep")
     aside.put("notice", ODD, b"1", lambda: kept.append("1"))
@@ -76,9 +71,8 @@ async def test_putting_tells_when_it_is_on_disk_and_only_then(frail: Any) -> Non
     assert aside.counts == {"notice": 2}
 
 
-async def test_not_too_many_wait_for_the_disk(frail: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PUT_MOST", 3)
-    aside = Aside(frail.set_aside, Metrics())
+async def test_not_too_many_wait_for_the_disk(frail: Any) -> None:
+    aside = SetAsideData(frail.set_aside, Metrics(), put_most=3)
     gate = frail.set_aside.hold("keep")
     for _ in range(5):
         aside.put("notice", ODD, b"", lambda: None)
@@ -103,7 +97,7 @@ class Taker:
         self.done.append(done)
 
 
-async def test_what_is_wanted_is_taken_once_and_dropped_when_done(aside: Aside, stores: Stores) -> None:
+async def test_what_is_wanted_is_taken_once_and_dropped_when_done(aside: SetAsideData, stores: Stores) -> None:
     taker = Taker()
     aside.takes("records", taker.take)
     for number in range(50):
@@ -123,7 +117,7 @@ async def test_what_is_wanted_is_taken_once_and_dropped_when_done(aside: Aside, 
     assert len(await stores.set_aside.wanted([], 100)) == 1
 
 
-async def test_what_fails_again_stays_aside_with_its_new_cause(aside: Aside, stores: Stores) -> None:
+async def test_what_fails_again_stays_aside_with_its_new_cause(aside: SetAsideData, stores: Stores) -> None:
     taker = Taker()
     taker.error = TypeError("still odd")
     aside.takes("records", taker.take)
@@ -140,7 +134,7 @@ async def test_what_fails_again_stays_aside_with_its_new_cause(aside: Aside, sto
     assert taker.taken == [b"1"]
 
 
-async def test_a_store_that_is_away_is_asked_again(aside: Aside, stores: Stores) -> None:
+async def test_a_store_that_is_away_is_asked_again(aside: SetAsideData, stores: Stores) -> None:
     taker = Taker()
     taker.error = StoreUnavailable("records", "no")
     aside.takes("records", taker.take)
@@ -153,9 +147,8 @@ async def test_a_store_that_is_away_is_asked_again(aside: Aside, stores: Stores)
     assert taker.taken == [b"1"]
 
 
-async def test_looking_goes_on_whatever_happens(frail: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.0)
-    aside = Aside(frail.set_aside, Metrics())
+async def test_looking_goes_on_whatever_happens(frail: Any) -> None:
+    aside = SetAsideData(frail.set_aside, Metrics(), look_every_s=0.0)
     frail.set_aside.fail("wanted")
     frail.set_aside.fail("wanted", 2, TypeError("odd"))
     frail.set_aside.fail("counts", 1, asyncio.CancelledError())  # type: ignore[arg-type]
@@ -170,4 +163,4 @@ async def test_looking_goes_on_whatever_happens(frail: Any, monkeypatch: pytest.
 def test_causes_are_one_short_printable_line() -> None:
     assert cause_of(ValueError("odd\nand \x1b[31mred\u202e")) == "ValueError: odd and [31mred"
     assert cause_of(RecursionError()) == "RecursionError"
-    assert len(cause_of(ValueError("x" * 10_000))) == module.CAUSE_CHARS
+    assert len(cause_of(ValueError("x" * 10_000))) == CAUSE_CHARS

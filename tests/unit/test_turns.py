@@ -1,4 +1,4 @@
-"""Work in slices: what has had its slice lets others go on, and comes again while something is left."""
+"""Work in slices: when a slice is over others get their turn, and the next one follows while something is left."""
 
 import asyncio
 from typing import Any

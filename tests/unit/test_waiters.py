@@ -1,4 +1,4 @@
-"""Who waits is released once, in order and in shares; who leaves leaves nothing behind; long work lets others pass."""
+"""Whoever waits is resolved once, in order and in shares; who leaves leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import asyncio
 
 import pytest
 
-from pushd.waiters import RELEASED_AT_ONCE, Waiters
+from pushd.waiters import RESOLVED_AT_ONCE, Waiters
 
 
-async def test_they_are_released_in_order_a_share_in_each_turn() -> None:
+async def test_they_are_resolved_in_order_a_share_in_each_turn() -> None:
     many = Waiters()
-    futures = [many.join() for _ in range(3 * RELEASED_AT_ONCE + 1)]
-    many.release()
+    futures = [many.join() for _ in range(3 * RESOLVED_AT_ONCE + 1)]
+    many.resolve()
     done = []
     while not futures[-1].done():
         done.append([future.done() for future in futures].count(True))
         await asyncio.sleep(0)
-    assert done == [RELEASED_AT_ONCE, 2 * RELEASED_AT_ONCE, 3 * RELEASED_AT_ONCE]
+    assert done == [RESOLVED_AT_ONCE, 2 * RESOLVED_AT_ONCE, 3 * RESOLVED_AT_ONCE]
     assert len(many) == 0
 
 
@@ -26,7 +26,7 @@ async def test_who_comes_after_the_others_were_noted_waits_on() -> None:
     first = some.join()
     noted = some.present()
     second = some.join()
-    some.release(noted)
+    some.resolve(noted)
     assert first.done()
     assert not second.done()
     assert len(some) == 1
@@ -38,7 +38,7 @@ async def test_who_leaves_is_not_kept_and_may_leave_twice() -> None:
     some.leave(gone)
     some.leave(gone)
     cancelled.cancel()
-    some.release()
+    some.resolve()
     assert here.done()
     assert not gone.done()
     assert len(some) == 0

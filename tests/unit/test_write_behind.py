@@ -12,12 +12,11 @@ import pytest
 
 from pushd.errors import StoreError, StoreUnavailable
 from pushd.ports import Stores
-from pushd.stores.sqlite import set_aside
 from pushd.telemetry.metrics import Metrics
-from pushd.writing import write_behind
-from pushd.writing.set_aside import Aside
-from pushd.writing.write_behind import WriteBehind
+from pushd.writing.set_aside import SetAsideData
+from pushd.writing.write_behind import COLLECT_ATTEMPTS, Backing, WriteBehind
 from tests.daemon import until
+from tests.unit.parts import want_all
 
 
 class Paper:
@@ -26,7 +25,13 @@ class Paper:
     name = "paper"
 
     def __init__(
-        self, delay_s: float = 0.0, outbox: Any = None, on_disk: int = 0, set_aside: Any = None, size: int = 2
+        self,
+        delay_s: float = 0.0,
+        outbox: Any = None,
+        on_disk: int = 0,
+        set_aside: Any = None,
+        size: int = 2,
+        **pauses: float,
     ) -> None:
         self.size = size  # of a batch
         self.given: list[int] = []
@@ -39,10 +44,9 @@ class Paper:
         self.gate = asyncio.Event()
         self.gate.set()
         self.metrics = Metrics()
-        self.aside = Aside(set_aside, self.metrics)
-        self.writer: WriteBehind[list[int]] = WriteBehind(
-            self, self.metrics, lambda: delay_s, self.aside, outbox, on_disk
-        )
+        self.set_aside = SetAsideData(set_aside, self.metrics)
+        backing = Backing(self.metrics, self.set_aside, outbox, {"paper": on_disk}, **{"retry_first_s": 0.0, **pauses})
+        self.writer: WriteBehind[list[int]] = WriteBehind(self, backing, lambda: delay_s)
 
     def put(self, *numbers: int) -> None:
         self.given += numbers
@@ -80,11 +84,6 @@ class Paper:
         return msgspec.json.decode(body, type=list[int])
 
 
-async def want_all(stores: Stores) -> None:
-    """As `pushd-server set-aside retry --all` does, from this process."""
-    await stores.set_aside._thread.submit("test", "want", lambda db: db.execute(set_aside.WANT_ALL))  # type: ignore[attr-defined]
-
-
 async def wanted(stores: Stores) -> list[tuple[int, str, bytes]]:
     """All that is set aside."""
     await want_all(stores)
@@ -95,7 +94,7 @@ Running = Callable[[Paper], "asyncio.Task[None]"]
 
 
 @pytest.fixture
-async def running(_hurry: None) -> Any:
+async def running() -> Any:
     tasks: list[asyncio.Task[None]] = []
 
     def run(paper: Paper) -> asyncio.Task[None]:
@@ -300,7 +299,7 @@ async def test_a_failed_collection_is_repeated_and_in_the_end_by_the_next_run(
         paper.put(1)
         with pytest.raises(ZeroDivisionError):
             await paper.writer.run()
-    assert paper.metrics.errors.labels("store_write").value == write_behind.COLLECT_ATTEMPTS - 1
+    assert paper.metrics.errors.labels("store_write").value == COLLECT_ATTEMPTS - 1
     running(paper)
     await until(lambda: paper.written_numbers == [1])
 
@@ -316,7 +315,7 @@ async def test_what_is_taken_back_is_written_behind_what_waits(running: Running,
     paper.put(1)
     await paper.writer.secured()
     await want_all(stores)
-    await paper.aside.look()
+    await paper.set_aside.look()
     assert await stores.set_aside.counts() == {}
     paper.is_down = False
     await paper.writer.flushed()
@@ -330,20 +329,19 @@ async def test_what_fails_again_is_set_aside_again(running: Running, stores: Sto
     await stores.set_aside.keep("paper", "why", b"[7]")
     await stores.set_aside.keep("paper", "why", b"nonsense")
     await want_all(stores)
-    await paper.aside.look()
+    await paper.set_aside.look()
     await until(lambda: paper.given_up == [7])
-    await paper.aside.look()
+    await paper.set_aside.look()
     assert await stores.set_aside.wanted([], 10) == []
     assert await stores.set_aside.counts() == {"paper": 2}
     assert paper.writer.on_disk == 0
 
 
 async def test_what_was_refused_for_good_does_not_count_as_a_store_that_is_away(
-    running: Running, stores: Stores, monkeypatch: pytest.MonkeyPatch
+    running: Running, stores: Stores
 ) -> None:
     """Else, long after, who flushes would be told so without anything being wrong."""
-    monkeypatch.setattr(write_behind, "PATIENCE_S", 0.0)
-    paper = Paper(set_aside=stores.set_aside)
+    paper = Paper(set_aside=stores.set_aside, patience_s=0.0)
     running(paper)
     paper.faults.append(StoreError("paper", "never"))
     paper.put(1)
@@ -375,9 +373,8 @@ async def test_who_waits_when_the_writer_ends_is_told(running: Running) -> None:
     assert paper.written_numbers == []
 
 
-async def test_a_flush_gives_up_on_a_store_that_stays_away(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write_behind, "PATIENCE_S", 0.01)
-    paper = Paper()
+async def test_a_flush_gives_up_on_a_store_that_stays_away(running: Running) -> None:
+    paper = Paper(patience_s=0.01)
     running(paper)
     paper.is_down = True
     paper.put(1)
@@ -516,21 +513,25 @@ async def test_of_a_former_process_it_is_not_known_whom_it_concerns(running: Run
 
 
 async def test_writes_give_way_while_nobody_waits_for_them(running: Running) -> None:
-    paper, busy = Paper(), [True]
-    paper.writer.gives_way = lambda: busy[0]
+    paper, fan_outs, arrivals = Paper(), ["one"], [1, 2]
+    for queue in (fan_outs, arrivals):
+        paper.writer.give_way_to(queue)
     running(paper)
     paper.put(1)
     await begun(paper)
     for _ in range(3):
         await asyncio.sleep(0)
     assert paper.written_numbers == []
-    busy[0] = False
+    fan_outs.clear()
+    await asyncio.sleep(0)
+    assert paper.written_numbers == []
+    arrivals.clear()
     await until(lambda: paper.written_numbers == [1])
 
 
 async def test_writes_do_not_give_way_to_those_who_wait_for_them(running: Running) -> None:
     paper = Paper()
-    paper.writer.gives_way = lambda: True
+    paper.writer.give_way_to(["one"])
     running(paper)
     paper.put(1)
     await begun(paper)
@@ -539,10 +540,9 @@ async def test_writes_do_not_give_way_to_those_who_wait_for_them(running: Runnin
     assert paper.written_numbers == [1, 2]
 
 
-async def test_writes_do_not_give_way_for_ever(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write_behind, "HELD_MOST_S", 0.02)
-    paper = Paper()
-    paper.writer.gives_way = lambda: True
+async def test_writes_do_not_give_way_for_ever(running: Running) -> None:
+    paper = Paper(give_way_most_s=0.02)
+    paper.writer.give_way_to(["one"])
     running(paper)
     paper.put(1, 2, 3)
     await until(lambda: paper.written_numbers == [1, 2, 3])

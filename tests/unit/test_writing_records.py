@@ -12,14 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushd.errors import StoreError
 from pushd.in_flight import InFlight
 from pushd.model import Channel, DeliveryStatus, Mark, Outcome, PushRecord
 from pushd.ports import Stores
+from pushd.turns import SLICE_S
 from pushd.users.devices import Device
-from pushd.writing import records as recording
-from pushd.writing.records import ROWS_PER_CLOCK_READING, SLICE_S, RecordWriter, merged
-from tests.unit.parts import START_MS, Counted, House, with_store
+from pushd.writing.records import ROWS_PER_CLOCK_READING, RecordWriter, merged
+from tests.unit.parts import REFUSALS, REFUSED_USER, START_MS, Counted, House, Picky, with_store
 
 Build = Callable[..., House]
 OFFLINE = Outcome(created_ms=START_MS, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE)
@@ -110,29 +109,13 @@ async def test_a_notice_over_several_batches_is_held_until_the_last_is_written(m
     assert await frail.records.received_by("m2") == {1, 2}
 
 
-class Picky:
-    """Records that never take anything of one user."""
-
-    def __init__(self, records: Any, user_id: int) -> None:
-        self._records = records
-        self._user_id = user_id
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._records, name)
-
-    async def write(self, records: Any, receipts: Any) -> None:
-        if any(receipt.user_id == self._user_id for receipt in receipts):
-            raise StoreError("records", "never")
-        await self._records.write(records, receipts)
-
-
 async def test_of_a_batch_only_what_is_to_blame_is_set_aside_and_the_notice_is_settled(
     make_house: Build, stores: Stores
 ) -> None:
-    house = make_house(stores=with_store(stores, records=Picky(stores.records, 2)), records={"flush_ms": 1})
+    house = make_house(stores=with_store(stores, records=Picky(stores.records, REFUSALS[0])), records={"flush_ms": 1})
     counted = Counted()
     house.writers.records.push_record(counted.flight, record(counted.flight))
-    house.writers.records.note(counted.flight, "m1", range(1, 8), RECEIVED)
+    house.writers.records.note(counted.flight, "m1", [1, REFUSED_USER, 3, 4, 5, 6, 7], RECEIVED)
     counted.flight.end_fan_out()
     house.start_writers()
     await house.writers.flushed()
@@ -146,9 +129,9 @@ async def test_what_cannot_be_set_aside_keeps_the_notice_in_the_journal(
     make_house: Build, stores: Stores, frail: Any
 ) -> None:
     frail.set_aside.fail("keep")
-    house = make_house(stores=with_store(frail, records=Picky(stores.records, 2)), records={"flush_ms": 1})
+    house = make_house(stores=with_store(frail, records=Picky(stores.records, REFUSALS[0])), records={"flush_ms": 1})
     counted = Counted()
-    house.writers.records.note(counted.flight, "m1", range(1, 8), RECEIVED)
+    house.writers.records.note(counted.flight, "m1", [1, REFUSED_USER, 3, 4, 5, 6, 7], RECEIVED)
     counted.flight.end_fan_out()
     house.start_writers()
     await house.writers.flushed()
@@ -199,12 +182,11 @@ async def test_who_asks_for_some_users_does_not_wait_for_others(make_house: Buil
     house = make_house(records={"flush_ms": 60_000})
     house.start_all()
     flight = await house.publish(target="custom", user_ids=[1])
-    records = house.writers.records
     async with asyncio.timeout(1):
-        await records.writer.written_for({2})
+        await house.writers.records_written({2})
     assert await house.stores.records.receive_status(flight.notice.message_id) is None
     async with asyncio.timeout(5):
-        await records.writer.written_for({1, 2})
+        await house.writers.records_written({1, 2})
     assert await house.stores.records.receive_status(flight.notice.message_id) is not None
 
 
@@ -227,7 +209,7 @@ async def test_the_loop_runs_while_devices_are_looked_up(make_house: Build, monk
             runs.append(looked_up)
             await asyncio.sleep(0)
 
-    monkeypatch.setattr(recording, "device_of", slowly)
+    monkeypatch.setattr("pushd.writing.records.device_of", slowly)
     counted = Counted()
     writer.note(counted.flight, "m1", range(1, 101), OFFLINE)
     house.start_writers()

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from pymongo import UpdateMany
 
 from pushd.errors import StoreError
-from pushd.model import Mark, PushRecord, Receipt, ReceiveStatus
+from pushd.model import Mark, PushRecord, Receipt
 from pushd.records import (
     PushFilter,
     PushRow,
@@ -94,14 +94,12 @@ class MongoRecords:
             raise refused[0]
         return [message_id for message_id in message_ids if message_id in known]
 
-    async def receive_status(self, message_id: str) -> ReceiveStatus | None:
+    async def receive_status(self, message_id: str) -> ReceiptStats | None:
         """See ports.RecordStore."""
         stats = await self._totals("receive_status", {"message_id": message_id})
         if not stats.total_users and not await self._has_push_record(message_id):
             return None
-        return ReceiveStatus(
-            stats.total_users, stats.online_users, stats.received_users, stats.read_users, stats.confirmed_users
-        )
+        return stats
 
     async def received_by(self, message_id: str) -> set[int]:
         """See ports.RecordStore."""

@@ -14,7 +14,7 @@ from functools import partial
 import msgspec
 import orjson
 
-from pushd.model import Mark, PushRecord, Receipt, ReceiveStatus
+from pushd.model import Mark, PushRecord, Receipt
 from pushd.records import (
     PushFilter,
     PushRow,
@@ -148,10 +148,10 @@ class SqliteRecords:
             known.update(message_id for message_id, _ in changed)
         return [message_id for message_id in message_ids if message_id in known]
 
-    async def receive_status(self, message_id: str) -> ReceiveStatus | None:
+    async def receive_status(self, message_id: str) -> ReceiptStats | None:
         """See ports.RecordStore."""
         *counts, is_known = await self._statements.numbers("receive_status", RECEIVE_STATUS, message_id=message_id)
-        return ReceiveStatus(*counts) if is_known or counts[0] else None
+        return ReceiptStats(*counts) if is_known or counts[0] else None
 
     async def received_by(self, message_id: str) -> set[int]:
         """See ports.RecordStore."""

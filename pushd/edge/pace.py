@@ -87,14 +87,17 @@ class Turns:
         self._loop = asyncio.get_running_loop()
         self._lines: dict[Line, deque[Callable[[], None]]] = {line: deque() for line in Line}
         self._is_begun = False  # time of a turn, which ends with `_serve`
-        self._until = self._known_until = 0.0
+        self._until = 0.0
+        self._known_until = 0.0  # of the time that begins when one who is known comes too late for the other; 0: none has
         self._share_until = 0.0
 
     def is_free(self, line: Line) -> bool:
         """Whether one of this line is served at once; its share begins now. Who is known has time that is his alone."""
         has_time = self._has_time(SHARE_S)
         if line is Line.KNOWN and not has_time:
-            has_time = time.monotonic() < self._known_until
+            now = time.monotonic()
+            self._known_until = self._known_until or now + TURN_S
+            has_time = now < self._known_until
         return has_time and not self._lines[line]
 
     def has_share_left(self) -> bool:
@@ -111,7 +114,7 @@ class Turns:
         now = time.monotonic()
         if not self._is_begun:
             self._is_begun = True
-            self._until, self._known_until = now + TURN_S, now + 2 * TURN_S
+            self._until, self._known_until = now + TURN_S, 0.0
             self._loop.call_soon(self._serve)
         return now
 

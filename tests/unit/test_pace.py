@@ -150,7 +150,7 @@ async def test_a_turn_has_its_time_once_however_long_it_is(monkeypatch: pytest.M
     for expected in ([0], [0, 1]):
         await asyncio.sleep(0)
         assert served == expected
-        assert not turns.is_free(Line.KNOWN), "what came with the time of this turn has used it up"
+        assert not turns.is_free(Line.GOING_ON), "the time of this turn is used up"
     await asyncio.sleep(0)
     assert turns.is_free(Line.STRANGER)
 
@@ -225,8 +225,13 @@ async def test_who_is_known_has_time_of_his_own(monkeypatch: pytest.MonkeyPatch)
     now = 0.0
     monkeypatch.setattr(pace.time, "monotonic", lambda: now)
     assert turns.is_free(Line.STRANGER)
-    now = 1.5 * pace.TURN_S
+    now = 10 * pace.TURN_S
+    assert not turns.is_free(Line.STRANGER)
+    assert turns.is_free(Line.KNOWN), "however long the others took"
+    now += 0.9 * pace.TURN_S
     assert turns.is_free(Line.KNOWN)
     assert not turns.is_free(Line.STRANGER)
-    now = 2 * pace.TURN_S
+    now += 0.2 * pace.TURN_S
     assert not turns.is_free(Line.KNOWN)
+    await asyncio.sleep(0)
+    assert turns.is_free(Line.KNOWN)

@@ -25,7 +25,7 @@ SLICE_S = 0.0005  # of admitting in one turn of the loop
 CROWD = 4096  # upgrades that wait: nothing more is accepted then; a second's worth, and a few megabytes
 FIRST_READS_PER_TURN = 4
 CROWDED_S = 0.002
-TURN_S = 0.002  # of HTTP requests in one turn of the loop
+TURN_S = 0.002  # of HTTP requests in one turn of the loop; as much again for those who are known
 SHARE_S = 0.001  # of these for one connection at most
 REST_S = 0.1  # after a connection that could not be taken for want of descriptors or memory
 READ_S_PER_BYTE = 0.5e-9
@@ -88,7 +88,7 @@ class Turns:
         self._lines: dict[Line, deque[Callable[[], None]]] = {line: deque() for line in Line}
         self._is_begun = False  # time of a turn, which ends with `_serve`
         self._until = 0.0
-        self._known_until = 0.0  # of the time that begins when one who is known comes too late for the other; 0: none has
+        self._known_until = 0.0  # begins when one who is known comes too late for the other; 0: none has
         self._share_until = 0.0
 
     def is_free(self, line: Line) -> bool:

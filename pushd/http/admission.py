@@ -25,7 +25,7 @@ SLICE_S = 0.0005  # of admitting in one turn of the loop
 CROWD = 4096  # upgrades that wait: nothing more is accepted then; a second's worth, and a few megabytes
 FIRST_READS_PER_TURN = 4
 CROWDED_S = 0.002
-TURN_S = 0.002  # of HTTP requests in one turn of the loop
+TURN_S = 0.002  # of HTTP requests in one turn of the loop; as much again for those who are known
 SHARE_S = 0.001  # of these for one connection at most
 REST_S = 0.1  # after a connection that could not be taken for want of descriptors or memory
 READ_S_PER_BYTE = 0.5e-9
@@ -86,16 +86,18 @@ class Turns:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._lines: dict[Line, deque[Callable[[], None]]] = {line: deque() for line in Line}
-        self._is_due = False
-        self._turn = -1.0
-        self._until = self._known_until = 0.0
+        self._is_begun = False  # time of a turn, which ends with `_serve`
+        self._until = 0.0
+        self._known_until = 0.0  # begins when one who is known comes too late for the other; 0: none has
         self._share_until = 0.0
 
     def is_free(self, line: Line) -> bool:
         """Whether one of this line is served at once; its share begins now. Who is known has time that is his alone."""
         has_time = self._has_time(SHARE_S)
         if line is Line.KNOWN and not has_time:
-            has_time = time.monotonic() < self._known_until
+            now = time.monotonic()
+            self._known_until = self._known_until or now + TURN_S
+            has_time = now < self._known_until
         return has_time and not self._lines[line]
 
     def has_share_left(self) -> bool:
@@ -103,43 +105,45 @@ class Turns:
         return time.monotonic() < self._share_until
 
     def _has_time(self, share_s: float) -> bool:
-        now, turn = time.monotonic(), self._loop.time()
-        if turn != self._turn:  # uvloop's clock stands still during a turn
-            self._turn, self._until, self._known_until = turn, now + TURN_S, now + 2 * TURN_S
+        now = self._begin()
         self._share_until = now + share_s
         return now < self._until
 
+    def _begin(self) -> float:
+        """What time it is; the first one in a turn of the loop who asks begins its time, until the next turn."""
+        now = time.monotonic()
+        if not self._is_begun:
+            self._is_begun = True
+            self._until, self._known_until = now + TURN_S, 0.0
+            self._loop.call_soon(self._serve)
+        return now
+
     def count_read(self, size: int) -> None:
         """So many bytes have come from the kernel, or will before the next turn: uvloop takes them unasked."""
-        self._has_time(SHARE_S)
+        self._begin()
         self._until -= size * READ_S_PER_BYTE
 
     def queue(self, go_on: Callable[[], None], line: Line) -> None:
         """Have `go_on` called when it is its turn."""
         self._lines[line].append(go_on)
-        self._come_again()
-
-    def _come_again(self) -> None:
-        if not self._is_due and any(self._lines.values()):
-            self._is_due = True
-            self._loop.call_soon(self._serve)
+        self._begin()
 
     def _serve(self) -> None:
-        self._is_due = False
+        self._is_begun = False
         lines = [*self._lines.values()]
         left = [len(line) for line in lines]  # who goes on after its turn waits for the next one of the loop
-        share_s = min(SHARE_S, TURN_S / (sum(left) or 1))
-        try:
-            while any(left):  # one of each at least, however busy the turn has been
-                for index, line in enumerate(lines):
-                    if left[index]:
-                        left[index] -= 1
-                        self._share_until = time.monotonic() + share_s
-                        line.popleft()()
-                if not self._has_time(share_s):
-                    break
-        finally:
-            self._come_again()
+        if not any(left):
+            return
+        self._begin()
+        share_s = min(SHARE_S, TURN_S / sum(left))
+        while any(left):  # one of each at least, however busy the turn has been
+            for index, line in enumerate(lines):
+                if left[index]:
+                    left[index] -= 1
+                    self._share_until = time.monotonic() + share_s
+                    line.popleft()()
+            if not self._has_time(share_s):
+                break
 
 
 class Porch:

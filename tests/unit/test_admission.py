@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from itertools import count
 
@@ -130,8 +131,28 @@ async def test_turns_are_free_until_their_time_is_used_up(monkeypatch: pytest.Mo
     assert turns.is_free(Line.STRANGER), "another one still has time"
     now = admission.TURN_S
     assert not turns.is_free(Line.STRANGER)
-    await asyncio.sleep(0.002)
+    await asyncio.sleep(0)
     assert turns.is_free(Line.STRANGER), "in the next turn of the loop"
+
+
+async def test_a_turn_has_its_time_once_however_long_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, now, served = Turns(), 0.0, list[int]()
+    monkeypatch.setattr(admission.time, "monotonic", lambda: now)
+
+    def take_all_the_time(number: int) -> None:
+        nonlocal now
+        served.append(number)
+        now += 2 * admission.TURN_S
+        time.sleep(0.003)  # loop.time() goes on as well
+
+    turns.queue(lambda: take_all_the_time(0), Line.STRANGER)
+    turns.queue(lambda: take_all_the_time(1), Line.STRANGER)
+    for expected in ([0], [0, 1]):
+        await asyncio.sleep(0)
+        assert served == expected
+        assert not turns.is_free(Line.GOING_ON), "the time of this turn is used up"
+    await asyncio.sleep(0)
+    assert turns.is_free(Line.STRANGER)
 
 
 async def test_who_comes_and_who_goes_on_are_served_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,8 +225,13 @@ async def test_who_is_known_has_time_of_his_own(monkeypatch: pytest.MonkeyPatch)
     now = 0.0
     monkeypatch.setattr(admission.time, "monotonic", lambda: now)
     assert turns.is_free(Line.STRANGER)
-    now = 1.5 * admission.TURN_S
+    now = 10 * admission.TURN_S
+    assert not turns.is_free(Line.STRANGER)
+    assert turns.is_free(Line.KNOWN), "however long the others took"
+    now += 0.9 * admission.TURN_S
     assert turns.is_free(Line.KNOWN)
     assert not turns.is_free(Line.STRANGER)
-    now = 2 * admission.TURN_S
+    now += 0.2 * admission.TURN_S
     assert not turns.is_free(Line.KNOWN)
+    await asyncio.sleep(0)
+    assert turns.is_free(Line.KNOWN)

@@ -57,11 +57,11 @@ cdef inline int ids_append(UserIds* ids, int64_t user_id) except -1:
 cdef class Connection:
     """One current WebSocket, and what uvloop calls for it: the transport's protocol.
 
-    `owner` hears what its client says; see `edge.websocket.Listener`.
+    `owner` (protocol.owner) hears what its client says; `details` (model.Client) is what is known of the client.
     """
 
     def __init__(
-        self, Hub hub, transport, *, int64_t user_id, str conn_id, int dialect, bint is_acking, double now, details=None
+        self, Hub hub, transport, *, int64_t user_id, str conn_id, int dialect, bint is_acking, double now, details
     ):
         self.hub = hub
         self.transport = transport
@@ -189,7 +189,7 @@ cdef class Connection:
     # What uvloop tells.
 
     def data_received(self, data):
-        """Bytes that came by TLS."""
+        """Give bytes to the owner that came by TLS."""
         if self.owner is not None:
             self.owner.data_received(data)
 
@@ -226,7 +226,7 @@ cdef class Connection:
     # How it ends.
 
     def is_closing(self):
-        """As asyncio's transports."""
+        """True when the transport is closing or gone."""
         return self.transport is None or self.transport.is_closing()
 
     def finish(self):
@@ -633,7 +633,10 @@ cdef class Hub:
     # ---- fan-out
 
     def advance(self, FanOut job not None, double budget_s):
-        """Write `job` to further connections for about `budget_s`; True when it has reached all of them."""
+        """Write `job` to further connections for about `budget_s`; True when it has reached all of them.
+
+        `turns.Slice` is the Python form of such a budget.
+        """
         cdef double until = monotonic() + budget_s
         cdef bint is_finished = True  # also when it raises
         if job.is_finished:
@@ -724,4 +727,4 @@ cdef class Hub:
 
 
 def _ignore(connection, message_ids):
-    """Until somebody listens."""
+    """Does nothing, until somebody listens."""

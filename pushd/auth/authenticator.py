@@ -164,7 +164,7 @@ class Authenticator:
         return is_listed or origins.is_of(origin, host, self._schemes(request))
 
     def _schemes(self, request: Request) -> tuple[str, ...]:
-        """By which the client reached us: a trusted proxy may say, and if it does not, it can be either."""
+        """The schemes by which the client may have reached us: a trusted proxy says which, and if it does not, both."""
         if not self._is_proxied(request):
             return HTTPS if request.is_secure else HTTP
         said = request.headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
@@ -216,7 +216,7 @@ def check_keys(auth: AuthConfig) -> None:
 
 
 def forget_keys() -> None:
-    """Key files are read again when they are next needed."""
+    """Have key files read again when they are next needed."""
     _public_keys.clear()
     _encoded.cache_clear()
 
@@ -297,14 +297,14 @@ def _identity(claims: dict[str, Any], auth: AuthConfig) -> Identity:
 
 
 def _token_id(jti: object) -> str:
-    """By which the token can be revoked; "" for none that can be used. Some issuers count their tokens."""
+    """The id by which a token can be revoked, "" for none that can be used; some issuers count their tokens."""
     if is_whole(jti, MIN_INT64, MAX_INT64):
         return str(jti)
     return jti if isinstance(jti, str) and len(jti) <= MAX_TOKEN_ID_CHARS and is_plain(jti) else ""
 
 
 def _is_local(request: Request) -> bool:
-    """Whether it names a loopback host; no browser leaves the name out, but what checks our health may."""
+    """Whether a request names a loopback host; no browser leaves the name out, but what checks our health may."""
     host = request.headers.get("host")
     if host is None:
         return request.path in HEALTH_CHECKS and is_loopback(request.peer)

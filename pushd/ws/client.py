@@ -92,7 +92,7 @@ class Listener:
         self._shared.hub.send(self._connection, frames.frame(message, self._connection.dialect))
 
     def _refuse(self, code: ErrorCode, text: str, message_ids: list[str]) -> None:
-        """One frame names all of them."""
+        """Refuse what was asked about these notices, in one frame that names them all."""
         if len(message_ids) == 1:
             self._send(frames.ErrorFrame(error=code, message=text, ref=message_ids[0]))
         else:

@@ -46,9 +46,10 @@ class Renewals:
         self._asked: dict[Connection, Identity] = {}  # the last token of each about which Redis is being asked
 
     def renew(self, connection: Connection, token: str) -> None:
-        """From now on, or once it is known not to be revoked, this token says until when, as whom and by which id.
+        """Let a connection go on by a fresh token, at once or when it is known not to be revoked.
 
-        Closes the connection when the token is not valid, is another user's or was revoked.
+        The token then says until when, as whom, and by which id the connection can be ended. Closes the connection when
+        the token is not valid, is another user's or was revoked.
         """
         try:
             identity = self._authenticator.verify(token)

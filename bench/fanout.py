@@ -30,7 +30,7 @@ from bench.loadlib.rounds import Result, at_least, rounds_for
 from bench.loadlib.servers import cores, on_core, scratch
 from pushd._fastpath import Connection, FanOut, Hub
 from pushd.delivery.fan_out import FanOutQueue
-from pushd.model import Priority
+from pushd.model import Client, Priority
 from pushd.protocol.frames import Opcode, ws_frame
 
 SIZES = (200, 1024)  # bytes of a frame's payload
@@ -39,6 +39,8 @@ DELIVERIES, QUICK_DELIVERIES = 120_000, 30_000  # per contender and round
 MAX_PENDING_BYTES = 1 << 20
 DELIVERED, SHARE = "connections x frame: deliveries/s", "the hub's rate to the bare loop's"
 CONTROL = "the bare loop's rate to itself: what the comparison cannot tell apart"
+
+CLIENT = Client(username="", role=0, client_ip="127.0.0.1", user_agent="")
 
 
 class Bridge(asyncio.Protocol):
@@ -53,7 +55,7 @@ class Bridge(asyncio.Protocol):
         number = self._hub.connections_total + 1
         self._connection = Connection(
             self._hub, cast(asyncio.Transport, transport), user_id=number, conn_id=f"c{number}", dialect=0,
-            is_acking=False, now=0.0,
+            is_acking=False, now=0.0, details=CLIENT,
         )  # fmt: skip
         self._hub.add(self._connection)
         self._hub.release(self._connection)

@@ -22,7 +22,7 @@ cdef enum:
     SHARDS = 64
     SENDS_PER_CLOCK_READING = 16
     UNFLUSHED_BEFORE_LOOKING = 128
-    DIALECTS = 4      # of wire.Dialect, each deflated or not
+    DIALECTS = 4      # of frames.Dialect, each deflated or not
     JOINED_BYTES = 32768   # of frames of several notices in one write
     WRITE_COST = 192  # of a write that waits, beside its payload: uvloop's entry, the head of a bytes object
 
@@ -69,8 +69,8 @@ cdef class Connection:
     cdef readonly uint8_t dialect
     cdef readonly bint is_acking
     cdef readonly bint is_secure
-    cdef public object owner            # hears what the client says; None once it is lost
-    cdef public object details          # what the edge knows of the client; opaque here
+    cdef public object owner            # protocol.owner.Owner: hears what the client says; None once it is lost
+    cdef public object details          # model.Client: what is known of the client; opaque here
 
     # what is read from it
     cdef object parser                  # borrowed while it is in the midst of a frame, else None

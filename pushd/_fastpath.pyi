@@ -1,6 +1,8 @@
 import asyncio
 from collections.abc import Callable
-from typing import Any
+
+from pushd.model import Client
+from pushd.protocol.owner import Owner
 
 class Connection:
     hub: Hub
@@ -10,8 +12,8 @@ class Connection:
     dialect: int
     is_acking: bool
     is_secure: bool
-    owner: Any
-    details: Any
+    owner: Owner | None
+    details: Client
     is_deaf: bool
     is_paused: bool
     last_seen: float
@@ -27,7 +29,7 @@ class Connection:
         dialect: int,
         is_acking: bool,
         now: float,
-        details: Any = None,
+        details: Client,
     ) -> None: ...
     @property
     def is_guest(self) -> bool: ...

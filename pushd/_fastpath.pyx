@@ -1,4 +1,4 @@
-"""The hub: every current connection of this node, and every byte written to one.
+"""The hub: every live connection of this node, and every byte written to one.
 
 Connections are split into shards by user id for look-up, and stand in one contiguous array for broadcasts.
 A frame is encoded once and written with send(2) to each descriptor; only what the kernel does not
@@ -55,13 +55,13 @@ cdef inline int ids_append(UserIds* ids, int64_t user_id) except -1:
 
 
 cdef class Connection:
-    """One current WebSocket, and what uvloop calls for it: the transport's protocol.
+    """One live WebSocket, and what uvloop calls for it: the transport's protocol.
 
-    `owner` hears what its client says; see `edge.websocket.Listener`.
+    `owner` (protocol.owner) hears what its client says; `details` (model.Client) is what is known of the client.
     """
 
     def __init__(
-        self, Hub hub, transport, *, int64_t user_id, str conn_id, int dialect, bint is_acking, double now, details=None
+        self, Hub hub, transport, *, int64_t user_id, str conn_id, int dialect, bint is_acking, double now, details
     ):
         self.hub = hub
         self.transport = transport
@@ -94,12 +94,12 @@ cdef class Connection:
 
     @property
     def unsent_bytes(self):
-        """Those of them that are in the transport."""
+        """Those of the pending bytes that are in the transport."""
         return 0 if self.transport is None else self.transport.get_write_buffer_size()
 
     @property
     def cost(self):
-        """What these bytes take in memory, about: it is this that `max_pending_bytes` bounds."""
+        """About what the pending bytes take in memory: it is this that `max_pending_bytes` bounds."""
         return self._cost()
 
     def begin(self, bytes head not None):
@@ -186,22 +186,22 @@ cdef class Connection:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    # What uvloop tells.
+    # ---- what uvloop tells
 
     def data_received(self, data):
-        """Bytes that came by TLS."""
+        """Give bytes to the owner that came by TLS."""
         if self.owner is not None:
             self.owner.data_received(data)
 
     def eof_received(self):
-        """The transport may close itself."""
+        """Have the transport close itself."""
         return False
 
     def pause_writing(self):
         """The transport holds bytes: the hub knows, it looks at the buffer itself."""
 
     def resume_writing(self):
-        """The buffer ran empty: everything queued is in the kernel."""
+        """Report what was queued: the buffer ran empty, so all of it is in the kernel."""
         cdef list handed
         if self.transport is None:
             return
@@ -223,19 +223,19 @@ cdef class Connection:
         if owner is not None:
             owner.lost()
 
-    # How it ends.
+    # ---- how it ends
 
     def is_closing(self):
-        """As asyncio's transports."""
+        """True when the transport is closing or gone."""
         return self.transport is None or self.transport.is_closing()
 
     def finish(self):
-        """Both sides have said CLOSE: flush and disconnect."""
+        """Flush and disconnect: both sides have said CLOSE."""
         if self.transport is not None:
             self.transport.close()
 
     def abort(self):
-        """Drop it."""
+        """Disconnect at once; what is unsent is lost."""
         if self.transport is not None:
             self.transport.abort()
 
@@ -438,7 +438,7 @@ cdef class Hub:
         return [member for member in self.members if member is not None]
 
     cdef int _free_slot(self, Py_ssize_t index) except -1:
-        """Dead at once; the array closes the gap when no walk could miss who is moved into it."""
+        """Mark a slot dead; the array closes the gap when no walk could miss who is moved into it."""
         self.slots[index].state = DEAD
         self.members[index] = None
         self.tombstones.append(index)
@@ -489,7 +489,7 @@ cdef class Hub:
         return outcome != GONE
 
     def release(self, Connection connection not None):
-        """The mailbox is through: write what was held back, then deliver current."""
+        """Write what was held back while the mailbox came first; from now on notices are written as they come."""
         cdef list handed = []
         if connection.index < 0 or self.slots[connection.index].state != HELD:
             return
@@ -633,7 +633,10 @@ cdef class Hub:
     # ---- fan-out
 
     def advance(self, FanOut job not None, double budget_s):
-        """Write `job` to further connections for about `budget_s`; True when it has reached all of them."""
+        """Write `job` to further connections for about `budget_s`; True when it has reached all of them.
+
+        `turns.Slice` is the Python form of such a budget.
+        """
         cdef double until = monotonic() + budget_s
         cdef bint is_finished = True  # also when it raises
         if job.is_finished:
@@ -724,4 +727,4 @@ cdef class Hub:
 
 
 def _ignore(connection, message_ids):
-    """Until somebody listens."""
+    """Does nothing, until somebody listens."""

@@ -18,13 +18,14 @@ from prometheus_client.core import Metric
 
 from pushd.api.publishing import Api
 from pushd.api.router import Router
-from pushd.auth import authenticator as auth
+from pushd.auth.authenticator import Authenticator, check_keys
 from pushd.clock import Clock, wall_ms
 from pushd.config.schema import Config
 from pushd.core import PAUSES, Core, Past, Pauses, read_past
 from pushd.errors import StartError, StoreError
 from pushd.http import server as front
 from pushd.http import sockets
+from pushd.http.addresses import Addresses
 from pushd.ports import Revocations, Stores
 from pushd.stores import open_revocations, open_stores
 from pushd.telemetry import logs
@@ -34,9 +35,13 @@ from pushd.telemetry.process import ProcessMetrics
 from pushd.telemetry.supervision import supervised
 from pushd.users import devices
 from pushd.writing.set_aside import SetAsideData
-from pushd.ws import client as websocket
 from pushd.ws._reader import Reader
 from pushd.ws.gateway import Gateway
+from pushd.ws.parser import longest_frames, parsing
+from pushd.ws.renewals import Renewals
+from pushd.ws.revocations import REVOKED_WITHIN_S, RevocationWatch
+from pushd.ws.shared import Shared
+from pushd.ws.tasks import Tasks
 
 log = structlog.get_logger("pushd")
 
@@ -56,7 +61,9 @@ class Node(Core):
         metrics: Metrics,
         past: Past,
         set_aside: SetAsideData,
+        *,
         pauses: Pauses = PAUSES,
+        revoked_within_s: float = REVOKED_WITHIN_S,
     ) -> None:
         super().__init__(config, stores, set_aside, metrics, Clock(), node_id=node_id(config), past=past, pauses=pauses)
         current, writers, presence = self.current, self.writers, self.presence
@@ -64,12 +71,24 @@ class Node(Core):
         self.mailbox = stores.mailbox
         self.remotes = stores.remotes
         self.front: front.Front | None = None
-        self.reader = Reader(websocket.parsing, *websocket.longest_frames(config.limits))
-        authenticator = auth.Authenticator(current, revocations)
-        self.has_revocations = revocations is not None
-        self.gateway = Gateway(
-            self.hub, self.reader, presence, self.receipts, authenticator, current, metrics, self.clock
+        self.reader = Reader(parsing, *longest_frames(config.limits))
+        self.authenticator = authenticator = Authenticator(current, revocations)
+        self.revocation_watch = (
+            None if revocations is None else RevocationWatch(self.hub, revocations, metrics, within_s=revoked_within_s)
         )
+        tasks = Tasks(metrics)
+        self.shared = Shared(
+            hub=self.hub,
+            reader=self.reader,
+            receipts=self.receipts,
+            renewals=Renewals(self.hub, presence, authenticator, tasks, metrics, self.clock),
+            tasks=tasks,
+            addresses=Addresses(config.server.trusted_proxies, now=self.clock.now),
+            current=current,
+            metrics=metrics,
+            clock=self.clock,
+        )
+        self.gateway = Gateway(self.shared, presence, authenticator)
         api = Api(
             hub=self.hub,
             intake=self.intake,
@@ -105,7 +124,7 @@ class Node(Core):
         return super().background() | {
             "loop lag": self.health.watch_loop,
             **{f"{remote.store} store": partial(self.health.watch_store, remote) for remote in self.remotes},
-            **({"revocations": self.gateway.watch_revocations} if self.has_revocations else {}),
+            **({} if self.revocation_watch is None else {"revocations": self.revocation_watch.run}),
         }
 
     def _at_scrape(self) -> Iterable[Metric]:
@@ -162,10 +181,10 @@ class Node(Core):
             old, server=server, log=new.log, limits=new.limits, auth=msgspec.structs.replace(old.auth, **keys)
         )
         tls = sockets.tls_context(server.tls_cert, server.tls_key)
-        auth.check_keys(current.auth)
+        check_keys(current.auth)
         self.current.config = current
         self.hub.set_max_pending_bytes(current.limits.max_pending_bytes)
-        self.reader.set_max_frame_bytes(*websocket.longest_frames(current.limits))
+        self.reader.set_max_frame_bytes(*longest_frames(current.limits))
         if self.front is not None:
             self.front.limits = current.limits
             if tls is not None:
@@ -200,7 +219,7 @@ class Node(Core):
     async def _finished(self) -> None:
         while self.gateway.open_sockets:
             await asyncio.sleep(0.01)
-        await self.gateway.finished()
+        await self.shared.tasks.finished()
         await self.set_aside.finished()
         await self.writers.secured()
 
@@ -222,12 +241,15 @@ async def _past(stores: Stores, config: Config, set_aside: SetAsideData) -> Past
 
 
 @asynccontextmanager
-async def running(config: Config, pauses: Pauses = PAUSES) -> AsyncIterator[Node]:
+async def running(
+    config: Config, pauses: Pauses = PAUSES, *, revoked_within_s: float = REVOKED_WITHIN_S
+) -> AsyncIterator[Node]:
     """A whole daemon, serving until the end of the block; drain it first to end it gently.
 
+    A connection is closed within `revoked_within_s` (s) of when its token was revoked.
     Raises StartError when it cannot serve, and the error of a background task that failed.
     """
-    auth.check_keys(config.auth)
+    check_keys(config.auth)
     devices.prepare()
     metrics = Metrics()
     metrics.registry.register(ProcessMetrics())
@@ -240,14 +262,24 @@ async def running(config: Config, pauses: Pauses = PAUSES) -> AsyncIterator[Node
     ):
         set_aside = SetAsideData(stores.set_aside, metrics, look_every_s=pauses.look_aside_every_s)
         past = await _past(stores, config, set_aside)
-        node = Node(config, stores, revocations, health, metrics, past, set_aside, pauses)
+        node = Node(
+            config,
+            stores,
+            revocations,
+            health,
+            metrics,
+            past,
+            set_aside,
+            pauses=pauses,
+            revoked_within_s=revoked_within_s,
+        )
         async with _read(node.reader), supervised(node.background(), health, metrics):
             node.restore(past)
             async with front.listening(
                 node.router,
                 config,
                 open_sockets=lambda: node.gateway.open_sockets,
-                addresses=node.gateway.addresses,
+                addresses=node.shared.addresses,
                 on_refused=lambda reason: metrics.rejected.labels(reason).inc(),
             ) as node.front:
                 yield node
@@ -255,7 +287,7 @@ async def running(config: Config, pauses: Pauses = PAUSES) -> AsyncIterator[Node
                 connection.abort()
             node.hub.reap(math.inf)  # those that have been closed and still linger
             await asyncio.sleep(0)
-            await node.gateway.close()
+            await node.shared.tasks.close()
 
 
 @asynccontextmanager

@@ -9,8 +9,10 @@ from typing import cast
 import uvloop
 
 from pushd._fastpath import Connection, Hub
+from pushd.model import Client
 
 READ_BYTES = 1 << 16
+CLIENT = Client(username="", role=0, client_ip="127.0.0.1", user_agent="")
 
 
 class _Bridge(asyncio.Protocol):
@@ -67,7 +69,7 @@ class Crowd:
 
     def _connection(self, transport: asyncio.Transport, user_id: int) -> Connection:
         return Connection(
-            self.hub, transport, user_id=user_id, conn_id="c", dialect=0, is_acking=True, now=0.0, details=None
+            self.hub, transport, user_id=user_id, conn_id="c", dialect=0, is_acking=True, now=0.0, details=CLIENT
         )
 
     def read_all(self) -> int:

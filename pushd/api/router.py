@@ -25,7 +25,8 @@ from pushd.errors import ErrorCode, RequestError, StoreError
 from pushd.http.messages import Pending, Request, Response
 from pushd.limits import TokenBucket
 from pushd.telemetry import faults, metrics
-from pushd.ws.gateway import Admission, Gateway
+from pushd.ws.gateway import Gateway
+from pushd.ws.upgrade import Upgrade
 
 log = structlog.get_logger("pushd.routes")
 ANSWER_WITHIN_S = 20.0
@@ -132,24 +133,24 @@ class Router:
             page = request.headers["origin"]
         return response if page is None else _extended(response, origins.sharing_headers(page))
 
-    def admit(self, request: Request) -> Response | Admission | Awaitable[Response | Admission]:
+    def admit(self, request: Request) -> Response | Upgrade | Awaitable[Response | Upgrade]:
         """Decide about an upgrade."""
         try:
             verdict = self._gateway.admit(request)
         except RequestError as error:
             return answers.failure(error)
-        return verdict if isinstance(verdict, Admission) else self._admit_later(verdict)
+        return verdict if isinstance(verdict, Upgrade) else self._admit_later(verdict)
 
-    async def _admit_later(self, verdict: Awaitable[Admission]) -> Response | Admission:
+    async def _admit_later(self, verdict: Awaitable[Upgrade]) -> Response | Upgrade:
         try:
             return await verdict
         except RequestError as error:
             return answers.failure(error)
 
-    def attach(self, transport: asyncio.Transport, request: Request, admission: Admission, tail: bytes) -> None:
+    def attach(self, transport: asyncio.Transport, request: Request, upgrade: Upgrade, tail: bytes) -> None:
         """Take an admitted connection over."""
         try:
-            self._gateway.attach(transport, request, admission, tail)
+            self._gateway.attach(transport, request, upgrade, tail)
         except Exception:
             self._api.metrics.errors.labels("request").inc()
             raise

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +22,7 @@ from pushd.auth.tokens import Verifier, seconds, unusable
 from pushd.config.current import CurrentConfig
 from pushd.config.schema import AuthConfig
 from pushd.errors import ConfigError, ErrorCode, RequestError
+from pushd.http.addresses import canonical, is_within, networks
 from pushd.http.messages import HEALTH_CHECKS, Request, is_loopback
 from pushd.ports import Revocations
 from pushd.telemetry import faults
@@ -44,7 +45,8 @@ FORBIDDEN_HOST = "without credentials only loopback host names are served"
 HTTP, HTTPS = ("http",), ("https",)
 _FORWARDED_PROTO = {"http": HTTP, "ws": HTTP, "https": HTTPS, "wss": HTTPS}
 _FORWARDED = re.compile(
-    r""""?(?: \[([0-9A-Fa-f:.]+)(?:%[^]"\s]+)?\](?::\d+)? | ([0-9.]+)(?::\d+)? | ([0-9A-Fa-f:.]+)(?:%[^]"\s]+)? )"?""",
+    r""""?(?: \[([0-9A-Fa-f:.]{2,45})(?:%[^]"\s]+)?\](?::\d+)? | ([0-9.]{7,15})(?::\d+)?
+    | ([0-9A-Fa-f:.]{2,45})(?:%[^]"\s]+)? )"?""",
     re.ASCII | re.VERBOSE,
 )
 
@@ -68,14 +70,19 @@ ADMIN = Identity(is_admin=True)
 
 
 class Authenticator:
-    """Checks credentials against the configuration in force."""
+    """Checks credentials against the configuration in force; remembers `most_remembered` tokens that were valid."""
 
     def __init__(
-        self, current: CurrentConfig, revocations: Revocations | None = None, *, wall_s: Callable[[], float] = time.time
+        self,
+        current: CurrentConfig,
+        revocations: Revocations | None = None,
+        *,
+        wall_s: Callable[[], float] = time.time,
+        most_remembered: int = VERIFIED_TOKENS,
     ) -> None:
         self._current = current
         self._wall_s = wall_s
-        self._verified: LRUCache[str, Identity] = LRUCache(VERIFIED_TOKENS)  # tokens found valid
+        self._verified: LRUCache[str, Identity] = LRUCache(most_remembered)  # tokens found valid
         self._verified_by = current.config.auth
         self._verifier = _verifier(current.config.auth)
         self.revocations = revocations
@@ -157,7 +164,7 @@ class Authenticator:
         return is_listed or origins.is_of(origin, host, self._schemes(request))
 
     def _schemes(self, request: Request) -> tuple[str, ...]:
-        """By which the client reached us: a trusted proxy may say, and if it does not, it can be either."""
+        """The schemes by which the client may have reached us: a trusted proxy says which, and if it does not, both."""
         if not self._is_proxied(request):
             return HTTPS if request.is_secure else HTTP
         said = request.headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
@@ -167,40 +174,32 @@ class Authenticator:
         """The address of the client: the last of X-Forwarded-For that is no trusted proxy, else the peer."""
         if not self._is_proxied(request):
             return request.peer
-        proxies = _networks(self._current.config.server.trusted_proxies)
+        proxies = networks(self._current.config.server.trusted_proxies)
         client = forwarded_address(request.peer)
         for hop in reversed(request.headers.get("x-forwarded-for", "").split(",")):
             if not hop.strip():
                 continue  # RFC 9110 section 5.6.1: empty elements of lists do not count
             address = forwarded_address(hop)
-            if address is None:
+            if not address:
                 break
             client = address
-            if not _is_within(address, proxies):
+            if not is_within(address, proxies):
                 break
-        return str(client)
+        return client
 
     def _is_proxied(self, request: Request) -> bool:
         """Whether the peer is a trusted proxy, which is believed."""
-        proxies = _networks(self._current.config.server.trusted_proxies)
-        return bool(proxies) and _is_within(forwarded_address(request.peer), proxies)
+        proxies = networks(self._current.config.server.trusted_proxies)
+        return bool(proxies) and is_within(forwarded_address(request.peer), proxies)
 
 
-def forwarded_address(entry: str) -> IPv4Address | IPv6Address | None:
-    """What an entry of X-Forwarded-For names; None for "unknown" and the like.
+def forwarded_address(entry: str) -> str:
+    """What an entry of X-Forwarded-For names, as `canonical` writes it; "" for "unknown" and the like.
 
-    Proxies write it with a port, in brackets, in quotes, with a zone; an IPv4 address in IPv6 clothes is the IPv4 one.
+    Proxies write it with a port, in brackets, in quotes, with a zone.
     """
     match = _FORWARDED.fullmatch(entry.strip(" \t"))
-    try:
-        return None if match is None else _plain(ip_address(next(filter(None, match.groups()))))
-    except ValueError:
-        return None
-
-
-def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
+    return "" if match is None else canonical(next(filter(None, match.groups())))
 
 
 def _verifier(auth: AuthConfig) -> Verifier:
@@ -217,7 +216,7 @@ def check_keys(auth: AuthConfig) -> None:
 
 
 def forget_keys() -> None:
-    """Key files are read again when they are next needed."""
+    """Have key files read again when they are next needed."""
     _public_keys.clear()
     _encoded.cache_clear()
 
@@ -298,14 +297,14 @@ def _identity(claims: dict[str, Any], auth: AuthConfig) -> Identity:
 
 
 def _token_id(jti: object) -> str:
-    """By which the token can be revoked; "" for none that can be used. Some issuers count their tokens."""
+    """The id by which a token can be revoked, "" for none that can be used; some issuers count their tokens."""
     if is_whole(jti, MIN_INT64, MAX_INT64):
         return str(jti)
     return jti if isinstance(jti, str) and len(jti) <= MAX_TOKEN_ID_CHARS and is_plain(jti) else ""
 
 
 def _is_local(request: Request) -> bool:
-    """Whether it names a loopback host; no browser leaves the name out, but what checks our health may."""
+    """Whether a request names a loopback host; no browser leaves the name out, but what checks our health may."""
     host = request.headers.get("host")
     if host is None:
         return request.path in HEALTH_CHECKS and is_loopback(request.peer)
@@ -319,18 +318,3 @@ def _is_loopback_name(host: str) -> bool:
         return name == "localhost" or name.endswith(".localhost") or ip_address(name).is_loopback
     except ValueError:
         return False
-
-
-@lru_cache(maxsize=4)
-def _networks(proxies: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
-    return tuple(_plain_network(ip_network(proxy)) for proxy in proxies)
-
-
-def _plain_network(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
-    mapped = _plain(network.network_address)
-    is_mapped = network.version == 6 and mapped.version == 4 and network.prefixlen >= 96
-    return ip_network(f"{mapped}/{network.prefixlen - 96}") if is_mapped else network
-
-
-def _is_within(address: IPv4Address | IPv6Address | None, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
-    return address is not None and any(address in network for network in networks)

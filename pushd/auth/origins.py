@@ -57,7 +57,7 @@ def is_of(origin: str, host: str, schemes: Iterable[str]) -> bool:
 
 
 def sharing_headers(origin: str) -> Headers:
-    """They let the page read an answer."""
+    """The headers that let a page of `origin` read an answer."""
     return (
         ("Access-Control-Allow-Origin", origin),
         ("Access-Control-Expose-Headers", EXPOSED_HEADERS),
@@ -66,7 +66,7 @@ def sharing_headers(origin: str) -> Headers:
 
 
 def preflight_headers(asked: dict[str, str]) -> Headers:
-    """They let the page send what it asks for in the headers of its preflight."""
+    """The headers that let a page send what it asks for in its preflight (`asked`)."""
     methods = _with(METHODS, asked.get("access-control-request-method", ""))
     names = _with(REQUEST_HEADERS, asked.get("access-control-request-headers", ""))
     headers = (
@@ -79,7 +79,7 @@ def preflight_headers(asked: dict[str, str]) -> Headers:
 
 
 def _with(known: tuple[str, ...], asked: str) -> str:
-    """What is always allowed, and each token that is asked for; whether it does any good is decided by the request."""
+    """The list of what is always allowed and of each token that is asked for; the request itself is judged later."""
     lower = {name.lower() for name in known}
     more = [name for name in map(str.strip, asked.split(",")) if _TOKEN.fullmatch(name) and name.lower() not in lower]
     return ", ".join((*known, *dict.fromkeys(more)))

@@ -70,11 +70,15 @@ class _Signer(NamedTuple):
 
 
 class Verifier:
-    """Checks tokens against one configuration, and with what `read_key` says the verification key is."""
+    """Checks tokens against one configuration, and with what `read_key` says the verification key is.
 
-    def __init__(self, auth: AuthConfig, read_key: Callable[[], str]) -> None:
+    The headers of `most_headers` kinds of valid tokens are remembered.
+    """
+
+    def __init__(self, auth: AuthConfig, read_key: Callable[[], str], *, most_headers: int = MAX_KNOWN_HEADERS) -> None:
         self._auth = auth
         self._read_key = read_key
+        self._most_headers = most_headers
         self._signers: dict[str, _Signer] = {}  # by the header's segment
 
     def claims(self, token: str, now_s: float) -> dict[str, Any]:
@@ -124,7 +128,7 @@ class Verifier:
     def _learn(self, segment: str, token: str) -> None:
         """Remember the header of a token that was found valid."""
         header = jwt.get_unverified_header(token)
-        if len(self._signers) < MAX_KNOWN_HEADERS and header.keys() <= _PLAIN_FIELDS:
+        if len(self._signers) < self._most_headers and header.keys() <= _PLAIN_FIELDS:
             algorithm = jwt.get_algorithm_by_name(header["alg"])
             self._signers[segment] = _Signer(algorithm, algorithm.prepare_key(self._read_key()))
 

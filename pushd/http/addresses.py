@@ -59,7 +59,10 @@ def _plain(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
 
 def is_within(address: str, among: tuple[IPv4Network | IPv6Network, ...]) -> bool:
     """Whether a canonical address is in one of the networks; "" is in none."""
-    return bool(among and address) and any(ip_address(address) in network for network in among)
+    if not (among and address):
+        return False
+    parsed = ip_address(address)
+    return any(parsed in network for network in among)
 
 
 class Addresses:

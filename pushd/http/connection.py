@@ -140,7 +140,7 @@ class HttpConnection(asyncio.Protocol):
         return is_busy and not has_left and not self._is_finished and not self._is_secure
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing can be answered any more. A handler at work is left to finish, an admission is not."""
+        """Nothing can be answered any more. A handler at work is left to finish, deciding about an upgrade is not."""
         self._is_finished = True
         if self._pending is not None:
             self._pending[1].done.remove_done_callback(self._take_pending)
@@ -394,7 +394,7 @@ class HttpConnection(asyncio.Protocol):
             if self._parser.phase is Phase.BODY:
                 self._front.turns.count_read(2 * HELD_BYTES)  # what comes is kept as well
 
-    def _hand_off(self, request: Request, admission: object) -> None:
+    def _hand_off(self, request: Request, upgrade: object) -> None:
         if self._transport.is_closing():
             return
         self._flush()
@@ -405,7 +405,7 @@ class HttpConnection(asyncio.Protocol):
         self._transport.pause_reading()
         self._front.forget(self)
         try:
-            self._front.application.attach(self._transport, request, admission, tail)
+            self._front.application.attach(self._transport, request, upgrade, tail)
         except Exception:
             _log.exception("hand-off failed")
             self._transport.abort()

@@ -38,10 +38,10 @@ _FULL = Refusal(503, "there is no room for another connection", (("Retry-After",
 
 _log = structlog.get_logger("pushd.front")
 
-AdmissionT = TypeVar("AdmissionT")
+UpgradeT = TypeVar("UpgradeT")
 
 
-class Application(Protocol[AdmissionT]):
+class Application(Protocol[UpgradeT]):
     """What answers requests. An exception is logged and becomes a 500 without details."""
 
     def judge_head(self, request: Request) -> Response | bool:
@@ -59,20 +59,20 @@ class Application(Protocol[AdmissionT]):
     def shared(self, request: Request | None, response: Response) -> Response:
         """Any answer as it leaves, to a request with an Origin, or to one of which too little was read to know."""
 
-    def admit(self, request: Request) -> Response | AdmissionT | Awaitable[Response | AdmissionT]:
+    def admit(self, request: Request) -> Response | UpgradeT | Awaitable[Response | UpgradeT]:
         """Decide on a well-formed WebSocket upgrade; a Response refuses it.
 
         What takes time is cancelled when the peer leaves or `limits.handshake_timeout_s` is over. Reserve nothing: an
-        admission is dropped without a word when the peer has left by the time it is given.
+        upgrade is dropped without a word when the peer has left by the time it is allowed.
         """
 
-    def attach(self, transport: asyncio.Transport, request: Request, admission: AdmissionT, tail: bytes) -> None:
+    def attach(self, transport: asyncio.Transport, request: Request, upgrade: UpgradeT, tail: bytes) -> None:
         """Take the connection over: reading is paused, `tail` came behind the head. Must not raise."""
 
 
 @contextlib.asynccontextmanager
 async def listening(
-    application: Application[AdmissionT],
+    application: Application[UpgradeT],
     config: Config,
     *,
     open_sockets: Callable[[], int] = lambda: 0,

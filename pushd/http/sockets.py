@@ -7,13 +7,13 @@ import errno
 import resource
 import socket
 import ssl
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from pushd.errors import StartError
+from pushd.http.addresses import canonical
 
 BACKLOG = 4096
 # Accepted sockets inherit both. The first keeps what is read at once, and with it picows' buffer, which never shrinks,
@@ -54,20 +54,13 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 
 def _resolve(host: str, port: int) -> list[_Address]:
-    names = _BOTH.get(_canonical(host), (host,))
+    names = _BOTH.get(canonical(host) or host.lower(), (host,))
     try:
         found = [info for name in names for info in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)]
     except (OSError, UnicodeError) as error:
         raise _cannot_listen(host, port, error) from error
     addresses: list[_Address] = [(family, address) for family, _, _, _, address in found]
     return sorted(dict.fromkeys(addresses), key=lambda item: item[0] != socket.AF_INET)
-
-
-def _canonical(host: str) -> str:
-    try:
-        return ip_address(host).compressed
-    except ValueError:
-        return host.lower()
 
 
 def _open(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket:

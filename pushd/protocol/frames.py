@@ -139,13 +139,16 @@ def frame(message: ServerMessage, dialect: int) -> bytes:
 
 
 def shared_frame(message: ServerMessage, dialect: int) -> bytes:
-    """The same for many connections: deflated for those that negotiated it, where that makes it smaller."""
+    """The complete WebSocket frame of `message` for many connections.
+
+    It is deflated for those that negotiated that, where it makes the frame smaller.
+    """
     opcode, payload = _encode(message, dialect)
     return data_frame(opcode, payload, dialect)
 
 
 def data_frame(opcode: int, payload: bytes, dialect: int) -> bytes:
-    """A message's frame, deflated as in `shared_frame`."""
+    """The frame of an encoded message, deflated as in `shared_frame`."""
     smaller = deflated(payload) if dialect & DEFLATED else None
     return ws_frame(opcode, payload) if smaller is None else ws_frame(RSV1 | opcode, smaller)
 
@@ -275,7 +278,7 @@ _decode_msgpack: Callable[[bytes], ClientMessage] = msgspec.msgpack.Decoder(Clie
 def decode(payload: bytes, dialect: int) -> ClientMessage:
     """A client's message. Raises msgspec.DecodeError (or its subclass ValidationError) with a text for people.
 
-    RecursionError comes through: too deep nesting.
+    Raises RecursionError when it is nested too deeply.
     """
     try:
         return _decode_json(payload) if dialect == Dialect.JSON else _decode_msgpack(payload)

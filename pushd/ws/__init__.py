@@ -1,1 +1,1 @@
-"""A WebSocket connection after its handshake: admitted, read, understood."""
+"""WebSocket connections: let in, read from, understood, renewed and closed."""

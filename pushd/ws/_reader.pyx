@@ -2,7 +2,8 @@
 
 uvloop reads everything that is ready in one turn: 10,000 acknowledgements were one turn of 250 ms. So plain connections
 stand in an epoll set of their own, whose descriptor the loop watches, and `serve` takes about half a millisecond's worth
-of it. Their bytes do not pass through uvloop. Those of TLS connections do, and come in by `feed`.
+of it (`turns.Slice` is the Python form of such a share of the loop). Their bytes do not pass through uvloop. Those of TLS
+connections do, and come in by `feed`.
 
 Between two frames a parser of picows holds nothing, and 3 KB of memory. So one serves all connections, and is lent to
 a connection only from the middle of a frame to its end.
@@ -85,7 +86,7 @@ cdef int _add(int epoll, int fd) except -1:
 
 
 cdef class FrameParser(WSListener):
-    """A parser of picows', and whose bytes are in it. Frames go to `Connection.owner.receive`."""
+    """A parser of picows', which knows whose bytes are in it. Frames go to the connection's owner."""
 
     def __init__(self, Reader reader, make, Py_ssize_t max_frame_bytes):
         self.reader = reader
@@ -214,7 +215,7 @@ cdef class Reader:
         self.members[connection.fd] = connection
 
     def forget(self, Connection connection not None):
-        """Read no more from it. Harmless when it is not watched."""
+        """Read no more from a connection. Harmless when it is not watched."""
         cdef FrameParser parser = <FrameParser>connection.parser
         connection.parser = None
         if parser is not None and parser.connection is None:  # else it is at work, and will be seen to then
@@ -234,7 +235,7 @@ cdef class Reader:
     # ---- pauses
 
     def pause(self, Connection connection not None, double until):
-        """Read nothing from it until then, or until `resume`. Frames that have been read already still come.
+        """Read nothing from a connection until then, or until `resume`. Frames that have been read already still come.
 
         What was said last about a connection holds.
         """
@@ -254,7 +255,7 @@ cdef class Reader:
             self._push(connection, until)
 
     def resume(self, Connection connection not None):
-        """Read on. Harmless when it is not paused."""
+        """Read on from a connection. Harmless when it is not paused."""
         if not connection.is_paused:
             return
         connection.is_paused = False
@@ -309,7 +310,7 @@ cdef class Reader:
     # ---- bytes
 
     def serve(self):
-        """Read from those who have sent something, for about SLICE_S; the others' turn comes with the next call."""
+        """Read from those who have sent something, for about SLICE_S; the rest is left to the next call."""
         cdef double slice_ends
         self.now = monotonic()
         slice_ends = self.now + SLICE_S
@@ -358,7 +359,7 @@ cdef class Reader:
                 return 0
 
     def feed(self, Connection connection not None, bytes data not None):
-        """Bytes of a connection that came some other way. What takes longer than a slice waits."""
+        """Take bytes of a connection that came some other way. What takes longer than a slice waits."""
         cdef Py_ssize_t start = 0
         cdef Py_ssize_t count
         cdef Py_buffer* room
@@ -435,7 +436,7 @@ cdef class Reader:
         return 0
 
     cdef FrameParser _parser(self, Connection connection):
-        """The one it has borrowed, or the one for all."""
+        """The parser that the connection has borrowed, or the one for all."""
         cdef int kind = (connection.dialect & IS_DEFLATED) != 0
         cdef FrameParser parser = <FrameParser>connection.parser
         if parser is not None:

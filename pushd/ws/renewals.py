@@ -1,61 +1,75 @@
-"""Fresh tokens of live connections (`auth` frames), and by which revoked tokens connections end.
-
-A connection answers for every token that it was opened or renewed with, until that one has expired: when one of them is
-revoked, the connection ends. So a renewal saves nobody whose former token was revoked, noticed or not.
-"""
+"""Fresh tokens of live connections: the `auth` frames by which they go on when their first token expires."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import structlog
 
-from pushd._fastpath import Connection
-from pushd.auth.authenticator import Identity
+from pushd._fastpath import Connection, Hub
+from pushd.auth.authenticator import Authenticator, Identity
+from pushd.clock import Clock
 from pushd.errors import CloseCode, ErrorCode, RequestError, StoreError
-from pushd.model import Client, User
+from pushd.model import User
+from pushd.presence.arrivals import Presence
 from pushd.protocol import frames
-
-if TYPE_CHECKING:
-    from pushd.ws.gateway import Gateway
+from pushd.telemetry.metrics import Metrics
+from pushd.ws.revocations import REVOKED, token_ids
+from pushd.ws.tasks import Tasks
 
 log = structlog.get_logger("pushd.renewals")
 
 MAX_TOKENS = 16  # that one connection answers for
-REVOKED = "the token was revoked"
+
+
+def expires_at(identity: Identity, clock: Clock) -> float:
+    """When a token's connections end because it expires, on the loop's clock (s); 0: never."""
+    return clock.now() + identity.expires_s - clock.wall_ms() / 1000 if identity.expires_s else 0.0
 
 
 class Renewals:
-    """Takes the tokens by which connections go on."""
+    """Takes the fresh tokens that clients send, and has their connections go on by them."""
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
+    def __init__(
+        self,
+        hub: Hub,
+        presence: Presence,
+        authenticator: Authenticator,
+        tasks: Tasks,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self._hub = hub
+        self._presence = presence
+        self._authenticator = authenticator
+        self._tasks = tasks
+        self._metrics = metrics
+        self._clock = clock
         self._asked: dict[Connection, Identity] = {}  # the last token of each about which Redis is being asked
 
     def renew(self, connection: Connection, token: str) -> None:
-        """From now on, or once it is known not to be revoked, this token says until when, as whom and by which id.
+        """Let a connection go on by a fresh token, at once or when it is known not to be revoked.
 
-        Closes the connection when the token is not valid, is another user's or was revoked.
+        The token then says until when, as whom, and by which id the connection can be ended. Closes the connection when
+        the token is not valid, is another user's or was revoked.
         """
         try:
-            identity = self._gateway.authenticator.verify(token)
+            identity = self._authenticator.verify(token)
             self._answer_for(connection, identity)
         except RequestError as error:
-            self._gateway.hub.close(connection, CloseCode.TOKEN_INVALID, error.text)
+            self._hub.close(connection, CloseCode.TOKEN_INVALID, error.text)
             return
-        if self._gateway.authenticator.can_be_revoked(identity):
+        if self._authenticator.can_be_revoked(identity):
             self._asked[connection] = identity
-            self._gateway.spawn(self._renew_unrevoked(connection, identity))
+            self._tasks.spawn(self._renew_unrevoked(connection, identity))
         else:
             self._renewed(connection, identity)
 
     def _answer_for(self, connection: Connection, identity: Identity) -> None:
-        """Raises RequestError."""
+        """Add the token to those of its connection. Raises RequestError."""
         if identity.user_id != connection.user_id:
             raise RequestError(ErrorCode.UNAUTHORIZED, "the token names another user")
-        client: Client = connection.details
-        now_s = self._gateway.wall_ms() / 1000
-        former = client.tokens or ((client.token_id, connection.expires_at - self._gateway.now() + now_s),)
+        client = connection.details
+        now_s = self._clock.wall_ms() / 1000
+        former = client.tokens or ((client.token_id, connection.expires_at - self._clock.now() + now_s),)
         tokens = {token_id: ends_s for token_id, ends_s in former if token_id and ends_s > now_s}
         if identity.token_id:
             tokens[identity.token_id] = identity.expires_s
@@ -65,7 +79,7 @@ class Renewals:
 
     async def _renew_unrevoked(self, connection: Connection, identity: Identity) -> None:
         try:
-            is_revoked = bool(await self._gateway.authenticator.revoked(token_ids(connection.details)))
+            is_revoked = bool(await self._authenticator.revoked(token_ids(connection.details)))
         except StoreError:
             self._refuse(connection)
             return
@@ -74,31 +88,26 @@ class Renewals:
             if is_last:
                 del self._asked[connection]
         if is_revoked:
-            self._gateway.hub.close(connection, CloseCode.REVOKED, REVOKED)
+            self._hub.close(connection, CloseCode.REVOKED, REVOKED)
         elif is_last:  # else a later one counts
             self._renewed(connection, identity)
 
     def _refuse(self, connection: Connection) -> None:
         text = "it cannot be checked whether the token was revoked; the former one counts, try again"
         error = frames.ErrorFrame(error=ErrorCode.STORE_UNAVAILABLE, message=text)
-        self._gateway.hub.send(connection, frames.frame(error, connection.dialect))
+        self._hub.send(connection, frames.frame(error, connection.dialect))
 
     def _renewed(self, connection: Connection, identity: Identity) -> None:
-        self._gateway.set_expiry(connection, identity)
-        client: Client = connection.details
+        connection.expires_at = expires_at(identity, self._clock)
+        client = connection.details
         client.username = identity.username or client.username
         client.role = identity.role
         claims = User(identity.user_id, identity.username, identity.role, identity.issued_ms)
-        self._gateway.spawn(self._learn(claims))
+        self._tasks.spawn(self._learn(claims))
 
     async def _learn(self, claims: User) -> None:
         try:
-            await self._gateway.presence.learn([claims])
+            await self._presence.learn([claims])
         except StoreError as error:
             log.warning("what a fresh token says is not noted", error=str(error), cause=repr(error.__cause__))
-            self._gateway.metrics.errors.labels("directory").inc()
-
-
-def token_ids(client: Client) -> list[str]:
-    """By which revoked tokens a connection ends."""
-    return [client.token_id] if client.token_id else [token_id for token_id, _ in client.tokens]
+            self._metrics.errors.labels("directory").inc()

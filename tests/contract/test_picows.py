@@ -19,9 +19,10 @@ from picows import WSAutoPingStrategy, WSFrame, WSListener, WSTransport, WSUpgra
 from picows.picows import WSProtocol
 
 from pushd._fastpath import Connection, Hub
-from pushd.ws import client
 from pushd.ws._reader import FrameParser, Reader
+from pushd.ws.parser import HANDSHAKE, READ_BUFFER_BYTES, parsing, picows_log, picows_protocol, replay
 from tests.raw import frame as client_frame
+from tests.unit.hub_support import connection_over
 
 MAX_FRAME_BYTES = 1000
 MASK = b"\x01\x02\x03\x04"
@@ -94,14 +95,14 @@ class Rig:
         self.pipe = Pipe(sock, buffer_size)
         self.listener = Listener()
         answer = picows.WSUpgradeResponseWithListener(WSUpgradeResponse.create_101_response(None), self.listener)
-        self.protocol = client._picows_protocol(answer, MAX_FRAME_BYTES)
+        self.protocol = picows_protocol(answer, MAX_FRAME_BYTES)
         self.protocol.connection_made(self.pipe)
 
     def feed(self, data: bytes) -> None:
-        client._replay(self.protocol, data)
+        replay(self.protocol, data)
 
     def upgrade(self) -> None:
-        self.feed(client.HANDSHAKE)
+        self.feed(HANDSHAKE)
         assert self.listener.events == ["connected"]
         self.pipe.written.clear()
         self.listener.events.clear()
@@ -176,7 +177,7 @@ async def test_the_constructors_parameters_and_their_order() -> None:
 
 async def test_the_logger_is_not_copied_per_connection(sockets: tuple[socket.socket, socket.socket]) -> None:
     """picows makes a Logger per connection out of a Logger, and none out of an adapter."""
-    assert not isinstance(client._picows_log, logging.Logger)
+    assert not isinstance(picows_log, logging.Logger)
     before = len(logging.Logger.manager.loggerDict)
     Rig(sockets[0])
     assert len(logging.Logger.manager.loggerDict) == before
@@ -186,7 +187,7 @@ async def test_the_logger_is_not_copied_per_connection(sockets: tuple[socket.soc
 
 
 async def test_the_answer_to_the_handshake(rig: Rig, sockets: tuple[socket.socket, socket.socket]) -> None:
-    rig.feed(client.HANDSHAKE)
+    rig.feed(HANDSHAKE)
     (answer,) = rig.pipe.written
     assert answer.startswith(b"HTTP/1.1 101 ")
     assert rig.listener.events == ["connected"]
@@ -233,9 +234,9 @@ async def test_violations(
 async def test_violations_as_the_parser_is_told_of_them(offence: bytes, code: int) -> None:
     """There is no socket, and 10 ms later picows closes what it takes for a transport."""
     listener = Listener()
-    protocol = client.parsing(listener, MAX_FRAME_BYTES)  # type: ignore[arg-type]
+    protocol = parsing(listener, MAX_FRAME_BYTES)  # type: ignore[arg-type]
     assert listener.events == ["connected"]
-    client._replay(protocol, masked(0x81, b"good") + masked(0x81, b"good") + offence)
+    replay(protocol, masked(0x81, b"good") + masked(0x81, b"good") + offence)
     assert listener.codes == [code]
     await asyncio.sleep(0.02)
     assert listener.codes == [code]
@@ -335,15 +336,7 @@ class Owner:
     def __init__(self, sock: socket.socket) -> None:
         self.heard: list[tuple[int, bytes]] = []
         self.codes: list[int] = []
-        self.connection = Connection(
-            Hub(1000),
-            Pipe(sock),  # type: ignore[arg-type]
-            user_id=1,
-            conn_id="c1",
-            dialect=0,
-            is_acking=False,
-            now=0.0,
-        )
+        self.connection = connection_over(Pipe(sock), Hub(1000))
         self.connection.owner = self
 
     def receive(self, opcode: int, is_final: bool, reserved: int, payload: bytes, now: float) -> None:
@@ -360,7 +353,7 @@ async def test_a_parser_survives_close(sockets: tuple[socket.socket, socket.sock
 
     def make(parser: FrameParser, max_frame_bytes: int) -> WSProtocol:
         parsers.append(parser)
-        return client.parsing(parser, max_frame_bytes)
+        return parsing(parser, max_frame_bytes)
 
     reader = Reader(make, MAX_FRAME_BYTES, MAX_FRAME_BYTES)
     for _ in range(3):
@@ -408,7 +401,7 @@ async def test_two_connections_one_after_the_other(rig: Rig) -> None:
 async def test_frames_behind_the_handshake(rig: Rig, count: int) -> None:
     """More than the read buffer holds is delivered, all of it and in order."""
     payloads = [f"{number}".encode() * 30 for number in range(count)]
-    rig.feed(client.HANDSHAKE + b"".join(masked(0x81, payload) for payload in payloads))
+    rig.feed(HANDSHAKE + b"".join(masked(0x81, payload) for payload in payloads))
     assert [event[1] for event in rig.listener.events[1:]] == payloads
 
 
@@ -416,12 +409,12 @@ async def test_frames_behind_the_handshake(rig: Rig, count: int) -> None:
 
 
 async def test_the_read_buffer_is_small_and_always_has_room(rig: Rig) -> None:
-    assert 1024 <= len(rig.protocol.get_buffer(65536)) <= client.READ_BUFFER_BYTES
+    assert 1024 <= len(rig.protocol.get_buffer(65536)) <= READ_BUFFER_BYTES
     rig.upgrade()
     for _ in range(MAX_FRAME_BYTES):
         assert len(rig.protocol.get_buffer(65536)) > 0
         rig.feed(masked(0x82, b"x" * MAX_FRAME_BYTES))
-    assert len(rig.protocol.get_buffer(65536)) <= 4 * client.READ_BUFFER_BYTES
+    assert len(rig.protocol.get_buffer(65536)) <= 4 * READ_BUFFER_BYTES
 
 
 async def test_the_room_is_the_buffer_without_what_is_in_it(rig: Rig) -> None:
@@ -454,16 +447,16 @@ async def test_bytes_are_taken_where_they_were_put(rig: Rig) -> None:
 async def test_the_buffer_grows_and_does_not_shrink() -> None:
     """By doubling, until there is room for the frame; why a parser that has grown is not kept."""
     listener = Listener()
-    protocol = client.parsing(listener, 1 << 20)  # type: ignore[arg-type]
+    protocol = parsing(listener, 1 << 20)  # type: ignore[arg-type]
     before = len(protocol.get_buffer(-1))
     data = client_frame(2, b"x" * 60_000)
-    client._replay(protocol, data[:-1])
+    replay(protocol, data[:-1])
     assert len(protocol.get_buffer(-1)) > 0
-    client._replay(protocol, data[-1:])
+    replay(protocol, data[-1:])
     grown = len(protocol.get_buffer(-1))
     assert len(data) < grown <= 4 * len(data)
     assert grown % before == 0
-    client._replay(protocol, masked(0x81, b"x"))
+    replay(protocol, masked(0x81, b"x"))
     assert len(protocol.get_buffer(-1)) == grown
     assert [len(event[1]) for event in listener.events[1:]] == [60_000, 1]
 
@@ -509,7 +502,7 @@ async def hand_over(ours: socket.socket) -> tuple[Connection, Lost]:
     assert isinstance(loop, uvloop.Loop)
     transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours.dup())
     transport.pause_reading()
-    connection = Connection(Hub(1000), transport, user_id=1, conn_id="c1", dialect=0, is_acking=False, now=0.0)
+    connection = connection_over(transport, Hub(1000))
     connection.owner = owner = Lost()
     transport.set_protocol(connection)  # type: ignore[arg-type]
     return connection, owner

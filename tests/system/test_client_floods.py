@@ -77,8 +77,8 @@ async def test_a_pause_is_its_own_connections_alone(start: Any) -> None:
     probe = await start(limits={"max_ids_per_s": 1})
     async with await Raw.websocket(probe.port, "/ws?user_id=7&ack=1") as client:
         client.send(text({"type": "ack", "message_ids": ids(100)}))
-        gateway = probe.node.gateway
-        await until(lambda: any(one.is_paused for one in gateway.hub.connections_of(7)))
+        hub = probe.node.hub
+        await until(lambda: any(one.is_paused for one in hub.connections_of(7)))
         other = await probe.client(7)
         published = await probe.publish(target="custom", user_ids=[7])
         assert await other.receive_ids(1) == [published["message_id"]]
@@ -145,7 +145,7 @@ async def test_marks_of_a_connection_wait_for_each_other(probe: Probe) -> None:
         refs = []
         for _ in range(45):
             refs.append((await answer(client))["refs"][0])
-            under_way.append(len(probe.node.gateway._tasks))
+            under_way.append(len(probe.node.shared.tasks))
         assert sorted(refs, key=int) == [f"{number}" for number in range(45)]
         assert await is_open(client)
 

@@ -136,7 +136,7 @@ async def _has_another(probe: Probe, answers: set[str]) -> bool:
 class TestPerAddress:
     async def test_http_and_websockets_count_together_and_once(self, start: Any) -> None:
         probe = await start(limits={"max_connections_per_ip": 3})
-        addresses = probe.node.gateway.addresses
+        addresses = probe.node.shared.addresses
         clients = [await Raw.websocket(probe.port, f"/ws?user_id={user_id}") for user_id in (1, 2)]
         assert addresses.open_from("127.0.0.1") == 2
         async with await Raw.connect(probe.port) as third:

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cryptography import x509
@@ -27,16 +27,23 @@ from websockets.frames import Frame
 from websockets.frames import Opcode as TheirOpcode
 
 from pushd._fastpath import Connection, FanOut, Hub
-from pushd.auth.authenticator import Identity
+from pushd.auth.authenticator import Authenticator, Identity
 from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
 from pushd.config.schema import Config, LimitsConfig
+from pushd.delivery.acknowledgements import Receipts
+from pushd.http.addresses import Addresses
 from pushd.http.messages import Request
+from pushd.presence.arrivals import Presence
 from pushd.protocol.frames import Dialect, Opcode, close_frame, ws_frame
 from pushd.telemetry.metrics import Metrics
-from pushd.ws import client as websocket
 from pushd.ws._reader import Reader
-from pushd.ws.gateway import Admission, Gateway
+from pushd.ws.gateway import Gateway
+from pushd.ws.parser import longest_frames, parsing
+from pushd.ws.renewals import Renewals
+from pushd.ws.shared import Shared
+from pushd.ws.tasks import Tasks
+from pushd.ws.upgrade import Upgrade
 from tests.unit.test_frames import parse
 
 BESIDE = 192  # counted of each write that waits, beside its bytes
@@ -197,8 +204,8 @@ def whole_frames(data: bytes) -> bytes:
     return data[:at]
 
 
-class FanOutQueue:
-    """A listening socket whose connections the gateway takes over at once, as the front does after an upgrade."""
+class Node:
+    """A node without its core: the gateway takes connections over at once, as the front does after an upgrade."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -210,17 +217,22 @@ class FanOutQueue:
         self.hub.on_gone = lambda connection, ids: self._tell(self.gone, connection, ids)
         loop = asyncio.get_running_loop()
         current = CurrentConfig(Config(limits=LimitsConfig(max_frames_per_s=10**6)))
-        self.reader = Reader(websocket.parsing, *websocket.longest_frames(current.config.limits))
-        self.gateway = Gateway(
-            self.hub,
-            self.reader,
-            self,  # type: ignore[arg-type]
-            self,  # type: ignore[arg-type]
-            None,  # type: ignore[arg-type]
-            current,
-            Metrics(),
-            Clock(now=loop.time),
+        self.reader = Reader(parsing, *longest_frames(current.config.limits))
+        metrics, clock = Metrics(), Clock(now=loop.time)
+        tasks, nobody = Tasks(metrics), cast(Authenticator, None)  # all are let in, and nobody is renewed
+        presence, receipts = cast(Presence, self), cast(Receipts, self)
+        shared = Shared(
+            hub=self.hub,
+            reader=self.reader,
+            receipts=receipts,
+            renewals=Renewals(self.hub, presence, nobody, tasks, metrics, clock),
+            tasks=tasks,
+            addresses=Addresses(),
+            current=current,
+            metrics=metrics,
+            clock=clock,
         )
+        self.gateway = Gateway(shared, presence, nobody)
         self.attached: list[Connection] = []
         self.numbers = count(1)
 
@@ -241,8 +253,8 @@ class FanOutQueue:
         request = Request(target=b"/ws", headers={"sec-websocket-key": KEY}, is_upgrade=True)
         dialect = self.rng.choice(tuple(Dialect))
         number = next(self.numbers)
-        admission = Admission(Identity(user_id=number), "127.0.0.1", "", dialect, False, is_echo=False)
-        self.gateway.attach(transport, request, admission, b"")
+        upgrade = Upgrade(Identity(user_id=number), "127.0.0.1", "", dialect, False, is_echo=False)
+        self.gateway.attach(transport, request, upgrade, b"")
 
     def frame(self, size: int) -> bytes:
         return ws_frame(Opcode.TEXT, f"{next(self.numbers)}.".encode().ljust(size, b"f"))
@@ -252,7 +264,7 @@ class FanOutQueue:
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         listener.setblocking(False)
-        fan_outs = self
+        node = self
         asyncio.get_running_loop().add_reader(self.reader, self.reader.serve)
 
         class Door(asyncio.Protocol):
@@ -261,7 +273,7 @@ class FanOutQueue:
 
             def hand_over(self, transport: asyncio.Transport) -> None:
                 transport.pause_reading()
-                fan_outs.attach(transport)
+                node.attach(transport)
 
         server = await asyncio.get_running_loop().create_server(Door, sock=listener, ssl=tls)
         try:
@@ -302,10 +314,10 @@ class FanOutQueue:
 class Conductor:
     """One random act after the other, on the server's side and on the clients'."""
 
-    def __init__(self, fan_outs: FanOutQueue, clients: list[Client]) -> None:
-        self.fan_outs = fan_outs
+    def __init__(self, node: Node, clients: list[Client]) -> None:
+        self.node = node
         self.clients = clients
-        self.rng = fan_outs.rng
+        self.rng = node.rng
         self.asleep: set[Client] = set()  # those who do not read at present
         self.acts: dict[Callable[[], None], int] = {
             self.send: 30,
@@ -329,24 +341,24 @@ class Conductor:
         return self.rng.choice(self.clients)
 
     def _connection(self) -> Connection:
-        return self.rng.choice(self.fan_outs.attached)
+        return self.rng.choice(self.node.attached)
 
     def send(self) -> None:
         connection = self._connection()
         for _ in range(self.rng.randrange(1, 6)):
-            number = next(self.fan_outs.numbers)
+            number = next(self.node.numbers)
             ids = (f"s{number}",) if self.rng.random() < 0.5 else None
-            self.fan_outs.hub.send(connection, self.fan_outs.frame(self.rng.choice((5, 125, 126, 900, 7000))), ids)
+            self.node.hub.send(connection, self.node.frame(self.rng.choice((5, 125, 126, 900, 7000))), ids)
 
     def broadcast(self) -> None:
-        number = next(self.fan_outs.numbers)
+        number = next(self.node.numbers)
         payload = f"b{number}.".encode().ljust(self.rng.choice((10, 200, 3000)), b"b")
         frames = (ws_frame(Opcode.TEXT, payload), ws_frame(Opcode.BINARY, payload))
-        users = self.rng.choice((None, [connection.user_id for connection in self.fan_outs.attached]))
-        self.fan_outs.hub.broadcast(FanOut(f"b{number}", lambda dialect: frames[dialect], users), frames)
+        users = self.rng.choice((None, [connection.user_id for connection in self.node.attached]))
+        self.node.hub.broadcast(FanOut(f"b{number}", lambda dialect: frames[dialect], users), frames)
 
     def release(self) -> None:
-        self.fan_outs.hub.release(self._connection())
+        self.node.hub.release(self._connection())
 
     def read(self) -> None:
         for client in self.clients:
@@ -390,7 +402,7 @@ class Conductor:
         )
 
     def close(self) -> None:
-        self.fan_outs.hub.close(self._connection(), self.rng.choice((1012, 4001, 4403)), "because")
+        self.node.hub.close(self._connection(), self.rng.choice((1012, 4001, 4403)), "because")
 
     def say_goodbye(self) -> None:
         self._client().send_close(self.rng.choice((b"", struct.pack("!H", 1000), struct.pack("!H", 3999) + b"bye")))
@@ -415,29 +427,29 @@ def check(client: Client, record: Record) -> None:
 
 async def perform(seed: int, tls: tuple[ssl.SSLContext, ssl.SSLContext] | tuple[None, None]) -> Counter[str]:
     rng = random.Random(seed)
-    fan_outs = FanOutQueue(rng)
-    async with fan_outs.serving(tls[0]) as port:
-        clients = [await fan_outs.client(port, tls[1]) for _ in range(CLIENTS)]
-        conductor = Conductor(fan_outs, clients)
+    node = Node(rng)
+    async with node.serving(tls[0]) as port:
+        clients = [await node.client(port, tls[1]) for _ in range(CLIENTS)]
+        conductor = Conductor(node, clients)
         for _ in range(STEPS):
             conductor.act()
             for _ in range(rng.randrange(3)):
                 await asyncio.sleep(0)
-        for connection in fan_outs.attached:
+        for connection in node.attached:
             if rng.random() < 0.7:
-                fan_outs.hub.release(connection)
-            fan_outs.hub.close(connection, 1012, "restarting")
+                node.hub.release(connection)
+            node.hub.close(connection, 1012, "restarting")
         async with asyncio.timeout(WITHIN_S):
             await asyncio.gather(*(client.read_to_the_end() for client in clients))
-            while any(connection.transport is not None for connection in fan_outs.attached):
+            while any(connection.transport is not None for connection in node.attached):
                 await asyncio.sleep(0)
     for client in clients:
         assert client.connection is not None
-        check(client, fan_outs.hub.records[client.connection])
-    assert max(fan_outs.told.values(), default=1) == 1, "an id was reported twice"
-    assert fan_outs.hub.connections_total == 0
-    assert fan_outs.gateway.open_sockets == 0
-    return fan_outs.hub.seen
+        check(client, node.hub.records[client.connection])
+    assert max(node.told.values(), default=1) == 1, "an id was reported twice"
+    assert node.hub.connections_total == 0
+    assert node.gateway.open_sockets == 0
+    return node.hub.seen
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -499,30 +511,30 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, ssl.S
 
 
 async def test_a_reader_that_stops_gets_4008_behind_what_was_queued() -> None:
-    fan_outs = FanOutQueue(random.Random(1))
-    async with fan_outs.serving() as port:
-        client = await fan_outs.client(port)
+    node = Node(random.Random(1))
+    async with node.serving() as port:
+        client = await node.client(port)
         connection = client.connection
         assert connection is not None
-        fan_outs.hub.release(connection)
+        node.hub.release(connection)
         ids = []
         while connection.is_registered:
             ids.append(f"m{len(ids)}")
-            fan_outs.hub.send(connection, fan_outs.frame(3000), (ids[-1],))
+            node.hub.send(connection, node.frame(3000), (ids[-1],))
             await asyncio.sleep(0)
         assert connection.close_code == 4008
-        handed = [message_id for _, told in fan_outs.handed for message_id in told]
-        ((_, lost),) = fan_outs.gone
+        handed = [message_id for _, told in node.handed for message_id in told]
+        ((_, lost),) = node.gone
         assert handed + lost == ids
         assert len(lost) >= MAX_PENDING // (3004 + BESIDE)
         assert connection.pending_bytes + len(lost) * BESIDE > MAX_PENDING - 3004 - BESIDE
         async with asyncio.timeout(WITHIN_S):
             await client.read_to_the_end()
-        check(client, fan_outs.hub.records[connection])
+        check(client, node.hub.records[connection])
         frames = parse(client.frames)
         assert len(frames) == 1 + len(ids) - 1 + 1  # the greeting, all but the refused one, CLOSE
         assert bytes(frames[-1].data) == struct.pack("!H", 4008) + b"slow consumer"
-        assert fan_outs.gone == [(connection, lost)]
+        assert node.gone == [(connection, lost)]
 
 
 @pytest.mark.parametrize(
@@ -535,14 +547,14 @@ async def test_a_reader_that_stops_gets_4008_behind_what_was_queued() -> None:
 )
 async def test_picows_own_close_waits_its_turn(offence: bytes, code: int) -> None:
     """A protocol error while bytes are pending: CLOSE comes behind them and is the last; what follows is dropped."""
-    fan_outs = FanOutQueue(random.Random(1))
-    async with fan_outs.serving() as port:
-        client = await fan_outs.client(port)
+    node = Node(random.Random(1))
+    async with node.serving() as port:
+        client = await node.client(port)
         connection = client.connection
         assert connection is not None
-        fan_outs.hub.release(connection)
+        node.hub.release(connection)
         while connection.pending_bytes < 20_000:
-            fan_outs.hub.send(connection, fan_outs.frame(3000))
+            node.hub.send(connection, node.frame(3000))
             await asyncio.sleep(0)
         client.write(offence)
         async with asyncio.timeout(WITHIN_S):
@@ -551,9 +563,9 @@ async def test_picows_own_close_waits_its_turn(offence: bytes, code: int) -> Non
         assert connection.close_code == code
         for _ in range(50):
             client.send(TheirOpcode.PING, b"x" * 100)
-            assert not fan_outs.hub.send(connection, fan_outs.frame(10))
+            assert not node.hub.send(connection, node.frame(10))
             await asyncio.sleep(0)
         async with asyncio.timeout(WITHIN_S):
             await client.read_to_the_end()
-        check(client, fan_outs.hub.records[connection])
-        assert fan_outs.hub.records[connection].frames[-1] == close_frame(code)
+        check(client, node.hub.records[connection])
+        assert node.hub.records[connection].frames[-1] == close_frame(code)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
 
-from pushd.ws import gateway, renewals
+from pushd import app
+from pushd.ws.renewals import MAX_TOKENS
+from pushd.ws.revocations import REVOKED_WITHIN_S, RevocationWatch, token_ids
 from tests import raw
+from tests.conftest import MakeConfig
 from tests.daemon import PREFIX, Client, Probe, Process, until
 from tests.raw import Raw
 from tests.servers import RedisServer
@@ -23,15 +28,26 @@ SHORT_S = 0.2
 MINE = f"{PREFIX}/notification/user-summary"
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Live connections are looked at often."""
-    monkeypatch.setattr(gateway, "REVOKED_WITHIN_S", SHORT_S)
+@asynccontextmanager
+async def serving(make_config: MakeConfig, redis_server: RedisServer, within_s: float) -> AsyncIterator[Probe]:
+    """A daemon that closes connections within so many seconds of when their tokens were revoked."""
+    config = make_config(auth={**JWT, "revocation_url": redis_server.url})
+    async with app.running(config, revoked_within_s=within_s) as node, Probe(node.port, node) as probe:
+        yield probe
 
 
 @pytest.fixture
-async def probe(quick: None, start: Any, redis_server: RedisServer) -> Probe:
-    return await start(auth={**JWT, "revocation_url": redis_server.url})
+async def probe(make_config: MakeConfig, redis_server: RedisServer) -> AsyncIterator[Probe]:
+    """A daemon that looks at live connections often."""
+    async with serving(make_config, redis_server, SHORT_S) as probe:
+        yield probe
+
+
+@pytest.fixture
+async def unwatching(make_config: MakeConfig, redis_server: RedisServer) -> AsyncIterator[Probe]:
+    """A daemon that looks at live connections too seldom to see anything."""
+    async with serving(make_config, redis_server, 600.0) as probe:
+        yield probe
 
 
 def _bearer(credential: str) -> dict[str, str]:
@@ -144,33 +160,27 @@ class TestRevoked:
         connection.details.token_id = ""
         connection.details.tokens = (("gone", time.time() - 1), ("here", time.time() + 60))
         await _renew(client, token(7, jti="second"))
-        assert renewals.token_ids(connection.details) == ["here", "second"]
+        assert token_ids(connection.details) == ["here", "second"]
 
     async def test_so_many_tokens_and_no_more(self, probe: Probe) -> None:
         client = await _connect(probe, token(7, jti="first"))
-        for number in range(1, renewals.MAX_TOKENS):
+        for number in range(1, MAX_TOKENS):
             await _renew(client, token(7, jti=f"t{number}"))
         await client.send({"type": "auth", "token": token(7, jti="one more")})
         assert await client.closed() == 4401
 
     async def test_renewal_saves_nobody_before_it_is_noticed(
-        self, start: Any, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+        self, unwatching: Probe, redis_server: RedisServer
     ) -> None:
-        monkeypatch.setattr(gateway, "REVOKED_WITHIN_S", 600)  # the watch sees nothing
-        probe = await start(auth={**JWT, "revocation_url": redis_server.url})
-        client = await _connect(probe, token(7, jti="bad"))
+        client = await _connect(unwatching, token(7, jti="bad"))
         await _revoke(redis_server, "bad")
         assert await _is_alive(client)
         await client.send({"type": "auth", "token": token(7, jti="fresh")})
         assert await client.closed() == 4403
 
-    async def test_renewal_with_a_revoked_token(
-        self, start: Any, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(gateway, "REVOKED_WITHIN_S", 600)
-        probe = await start(auth={**JWT, "revocation_url": redis_server.url})
+    async def test_renewal_with_a_revoked_token(self, unwatching: Probe, redis_server: RedisServer) -> None:
         await _revoke(redis_server, "bad")
-        client = await _connect(probe, token(7, jti="good"))
+        client = await _connect(unwatching, token(7, jti="good"))
         await client.send({"type": "auth", "token": token(7, jti="bad")})
         assert await client.closed() == 4403
 
@@ -189,7 +199,7 @@ class TestRevoked:
 
     async def test_many_tokens(self, probe: Probe, redis_server: RedisServer) -> None:
         count = 1201  # several questions' worth
-        revocations = probe.node.gateway.authenticator.revocations
+        revocations = probe.node.authenticator.revocations
         await _revoke(redis_server, "t0")
         await _revoke(redis_server, f"t{count - 1}")
         assert await revocations.revoked([f"t{index}" for index in range(count)]) == {"t0", f"t{count - 1}"}
@@ -268,11 +278,11 @@ class TestWithoutRedis:
 
 
 class TestPromise:
-    async def test_the_watch_keeps_it(self, start: Any, redis_server: RedisServer) -> None:
+    async def test_the_watch_keeps_it(self, unwatching: Probe, redis_server: RedisServer) -> None:
         """A round begins every half of REVOKED_WITHIN_S and takes at most the other half."""
-        assert gateway.REVOKED_WITHIN_S <= PROMISED_S - 0.5
-        probe = await start(auth={**JWT, "revocation_url": redis_server.url})
-        client = await _connect(probe, token(7, jti="bad"))
+        assert REVOKED_WITHIN_S <= PROMISED_S - 0.5
+        node = unwatching.node
+        client = await _connect(unwatching, token(7, jti="bad"))
         sleeps: list[float] = []
 
         async def sleep(seconds: float) -> None:
@@ -281,11 +291,9 @@ class TestPromise:
                 raise asyncio.CancelledError
 
         await _revoke(redis_server, "bad")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(gateway.asyncio, "sleep", sleep)
-            with pytest.raises(asyncio.CancelledError):
-                await probe.node.gateway.watch_revocations()
-        assert sleeps == [gateway.REVOKED_WITHIN_S / 2] * 2
+        with pytest.raises(asyncio.CancelledError):
+            await RevocationWatch(node.hub, node.authenticator.revocations, node.metrics, sleep=sleep).run()
+        assert sleeps == [REVOKED_WITHIN_S / 2] * 2
         assert await client.closed() == 4403
 
 
@@ -313,7 +321,7 @@ async def test_a_look_that_fails_in_a_way_nobody_foresaw_is_repeated(
     probe: Probe, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = await probe.client(7, query=f"token={token(7, jti='t7')}")
-    revocations = probe.node.gateway.authenticator.revocations
+    revocations = probe.node.authenticator.revocations
     looks: list[object] = []
 
     async def fail(token_ids: object) -> set[str]:

@@ -13,8 +13,17 @@ from typing import Any, TypeVar
 import uvloop
 
 from pushd._fastpath import Connection, Hub
+from pushd.model import Client
 
 T = TypeVar("T")
+
+SOMEBODY = Client(username="", role=0, client_ip="127.0.0.1", user_agent="")
+
+
+def connection_over(transport: Any, hub: Hub, user_id: int = 1, **how: Any) -> Connection:
+    """A connection over any transport, not yet registered; nothing is known of its client."""
+    options = {"conn_id": "c1", "dialect": 0, "is_acking": False, "now": 0.0, "details": SOMEBODY}
+    return Connection(hub, transport, user_id=user_id, **{**options, **how})
 
 
 def _tcp_pair() -> tuple[socket.socket, socket.socket]:
@@ -24,7 +33,7 @@ def _tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 
 class Bridge(asyncio.Protocol):
-    """What picows and the listener do for a connection: tell it when its buffer is empty and when it is lost."""
+    """Tells a connection what uvloop does: when its buffer is empty and when it is lost."""
 
     connection: Connection
 
@@ -111,15 +120,8 @@ class Workshop:
         create = self.loop.create_connection if is_tcp else self.loop.create_unix_connection
         transport, bridge = self.run(create(Bridge, sock=ours))
         self._made += 1
-        connection = Connection(
-            hub or self.hub,
-            transport,
-            user_id=user_id,
-            conn_id=f"c{self._made}",
-            dialect=dialect,
-            is_acking=is_acking,
-            now=now,
-        )
+        how = {"conn_id": f"c{self._made}", "dialect": dialect, "is_acking": is_acking, "now": now}
+        connection = connection_over(transport, hub or self.hub, user_id, **how)
         bridge.connection = connection
         self.peers[connection] = Peer(theirs)
         return connection

@@ -24,8 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from pushd.auth import authenticator as auth
-from pushd.auth.authenticator import ADMIN, Authenticator, Identity
+from pushd.auth.authenticator import ADMIN, Authenticator, Identity, check_keys, forget_keys, issue_token
 from pushd.auth.tokens import Verifier
 from pushd.config.current import CurrentConfig
 from pushd.config.schema import AuthConfig, Config
@@ -41,7 +40,7 @@ CLAIMS = {"uid": 7, "type": 2, "username": "ada", "exp": NOW + 86_400}
 
 @pytest.fixture(autouse=True)
 def _forget_keys() -> None:
-    auth.forget_keys()
+    forget_keys()
 
 
 def jwt_config(make_config: MakeConfig, **fields: Any) -> Config:
@@ -317,11 +316,8 @@ def test_a_reload_forgets_what_the_old_keys_said(make_config: MakeConfig, fields
     assert authenticator.verify(token).user_id == 7
 
 
-def test_as_many_tokens_are_remembered_as_are_used(
-    make_config: MakeConfig, verified: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(auth, "VERIFIED_TOKENS", 3)
-    authenticator = Authenticator(CurrentConfig(jwt_config(make_config)))
+def test_as_many_tokens_are_remembered_as_are_used(make_config: MakeConfig, verified: list[str]) -> None:
+    authenticator = Authenticator(CurrentConfig(jwt_config(make_config)), most_remembered=3)
     busy, *others = [signed(uid=number) for number in range(1, 10)]
     for other in others:
         authenticator.verify(busy)
@@ -427,34 +423,34 @@ def test_public_keys(make_config: MakeConfig, rsa_key: rsa.RSAPrivateKey, tmp_pa
     path.write_bytes(rsa_key.public_key().public_bytes(*encoding))
     fields = {"jwt_public_key_file": str(path), "jwt_algorithms": ["RS256"]}
     config = make_config(auth={"mode": "jwt"} | fields)
-    auth.check_keys(config.auth)
+    check_keys(config.auth)
     authenticator = Authenticator(CurrentConfig(config))
     assert authenticator.verify(jwt.encode(CLAIMS, rsa_key, algorithm="RS256")).user_id == 7
     # The public key is no secret: whoever signs with it as one is refused.
     confused = forged({"alg": "HS256"}, secret=path.read_text())
     assert refusal(authenticator, confused) is ErrorCode.UNAUTHORIZED
     with pytest.raises(ConfigError):
-        auth.issue_token(config.auth, user_id=7, role=1, ttl_s=60)
+        issue_token(config.auth, user_id=7, role=1, ttl_s=60)
     path.unlink()
     with pytest.raises(StartError, match="jwt_public_key_file"):
-        auth.check_keys(config.auth)
+        check_keys(config.auth)
     assert authenticator.verify(jwt.encode({**CLAIMS, "jti": "new"}, rsa_key, algorithm="RS256")).user_id == 7
-    auth.forget_keys()
+    forget_keys()
     with pytest.raises(StartError, match="jwt_public_key_file"):
-        auth.check_keys(config.auth)
+        check_keys(config.auth)
 
 
 def test_issued_tokens_are_accepted(make_config: MakeConfig) -> None:
     config = jwt_config(make_config, jwt_issuer="shop", jwt_audience="pushd", user_claim="account")
-    identity = Authenticator(CurrentConfig(config)).verify(auth.issue_token(config.auth, user_id=7, role=1, ttl_s=60))
+    identity = Authenticator(CurrentConfig(config)).verify(issue_token(config.auth, user_id=7, role=1, ttl_s=60))
     assert (identity.user_id, identity.role, identity.is_admin) == (7, 1, True)
     with pytest.raises(ConfigError, match="jwt_secret"):
-        auth.issue_token(AuthConfig(), user_id=7, role=1, ttl_s=60)
+        issue_token(AuthConfig(), user_id=7, role=1, ttl_s=60)
 
 
 def test_issued_tokens_are_accepted_when_the_user_is_the_subject(make_config: MakeConfig) -> None:
     config = jwt_config(make_config, user_claim="sub")
-    token = auth.issue_token(config.auth, user_id=7, role=1, ttl_s=60)
+    token = issue_token(config.auth, user_id=7, role=1, ttl_s=60)
     assert Authenticator(CurrentConfig(config)).verify(token).user_id == 7
 
 
@@ -508,7 +504,7 @@ def test_every_key_is_compared(authenticator: Authenticator, monkeypatch: pytest
         compared.append(key)
         return compare(given, key)
 
-    monkeypatch.setattr(auth.hmac, "compare_digest", compare_digest)
+    monkeypatch.setattr(hmac, "compare_digest", compare_digest)
     assert authenticator.identify(request(x_api_key=KEY)) is ADMIN
     assert compared == [KEY.encode(), OTHER_KEY.encode()]
 

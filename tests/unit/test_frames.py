@@ -18,12 +18,12 @@ from websockets.streams import StreamReader
 
 from pushd.errors import ErrorCode
 from pushd.model import Mark, Notice, Priority, Target, TargetKind
-from pushd.protocol import frames as wire
+from pushd.protocol import frames
 from pushd.protocol.deflate import LEAST_BYTES, WINDOW_BITS
 from pushd.protocol.frames import Dialect, Opcode
 
 UTC = ZoneInfo("UTC")
-HELLO_DATA = wire.HelloData(user_id=7, conn_id="c1", heartbeat_s=25.0, unread_count=3, node_id="n")
+HELLO_DATA = frames.HelloData(user_id=7, conn_id="c1", heartbeat_s=25.0, unread_count=3, node_id="n")
 INTEGERS = st.integers(-(2**63), 2**64 - 1)  # what both dialects can say
 VALUES = st.recursive(
     st.none() | st.booleans() | INTEGERS | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
@@ -36,16 +36,16 @@ def parse(data: bytes, *extensions: Extension) -> list[Frame]:
     """Every frame of `data`, by the parser of `websockets`; AssertionError when the last one is not complete."""
     reader = StreamReader()
     reader.feed_data(data)
-    frames = []
+    found = []
     while reader.buffer:
         step = Frame.parse(reader.read_exact, mask=False, extensions=extensions)
         try:
             next(step)
         except StopIteration as done:
-            frames.append(done.value)
+            found.append(done.value)
         else:
-            raise AssertionError(f"incomplete frame behind {len(frames)} complete ones")
-    return frames
+            raise AssertionError(f"incomplete frame behind {len(found)} complete ones")
+    return found
 
 
 def payload_of(frame: bytes, opcode: int) -> bytes:
@@ -56,8 +56,8 @@ def payload_of(frame: bytes, opcode: int) -> bytes:
     return bytes(parsed.data)
 
 
-def decoded(message: wire.ServerMessage, dialect: Dialect) -> Any:
-    payload = payload_of(wire.frame(message, dialect), dialect.opcode)
+def decoded(message: frames.ServerMessage, dialect: Dialect) -> Any:
+    payload = payload_of(frames.frame(message, dialect), dialect.opcode)
     return json.loads(payload) if dialect is Dialect.JSON else msgspec.msgpack.decode(payload)
 
 
@@ -76,7 +76,7 @@ def decoded(message: wire.ServerMessage, dialect: Dialect) -> Any:
 )
 def test_header(size: int, header: bytes) -> None:
     payload = bytes(index % 251 for index in range(size))
-    frame = wire.ws_frame(Opcode.BINARY, payload)
+    frame = frames.ws_frame(Opcode.BINARY, payload)
     assert frame == header + payload
     assert payload_of(frame, Opcode.BINARY) == payload
 
@@ -84,11 +84,11 @@ def test_header(size: int, header: bytes) -> None:
 @pytest.mark.parametrize("opcode", list(Opcode))
 def test_every_opcode_is_understood_elsewhere(opcode: Opcode) -> None:
     payload = b"\x03\xe8" if opcode is Opcode.CLOSE else b""
-    assert payload_of(wire.ws_frame(opcode, payload), opcode) == payload
+    assert payload_of(frames.ws_frame(opcode, payload), opcode) == payload
 
 
 def test_the_ping_is_empty() -> None:
-    assert payload_of(wire.PING_FRAME, Opcode.PING) == b""
+    assert payload_of(frames.PING_FRAME, Opcode.PING) == b""
 
 
 @pytest.mark.parametrize(
@@ -110,14 +110,14 @@ def test_the_ping_is_empty() -> None:
     ],
 )
 def test_close_reason_is_cut_between_characters(reason: str, kept: str) -> None:
-    payload = payload_of(wire.close_frame(4008, reason), Opcode.CLOSE)
+    payload = payload_of(frames.close_frame(4008, reason), Opcode.CLOSE)
     assert payload[:2] == (4008).to_bytes(2, "big")
     assert payload[2:].decode() == kept
 
 
 @given(st.integers(1000, 4999), st.text(max_size=200))
 def test_any_close(code: int, reason: str) -> None:
-    payload = payload_of(wire.close_frame(code, reason), Opcode.CLOSE)
+    payload = payload_of(frames.close_frame(code, reason), Opcode.CLOSE)
     assert len(payload) <= 125
     assert int.from_bytes(payload[:2], "big") == code
     kept = payload[2:].decode()
@@ -130,7 +130,7 @@ def test_any_close(code: int, reason: str) -> None:
     ("message", "expected"),
     [
         (
-            wire.Hello(HELLO_DATA),
+            frames.Hello(HELLO_DATA),
             {
                 "type": "hello",
                 "code": 200,
@@ -145,24 +145,24 @@ def test_any_close(code: int, reason: str) -> None:
             },
         ),
         (
-            wire.Pong(wire.HelloData(user_id=-1, conn_id="c2")),
+            frames.Pong(frames.HelloData(user_id=-1, conn_id="c2")),
             {"type": "pong", "code": 200, "data": {"user_id": -1, "conn_id": "c2", "status": "connected"}},
         ),
         (
-            wire.ReceiptFrame(message_id="m", status=Mark.READ, unread_count=0),
+            frames.ReceiptFrame(message_id="m", status=Mark.READ, unread_count=0),
             {"type": "receipt", "message_id": "m", "status": "read", "unread_count": 0},
         ),
         (
-            wire.ErrorFrame(error=ErrorCode.NOT_FOUND, message="no"),
+            frames.ErrorFrame(error=ErrorCode.NOT_FOUND, message="no"),
             {"type": "error", "error": "NOT_FOUND", "message": "no"},
         ),
         (
-            wire.ErrorFrame(error=ErrorCode.NOT_FOUND, message="no", ref="m"),
+            frames.ErrorFrame(error=ErrorCode.NOT_FOUND, message="no", ref="m"),
             {"type": "error", "error": "NOT_FOUND", "message": "no", "ref": "m"},
         ),
     ],
 )
-def test_server_messages(message: wire.ServerMessage, expected: dict[str, Any], dialect: Dialect) -> None:
+def test_server_messages(message: frames.ServerMessage, expected: dict[str, Any], dialect: Dialect) -> None:
     found = decoded(message, dialect)
     assert found == expected
     assert next(iter(found)) == "type"
@@ -192,10 +192,10 @@ def test_any_notice(dialect: Dialect, content: str, data: Any, priority: Priorit
         "priority": int(priority),
         "need_confirm": need_confirm,
     }
-    found = decoded(wire.notice_frame(notice, UTC), dialect)
+    found = decoded(frames.notice_frame(notice, UTC), dialect)
     assert found == live
     assert next(iter(found)) == "type"
-    waited = wire.replayed_frame(wire.mailbox_item(notice, UTC, saved_ms=1_700_000_009_000))
+    waited = frames.replayed_frame(frames.mailbox_item(notice, UTC, saved_ms=1_700_000_009_000))
     assert decoded(waited, dialect) == live | {"offline": True}
 
 
@@ -208,7 +208,7 @@ def test_a_mailbox_item_keeps_when_it_was_published_and_when_it_expires() -> Non
         accepted_ms=1_700_000_000_000,
         expires_ms=1_700_000_060_000,
     )
-    item = wire.mailbox_item(notice, ZoneInfo("Asia/Shanghai"), saved_ms=5)
+    item = frames.mailbox_item(notice, ZoneInfo("Asia/Shanghai"), saved_ms=5)
     assert (item.time, item.ts, item.expires_ms, item.saved_at) == (
         "2023-11-15 06:13:20",
         1_700_000_000_000,
@@ -227,19 +227,19 @@ def test_a_mailbox_item_keeps_when_it_was_published_and_when_it_expires() -> Non
     ],
 )
 def test_local_time(at_ms: int, zone: str, text: str) -> None:
-    assert wire.local_time(at_ms, ZoneInfo(zone)) == text
+    assert frames.local_time(at_ms, ZoneInfo(zone)) == text
 
 
 CLIENT_MESSAGES = [
-    ({"type": "ping"}, wire.Ping()),
-    ({"type": "ping", "extra": [1, {}]}, wire.Ping()),
-    ({"type": "ack", "message_ids": ["a", "b"]}, wire.Ack(["a", "b"])),
-    ({"message_ids": ["a"], "type": "ack"}, wire.Ack(["a"])),
-    ({"type": "message_received", "message_id": "a"}, wire.MessageReceived("a")),
-    ({"type": "read", "message_ids": ["é" * 128]}, wire.Read(["é" * 128])),
-    ({"type": "confirm", "message_ids": ["a"] * 1000}, wire.Confirm(["a"] * 1000)),
-    ({"type": "ack", "message_ids": ["x" * 10_000]}, wire.Ack(["x" * 10_000])),
-    ({"type": "auth", "token": ""}, wire.Auth("")),
+    ({"type": "ping"}, frames.Ping()),
+    ({"type": "ping", "extra": [1, {}]}, frames.Ping()),
+    ({"type": "ack", "message_ids": ["a", "b"]}, frames.Ack(["a", "b"])),
+    ({"message_ids": ["a"], "type": "ack"}, frames.Ack(["a"])),
+    ({"type": "message_received", "message_id": "a"}, frames.MessageReceived("a")),
+    ({"type": "read", "message_ids": ["é" * 128]}, frames.Read(["é" * 128])),
+    ({"type": "confirm", "message_ids": ["a"] * 1000}, frames.Confirm(["a"] * 1000)),
+    ({"type": "ack", "message_ids": ["x" * 10_000]}, frames.Ack(["x" * 10_000])),
+    ({"type": "auth", "token": ""}, frames.Auth("")),
 ]
 
 NO_MESSAGES = [
@@ -268,15 +268,15 @@ def encode(value: Any, dialect: Dialect) -> bytes:
 
 @pytest.mark.parametrize("dialect", list(Dialect))
 @pytest.mark.parametrize(("value", "message"), CLIENT_MESSAGES)
-def test_client_messages(value: Any, message: wire.ClientMessage, dialect: Dialect) -> None:
-    assert wire.decode(encode(value, dialect), dialect) == message
+def test_client_messages(value: Any, message: frames.ClientMessage, dialect: Dialect) -> None:
+    assert frames.decode(encode(value, dialect), dialect) == message
 
 
 @pytest.mark.parametrize("dialect", list(Dialect))
 @pytest.mark.parametrize("value", NO_MESSAGES)
 def test_what_is_no_message(value: Any, dialect: Dialect) -> None:
     with pytest.raises(msgspec.DecodeError):
-        wire.decode(encode(value, dialect), dialect)
+        frames.decode(encode(value, dialect), dialect)
 
 
 @pytest.mark.parametrize(
@@ -290,23 +290,23 @@ def test_what_is_no_message(value: Any, dialect: Dialect) -> None:
 )
 def test_msgpack_with_bad_utf8_is_no_message(payload: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
-        wire.decode(payload, Dialect.MSGPACK)
+        frames.decode(payload, Dialect.MSGPACK)
 
 
 @pytest.mark.parametrize("dialect", list(Dialect))
 @given(payload=st.binary(max_size=200))
 def test_any_bytes_are_a_message_or_a_decode_error(dialect: Dialect, payload: bytes) -> None:
     with contextlib.suppress(msgspec.DecodeError):
-        assert isinstance(wire.decode(payload, dialect), wire.ClientMessage)
+        assert isinstance(frames.decode(payload, dialect), frames.ClientMessage)
 
 
 @pytest.mark.parametrize("dialect", list(Dialect))
 @pytest.mark.parametrize("size", [100, 1000, 100_000])
 def test_shared_frames_are_deflated_where_that_was_negotiated(dialect: Dialect, size: int) -> None:
-    message = wire.ErrorFrame(error=ErrorCode.NOT_FOUND, message="x" * size)
-    plain = wire.frame(message, dialect)
-    assert wire.frame(message, dialect | wire.DEFLATED) == wire.shared_frame(message, dialect) == plain
-    shared = wire.shared_frame(message, dialect | wire.DEFLATED)
+    message = frames.ErrorFrame(error=ErrorCode.NOT_FOUND, message="x" * size)
+    plain = frames.frame(message, dialect)
+    assert frames.frame(message, dialect | frames.DEFLATED) == frames.shared_frame(message, dialect) == plain
+    shared = frames.shared_frame(message, dialect | frames.DEFLATED)
     if size < LEAST_BYTES:
         assert shared == plain
         return
@@ -317,9 +317,9 @@ def test_shared_frames_are_deflated_where_that_was_negotiated(dialect: Dialect, 
 
 
 def test_dialects_deflated_or_not_are_the_hubs_four() -> None:
-    assert sorted({dialect | deflated for dialect in Dialect for deflated in (0, wire.DEFLATED)}) == [0, 1, 2, 3]
+    assert sorted({dialect | deflated for dialect in Dialect for deflated in (0, frames.DEFLATED)}) == [0, 1, 2, 3]
 
 
 def test_subprotocols_name_the_dialects() -> None:
-    assert wire.SUBPROTOCOLS == {"pushd.v1.json": Dialect.JSON, "pushd.v1.msgpack": Dialect.MSGPACK}
+    assert frames.SUBPROTOCOLS == {"pushd.v1.json": Dialect.JSON, "pushd.v1.msgpack": Dialect.MSGPACK}
     assert (Dialect.JSON.opcode, Dialect.MSGPACK.opcode) == (Opcode.TEXT, Opcode.BINARY)

@@ -12,7 +12,7 @@ import pytest
 
 from pushd._fastpath import Connection, FanOut, Hub
 from pushd.protocol.frames import PING_FRAME, Opcode, close_frame, ws_frame
-from tests.unit.hub_support import Workshop
+from tests.unit.hub_support import Workshop, connection_over
 from tests.unit.test_frames import parse
 
 MAX_PENDING = 20_000
@@ -148,10 +148,7 @@ def test_what_cannot_be_added(hub: Hub, shop: Workshop) -> None:
 def test_the_array_grows_and_shrinks(hub: Hub, shop: Workshop, told: Told) -> None:
     """More connections than there are descriptors for: they share one transport."""
     first = shop.connect(1)
-    many = [
-        Connection(hub, first.transport, user_id=number // 2, conn_id=str(number), dialect=0, is_acking=False, now=0.0)
-        for number in range(5000)
-    ]
+    many = [connection_over(first.transport, hub, number // 2, conn_id=str(number)) for number in range(5000)]
     for connection in many:
         hub.add(connection)
     assert (hub.connections_total, hub.users_total) == (5000, 2500)
@@ -728,10 +725,7 @@ def test_an_encoder_must_give_bytes(hub: Hub, shop: Workshop, result: object) ->
 
 def test_an_encoder_may_move_the_array(hub: Hub, shop: Workshop) -> None:
     base = shop.join(1)
-    added = [
-        Connection(hub, base.transport, user_id=2 + number, conn_id="x", dialect=0, is_acking=False, now=0.0)
-        for number in range(3000)
-    ]
+    added = [connection_over(base.transport, hub, 2 + number) for number in range(3000)]
 
     def encode(dialect: int) -> bytes:
         for connection in added:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pushd.config.schema import LimitsConfig
 from pushd.errors import CloseCode, ErrorCode, ProtocolError
-from pushd.protocol import frames as wire
+from pushd.protocol import frames
 from pushd.protocol.deflate import RSV1
 from pushd.protocol.frames import Dialect, Opcode
 from pushd.protocol.session import CloseReceived, Echo, Event, PingReceived, Session, Utf8Decoder, max_fragments
@@ -72,12 +72,12 @@ def encode(value: Any, dialect: Dialect) -> bytes:
 @pytest.mark.parametrize(
     ("value", "event"),
     [
-        ({"type": "ping"}, wire.Ping()),
-        ({"type": "ack", "message_ids": ["a"]}, wire.Ack(["a"])),
-        ({"type": "message_received", "message_id": "a"}, wire.MessageReceived("a")),
-        ({"type": "read", "message_ids": ["é"]}, wire.Read(["é"])),
-        ({"type": "confirm", "message_ids": ["a", "b"]}, wire.Confirm(["a", "b"])),
-        ({"type": "auth", "token": "t"}, wire.Auth("t")),
+        ({"type": "ping"}, frames.Ping()),
+        ({"type": "ack", "message_ids": ["a"]}, frames.Ack(["a"])),
+        ({"type": "message_received", "message_id": "a"}, frames.MessageReceived("a")),
+        ({"type": "read", "message_ids": ["é"]}, frames.Read(["é"])),
+        ({"type": "confirm", "message_ids": ["a", "b"]}, frames.Confirm(["a", "b"])),
+        ({"type": "auth", "token": "t"}, frames.Auth("t")),
     ],
 )
 def test_messages(value: Any, event: Event, dialect: Dialect) -> None:
@@ -111,10 +111,10 @@ def test_what_is_no_message_gets_an_error_and_the_connection_stays_open(payload:
         assert refused(session, Opcode.TEXT, payload) == CloseCode.INVALID_TEXT
         return
     event = receive(session, DATA_OPCODE[dialect], payload)
-    assert isinstance(event, wire.ErrorFrame)
+    assert isinstance(event, frames.ErrorFrame)
     assert event.error is ErrorCode.INVALID_REQUEST
-    assert wire.frame(event, dialect)
-    assert receive(session, DATA_OPCODE[dialect], encode({"type": "ping"}, dialect)) == wire.Ping()
+    assert frames.frame(event, dialect)
+    assert receive(session, DATA_OPCODE[dialect], encode({"type": "ping"}, dialect)) == frames.Ping()
 
 
 def _is_utf8(payload: bytes) -> bool:
@@ -155,7 +155,7 @@ def test_any_fragmentation_gives_the_same_event(data: st.DataObject, dialect: Di
     payload = encode(value, dialect)
     at = data.draw(st.lists(st.integers(0, len(payload)), max_size=max_fragments(2048) - 1))
     session = Session(dialect)
-    assert receive_fragments(session, DATA_OPCODE[dialect], payload, at) == wire.Read(value["message_ids"])
+    assert receive_fragments(session, DATA_OPCODE[dialect], payload, at) == frames.Read(value["message_ids"])
     # Between two fragments control frames may come, and nothing of the first message is left in the second.
     interleaved = None
     rng = random.Random(seed)
@@ -165,7 +165,7 @@ def test_any_fragmentation_gives_the_same_event(data: st.DataObject, dialect: Di
             assert receive(session, Opcode.PONG, b"p") is None
         opcode = Opcode.CONTINUATION if number else DATA_OPCODE[dialect]
         interleaved = receive(session, opcode, piece, is_final=is_final)
-    assert interleaved == wire.Read(value["message_ids"])
+    assert interleaved == frames.Read(value["message_ids"])
 
 
 @pytest.mark.parametrize("is_echo", [False, True])
@@ -178,7 +178,7 @@ def test_fragments_out_of_turn(is_echo: bool) -> None:
 
 def test_a_message_that_is_over_cannot_be_continued() -> None:
     session = Session(Dialect.JSON)
-    assert receive_fragments(session, Opcode.TEXT, PING, (3,)) == wire.Ping()
+    assert receive_fragments(session, Opcode.TEXT, PING, (3,)) == frames.Ping()
     assert refused(session, Opcode.CONTINUATION, b"") == CloseCode.PROTOCOL_ERROR
 
 
@@ -277,8 +277,10 @@ def test_a_deflated_message_is_the_same_message(data: st.DataObject, dialect: Di
     at = data.draw(st.lists(st.integers(0, len(payload)), max_size=max_fragments(2048) - 1))
     session = Session(dialect, can_inflate=True)
     for _ in range(2):
-        assert receive_deflated(session, DATA_OPCODE[dialect], payload, at) == wire.Read(value["message_ids"])
-        assert receive_fragments(session, DATA_OPCODE[dialect], encode({"type": "ping"}, dialect), (1,)) == wire.Ping()
+        assert receive_deflated(session, DATA_OPCODE[dialect], payload, at) == frames.Read(value["message_ids"])
+        assert (
+            receive_fragments(session, DATA_OPCODE[dialect], encode({"type": "ping"}, dialect), (1,)) == frames.Ping()
+        )
 
 
 @pytest.mark.parametrize("reserved", [RSV1, RSV1 | 0x20, 0x20, 0x10])
@@ -455,23 +457,23 @@ FRAMES = st.tuples(
 
 
 @given(
-    frames=st.lists(FRAMES, max_size=30),
+    sent=st.lists(FRAMES, max_size=30),
     dialect=st.sampled_from(Dialect),
     is_echo=st.booleans(),
     can_inflate=st.booleans(),
 )
 def test_arbitrary_frames_raise_nothing_but_protocol_errors(
-    frames: list[tuple[int, bool, int, bytes]], dialect: Dialect, is_echo: bool, can_inflate: bool
+    sent: list[tuple[int, bool, int, bytes]], dialect: Dialect, is_echo: bool, can_inflate: bool
 ) -> None:
     session = Session(dialect, is_echo=is_echo, can_inflate=can_inflate)
-    for opcode, is_final, reserved, payload in frames:
+    for opcode, is_final, reserved, payload in sent:
         try:
             event = receive(session, opcode, payload, is_final=is_final, reserved=reserved)
         except ProtocolError as error:
-            wire.close_frame(error.code, error.reason)
+            frames.close_frame(error.code, error.reason)
             return
-        if isinstance(event, wire.ErrorFrame):
-            assert wire.frame(event, dialect)
+        if isinstance(event, frames.ErrorFrame):
+            assert frames.frame(event, dialect)
 
 
 @given(payload=st.binary(max_size=400), dialect=st.sampled_from(Dialect))
@@ -480,7 +482,7 @@ def test_arbitrary_messages(payload: bytes, dialect: Dialect) -> None:
         assert refused(Session(dialect), Opcode.TEXT, payload) == CloseCode.INVALID_TEXT
     else:
         event = receive(Session(dialect), DATA_OPCODE[dialect], payload)
-        assert isinstance(event, wire.ClientMessage | wire.ErrorFrame)
+        assert isinstance(event, frames.ClientMessage | frames.ErrorFrame)
 
 
 @given(
@@ -499,10 +501,10 @@ def test_messagepack_of_any_shape(value: Any, name: str, data: st.DataObject) ->
         payload[data.draw(st.integers(0, len(payload) - 1))] ^= data.draw(st.integers(1, 255))
     limits = LimitsConfig(max_frame_bytes=65536, max_frames_per_s=0)
     event = receive(Session(Dialect.MSGPACK), Opcode.BINARY, bytes(payload), limits=limits)
-    assert isinstance(event, wire.ClientMessage | wire.ErrorFrame)
-    if isinstance(event, wire.ErrorFrame):
-        assert wire.frame(event, Dialect.MSGPACK)
-        assert wire.frame(event, Dialect.JSON)
+    assert isinstance(event, frames.ClientMessage | frames.ErrorFrame)
+    if isinstance(event, frames.ErrorFrame):
+        assert frames.frame(event, Dialect.MSGPACK)
+        assert frames.frame(event, Dialect.JSON)
 
 
 # ---- the rate of ids

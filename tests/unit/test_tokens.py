@@ -233,7 +233,7 @@ def test_what_is_no_claims_is_judged_alike(stranger: Verifier, expert: Verifier,
     assert verdict(expert, token) == verdict(stranger, token)
 
 
-def test_nothing_of_a_refused_token_is_remembered(stranger: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_of_a_refused_token_is_remembered(stranger: Verifier) -> None:
     for token in (signed({**CLAIMS, "exp": 1}), signed()[:-4], jwt.encode(dict(CLAIMS), None, algorithm="none")):
         assert isinstance(verdict(stranger, token), str)
     assert not stranger._signers
@@ -254,11 +254,11 @@ def test_an_unsigned_token_does_not_profit_from_a_known_header(expert: Verifier)
     assert verdict(expert, f"{header}.{other}.{signed().rpartition('.')[2]}") == "InvalidSignatureError"
 
 
-def test_headers_are_remembered_up_to_a_limit(stranger: Verifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "MAX_KNOWN_HEADERS", 2)
+def test_headers_are_remembered_up_to_a_limit() -> None:
+    verifier = Verifier(AUTH, lambda: SECRET, most_headers=2)
     for number in range(5):
-        assert verdict(stranger, signed(CLAIMS, kid=str(number))) == CLAIMS
-    assert len(stranger._signers) == 2
+        assert verdict(verifier, signed(CLAIMS, kid=str(number))) == CLAIMS
+    assert len(verifier._signers) == 2
 
 
 def test_public_keys_are_prepared_once() -> None:

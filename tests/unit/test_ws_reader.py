@@ -20,14 +20,14 @@ from picows.picows import WSProtocol
 from pushd._fastpath import Connection, Hub
 from pushd.errors import CloseCode
 from pushd.protocol.frames import DEFLATED, Opcode
-from pushd.ws import client as websocket
 from pushd.ws._reader import FrameParser, Reader
+from pushd.ws.parser import parsing
 from tests.raw import frame
-from tests.unit.hub_support import Peer, Workshop
+from tests.unit.hub_support import Peer, Workshop, connection_over
 
 MAX_FRAME_BYTES = 100_000
 MAX_DEFLATED_BYTES = 120_000
-KEPT_BYTES = 16384  # as in _inlet.pxd
+KEPT_BYTES = 16384  # as in _reader.pxd
 WITHIN_S = 2.0
 SOME_FRAME = frame(Opcode.TEXT, b"some frame")
 
@@ -103,7 +103,7 @@ class Lobby:
     def _make(self, parser: FrameParser, max_frame_bytes: int) -> WSProtocol:
         self.made.append(max_frame_bytes)
         self.parsers.add(parser)
-        return websocket.parsing(parser, max_frame_bytes)
+        return parsing(parser, max_frame_bytes)
 
     def enter(self, *, is_watched: bool = True, **options: Any) -> Client:
         """A connection over a socket pair."""
@@ -117,7 +117,7 @@ class Lobby:
             theirs = socket.create_connection(door.getsockname())
             ours, _ = door.accept()
         transport, _ = self.shop.run(self.shop.loop.create_connection(asyncio.Protocol, sock=ours))
-        connection = Connection(self.shop.hub, transport, user_id=1, conn_id="tcp", dialect=0, is_acking=False, now=0.0)
+        connection = connection_over(transport, self.shop.hub)
         self.shop.peers[connection] = Peer(theirs)
         return self._take_over(Client(self, connection, theirs), True)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from pushd.errors import ErrorCode, RequestError, StoreError
+from pushd.later import Later
 from pushd.model import MailboxItem, Notice, TargetKind, recipients_text
 from pushd.waiters import Waiters
 
@@ -143,34 +144,35 @@ class InFlight:
             waiters.release()
 
 
-class Attempt:
-    """One publish. Once `decided` is done, `check` tells whether it is durable; a whole group shares that future.
+class Attempt(Later["Attempt"]):
+    """One publish: its result is the attempt itself once it is durable. A whole group shares the future.
 
     A repeat asks the `first` one. `repeats` wait for this one to be decided.
     """
 
-    __slots__ = ("_answer", "decided", "failure", "first", "flight", "is_duplicate", "keys", "repeats")
+    __slots__ = ("_answer", "failure", "first", "flight", "is_duplicate", "keys", "repeats")
 
     def __init__(
         self, flight: InFlight | None, keys: list[str], decided: asyncio.Future[None], *,
         is_duplicate: bool = False, first: Attempt | None = None
     ) -> None:  # fmt: skip
+        self.decided = decided
         self.flight = flight  # until it is settled
         self.keys = keys
-        self.decided = decided
         self.is_duplicate = is_duplicate
         self.first = first
         self.failure: BaseException | None = None
         self.repeats: deque[Attempt] | None = None
         self._answer: Answer | None = None
 
-    def check(self) -> None:
-        """Raises RequestError when nothing was kept; InvalidStateError before that is decided."""
+    def result(self) -> Attempt:
+        """This attempt. Raises RequestError when nothing was kept; InvalidStateError before that is decided."""
         self.decided.result()
+        if self.failure is None:
+            return self
         if isinstance(self.failure, StoreError):
             raise RequestError(ErrorCode.STORE_UNAVAILABLE, "the notice could not be stored", retry_after_s=5)
-        if self.failure is not None:
-            raise self.failure
+        raise self.failure
 
     @property
     def notice(self) -> Notice:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Collection
-from functools import partial
 
 import msgspec
 from cachetools import LRUCache
@@ -13,7 +11,7 @@ from cachetools import LRUCache
 from pushd import local_time as moments
 from pushd._fastpath import Hub
 from pushd.api import answers, views
-from pushd.api.endpoint import Call, Later
+from pushd.api.endpoint import Call
 from pushd.api.forms import BatchBody, DisconnectBody, MarkBody, MarksBody, Nothing, UserQuery, WaitQuery
 from pushd.auth.authenticator import Authenticator, Identity
 from pushd.clock import Clock
@@ -27,6 +25,7 @@ from pushd.errors import CloseCode, ErrorCode, RequestError
 from pushd.http.long_answers import Long, Turns, encoded
 from pushd.http.messages import Request
 from pushd.in_flight import Attempt, InFlight
+from pushd.later import Later, all_decided
 from pushd.model import Mark, Priority
 from pushd.ports import Stores
 from pushd.records import OnlineStatus
@@ -39,8 +38,8 @@ from pushd.writing.writers import Writers
 MAX_KEY_CHARS = 255
 _ALSO_PRINTABLE = "\u200c\u200d\u3000"  # joiners of some scripts and of emoji; the space of East Asian ones
 STATUSES_REMEMBERED = 100_000
-BEGUN_AT_ONCE = 25
-BATCHES_S = 0.02  # of a turn of the loop; less, and what is begun together no longer shares its writes
+SUBMITTED_AT_ONCE = 25
+BATCHES_S = 0.02  # of a turn of the loop; less, and what is submitted together no longer shares its writes
 MAILBOXES_AT_ONCE, LISTS_AT_ONCE = 2, 2  # read for answers
 
 _submission = msgspec.json.Decoder(Submission).decode
@@ -110,30 +109,28 @@ class Api:
 
     # ---- publishing
 
-    def publish(self, call: Call[WaitQuery, Submission]) -> Later | Awaitable[views.Published]:
+    def publish(self, call: Call[WaitQuery, Submission]) -> Later[views.Published] | Awaitable[views.Published]:
         """POST /system/notice."""
-        attempt = self._intake.begin(call.body, _sender(call.identity), _idempotency_key(call.request))
+        attempt = self._intake.submit(call.body, _sender(call.identity), _idempotency_key(call.request))
         if call.query.wait_ms:
             return self._waited(attempt, call.query.wait_ms)
-        return Later(attempt.decided, partial(self._published, attempt))
+        return attempt.then(self._published)
 
     async def publish_batch(self, call: Call[Nothing, BatchBody]) -> views.PublishedBatch:
         """POST /system/notices."""
         sender = _sender(call.identity)
         notices = call.body.notices
         attempts: list[Attempt | RequestError] = []
-        for start in range(0, len(notices), BEGUN_AT_ONCE):
+        for start in range(0, len(notices), SUBMITTED_AT_ONCE):
             await self._batches.turn()
-            attempts += [self._begin_item(raw, sender) for raw in notices[start : start + BEGUN_AT_ONCE]]
-        undecided = {attempt.decided for attempt in attempts if isinstance(attempt, Attempt)}
-        if undecided:
-            await asyncio.wait(undecided)
+            attempts += [self._submit_item(raw, sender) for raw in notices[start : start + SUBMITTED_AT_ONCE]]
+        await all_decided(attempt for attempt in attempts if isinstance(attempt, Attempt))
         await self._batches.turn()
         return views.PublishedBatch(items=[self._item(attempt) for attempt in attempts])
 
-    def _begin_item(self, raw: msgspec.Raw, sender: Sender) -> Attempt | RequestError:
+    def _submit_item(self, raw: msgspec.Raw, sender: Sender) -> Attempt | RequestError:
         try:
-            return self._intake.begin(answers.decoded(_submission, raw), sender)
+            return self._intake.submit(answers.decoded(_submission, raw), sender)
         except RequestError as error:
             return error
 
@@ -141,7 +138,7 @@ class Api:
         try:
             if isinstance(attempt, RequestError):
                 raise attempt
-            return self._published(attempt)
+            return self._published(attempt.result())
         except RequestError as error:
             return views.Refused(
                 code=error.code.status, error=error.code.value, message=error.text, data=error.details or {}
@@ -156,7 +153,7 @@ class Api:
         return await self._waited(self._intake.resend(row, _sender(call.identity)), call.query.wait_ms)
 
     async def _waited(self, attempt: Attempt, wait_ms: int) -> views.Published:
-        published = self._published(await self._intake.decided(attempt))
+        published = self._published(await attempt)
         if wait_ms:
             await attempt.delivered(wait_ms / 1000)
             answer = attempt.answer
@@ -168,8 +165,7 @@ class Api:
         return published
 
     def _published(self, attempt: Attempt) -> views.Published:
-        """The result of an attempt that is decided. Raises RequestError."""
-        attempt.check()
+        """What the publisher of a notice that was kept is told."""
         answer = attempt.answer
         return views.Published(
             success=True,

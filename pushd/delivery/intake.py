@@ -61,7 +61,7 @@ class Intake:
         per_s = current.config.limits.publishes_per_s
         self._bucket = TokenBucket(per_s, per_s, clock.now())
         self._loop = asyncio.get_running_loop()
-        self._group: list[Attempt] = []  # begun in this turn of the loop: they go to the journal together
+        self._group: list[Attempt] = []  # submitted in this turn of the loop: they go to the journal together
         self._decided: asyncio.Future[None] = self._loop.create_future()  # theirs
         self._commits: set[asyncio.Future[None]] = set()
         self.is_draining = False
@@ -69,21 +69,14 @@ class Intake:
         self._data_bytes = 0  # of notices on their way
 
     async def accept(self, submission: Submission, sender: Sender, idempotency_key: str = "") -> Attempt:
-        """Make a notice durable. Raises RequestError; nothing is kept then."""
-        return await self.decided(self.begin(submission, sender, idempotency_key))
+        """Submit a notice and wait until it is durable. Raises RequestError; nothing is kept then."""
+        return await self.submit(submission, sender, idempotency_key)
 
-    async def decided(self, attempt: Attempt) -> Attempt:
-        """Wait until the attempt is durable. Raises RequestError; nothing is kept then."""
-        if not attempt.decided.done():
-            await asyncio.shield(attempt.decided)
-        attempt.check()
-        return attempt
-
-    def begin(self, submission: Submission, sender: Sender, idempotency_key: str = "") -> Attempt:
+    def submit(self, submission: Submission, sender: Sender, idempotency_key: str = "") -> Attempt:
         """Send a notice on its way into the journal, which it goes whether its publisher stays or leaves.
 
-        Costs no task: all that is begun in one turn of the loop shares one append and one future. Raises RequestError
-        for what is refused at once.
+        It costs no task: all that is submitted in one turn of the loop shares one append and one future. Raises
+        RequestError for what is refused at once.
         """
         now = self._now()
         self._admit(now)
@@ -177,7 +170,7 @@ class Intake:
         return attempt
 
     def _flush(self) -> None:
-        """Have the journal keep what was begun since the last time."""
+        """Have the journal keep what was submitted since the last time."""
         group, self._group = self._group, []
         if group:
             try:
@@ -312,7 +305,7 @@ class Intake:
         self._call_worker()
 
     async def finished(self) -> None:
-        """Every publish that was begun is durable or refused."""
+        """Return when every notice that was submitted is durable or refused."""
         self._flush()
         while self._commits:
             await asyncio.wait(self._commits)

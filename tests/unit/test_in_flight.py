@@ -156,10 +156,10 @@ async def test_an_attempt_that_was_not_kept_says_so() -> None:
     decided = asyncio.get_running_loop().create_future()
     attempt = Attempt(InFlight(notice(), accepted_at=5.0), [], decided)
     with pytest.raises(asyncio.InvalidStateError):
-        attempt.check()
+        attempt.result()
     decided.set_result(None)
-    attempt.check()
+    assert attempt.result() is await attempt is attempt
     attempt.failure = StoreUnavailable("journal", "locked")
     with pytest.raises(RequestError) as caught:
-        attempt.check()
+        attempt.result()
     assert caught.value.code is ErrorCode.STORE_UNAVAILABLE

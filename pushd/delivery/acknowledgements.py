@@ -15,7 +15,7 @@ from pushd._fastpath import Connection, Hub
 from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
 from pushd.errors import StoreError
-from pushd.in_flight import NOBODY, InFlight
+from pushd.in_flight import InFlight
 from pushd.model import Channel, DeliveryStatus, MailboxItem, Mark, Outcome
 from pushd.ports import RecordStore
 from pushd.protocol import frames as wire
@@ -99,26 +99,27 @@ class Receipts:
 
     # ---- a fan-out begins and ends
 
-    def begin(self, flight: InFlight) -> None:
+    def sending(self, flight: InFlight) -> None:
         """The first frame is about to be written."""
-        flight.early_received = set()
-        flight.left_before = self._left.mark
+        early_received: set[int] = set()
         former = self._under_way.get(flight.notice.message_id)
         if former is not None:
-            flight.early_received = former.early_received  # one answer is for both
+            early_received = former.early_received  # one answer is for both
             self._overtaken.append(former)
+        flight.note_sending(self._left.mark, early_received)
         self._under_way[flight.notice.message_id] = flight
 
     def sent(self, flight: InFlight, handed: list[int], waiting: list[int]) -> None:
         """The frame went to these users: `handed` have it, `waiting` must acknowledge or drain.
 
-        They may be named in several calls; nobody comes twice.
+        They may be named in several calls, each user once.
         """
-        flight.online_count += len(handed) + len(waiting)
+        online = len(handed) + len(waiting)
         if flight.early_received or flight.left_before < self._left.mark:
             handed, waiting = self._sort_early(flight, handed, waiting)
         if handed:
             self._note_received(flight, handed)
+        flight.note_sent(online, len(handed), len(waiting))
         if waiting:
             self._await_answers(flight, waiting)
 
@@ -133,14 +134,14 @@ class Receipts:
         self.to_mailbox(flight, gone)
         return [*handed, *received], list(unsure - gone)
 
-    def end(self, flight: InFlight) -> None:
+    def all_sent(self, flight: InFlight) -> None:
         """Everybody to whom the frame went has been named."""
         message_id = flight.notice.message_id
         if self._overtaken:
             self._end_one_of(message_id, flight)
         else:
             self._under_way.pop(message_id, None)
-        flight.early_received = NOBODY
+        flight.note_all_sent()
         if self._left:
             under_way = (*self._under_way.values(), *self._overtaken)
             self._left.forget(min((one.left_before for one in under_way), default=self._left.mark))
@@ -160,12 +161,12 @@ class Receipts:
 
     def absent(self, flight: InFlight, user_ids: Collection[int]) -> None:
         """These recipients have no connection: the notice waits for them."""
-        flight.offline_count += len(user_ids)
+        flight.note_absent(len(user_ids))
         self.to_mailbox(flight, user_ids)
 
     def expired(self, flight: InFlight, user_ids: Collection[int]) -> None:
         """The notice is too old to be delivered to anybody."""
-        flight.offline_count += len(user_ids)
+        flight.note_absent(len(user_ids))
         created_ms = flight.notice.accepted_ms
         outcome = Outcome(created_ms=created_ms, status=DeliveryStatus.EXPIRED, channel=Channel.OFFLINE)
         self._writers.records.note(flight, flight.notice.message_id, user_ids, outcome)
@@ -176,12 +177,11 @@ class Receipts:
             return
         notice = flight.notice
         if flight.copy is None:
-            flight.copy = wire.mailbox_item(notice, self._current.timezone, self._wall_ms())
+            flight.keep_copy(wire.mailbox_item(notice, self._current.timezone, self._wall_ms()))
         self._writers.mailbox.save(flight, flight.copy, user_ids)
         self._writers.records.note(flight, notice.message_id, user_ids, _offline(notice.accepted_ms))
 
     def _note_received(self, flight: InFlight, user_ids: Collection[int]) -> None:
-        flight.delivered_count += len(user_ids)
         outcome = self._received(flight.notice.accepted_ms, is_online=True, channel=Channel.WEBSOCKET)
         self._writers.records.note(flight, flight.notice.message_id, user_ids, outcome)
 
@@ -199,8 +199,6 @@ class Receipts:
         )
 
     def _await_answers(self, flight: InFlight, user_ids: list[int]) -> None:
-        flight.hold(len(user_ids))
-        flight.waiting += len(user_ids)
         message_id = flight.notice.message_id
         for user_id in user_ids:
             mine = self._waiting.get(user_id)
@@ -227,7 +225,7 @@ class Receipts:
         for message_id in message_ids:
             if mine is not None and (flight := mine.pop(message_id, None)) is not None:
                 self._note_received(flight, (user_id,))
-                self._answered(flight, 1)
+                self._answered(flight, 1, received=1)
             elif (running := self._under_way.get(message_id)) is not None:
                 running.early_received.add(user_id)
             if stored is not None and (created_ms := stored.pop(message_id, None)) is not None:
@@ -332,13 +330,12 @@ class Receipts:
             self._note_in_mailbox(user_id, [(message_id, flight.notice.accepted_ms)])
         self._answered(flight, len(late))
 
-    def _answered(self, flight: InFlight, count: int) -> None:
-        """So many recipients are not waited for any more."""
-        flight.waiting -= count
-        if not flight.waiting:
+    def _answered(self, flight: InFlight, count: int, received: int = 0) -> None:
+        """So many recipients are not waited for any more; so many of them have received it."""
+        if flight.waiting == count:
             self._deadlines.pop(flight, None)
         if count:
-            flight.release(count)
+            flight.note_answers(count, received)
 
     @property
     def waiting_total(self) -> int:

@@ -217,13 +217,13 @@ class Dispatcher:
         Whoever waits for its delivery is not told that it is delivered.
         """
         message_id = flight.notice.message_id
-        self._receipts.end(flight)
+        self._receipts.all_sent(flight)
         try:
             body = msgspec.json.encode(flight.notice)
         except Exception as failure:
             faults.noted(self._metrics, "dispatch", failure, message_id=message_id)
         else:
-            self._set_aside.put(NOTICE, error, body, flight.release, message_id=message_id)
+            self._set_aside.put(NOTICE, error, body, flight.end_work, message_id=message_id)
 
     def _at_once(self, flight: InFlight) -> bool:
         """The usual notice, to a few users who are named, from the lane to the books; False leaves it untouched."""
@@ -240,12 +240,12 @@ class Dispatcher:
             return False
         began = self._now()
         job = self._job(flight, list(target.user_ids))
-        self._receipts.begin(flight)
+        self._receipts.sending(flight)
         while not self._hub.advance(job, SLICE_S):
             pass
         self._observe(flight, began)
         self._receipts.sent(flight, *_answerable(job))
-        self._receipts.end(flight)
+        self._receipts.all_sent(flight)
         if job.absent:
             self._receipts.absent(flight, job.absent)
         self._conclude(flight, "success")
@@ -259,7 +259,7 @@ class Dispatcher:
         except Exception as error:
             self._failed(flight, error)
         except asyncio.CancelledError:  # the journal keeps the notice; this may not be the end of the others
-            self._receipts.end(flight)
+            self._receipts.all_sent(flight)
             raise
         finally:
             self._count_busy(-1)
@@ -344,7 +344,7 @@ class Dispatcher:
         everybody = await self._writers.statuses.were_online() if is_online else await self._directory.ids(target)
         received = await self._received_by(flight)
         missing = [user_id for user_id in everybody if user_id not in received]
-        flight.received_before(len(everybody) - len(missing))
+        flight.note_received_before(len(everybody) - len(missing))
         return missing
 
     async def _received_by(self, flight: InFlight) -> set[int]:
@@ -370,7 +370,7 @@ class Dispatcher:
     async def _fan_out(self, flight: InFlight, users: list[int] | None) -> FanOut:
         began = self._now()
         job = self._job(flight, users)
-        self._receipts.begin(flight)
+        self._receipts.sending(flight)
         await self._run(job, flight.notice.priority)
         self._observe(flight, began)
         await self._book(flight, job)
@@ -394,7 +394,7 @@ class Dispatcher:
                 await asyncio.sleep(0)
             share = slice(start, start + SETTLE_CHUNK)
             self._receipts.sent(flight, handed[share], waiting[share])
-        self._receipts.end(flight)
+        self._receipts.all_sent(flight)
 
     def _job(self, flight: InFlight, users: list[int] | None) -> FanOut:
         notice = flight.notice
@@ -418,7 +418,7 @@ class Dispatcher:
                 await asyncio.sleep(0)
         if late:
             job = self._job(flight, late)
-            self._receipts.begin(flight)
+            self._receipts.sending(flight)
             await self._run(job, flight.notice.priority)
             await self._book(flight, job)
             await self._settle_absent(flight, job.absent, rounds - 1)

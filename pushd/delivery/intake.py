@@ -159,8 +159,7 @@ class Intake:
             self._decided = self._loop.create_future()
             self._loop.call_soon(self._flush)
         on_settled = self._settled_named if keys else self._settled
-        flight = InFlight(notice, now, on_settled=on_settled)
-        flight.data_bytes = data_bytes
+        flight = InFlight(notice, now, data_bytes=data_bytes, on_settled=on_settled)
         self._data_bytes += data_bytes
         attempt = Attempt(flight, keys, self._decided)
         self._remember(attempt, notice, now)
@@ -265,8 +264,8 @@ class Intake:
         done: asyncio.Future[None] = self._loop.create_future()
         done.set_result(None)
         for notice in notices:
-            flight = InFlight(notice, now, is_restored=True, on_settled=self._settled_named)
-            flight.saves = int(queue)  # the others were delivered: who repeats one need not wait
+            # The others were delivered: who repeats one need not wait.
+            flight = InFlight(notice, now, is_restored=True, is_delivered=not queue, on_settled=self._settled_named)
             age_s = max(0.0, (wall_ms - notice.accepted_ms) / 1000)
             keys = dedup_keys(notice, is_named=True)
             attempt = Attempt(flight, keys, done)

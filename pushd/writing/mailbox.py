@@ -44,8 +44,8 @@ class MailboxWriter:
         self.writer = WriteBehind(self, metrics, lambda: MAILBOX_DELAY_S, aside, stores.outbox, on_disk)
 
     def save(self, flight: InFlight, item: MailboxItem, user_ids: Collection[int]) -> None:
-        """Put `item` into the mailboxes of these users; `flight` is held until it is there or on disk."""
-        flight.begin_save()
+        """Put `item` into these users' mailboxes; `flight` is not delivered before it is there or on disk."""
+        flight.add_save()
         batch = self._queue[-1] if self._queue else None
         if not isinstance(batch, MailboxBatch) or batch.removals or len(batch.saves) >= SAVES_AT_ONCE:
             batch = MailboxBatch(is_first=True)
@@ -111,7 +111,7 @@ class MailboxWriter:
 
     def gave_up(self, batch: MailboxBatch) -> None:
         """See Writes. These notices need nothing more, but nobody may say that they are delivered."""
-        for_each(batch.flights, InFlight.release, self._metrics)
+        for_each(batch.flights, InFlight.end_work, self._metrics)
 
     def parts(self, batch: MailboxBatch) -> Sequence[MailboxBatch]:
         """See Writes."""
@@ -127,7 +127,7 @@ class MailboxWriter:
         if saves and len(saves[0][1]) > 1:
             item, user_ids = saves[0]
             for flight in flights:
-                flight.begin_save()  # a second one
+                flight.add_save()  # a second one
             return [MailboxBatch([(item, half_of_them)], {}, flights) for half_of_them in halves(list(user_ids))]
         if len(removals) > 1:
             return [MailboxBatch([], dict(some)) for some in halves(list(removals.items()))]

@@ -111,14 +111,14 @@ class RecordWriter:
         self.writer = WriteBehind(self, metrics, self._delay_s, aside, stores.outbox, on_disk)
 
     def push_record(self, flight: InFlight, record: PushRecord) -> None:
-        """Create or update the record of a notice; `flight` is held until it is written."""
-        flight.hold()
+        """Create or update the record of a notice; `flight` is not settled before it is written."""
+        flight.add_work()
         self._recorded.append(flight)
         self._push_records[record.notice.message_id] = record
         self.writer.wake()
 
     def note(self, flight: InFlight | None, message_id: str, user_ids: Collection[int], outcome: Outcome) -> None:
-        """Note `outcome` for these recipients; `flight`, if given, is held until it is written."""
+        """Note `outcome` for these recipients; `flight`, if given, is not settled before they are written."""
         if not user_ids:
             return
         rows = self._pending.get(message_id)
@@ -126,7 +126,7 @@ class RecordWriter:
             rows = self._pending[message_id] = _Rows()
         if flight is not None and flight not in rows.flights:
             rows.flights.append(flight)
-            flight.hold()
+            flight.add_work()
         rows.add(user_ids, outcome)
         self.writer.wake(user_ids)
 
@@ -138,7 +138,7 @@ class RecordWriter:
         size = self._current.config.records.batch_size
         for rows in pending.values():
             for flight in rows.flights:
-                flight.hold((len(rows.outcomes) - 1) // size)  # each batch is written, or given up, by itself
+                flight.add_work((len(rows.outcomes) - 1) // size)  # each batch is written, or given up, by itself
         return _batches(RecordBatch(list(push_records.values()), [], recorded), pending, size)
 
     async def write(self, batch: RecordBatch) -> None:
@@ -148,7 +148,7 @@ class RecordWriter:
 
     def written(self, batch: RecordBatch) -> None:
         """See Writes."""
-        for_each(batch.flights, InFlight.release, self._metrics)
+        for_each(batch.flights, InFlight.end_work, self._metrics)
 
     def gave_up(self, batch: RecordBatch) -> None:
         """See Writes. A receipt that is set aside does not keep its notice from being settled."""
@@ -168,7 +168,7 @@ class RecordWriter:
         if not parts:
             return [batch] if batch.push_records or batch.receipts or batch.rows else []
         for flight in batch.flights:
-            flight.hold()
+            flight.add_work()
         for part in parts:
             part.flights = batch.flights
         return parts

@@ -355,9 +355,8 @@ class Counted:
     """A notice in flight, and how often it was settled."""
 
     def __init__(self, seq: int = 1) -> None:
-        self.flight = InFlight(notice(seq), accepted_at=0.0)
+        self.flight = InFlight(notice(seq), accepted_at=0.0, on_settled=self._count)
         self.settled = 0
-        self.flight.on_settled = self._count
 
     def _count(self, flight: InFlight) -> None:
         self.settled += 1

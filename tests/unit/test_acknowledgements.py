@@ -269,13 +269,13 @@ async def begun(make_house: Build) -> Any:
     house.start_writers()
     flight = await house.publish(target="custom", user_ids=[1])
     house.lanes.take()
-    house.receipts.begin(flight)
+    house.receipts.sending(flight)
     return house, flight
 
 
 async def ended(house: House, flight: InFlight, handed: list[int], waiting: list[int]) -> None:
     house.receipts.sent(flight, handed, waiting)
-    house.receipts.end(flight)
+    house.receipts.all_sent(flight)
     flight.end_fan_out()
     await house.writers.flushed()
 
@@ -334,7 +334,7 @@ async def test_answers_between_the_shares_of_a_large_fan_out(begun: tuple[House,
     clients[3].leave()
     house.receipts.sent(flight, [7], [3, 4])
     house.receipts.sent(flight, [], [5])
-    house.receipts.end(flight)
+    house.receipts.all_sent(flight)
     flight.end_fan_out()
     await house.writers.flushed()
     assert flight.online_count == 7
@@ -354,7 +354,7 @@ async def test_reading_before_the_fan_out_ends(begun: tuple[House, InFlight]) ->
     marking = asyncio.create_task(house.receipts.mark(1, [flight.notice.message_id], Mark.READ))
     await asyncio.sleep(0)
     house.receipts.sent(flight, [1], [])
-    house.receipts.end(flight)
+    house.receipts.all_sent(flight)
     flight.end_fan_out()
     assert await marking == [flight.notice.message_id]
 
@@ -551,22 +551,22 @@ async def test_two_fan_outs_of_one_id_each_know_who_left(house: House) -> None:
     for user_id in (1, 2):
         house.connect(user_id, is_acking=True)
     flights = [InFlight(notice(seq, message_id="again"), accepted_at=0.0) for seq in (1, 2)]
-    house.receipts.begin(flights[0])
+    house.receipts.sending(flights[0])
     house.connect(3, is_acking=True).leave()
-    house.receipts.begin(flights[1])
+    house.receipts.sending(flights[1])
     house.connect(4, is_acking=True).leave()
-    house.receipts.end(flights[1])
+    house.receipts.all_sent(flights[1])
     house.receipts.sent(flights[0], [], [1, 3, 4])
     assert house.receipts.waiting_total == 1
-    house.receipts.end(flights[0])
+    house.receipts.all_sent(flights[0])
     assert not house.receipts._left._user_ids
-    house.receipts.begin(flights[0])
-    house.receipts.begin(flights[1])
-    house.receipts.end(flights[0])
+    house.receipts.sending(flights[0])
+    house.receipts.sending(flights[1])
+    house.receipts.all_sent(flights[0])
     house.connect(5, is_acking=True).leave()
     house.receipts.sent(flights[1], [], [2, 5])
     assert house.receipts.waiting_total == 2
-    house.receipts.end(flights[1])
+    house.receipts.all_sent(flights[1])
 
 
 async def test_marking_what_another_program_put_there(house: House) -> None:

@@ -9,12 +9,13 @@ import msgspec
 import pytest
 
 from pushd.errors import StoreError
+from pushd.in_flight import InFlight
 from pushd.model import Arrival, MailboxItem
 from pushd.ports import Stores
 from pushd.writing.mailbox import MailboxWriter
 from pushd.writing.settled import SettledWriter
 from tests.daemon import until
-from tests.unit.parts import START_MS, Counted, House, with_store
+from tests.unit.parts import START_MS, Counted, House, notice, with_store
 
 Build = Callable[..., House]
 
@@ -188,11 +189,10 @@ async def test_an_entry_that_cannot_be_settled_is_set_aside_and_settled_when_ret
 
 
 async def test_who_hears_that_a_notice_is_settled_cannot_keep_the_others_from_hearing_it(house: House) -> None:
-    first, second = Counted(1), Counted(2)
-    first.flight.on_settled = lambda flight: 1 / 0
-    for counted in (first, second):
-        house.writers.mailbox.save(counted.flight, house.item_of(counted.flight.notice), [1])
-        counted.flight.end_fan_out()
+    failing, other = InFlight(notice(1), accepted_at=0.0, on_settled=lambda flight: 1 / 0), Counted(2).flight
+    for flight in (failing, other):
+        house.writers.mailbox.save(flight, house.item_of(flight.notice), [1])
+        flight.end_fan_out()
     await house.writers.flushed()
-    assert second.flight.is_delivered
+    assert other.is_delivered
     assert house.metrics.errors.labels("settle").value == 1

@@ -295,7 +295,7 @@ class TestLimits:
         client = await probe.client(7)
         journal = Faulty(probe.node.intake._journal)
         monkeypatch.setattr(probe.node.intake, "_journal", journal)
-        gate = journal.hold("append")
+        gate = journal.pause("append")
         body = {"content": "x", "notices": [{"content": "x"}]}
         response = await probe.post(path, body)
         assert _error(response)[:2] == (503, "STORE_UNAVAILABLE")

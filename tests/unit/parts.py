@@ -67,7 +67,7 @@ class Faulty:
         """No further call fails."""
         self._errors.clear()
 
-    def hold(self, operation: str) -> asyncio.Event:
+    def pause(self, operation: str) -> asyncio.Event:
         """Calls wait for the event before they do anything."""
         gate = self._gates[operation] = asyncio.Event()
         return gate
@@ -144,7 +144,7 @@ class Transport:
     def received(self) -> bytes:
         """What the peer has got since it last looked."""
         data = b""
-        if self.peer.fileno() < 0:  # released
+        if self.peer.fileno() < 0:  # closed
             return data
         with suppress(BlockingIOError):
             while chunk := self.peer.recv(1 << 20):
@@ -153,7 +153,7 @@ class Transport:
         self.junk_bytes -= junk
         return data[junk:]
 
-    def release(self) -> None:
+    def close_both(self) -> None:
         self.ours.close()
         self.peer.close()
 
@@ -233,7 +233,7 @@ class Client:
             self.receive()
             self.transport.close()
             self.connection.connection_lost(None)
-        self.transport.release()
+        self.transport.close_both()
 
 
 class House(Core):

@@ -535,7 +535,7 @@ async def test_what_was_read_while_it_returned_leaves_the_mailbox(
     house.start_all()
     client = house.connect(1, is_acking=True)
     ids = [(await to(house, 1)).notice.message_id for _ in range(shares)]
-    gate = frail.mailbox.hold("save")
+    gate = frail.mailbox.pause("save")
     client.leave()
     if shares > 1:
         await until(lambda: "save" in frail.mailbox.calls)

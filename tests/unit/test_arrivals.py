@@ -99,7 +99,7 @@ async def test_crowded_while_some_wait_for_others_to_be_welcomed(
     frail_house: House, frail: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arrivals, "ARRIVALS_PER_BATCH", 1)
-    answer = frail.mailbox.hold("read")
+    answer = frail.mailbox.pause("read")
     served = [frail_house.arrive(user_id) for user_id in range(1, arrivals.WELCOMES_AT_ONCE + 1)]
     await until(lambda: frail.mailbox.calls.count("read") == len(served))
     assert not frail_house.presence.is_crowded
@@ -113,7 +113,7 @@ async def test_crowded_while_some_wait_for_others_to_be_welcomed(
 
 async def test_hello_then_mailbox_then_live(frail_house: House, frail: Any) -> None:
     waiting = await fill(frail_house, 7, 3)
-    answer = frail.mailbox.hold("read")
+    answer = frail.mailbox.pause("read")
     client = frail_house.arrive(7)
     await until(lambda: "read" in frail.mailbox.calls)
     for number in range(3):
@@ -131,7 +131,7 @@ async def test_hello_then_mailbox_then_live(frail_house: House, frail: Any) -> N
 
 
 async def test_what_was_on_its_way_into_the_mailbox_is_replayed(frail_house: House, frail: Any) -> None:
-    answer = frail.mailbox.hold("save")
+    answer = frail.mailbox.pause("save")
     flight = await frail_house.publish(target="custom", user_ids=[7])
     await until(lambda: "save" in frail.mailbox.calls)
     client = frail_house.arrive(7)
@@ -181,7 +181,7 @@ async def test_many_arrivals_share_round_trips(frail_house: House, frail: Any) -
 
 async def test_who_leaves_before_the_stores_answer(frail_house: House, frail: Any) -> None:
     ids = await fill(frail_house, 7, 2)
-    answer = frail.mailbox.hold("read")
+    answer = frail.mailbox.pause("read")
     gone, stays = frail_house.arrive(7), frail_house.arrive(8)
     await until(lambda: "read" in frail.mailbox.calls)
     gone.leave()
@@ -233,7 +233,7 @@ async def test_stores_that_do_not_answer_count_as_down(
 ) -> None:
     monkeypatch.setattr(arrivals, "STORES_WITHIN_S", 0.01)
     ids = await fill(frail_house, 7, 2)
-    answer = frail.mailbox.hold("read")
+    answer = frail.mailbox.pause("read")
     client = frail_house.arrive(7)
     await greeted(client)
     assert client.notices == []

@@ -283,7 +283,7 @@ async def test_an_urgent_notice_to_a_few_needs_no_worker(
     monkeypatch.setattr(dispatch, "ASIDE_MOST", 0)  # a worker that waits for a store keeps its place
     house = make_house(stores=frail, delivery={"min_workers": 1, "max_workers": 1})
     client = house.connect(1)
-    answer = frail.directory.hold("ids_by_role")
+    answer = frail.directory.pause("ids_by_role")
     house.start_all()
     await until(lambda: house.dispatcher.worker_count == 1)
     await house.publish("waits", target="role", roles=[1])
@@ -384,7 +384,7 @@ async def test_who_connects_during_a_broadcast_gets_it_once(house: House) -> Non
 async def test_who_connects_between_fan_out_and_settling_gets_it_live_once(frail_house: House, frail: Any) -> None:
     """A broadcast asks who is absent after it was sent: whoever came by then is not absent."""
     await frail.directory.learn([ANN, BEN])
-    answer = frail.directory.hold("all_ids")
+    answer = frail.directory.pause("all_ids")
     flight = await frail_house.publish("x")
     await until(lambda: "all_ids" in frail.directory.calls)
     late = [frail_house.connect(1), frail_house.connect(1)]
@@ -402,7 +402,7 @@ async def test_who_comes_and_goes_again_in_late_rounds_finds_it_in_the_mailbox(m
     house = make_house(stores=frail)
     house.start_all()
     await frail.directory.learn([ANN])
-    answer = frail.directory.hold("all_ids")
+    answer = frail.directory.pause("all_ids")
     flight = await house.publish("x")
     await until(lambda: "all_ids" in frail.directory.calls)
     client = house.connect(1, is_acking=True)
@@ -454,7 +454,7 @@ async def test_who_must_be_looked_up_steps_aside(make_house: Build, frail: Any) 
     house = make_house(stores=frail, delivery={"min_workers": 1, "max_workers": 2})
     await frail.directory.learn([ANN])
     client = house.connect(1)
-    answer = frail.directory.hold("ids_by_role")
+    answer = frail.directory.pause("ids_by_role")
     house.start_all()
     waiting = [await house.publish("role", target="role", roles=[1]) for _ in range(20)]
     overtaking = [await house.publish("custom", target="custom", user_ids=[1]) for _ in range(3)]
@@ -474,7 +474,7 @@ async def test_only_so_many_step_aside(make_house: Build, frail: Any, monkeypatc
     """What waits aside is in memory: beyond that, notices wait in their lanes, which are bounded."""
     monkeypatch.setattr(dispatch, "ASIDE_MOST", 3)
     house = make_house(stores=frail, delivery={"min_workers": 1, "max_workers": 1})
-    answer = frail.directory.hold("ids_by_role")
+    answer = frail.directory.pause("ids_by_role")
     house.start_all()
     for _ in range(6):
         await house.publish(target="role", roles=[1])
@@ -588,7 +588,7 @@ async def test_workers_come_with_waiting_notices_and_go_when_idle(
 ) -> None:
     monkeypatch.setattr(dispatch, "ASIDE_MOST", 0)  # so that workers are what is waited with
     house = make_house(stores=frail, delivery={"min_workers": 1, "max_workers": 3})
-    answer = frail.directory.hold("ids_by_role")
+    answer = frail.directory.pause("ids_by_role")
     house.start_all()
     await until(lambda: house.dispatcher.worker_count == 1)
     for _ in range(6):
@@ -618,7 +618,7 @@ async def test_utilisation_is_busy_time_over_wall_time(
 ) -> None:
     monkeypatch.setattr(dispatch, "ASIDE_MOST", 0)
     house = make_house(stores=frail, delivery={"min_workers": 2, "max_workers": 2})
-    answer = frail.directory.hold("ids_by_role")
+    answer = frail.directory.pause("ids_by_role")
     house.start_all()
     await until(lambda: house.dispatcher.worker_count == 2)
     assert house.dispatcher.utilization == 0.0

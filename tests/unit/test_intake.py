@@ -232,7 +232,7 @@ async def test_a_full_queue_keeps_nothing(make_house: Build) -> None:
 
 
 async def test_nothing_is_answered_or_queued_before_the_journals_commit(intake_house: House, frail: Any) -> None:
-    gate = frail.journal.hold("append")
+    gate = frail.journal.pause("append")
     publishing = asyncio.create_task(accept(intake_house))
     await until(lambda: "append" in frail.journal.calls)
     assert not publishing.done()
@@ -267,7 +267,7 @@ async def test_a_refused_append_gives_everything_back(make_house: Build, frail: 
 
 
 async def test_a_publisher_who_goes_away_does_not_stop_the_notice(intake_house: House, frail: Any) -> None:
-    gate = frail.journal.hold("append")
+    gate = frail.journal.pause("append")
     publishing = asyncio.create_task(accept(intake_house, Submission(content="x", message_id="m")))
     await until(lambda: "append" in frail.journal.calls)
     publishing.cancel()
@@ -282,7 +282,7 @@ async def test_a_publisher_who_goes_away_does_not_stop_the_notice(intake_house: 
 
 
 async def test_a_publisher_who_goes_away_before_a_failure_leaves_nothing(intake_house: House, frail: Any) -> None:
-    gate = frail.journal.hold("append")
+    gate = frail.journal.pause("append")
     frail.journal.fail("append")
     publishing = asyncio.create_task(accept(intake_house, Submission(content="x", message_id="m")))
     await until(lambda: "append" in frail.journal.calls)
@@ -394,7 +394,7 @@ async def test_without_a_name_nothing_is_a_repeat(intake_house: House) -> None:
 
 
 async def test_concurrent_repeats_are_one_notice(intake_house: House, frail: Any) -> None:
-    gate = frail.journal.hold("append")
+    gate = frail.journal.pause("append")
     submission = Submission(content="x", message_id="m")
     publishing = [asyncio.create_task(accept(intake_house, submission)) for _ in range(10)]
     await until(lambda: "append" in frail.journal.calls)
@@ -409,7 +409,7 @@ async def test_concurrent_repeats_are_one_notice(intake_house: House, frail: Any
 async def test_when_the_first_of_concurrent_repeats_fails_the_next_is_a_new_attempt(
     intake_house: House, frail: Any
 ) -> None:
-    gate = frail.journal.hold("append")
+    gate = frail.journal.pause("append")
     frail.journal.fail("append", 2)
     submission = Submission(content="x", message_id="m")
     publishing = [asyncio.create_task(accept(intake_house, submission)) for _ in range(5)]
@@ -426,7 +426,7 @@ async def test_when_the_first_of_concurrent_repeats_fails_the_next_is_a_new_atte
 async def test_ten_thousand_repeats_of_what_is_undecided_cost_no_task_and_no_more_wait(
     intake_house: House, frail: Any
 ) -> None:
-    gate = frail.journal.hold("append")
+    gate = frail.journal.pause("append")
     submission = Submission(content="x", message_id="m", data=["x"] * 1000)
     first = intake_house.intake.submit(submission, SENDER)
     tasks = len(asyncio.all_tasks())
@@ -457,7 +457,7 @@ async def test_when_nothing_is_ever_kept_every_repeat_is_refused_one_after_the_o
 
 async def test_a_repeat_for_which_there_is_no_room_is_refused(make_house: Build, frail: Any) -> None:
     house = make_house(stores=frail, delivery={"queue_size": 1})
-    gate = frail.journal.hold("append")
+    gate = frail.journal.pause("append")
     frail.journal.fail("append")
     submission = Submission(content="x", message_id="m")
     attempts = [house.intake.submit(submission, SENDER)]

@@ -51,7 +51,7 @@ async def test_saves_and_removals_keep_their_order(make_house: Build, frail: Any
 async def test_saved_only_after_the_store_says_so(make_house: Build, frail: Any) -> None:
     house = make_house(stores=frail)
     counted = Counted()
-    gate = frail.mailbox.hold("save")
+    gate = frail.mailbox.pause("save")
     house.writers.mailbox.save(counted.flight, house.item_of(counted.flight.notice), [1])
     counted.flight.end_fan_out()
     house.start_writers()

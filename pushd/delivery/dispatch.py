@@ -25,6 +25,7 @@ from pushd.protocol import frames
 from pushd.retry import Backoff
 from pushd.telemetry import faults
 from pushd.telemetry.metrics import Metrics
+from pushd.turns import Share, Slice
 from pushd.users.directory import CachedDirectory
 from pushd.writing.set_aside import NOTICE, Aside
 from pushd.writing.writers import Writers
@@ -35,14 +36,17 @@ SETTLE_CHUNK = 250  # recipients handled between two turns of the loop
 GROW_AFTER_S = 0.05  # a notice that waits longer gets another worker
 SHRINK_AFTER_S = 5.0
 LATE_ROUNDS = 3
-TURN_S = 0.001  # of a turn of the loop for notices that go out as they come
+TURN_S = 0.001  # for notices that go out as they come, in each turn of the loop
 AT_ONCE_MOST = 64  # recipients of a notice that is not worth a slice of its own: a millisecond of sends
 UNEXPECTED_MOST = 3  # failures of the stores that nobody foresaw, in a row: then the notice is set aside
 ASIDE_MOST = 1000  # notices that wait for stores without keeping a worker from others
 
 
 class Dispatcher:
-    """Between `min_workers` and `max_workers` workers: they wait for stores, they do not compute in parallel."""
+    """Between `min_workers` and `max_workers` workers: they wait for stores, they do not compute in parallel.
+
+    `fan_outs`, `worker_slice` and `aside_most` may be others before `run`.
+    """
 
     def __init__(
         self,
@@ -68,10 +72,11 @@ class Dispatcher:
         self._set_aside = aside
         self._now = clock.now
         self._wall_ms = clock.wall_ms
-        self._fan_outs = FanOutQueue(hub, clock.now)
+        self.fan_outs = FanOutQueue(hub, clock.now)
+        self.aside_most = ASIDE_MOST
+        self.worker_slice = Slice(SLICE_S, clock.now)  # of all: one that never waits would keep the loop to itself
+        self._turn = Share(TURN_S, clock.now)  # for notices that go out as they come
         self._resting: deque[asyncio.Future[None]] = deque()  # workers with nothing to do
-        self._is_in_turn = False
-        self._turn_ends = 0.0
         self._is_served = False  # a worker is on its way to the lanes, or takes from them until they are empty
         self._group: asyncio.TaskGroup | None = None
         self._workers: set[asyncio.Task[None]] = set()
@@ -80,7 +85,7 @@ class Dispatcher:
         self._busy_until = clock.now()  # up to when `_busy_s` counts
         self._aside = 0
         self._has_stores = True
-        self._measured_at = self._idle_since = self._yielded_at = clock.now()
+        self._measured_at = self._idle_since = clock.now()
         self.utilization = 0.0
 
     @property
@@ -91,7 +96,7 @@ class Dispatcher:
     @property
     def is_fanning_out(self) -> bool:
         """Large fan-outs are under way, or one after the other."""
-        return self._fan_outs.is_busy
+        return self.fan_outs.is_busy
 
     @property
     def is_idle(self) -> bool:
@@ -102,23 +107,12 @@ class Dispatcher:
         """A notice entered a lane. It goes out now where nothing has to be waited for, else a worker comes for it."""
         if self._is_served or self._group is None:
             return
-        if self._has_time():
+        if self._turn.has_time():
             flight = self._lanes.first()
             if flight is not None and self._is_done(flight):
                 self._lanes.take()
                 return
         self._call_worker()
-
-    def _has_time(self) -> bool:
-        """Whether this turn of the loop has not gone to notices yet."""
-        if not self._is_in_turn:
-            self._is_in_turn = True
-            self._turn_ends = self._now() + TURN_S
-            asyncio.get_running_loop().call_soon(self._end_turn)
-        return self._now() < self._turn_ends
-
-    def _end_turn(self) -> None:
-        self._is_in_turn = False
 
     def _call_worker(self) -> None:
         """One worker comes for all that wait."""
@@ -132,7 +126,7 @@ class Dispatcher:
         """Until cancelled; the workers end with it. May be run again after it failed."""
         self._is_served = False
         async with asyncio.TaskGroup() as self._group:
-            self._group.create_task(self._fan_outs.serve())
+            self._group.create_task(self.fan_outs.serve())
             while True:
                 self._scale()
                 await asyncio.sleep(GROW_AFTER_S)
@@ -180,9 +174,8 @@ class Dispatcher:
             if not self._is_done(flight):
                 self._leave_lanes()
                 await self._at_length(flight)
-            if self._now() - self._yielded_at >= SLICE_S:  # a worker that never waits would keep the loop to itself
-                await asyncio.sleep(0)
-                self._yielded_at = self._now()
+            if self.worker_slice.is_over:
+                await self.worker_slice.rest()
         self._leave_lanes()
 
     async def _rest(self) -> None:
@@ -235,7 +228,7 @@ class Dispatcher:
             or target.exclude_ids
             or notice.expires_ms
             or self._is_partly_delivered(flight)
-            or self._fan_outs.is_blocked(notice.priority)
+            or self.fan_outs.is_blocked(notice.priority)
         ):
             return False
         began = self._now()
@@ -292,7 +285,7 @@ class Dispatcher:
     def _standing_aside(self) -> Iterator[None]:
         """The worker waits for a store or for other fan-outs; another one takes its place."""
         worker = asyncio.current_task()
-        if worker not in self._workers or self._aside >= ASIDE_MOST:
+        if worker not in self._workers or self._aside >= self.aside_most:
             yield
             return
         self._workers.discard(worker)
@@ -377,7 +370,7 @@ class Dispatcher:
         return job
 
     async def _run(self, job: FanOut, priority: Priority) -> None:
-        under_way = self._fan_outs.begin(job, priority)
+        under_way = self.fan_outs.add(job, priority)
         if under_way is not None:
             with self._standing_aside():
                 await under_way

@@ -18,9 +18,10 @@ from pushd.errors import StoreError
 from pushd.in_flight import InFlight
 from pushd.model import Channel, DeliveryStatus, MailboxItem, Mark, Outcome
 from pushd.ports import RecordStore
-from pushd.protocol import frames as wire
+from pushd.protocol import frames
 from pushd.telemetry import faults
 from pushd.telemetry.metrics import Metrics
+from pushd.turns import Slice
 from pushd.waiters import Waiters
 from pushd.writing.writers import Writers
 
@@ -28,12 +29,12 @@ TOLD_AT_ONCE = 100  # marks, in one write to each of the user's other connection
 NOTICES_RETURNING = 1024  # whose outcomes are shared by the users to whom they return
 LEFT_AT_ONCE = 1000  # are forgotten together, so that it costs little for each
 RETURNED_AT_ONCE = 2000  # notices times users
-EXPIRED_AT_ONCE = 250  # of one notice
-EXPIRE_S = 0.001  # of a turn of the loop
+EXPIRED_AT_ONCE = 250  # recipients of one notice
+EXPIRE_S = 0.001  # in each turn of the loop
 
 
-class _Left:
-    """Who left while fan-outs were under way, noted once for all of them: each looks at those since its own mark."""
+class Left:
+    """Who left while fan-outs were under way, noted once for all of them: each fan-out asks who left since its mark."""
 
     def __init__(self) -> None:
         self._user_ids: list[int] = []
@@ -44,13 +45,15 @@ class _Left:
 
     @property
     def mark(self) -> int:
-        """Where the next one will stand."""
+        """The place of the user who leaves next."""
         return self._forgotten + len(self._user_ids)
 
     def note(self, user_id: int) -> None:
+        """A user's connection has closed."""
         self._user_ids.append(user_id)
 
     def since(self, mark: int) -> Iterable[int]:
+        """Who left at `mark` and later; a user may come several times."""
         return islice(self._user_ids, mark - self._forgotten, None)
 
     def forget(self, mark: int) -> None:
@@ -62,8 +65,11 @@ class _Left:
 
 
 class Receipts:
-    """Waits for acknowledgements and keeps the books. All state is per connected user: what was sent within
-    `delivery.ack_timeout_s`, and the newest `mailbox.max_per_user` of what was sent and is in the mailbox.
+    """Waits for acknowledgements, and notes what became of a notice for each of its recipients.
+
+    All state is per connected user: what was sent within `delivery.ack_timeout_s`, and the newest
+    `mailbox.max_per_user` of what was sent and is in the mailbox. `returned_at_once`, `expired_at_once` and `expire_s`
+    bound what one turn of the loop takes, and may change at any time.
     """
 
     def __init__(
@@ -82,9 +88,12 @@ class Receipts:
         self._metrics = metrics
         self._now = clock.now
         self._wall_ms = clock.wall_ms
+        self.returned_at_once = RETURNED_AT_ONCE
+        self.expired_at_once = EXPIRED_AT_ONCE
+        self.expire_s = EXPIRE_S
         self._under_way: dict[str, InFlight] = {}  # fan-outs
-        self._overtaken: list[InFlight] = []  # the same, while another one of the same id is under way
-        self._left = _Left()
+        self._overtaken: list[InFlight] = []  # fan-outs during which another one of the same id began
+        self._left = Left()
         self._watchers: dict[str, Waiters] = {}  # who waits for the end of a fan-out
         # user -> message_id -> sent live and neither acknowledged nor in the mailbox
         self._waiting: dict[int, dict[str, InFlight]] = {}
@@ -177,7 +186,7 @@ class Receipts:
             return
         notice = flight.notice
         if flight.copy is None:
-            flight.keep_copy(wire.mailbox_item(notice, self._current.timezone, self._wall_ms()))
+            flight.keep_copy(frames.mailbox_item(notice, self._current.timezone, self._wall_ms()))
         self._writers.mailbox.save(flight, flight.copy, user_ids)
         self._writers.records.note(flight, notice.message_id, user_ids, _offline(notice.accepted_ms))
 
@@ -218,7 +227,10 @@ class Receipts:
     # ---- answers
 
     def acknowledge(self, user_id: int, message_ids: Sequence[str]) -> list[str]:
-        """The user has these; which of them came from the mailbox. Ids never sent to this user are ignored."""
+        """Note that the user has these notices, and say which of them came from the mailbox.
+
+        Ids that were never sent to this user are ignored.
+        """
         mine = self._waiting.get(user_id)
         stored = self._in_mailbox.get(user_id)
         removable = []
@@ -288,11 +300,11 @@ class Receipts:
             mailbox.writer.wake((user_id,))
 
     def _return_gathered(self, returning: dict[InFlight, list[int]]) -> Iterator[None]:
-        """A share in each step: what many lose together would hold up the loop."""
+        """Save a share of the notices in each step: all that many users lose together would take the loop too long."""
         given = 0
         for flight, user_ids in returning.items():
             given += len(user_ids)
-            if given > RETURNED_AT_ONCE:
+            if given > self.returned_at_once:
                 given = len(user_ids)
                 yield
             try:
@@ -305,16 +317,16 @@ class Receipts:
         """Put into the mailbox what was not acknowledged within `delivery.ack_timeout_s`, a share in each turn of the
         loop."""
         now = self._now()
-        slice_ends = now + EXPIRE_S
+        part = Slice(self.expire_s, self._now)
         while self._deadlines:
             flight, (deadline, user_ids) = next(iter(self._deadlines.items()))
             if deadline > now:
                 break
-            if self._now() > slice_ends:
+            if part.is_over:
                 asyncio.get_running_loop().call_soon(self.expire)
                 break
-            share = user_ids[-EXPIRED_AT_ONCE:]
-            del user_ids[-EXPIRED_AT_ONCE:]
+            share = user_ids[-self.expired_at_once :]
+            del user_ids[-self.expired_at_once :]
             if not user_ids:
                 del self._deadlines[flight]
             try:
@@ -395,19 +407,19 @@ class Receipts:
             return
         unread = (await self._records.unread_counts([user_id])).get(user_id, 0)
         for start in range(0, len(message_ids), TOLD_AT_ONCE):
-            frames: dict[int, bytes] = {}
+            by_dialect: dict[int, bytes] = {}
             messages = [
-                wire.ReceiptFrame(message_id=message_id, status=mark, unread_count=unread)
+                frames.ReceiptFrame(message_id=message_id, status=mark, unread_count=unread)
                 for message_id in message_ids[start : start + TOLD_AT_ONCE]
             ]
             for other in others:
-                if other.dialect not in frames:
-                    frames[other.dialect] = b"".join(wire.frame(message, other.dialect) for message in messages)
-                self._hub.send(other, frames[other.dialect])
+                if other.dialect not in by_dialect:
+                    by_dialect[other.dialect] = b"".join(frames.frame(message, other.dialect) for message in messages)
+                self._hub.send(other, by_dialect[other.dialect])
             await asyncio.sleep(0)
 
 
 @lru_cache(NOTICES_RETURNING)
 def _offline(created_ms: int) -> Outcome:
-    """What is known of whoever has a notice in the mailbox."""
+    """What is on record for a user who has a notice in the mailbox."""
     return Outcome(created_ms=created_ms, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE)

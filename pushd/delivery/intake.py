@@ -25,7 +25,7 @@ from pushd.records import PushRow
 from pushd.telemetry import faults
 from pushd.telemetry.metrics import Metrics
 
-GROUP_LIMIT = 1000  # notices of one append
+GROUP_MOST = 1000  # notices of one append
 REPEATS_MOST = 10_000  # of one notice that is not durable yet, waiting for that
 TOLD_AT_ONCE = 64  # of them in a turn of the loop
 UNSETTLED_DATA_BYTES = 256 * 1024 * 1024  # of the `data` of notices on their way, as JSON
@@ -34,7 +34,10 @@ REMEMBERED_ENTRY_BYTES = 700  # beside the content
 
 
 class Intake:
-    """Accepts notices: makes them durable and puts them into their lanes."""
+    """Accepts notices: makes them durable and puts them into their lanes.
+
+    `group_most` notices go to the journal in one append, and `data_most_bytes` of `data` are on their way at a time.
+    """
 
     def __init__(
         self,
@@ -57,7 +60,7 @@ class Intake:
         self._wake = wake
         self._on_settled = on_settled
         self._seqs = itertools.count(last_seq + 1)
-        self._window: DedupWindow[Attempt] = DedupWindow(current.config.delivery.dedup_window_s, REMEMBERED_BYTES)
+        self.window: DedupWindow[Attempt] = DedupWindow(current.config.delivery.dedup_window_s, REMEMBERED_BYTES)
         per_s = current.config.limits.publishes_per_s
         self._bucket = TokenBucket(per_s, per_s, clock.now())
         self._loop = asyncio.get_running_loop()
@@ -66,6 +69,8 @@ class Intake:
         self._commits: set[asyncio.Future[None]] = set()
         self.is_draining = False
         self.unsettled_total = 0
+        self.group_most = GROUP_MOST
+        self.data_most_bytes = UNSETTLED_DATA_BYTES
         self._data_bytes = 0  # of notices on their way
 
     async def accept(self, submission: Submission, sender: Sender, idempotency_key: str = "") -> Attempt:
@@ -83,7 +88,7 @@ class Intake:
         limits = self._current.config.limits
         notice = notice_of(submission, sender, idempotency_key, next(self._seqs), self._wall_ms(), limits)
         keys = dedup_keys(notice, is_named=submission.message_id is not None)
-        earlier = self._window.find(keys, now)
+        earlier = self.window.find(keys, now)
         return self._keep(notice, keys, now) if earlier is None else self._repeat(earlier, notice, keys)
 
     def _admit(self, now: float) -> None:
@@ -123,7 +128,7 @@ class Intake:
             return
         if not repeats[0].is_duplicate:  # this was its attempt
             self._tell(deque([repeats.popleft()]), first, first.failure)
-        other = self._window.find(first.keys, self._now())
+        other = self.window.find(first.keys, self._now())
         if repeats and other is None:
             try:
                 other = self._keep(notice, first.keys, self._now())
@@ -151,7 +156,7 @@ class Intake:
 
     def _keep(self, notice: Notice, keys: list[str], now: float) -> Attempt:
         data_bytes = data_bytes_of(notice)
-        has_room = not data_bytes or self._data_bytes + data_bytes <= UNSETTLED_DATA_BYTES
+        has_room = not data_bytes or self._data_bytes + data_bytes <= self.data_most_bytes
         if not has_room or not self._lanes.reserve():
             self._count([notice], "queue_full")
             raise RequestError(ErrorCode.QUEUE_FULL, "the queue is full", retry_after_s=1)
@@ -164,7 +169,7 @@ class Intake:
         attempt = Attempt(flight, keys, self._decided)
         self._remember(attempt, notice, now)
         self._group.append(attempt)
-        if len(self._group) == GROUP_LIMIT:
+        if len(self._group) >= self.group_most:
             self._flush()
         return attempt
 
@@ -235,7 +240,7 @@ class Intake:
 
     def _lose(self, attempt: Attempt, error: BaseException) -> None:
         """Give everything back; what is no store's failure is a fault of ours, to be seen even if nobody waits."""
-        self._window.drop(attempt.keys, attempt)
+        self.window.drop(attempt.keys, attempt)
         self._lanes.cancel()
         if attempt.flight is not None:
             self._data_bytes -= attempt.flight.data_bytes
@@ -281,7 +286,7 @@ class Intake:
         """So that repeats are recognised: of what takes more than REMEMBERED_BYTES, the oldest are not any more."""
         if attempt.keys:
             size = REMEMBERED_ENTRY_BYTES + getsizeof(notice.content)
-            forgotten = self._window.keep(attempt.keys, attempt, now, size)
+            forgotten = self.window.keep(attempt.keys, attempt, now, size)
             if forgotten:
                 self._metrics.errors.labels("dedup_forgotten").inc(forgotten)
 
@@ -317,7 +322,7 @@ class Intake:
 
     def _settled_named(self, flight: InFlight) -> None:
         self._settled(flight)
-        attempt = self._window.find(dedup_keys(flight.notice, is_named=True), self._now())
+        attempt = self.window.find(dedup_keys(flight.notice, is_named=True), self._now())
         if attempt is not None and attempt.flight is flight:
             attempt.settled()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pushd.delivery import acknowledgements
+from pushd.delivery.acknowledgements import LEFT_AT_ONCE, Left
 from pushd.in_flight import InFlight
 from pushd.model import MailboxItem, Mark, PushRecord
 from tests.daemon import until
@@ -144,11 +144,9 @@ async def test_expiry_goes_by_deadline(house: House, clock: Clock) -> None:
     assert is_settled(house, second)
 
 
-async def test_what_many_did_not_acknowledge_expires_in_shares(
-    house: House, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(acknowledgements, "EXPIRED_AT_ONCE", 2)
-    monkeypatch.setattr(acknowledgements, "EXPIRE_S", -1.0)
+async def test_what_many_did_not_acknowledge_expires_in_shares(house: House, clock: Clock) -> None:
+    house.receipts.expired_at_once = 2
+    house.receipts.expire_s = 0.0
     users = range(1, 8)
     for user_id in users:
         house.connect(user_id, is_acking=True)
@@ -156,7 +154,7 @@ async def test_what_many_did_not_acknowledge_expires_in_shares(
     clock.move(ACK_TIMEOUT_S)
     house.receipts.expire()
     assert house.receipts.waiting_total == 7, "the loop has its turn first"
-    monkeypatch.setattr(acknowledgements, "EXPIRE_S", 0.001)
+    house.receipts.expire_s = 0.001
     await until(lambda: house.receipts.waiting_total == 0)
     await house.quiet()
     assert is_settled(house, flight)
@@ -164,7 +162,7 @@ async def test_what_many_did_not_acknowledge_expires_in_shares(
 
 
 def test_who_left_is_noted_once_for_all_fan_outs() -> None:
-    left = acknowledgements._Left()
+    left = Left()
     marks = []
     for user_id in range(10):
         marks.append(left.mark)
@@ -180,12 +178,12 @@ def test_who_left_is_noted_once_for_all_fan_outs() -> None:
 
 
 def test_of_many_who_left_the_earliest_are_forgotten() -> None:
-    left = acknowledgements._Left()
-    for user_id in range(3 * acknowledgements.LEFT_AT_ONCE):
+    left = Left()
+    for user_id in range(3 * LEFT_AT_ONCE):
         left.note(user_id)
         left.forget(left.mark - 1)
-        assert len(left._user_ids) <= acknowledgements.LEFT_AT_ONCE
-    assert [*left.since(left.mark - 1)] == [3 * acknowledgements.LEFT_AT_ONCE - 1]
+        assert len(left._user_ids) <= LEFT_AT_ONCE
+    assert [*left.since(left.mark - 1)] == [3 * LEFT_AT_ONCE - 1]
 
 
 async def test_leaving_after_the_timeout_saves_nothing_twice(house: House, clock: Clock) -> None:
@@ -527,11 +525,9 @@ async def test_what_returns_stays_before_what_comes_after_it(house: House) -> No
 
 
 @pytest.mark.parametrize("shares", [1, 3])
-async def test_what_was_read_while_it_returned_leaves_the_mailbox(
-    make_house: Build, frail: Any, shares: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(acknowledgements, "RETURNED_AT_ONCE", 1)
+async def test_what_was_read_while_it_returned_leaves_the_mailbox(make_house: Build, frail: Any, shares: int) -> None:
     house = make_house(stores=frail)
+    house.receipts.returned_at_once = 1
     house.start_all()
     client = house.connect(1, is_acking=True)
     ids = [(await to(house, 1)).notice.message_id for _ in range(shares)]

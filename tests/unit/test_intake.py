@@ -10,8 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pushd.delivery import intake
-from pushd.delivery.intake import dedup_keys
+from pushd.delivery.intake import REPEATS_MOST, dedup_keys
 from pushd.delivery.submission import Sender, Submission, new_message_id
 from pushd.errors import ErrorCode, RequestError, StoreError
 from pushd.in_flight import Attempt
@@ -303,8 +302,8 @@ async def test_what_is_submitted_in_one_turn_is_one_append(intake_house: House, 
     assert [made_of(one) for one in submitted] == await intake_house.stores.journal.unsettled()
 
 
-async def test_an_append_is_bounded(intake_house: House, frail: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "GROUP_LIMIT", 20)
+async def test_an_append_is_bounded(intake_house: House, frail: Any) -> None:
+    intake_house.intake.group_most = 20
     submitted = [intake_house.intake.submit(Submission(content=str(number)), SENDER) for number in range(50)]
     await intake_house.intake.finished()
     assert frail.journal.calls == ["append"] * 3
@@ -430,7 +429,7 @@ async def test_ten_thousand_repeats_of_what_is_undecided_cost_no_task_and_no_mor
     submission = Submission(content="x", message_id="m", data=["x"] * 1000)
     first = intake_house.intake.submit(submission, SENDER)
     tasks = len(asyncio.all_tasks())
-    repeats = [intake_house.intake.submit(submission, SENDER) for _ in range(intake.REPEATS_MOST)]
+    repeats = [intake_house.intake.submit(submission, SENDER) for _ in range(REPEATS_MOST)]
     assert len(asyncio.all_tasks()) == tasks
     with pytest.raises(RequestError) as caught:
         intake_house.intake.submit(submission, SENDER)
@@ -484,10 +483,8 @@ async def test_what_is_settled_is_recognised_and_weighs_nothing(intake_house: Ho
     assert (again.answer.content, again.answer.is_delivered) == ("x", True)
 
 
-async def test_more_than_can_be_remembered_is_forgotten_and_counted(
-    intake_house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(intake_house.intake._window, "_most_bytes", 10_000)
+async def test_more_than_can_be_remembered_is_forgotten_and_counted(intake_house: House) -> None:
+    intake_house.intake.window.most_bytes = 10_000
     for number in range(20):
         await accept(intake_house, Submission(content="x", message_id=f"m{number}"))
     forgotten = int(intake_house.metrics.errors.labels("dedup_forgotten").value)
@@ -661,9 +658,9 @@ async def test_what_no_publisher_may_say_is_not_sent_again(
     intake_house.lanes.cancel()
 
 
-async def test_the_data_of_notices_on_their_way_is_bounded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_data_of_notices_on_their_way_is_bounded(house: House) -> None:
     """By its size, since the queue counts notices only; what is settled or lost makes room again."""
-    monkeypatch.setattr(intake, "UNSETTLED_DATA_BYTES", 100)
+    house.intake.data_most_bytes = 100
     first = house.intake.submit(Submission(content="x", data="d" * 60), SENDER)
     with pytest.raises(RequestError) as refused:
         house.intake.submit(Submission(content="x", data="d" * 60), SENDER)

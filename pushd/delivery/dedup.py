@@ -13,7 +13,7 @@ from pushd.delivery.lanes import T
 class DedupWindow(Generic[T]):
     """What was published under a key within the last `window_s`: the first value stays until then.
 
-    Of more than `most_bytes` altogether, the oldest are forgotten before. Both may change at any time.
+    Of more than `most_bytes` altogether, the oldest are forgotten before. `most_bytes` may change at any time.
     """
 
     def __init__(self, window_s: float, most_bytes: float = inf) -> None:

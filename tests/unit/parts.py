@@ -20,7 +20,7 @@ from pushd.delivery.submission import Sender, Submission
 from pushd.errors import StoreUnavailable
 from pushd.in_flight import InFlight
 from pushd.model import Client as ClientDetails
-from pushd.model import MailboxItem, Notice, Target, TargetKind
+from pushd.model import MailboxItem, Notice, Outcome, Receipt, Target, TargetKind
 from pushd.ports import Stores
 from pushd.protocol import frames
 from pushd.telemetry.metrics import Metrics
@@ -349,6 +349,16 @@ def notice(seq: int = 1, *, user_ids: tuple[int, ...] = (1,), **fields: Any) -> 
     fields.setdefault("message_id", f"m{seq}")
     fields.setdefault("content", f"content {seq}")
     return Notice(seq=seq, accepted_ms=START_MS, **fields)
+
+
+def item(message_id: str, size: int = 1) -> MailboxItem:
+    """What waits in a mailbox; its content is the id, at least `size` characters long."""
+    return MailboxItem(type="t", content=message_id.ljust(size, "."), message_id=message_id, ts=START_MS)
+
+
+def receipt(message_id: str, user_id: int, **outcome: Any) -> Receipt:
+    """What is on record for a recipient of whom nothing else is known."""
+    return Receipt(message_id, user_id, "", 0, "", "", "", Outcome(created_ms=START_MS, **outcome))
 
 
 class Counted:

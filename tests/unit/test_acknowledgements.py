@@ -12,7 +12,7 @@ from pushd.delivery.acknowledgements import LEFT_AT_ONCE, Left
 from pushd.in_flight import InFlight
 from pushd.model import MailboxItem, Mark, PushRecord
 from tests.daemon import until
-from tests.unit.parts import Clock, House, notice
+from tests.unit.parts import Clock, House, item, notice
 
 Build = Callable[..., House]
 ACK_TIMEOUT_S = 30
@@ -376,10 +376,6 @@ async def test_an_id_that_is_used_again_while_the_first_waits(make_house: Build,
 # ---- replays
 
 
-def item(message_id: str) -> MailboxItem:
-    return MailboxItem(type="t", content=message_id, message_id=message_id, ts=1)
-
-
 @pytest.fixture
 async def replayed(house: House) -> House:
     """User 1 is connected and is being sent "a" and "b" from the mailbox."""
@@ -567,8 +563,8 @@ async def test_two_fan_outs_of_one_id_each_know_who_left(house: House) -> None:
 
 async def test_marking_what_another_program_put_there(house: House) -> None:
     """It has no record: it leaves the mailbox, and that is all."""
-    waiting = [MailboxItem(type="t", content="x", message_id=name) for name in "abc"]
-    await house.stores.mailbox.save([(item, [1]) for item in waiting])
+    waiting = [item(name) for name in "abc"]
+    await house.stores.mailbox.save([(one, [1]) for one in waiting])
     assert await house.receipts.mark(1, ["a", "unknown"], Mark.READ) == ["a"]
     client = house.connect(1, is_acking=True)
     house.receipts.replaying(1, waiting)

@@ -14,13 +14,9 @@ from pushd.model import MailboxItem, Mark
 from pushd.presence import arrivals
 from pushd.protocol import frames
 from tests.daemon import until
-from tests.unit.parts import NODE_ID, START_MS, Client, House
+from tests.unit.parts import NODE_ID, Client, House, item
 
 Build = Callable[..., House]
-
-
-def item(message_id: str, size: int = 1) -> MailboxItem:
-    return MailboxItem(type="t", content=message_id.ljust(size, "."), message_id=message_id, ts=START_MS)
 
 
 async def fill(house: House, user_id: int, count: int, size: int = 1) -> list[str]:

@@ -14,13 +14,13 @@ from pushd._fastpath import FanOut
 from pushd.delivery.dispatch import SHRINK_AFTER_S
 from pushd.delivery.fan_out import ROUND_S, SHORT_SLICE_S, SLICE_S, FanOutQueue, next_slice_s
 from pushd.errors import StoreError
-from pushd.model import Arrival, Channel, DeliveryStatus, Outcome, Priority, Receipt, Target, TargetKind, User
+from pushd.model import Arrival, Channel, DeliveryStatus, Priority, Target, TargetKind, User
 from pushd.ports import Stores
 from pushd.protocol import frames
 from pushd.protocol.deflate import inflated
 from pushd.protocol.frames import DEFLATED, ws_frame
 from tests.daemon import until
-from tests.unit.parts import START_MS, Client, Clock, House, notice
+from tests.unit.parts import START_MS, Client, Clock, House, notice, receipt
 
 Build = Callable[..., House]
 ANN, BEN = User(1, "ann", 1), User(2, "ben", 2)
@@ -343,9 +343,7 @@ async def test_a_notice_that_was_set_aside_goes_to_those_who_have_not_received_i
     await house.stores.directory.learn([ANN, BEN])
     first, second = house.connect(1), house.connect(2)
     entry = notice(7, target=Target(TargetKind.ALL), content="again")
-    await house.stores.records.write(
-        [], [Receipt("m7", 1, "ann", 1, "", "", "", Outcome(START_MS, received_ms=START_MS))]
-    )
+    await house.stores.records.write([], [receipt("m7", 1, received_ms=START_MS)])
     settled: list[str] = []
     await house.intake.take_back(msgspec.json.encode(entry), lambda: settled.append("m7"))
     await house.quiet()
@@ -491,10 +489,6 @@ async def test_a_directory_that_fails_is_asked_again(frail_house: House, frail: 
 
 
 # ---- after a crash
-
-
-def receipt(message_id: str, user_id: int, **outcome: Any) -> Receipt:
-    return Receipt(message_id, user_id, "", 0, "", "", "", Outcome(created_ms=START_MS, **outcome))
 
 
 async def restored(house: House, *notices: Any) -> None:

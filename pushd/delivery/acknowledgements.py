@@ -133,7 +133,7 @@ class Receipts:
             self._await_answers(flight, waiting)
 
     def _sort_early(self, flight: InFlight, handed: list[int], waiting: list[int]) -> tuple[list[int], list[int]]:
-        """The same without those who have left since; who has acknowledged since is among the former."""
+        """Sort out who has left since then, and count those who have acknowledged since among those who have it."""
         waiting_ids = set(waiting)
         received = waiting_ids & flight.early_received
         unsure = waiting_ids - received
@@ -185,9 +185,11 @@ class Receipts:
         if not user_ids:
             return
         notice = flight.notice
-        if flight.copy is None:
-            flight.keep_copy(frames.mailbox_item(notice, self._current.timezone, self._wall_ms()))
-        self._writers.mailbox.save(flight, flight.copy, user_ids)
+        copy = flight.copy
+        if copy is None:
+            copy = frames.mailbox_item(notice, self._current.timezone, self._wall_ms())
+            flight.keep_copy(copy)
+        self._writers.mailbox.save(flight, copy, user_ids)
         self._writers.records.note(flight, notice.message_id, user_ids, _offline(notice.accepted_ms))
 
     def _note_received(self, flight: InFlight, user_ids: Collection[int]) -> None:

@@ -11,7 +11,7 @@ from pushd.delivery.lanes import T
 
 
 class DedupWindow(Generic[T]):
-    """What was published under a key within the last `window_s`: the first value stays until then.
+    """Remembers for `window_s` what was published under a key: the first value stays that long.
 
     Of more than `most_bytes` altogether, the oldest are forgotten before. `most_bytes` may change at any time.
     """
@@ -36,7 +36,7 @@ class DedupWindow(Generic[T]):
         return None
 
     def keep(self, keys: Iterable[str], value: T, now: float, size: int = 0) -> int:
-        """Remember `value`, which takes `size` bytes, under `keys` from now on; how many were forgotten for it."""
+        """Remember `value`, which takes `size` bytes, under `keys`; returns how many were forgotten for it."""
         for key in keys:
             self._values[key] = value
             self._ends.append((now + self.window_s, size, key, value))

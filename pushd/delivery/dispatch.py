@@ -1,4 +1,4 @@
-"""From the lanes to the sockets: workers resolve recipients, fan-out runs in slices, the outcome is settled."""
+"""Takes notices from their lanes to the sockets: workers find the recipients, and who got a notice is noted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from pushd.writing.writers import Writers
 
 log = structlog.get_logger("pushd.dispatch")
 
-SETTLE_CHUNK = 250  # recipients handled between two turns of the loop
+SETTLE_CHUNK = 250  # recipients that are noted in one turn of the loop
 GROW_AFTER_S = 0.05  # a notice that waits longer gets another worker
 SHRINK_AFTER_S = 5.0
 LATE_ROUNDS = 3
@@ -90,21 +90,21 @@ class Dispatcher:
 
     @property
     def worker_count(self) -> int:
-        """Workers at present."""
+        """How many workers there are at present."""
         return len(self._workers)
 
     @property
     def is_fanning_out(self) -> bool:
-        """Large fan-outs are under way, or one after the other."""
+        """Whether large fan-outs are under way, or one after the other."""
         return self.fan_outs.is_busy
 
     @property
     def is_idle(self) -> bool:
-        """No notice waits and none is on its way."""
+        """Whether no notice waits and none is on its way."""
         return not len(self._lanes) and self._busy == self._aside == 0
 
     def wake(self) -> None:
-        """A notice entered a lane. It goes out now where nothing has to be waited for, else a worker comes for it."""
+        """A notice has entered a lane: send it at once if nothing has to be waited for, else call a worker for it."""
         if self._is_served or self._group is None:
             return
         if self._turn.has_time():
@@ -115,7 +115,7 @@ class Dispatcher:
         self._call_worker()
 
     def _call_worker(self) -> None:
-        """One worker comes for all that wait."""
+        """Have one worker take all notices that wait."""
         while self._resting and not self._is_served:
             worker = self._resting.popleft()
             if not worker.done():
@@ -123,7 +123,7 @@ class Dispatcher:
                 worker.set_result(None)
 
     async def run(self) -> None:
-        """Until cancelled; the workers end with it. May be run again after it failed."""
+        """Keep workers until cancelled; they end with it. It may be run again after it failed."""
         self._is_served = False
         async with asyncio.TaskGroup() as self._group:
             self._group.create_task(self.fan_outs.serve())
@@ -179,7 +179,7 @@ class Dispatcher:
         self._leave_lanes()
 
     async def _rest(self) -> None:
-        """Until a notice comes."""
+        """Wait until a notice comes."""
         self._is_served = False
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._resting.append(woken)
@@ -197,7 +197,7 @@ class Dispatcher:
             self._call_worker()
 
     def _is_done(self, flight: InFlight) -> bool:
-        """Whether it could be delivered at once, or never can."""
+        """Whether the notice could be delivered at once, or never can be."""
         try:
             return self._at_once(flight)
         except Exception as error:
@@ -205,7 +205,7 @@ class Dispatcher:
             return True
 
     def _failed(self, flight: InFlight, error: Exception) -> None:
-        """The notice is set aside and settled; where that fails, the journal keeps it and the next start delivers it.
+        """Set the notice aside and settle it; where that fails, the journal keeps it and the next start delivers it.
 
         Whoever waits for its delivery is not told that it is delivered.
         """
@@ -219,7 +219,7 @@ class Dispatcher:
             self._set_aside.put(NOTICE, error, body, flight.end_work, message_id=message_id)
 
     def _at_once(self, flight: InFlight) -> bool:
-        """The usual notice, to a few users who are named, from the lane to the books; False leaves it untouched."""
+        """Send the usual notice, to a few users who are named, and note who has it; False leaves it untouched."""
         notice = flight.notice
         target = notice.target
         if (
@@ -270,7 +270,7 @@ class Dispatcher:
         self._conclude(flight, "success")
 
     async def _recipients(self, flight: InFlight) -> list[int]:
-        """User ids from the cache at once, else from the stores, however long they are down: others overtake then."""
+        """Find the recipients in the cache, else in the stores, however long these are down: others overtake then."""
         recipients = self._directory.cached_ids(flight.notice.target)
         if recipients is None or self._is_partly_delivered(flight):
             with self._standing_aside():
@@ -283,7 +283,7 @@ class Dispatcher:
 
     @contextmanager
     def _standing_aside(self) -> Iterator[None]:
-        """The worker waits for a store or for other fan-outs; another one takes its place."""
+        """Let another worker take the place of this one while it waits for a store or for other fan-outs."""
         worker = asyncio.current_task()
         if worker not in self._workers or self._aside >= self.aside_most:
             yield
@@ -341,7 +341,7 @@ class Dispatcher:
         return missing
 
     async def _received_by(self, flight: InFlight) -> set[int]:
-        """Nobody, while the records cannot be asked: better twice than late."""
+        """Who has received it on record; nobody while the records cannot be asked: better twice than late."""
         try:
             await self._writers.records.writer.flushed()
             return await self._records.received_by(flight.notice.message_id)
@@ -350,7 +350,7 @@ class Dispatcher:
             return set()
 
     async def _broadcast(self, flight: InFlight) -> None:
-        """To every connection first, whoever that is; who else should have it is asked afterwards."""
+        """Send to every connection first, whoever that is; who else should have it is asked afterwards."""
         job = await self._fan_out(flight, None)
         sent = {*job.handed, *job.waiting}
         absent = [user_id for user_id in await self._recipients(flight) if user_id not in sent]
@@ -366,7 +366,7 @@ class Dispatcher:
         self._receipts.sending(flight)
         await self._run(job, flight.notice.priority)
         self._observe(flight, began)
-        await self._book(flight, job)
+        await self._note_sent(flight, job)
         return job
 
     async def _run(self, job: FanOut, priority: Priority) -> None:
@@ -379,8 +379,8 @@ class Dispatcher:
         ended = self._now()
         self._metrics.observe_delivery(ended - flight.accepted_at, ended - began)
 
-    async def _book(self, flight: InFlight, job: FanOut) -> None:
-        """To whom it went, a share in each turn of the loop."""
+    async def _note_sent(self, flight: InFlight, job: FanOut) -> None:
+        """Note to whom it went, a share in each turn of the loop."""
         handed, waiting = _answerable(job)
         for start in range(0, max(len(handed), len(waiting)), SETTLE_CHUNK):
             if start:
@@ -396,7 +396,7 @@ class Dispatcher:
         return FanOut(notice.message_id, partial(frames.shared_frame, message), users, exclude)
 
     async def _settle_absent(self, flight: InFlight, absent: list[int], rounds: int) -> None:
-        """Into the mailbox, but for those who connected since they were found absent: they get it live."""
+        """Save it for the absent, but send it to those who have connected since they were found absent."""
         late: list[int] = []
         has_user = self._hub.has_user
         for start in range(0, len(absent), SETTLE_CHUNK):
@@ -413,7 +413,7 @@ class Dispatcher:
             job = self._job(flight, late)
             self._receipts.sending(flight)
             await self._run(job, flight.notice.priority)
-            await self._book(flight, job)
+            await self._note_sent(flight, job)
             await self._settle_absent(flight, job.absent, rounds - 1)
 
     def _conclude(self, flight: InFlight, status: str) -> None:

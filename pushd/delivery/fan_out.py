@@ -31,7 +31,7 @@ class Advances(Protocol):
 
 
 def next_slice_s(slice_s: float, others_s: float) -> float:
-    """How long the slice behind one of `slice_s` may be, if everything else took the loop `others_s` in between."""
+    """How long the slice after one of `slice_s` may be, if everything else took the loop `others_s` in between."""
     fair_s = min(SLICE_S, SHARE * others_s)
     wanted_s = SLICE_S if others_s < QUIET_S else max(SHORT_SLICE_S, fair_s, ROUND_S - others_s)
     return (slice_s + wanted_s) / 2  # what the others take depends on the slice: half the way does not swing
@@ -58,7 +58,7 @@ class FanOutQueue:
 
     @property
     def is_busy(self) -> bool:
-        """A fan-out is under way."""
+        """Whether a fan-out is under way."""
         return self._queued > 0
 
     def is_blocked(self, priority: Priority) -> bool:
@@ -89,7 +89,10 @@ class FanOutQueue:
         await self._serving
 
     def _take_slice(self) -> bool:
-        """A callback, not a task's step: behind a slice of sends nothing of this is in the core's caches any more."""
+        """Advance the first fan-out; whether another slice is wanted.
+
+        This is a callback and no task: behind a slice of sends nothing of a task is in the core's caches any more.
+        """
         serving = self._serving
         if serving is None or serving.done() or not self._queued:
             return False
@@ -118,7 +121,7 @@ class FanOutQueue:
         return queue[0]
 
     def _join(self, queue: deque[_Queued]) -> None:
-        """Fan-outs that wait behind one to the same connections go with it: one write for all of them."""
+        """Let fan-outs that wait behind one to the same connections go with it: one write for all of them."""
         job, waiters = queue[0]
         while len(queue) > 1 and _is_joined(job, queue[1][0]):
             waiters.extend(queue[1][1])

@@ -27,9 +27,9 @@ from pushd.telemetry.metrics import Metrics
 
 GROUP_MOST = 1000  # notices of one append
 REPEATS_MOST = 10_000  # of one notice that is not durable yet, waiting for that
-TOLD_AT_ONCE = 64  # of them in a turn of the loop
+TOLD_AT_ONCE = 64  # repeats in a turn of the loop
 UNSETTLED_DATA_BYTES = 256 * 1024 * 1024  # of the `data` of notices on their way, as JSON
-REMEMBERED_BYTES = 256 * 1024 * 1024  # of what repeats are told
+REMEMBERED_BYTES = 256 * 1024 * 1024  # of what publishers of repeats are told
 REMEMBERED_ENTRY_BYTES = 700  # beside the content
 
 
@@ -78,7 +78,7 @@ class Intake:
         return await self.submit(submission, sender, idempotency_key)
 
     def submit(self, submission: Submission, sender: Sender, idempotency_key: str = "") -> Attempt:
-        """Send a notice on its way into the journal, which it goes whether its publisher stays or leaves.
+        """Send a notice on its way into the journal, which goes on whether its publisher stays or leaves.
 
         It costs no task: all that is submitted in one turn of the loop shares one append and one future. Raises
         RequestError for what is refused at once.
@@ -111,7 +111,7 @@ class Intake:
         return repeat
 
     def _expect(self, attempt: Attempt, repeats: Iterable[Attempt]) -> None:
-        """These wait until `attempt` is decided."""
+        """Have these wait until `attempt` is decided."""
         if attempt.repeats is None:
             attempt.repeats = deque()
             self._own(attempt.decided).add_done_callback(lambda _: self._decide_repeats(attempt))
@@ -140,7 +140,7 @@ class Intake:
             self._expect(other, repeats)
 
     def _tell(self, repeats: deque[Attempt], first: Attempt, failure: BaseException | None) -> None:
-        """They are decided, a share of them in each turn of the loop."""
+        """Decide these repeats, a share of them in each turn of the loop."""
         for _ in range(min(TOLD_AT_ONCE, len(repeats))):
             repeat = repeats.popleft()
             repeat.first, repeat.failure = first, failure
@@ -222,7 +222,7 @@ class Intake:
         group[0].decided.set_result(None)
 
     def _enter(self, group: list[Attempt]) -> None:
-        """Durable notices go into their lanes."""
+        """Put durable notices into their lanes."""
         now = self._now()
         self.unsettled_total += len(group)
         self._count([attempt.notice for attempt in group], "accepted")
@@ -239,7 +239,10 @@ class Intake:
             faults.noted(self._metrics, "wake", error)
 
     def _lose(self, attempt: Attempt, error: BaseException) -> None:
-        """Give everything back; what is no store's failure is a fault of ours, to be seen even if nobody waits."""
+        """Give back what the attempt took.
+
+        What is no store's failure is a fault of ours, and is reported even if nobody waits for the attempt.
+        """
         self.window.drop(attempt.keys, attempt)
         self._lanes.cancel()
         if attempt.flight is not None:
@@ -264,7 +267,7 @@ class Intake:
         return self._keep(notice, [], now)
 
     def restore(self, notices: list[Notice], *, queue: bool) -> None:
-        """Notices of a former process: recognised when repeated and, with `queue`, delivered."""
+        """Recognise repeats of these notices of a former process and, with `queue`, deliver them."""
         now, wall_ms = self._now(), self._wall_ms()
         done: asyncio.Future[None] = self._loop.create_future()
         done.set_result(None)
@@ -283,7 +286,7 @@ class Intake:
                 attempt.settled()
 
     def _remember(self, attempt: Attempt, notice: Notice, now: float) -> None:
-        """So that repeats are recognised: of what takes more than REMEMBERED_BYTES, the oldest are not any more."""
+        """Recognise repeats from now on; those of the oldest are not any more where all take over REMEMBERED_BYTES."""
         if attempt.keys:
             size = REMEMBERED_ENTRY_BYTES + getsizeof(notice.content)
             forgotten = self.window.keep(attempt.keys, attempt, now, size)
@@ -291,7 +294,7 @@ class Intake:
                 self._metrics.errors.labels("dedup_forgotten").inc(forgotten)
 
     async def take_back(self, body: bytes, done: Callable[[], None]) -> None:
-        """A notice that was set aside goes into its lane once more; `done` is called when it is settled.
+        """Put a notice that was set aside into its lane once more; `done` is called when it is settled.
 
         Who has received it already does not get it again. Raises what is wrong with `body`.
         """
@@ -332,7 +335,7 @@ class Intake:
 
 
 def dedup_keys(notice: Notice, *, is_named: bool) -> list[str]:
-    """By what a repeat is recognised: the publisher's message_id and idempotency key."""
+    """The keys by which a repeat is recognised: of the publisher's message_id and of the idempotency key."""
     keys = [f"id:{notice.message_id}"] if is_named else []
     if notice.idempotency_key:
         keys.append(f"key:{notice.idempotency_key}")

@@ -72,14 +72,14 @@ class Node(Core):
         authenticator = auth.Authenticator(current, revocations)
         self.has_revocations = revocations is not None
         self.gateway = Gateway(
-            self.hub, self.reader, presence, self.receipts, authenticator, current, metrics, self.clock
+            self.hub, self.reader, presence, self.acknowledgements, authenticator, current, metrics, self.clock
         )
         api = Api(
             hub=self.hub,
             intake=self.intake,
             lanes=self.lanes,
             dispatcher=self.dispatcher,
-            receipts=self.receipts,
+            acknowledgements=self.acknowledgements,
             writers=writers,
             stores=stores,
             directory=self.directory,

@@ -13,7 +13,7 @@ from pushd._fastpath import Connection, Hub
 from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
 from pushd.config.schema import Config
-from pushd.delivery.acknowledgements import Receipts
+from pushd.delivery.acknowledgements import Acknowledgements
 from pushd.delivery.dispatch import Dispatcher
 from pushd.delivery.intake import Intake
 from pushd.delivery.lanes import Lanes
@@ -99,9 +99,11 @@ class Core:
             ),
             SettledWriter(stores, metrics, aside),
         )
-        self.receipts = receipts = Receipts(hub, writers, stores.records, current, metrics, clock)
+        self.acknowledgements = acknowledgements = Acknowledgements(
+            hub, writers, stores.records, current, metrics, clock
+        )
         self.dispatcher = Dispatcher(
-            hub, self.lanes, directory, receipts, writers, current, metrics, clock, aside, stores.records
+            hub, self.lanes, directory, acknowledgements, writers, current, metrics, clock, aside, stores.records
         )
         self.intake = Intake(
             stores.journal,
@@ -113,7 +115,9 @@ class Core:
             on_settled=self.settled,
             last_seq=past.last_seq,
         )
-        self.presence = Presence(hub, stores, directory, receipts, writers, current, metrics, clock, node_id=node_id)
+        self.presence = Presence(
+            hub, stores, directory, acknowledgements, writers, current, metrics, clock, node_id=node_id
+        )
         self.maintenance = Maintenance(stores, current, metrics, clock.wall_ms)
         writers.records.writer.gives_way = lambda: self.dispatcher.is_fanning_out or self.presence.is_crowded
         aside.takes(NOTICE, self.intake.take_back)
@@ -153,13 +157,13 @@ class Core:
 
     def _handed(self, connection: Connection, message_ids: list[str]) -> None:
         try:
-            self.receipts.handed(connection, message_ids)
+            self.acknowledgements.handed(connection, message_ids)
         except Exception as error:
             faults.noted(self.metrics, "receipts", error, conn_id=connection.conn_id)
 
     def _gone(self, connection: Connection, lost: list[str]) -> None:
         try:
-            self.receipts.gone(connection, lost)
+            self.acknowledgements.gone(connection, lost)
         except Exception as error:
             faults.noted(self.metrics, "receipts", error, conn_id=connection.conn_id)
         try:

@@ -16,7 +16,7 @@ from pushd.api.forms import BatchBody, DisconnectBody, MarkBody, MarksBody, Noth
 from pushd.auth.authenticator import Authenticator, Identity
 from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
-from pushd.delivery.acknowledgements import Receipts
+from pushd.delivery.acknowledgements import Acknowledgements
 from pushd.delivery.dispatch import Dispatcher
 from pushd.delivery.intake import Intake
 from pushd.delivery.lanes import Lanes
@@ -55,7 +55,7 @@ class Api:
         intake: Intake,
         lanes: Lanes[InFlight],
         dispatcher: Dispatcher,
-        receipts: Receipts,
+        acknowledgements: Acknowledgements,
         writers: Writers,
         stores: Stores,
         directory: CachedDirectory,
@@ -74,7 +74,7 @@ class Api:
         self._intake = intake
         self._lanes = lanes
         self._dispatcher = dispatcher
-        self._receipts = receipts
+        self._acknowledgements = acknowledgements
         self._writers = writers
         self._mailbox = stores.mailbox
         self.records = stores.records
@@ -191,7 +191,7 @@ class Api:
 
     async def _mark_one(self, call: Call[Nothing, MarkBody], mark: Mark) -> views.Marked:
         body = call.body
-        if not await self._receipts.mark(call.user(body.user_id), [body.message_id], mark):
+        if not await self._acknowledgements.mark(call.user(body.user_id), [body.message_id], mark):
             text = "message_id: no such notice for this user"
             raise RequestError(ErrorCode.NOT_FOUND, text, details={"field": "message_id"})
         return views.Marked(message=f"marked as {mark.value}")
@@ -199,7 +199,7 @@ class Api:
     async def batch_mark_read(self, call: Call[Nothing, MarksBody]) -> views.MarkedBatch:
         """POST /notification/batch-mark-read."""
         message_ids = list(dict.fromkeys(call.body.message_ids))
-        found = set(await self._receipts.mark(call.user(call.body.user_id), message_ids, Mark.READ))
+        found = set(await self._acknowledgements.mark(call.user(call.body.user_id), message_ids, Mark.READ))
         failed = [message_id for message_id in message_ids if message_id not in found]
         return views.MarkedBatch(
             success_count=len(found),

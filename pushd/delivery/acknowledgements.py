@@ -64,7 +64,7 @@ class Left:
             self._forgotten = mark
 
 
-class Receipts:
+class Acknowledgements:
     """Waits for acknowledgements, and notes what became of a notice for each of its recipients.
 
     All state is per connected user: what was sent within `delivery.ack_timeout_s`, and the newest

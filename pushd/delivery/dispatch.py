@@ -14,7 +14,7 @@ import structlog
 from pushd._fastpath import FanOut, Hub
 from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
-from pushd.delivery.acknowledgements import Receipts
+from pushd.delivery.acknowledgements import Acknowledgements
 from pushd.delivery.fan_out import SLICE_S, FanOutQueue
 from pushd.delivery.lanes import Lanes
 from pushd.errors import StoreError
@@ -53,7 +53,7 @@ class Dispatcher:
         hub: Hub,
         lanes: Lanes[InFlight],
         directory: CachedDirectory,
-        receipts: Receipts,
+        acknowledgements: Acknowledgements,
         writers: Writers,
         current: CurrentConfig,
         metrics: Metrics,
@@ -65,7 +65,7 @@ class Dispatcher:
         self._hub = hub
         self._lanes = lanes
         self._directory = directory
-        self._receipts = receipts
+        self._acknowledgements = acknowledgements
         self._writers = writers
         self._current = current
         self._metrics = metrics
@@ -210,7 +210,7 @@ class Dispatcher:
         Whoever waits for its delivery is not told that it is delivered.
         """
         message_id = flight.notice.message_id
-        self._receipts.all_sent(flight)
+        self._acknowledgements.all_sent(flight)
         try:
             body = msgspec.json.encode(flight.notice)
         except Exception as failure:
@@ -233,14 +233,14 @@ class Dispatcher:
             return False
         began = self._now()
         job = self._job(flight, list(target.user_ids))
-        self._receipts.sending(flight)
+        self._acknowledgements.sending(flight)
         while not self._hub.advance(job, SLICE_S):
             pass
         self._observe(flight, began)
-        self._receipts.sent(flight, *_answerable(job))
-        self._receipts.all_sent(flight)
+        self._acknowledgements.sent(flight, *_answerable(job))
+        self._acknowledgements.all_sent(flight)
         if job.absent:
-            self._receipts.absent(flight, job.absent)
+            self._acknowledgements.absent(flight, job.absent)
         self._conclude(flight, "success")
         self._busy_s += self._now() - began
         return True
@@ -252,7 +252,7 @@ class Dispatcher:
         except Exception as error:
             self._failed(flight, error)
         except asyncio.CancelledError:  # the journal keeps the notice; this may not be the end of the others
-            self._receipts.all_sent(flight)
+            self._acknowledgements.all_sent(flight)
             raise
         finally:
             self._count_busy(-1)
@@ -260,7 +260,7 @@ class Dispatcher:
     async def _process(self, flight: InFlight) -> None:
         notice = flight.notice
         if notice.is_expired(self._wall_ms()):
-            self._receipts.expired(flight, await self._recipients(flight))
+            self._acknowledgements.expired(flight, await self._recipients(flight))
             self._conclude(flight, "expired")
             return
         if notice.target.kind in (TargetKind.ALL, TargetKind.ONLINE) and not self._is_partly_delivered(flight):
@@ -363,7 +363,7 @@ class Dispatcher:
     async def _fan_out(self, flight: InFlight, users: list[int] | None) -> FanOut:
         began = self._now()
         job = self._job(flight, users)
-        self._receipts.sending(flight)
+        self._acknowledgements.sending(flight)
         await self._run(job, flight.notice.priority)
         self._observe(flight, began)
         await self._note_sent(flight, job)
@@ -386,8 +386,8 @@ class Dispatcher:
             if start:
                 await asyncio.sleep(0)
             share = slice(start, start + SETTLE_CHUNK)
-            self._receipts.sent(flight, handed[share], waiting[share])
-        self._receipts.all_sent(flight)
+            self._acknowledgements.sent(flight, handed[share], waiting[share])
+        self._acknowledgements.all_sent(flight)
 
     def _job(self, flight: InFlight, users: list[int] | None) -> FanOut:
         notice = flight.notice
@@ -406,12 +406,12 @@ class Dispatcher:
                 late.extend(here)
                 came = set(here)
                 chunk = [user_id for user_id in chunk if user_id not in came]
-            self._receipts.absent(flight, chunk)
+            self._acknowledgements.absent(flight, chunk)
             if start + SETTLE_CHUNK < len(absent):
                 await asyncio.sleep(0)
         if late:
             job = self._job(flight, late)
-            self._receipts.sending(flight)
+            self._acknowledgements.sending(flight)
             await self._run(job, flight.notice.priority)
             await self._note_sent(flight, job)
             await self._settle_absent(flight, job.absent, rounds - 1)

@@ -144,7 +144,7 @@ class Listener:
     def _acknowledge(self, message_ids: list[str]) -> None:
         if not self.connection.is_guest:
             self.gateway.metrics.acks.inc(len(message_ids))
-            self.gateway.receipts.acknowledge(self.connection.user_id, message_ids)
+            self.gateway.acknowledgements.acknowledge(self.connection.user_id, message_ids)
 
     def _read(self, event: frames.Read) -> None:
         self._mark(event.message_ids, Mark.READ)
@@ -164,7 +164,9 @@ class Listener:
 
     async def _store_mark(self, message_ids: list[str], mark: Mark) -> None:
         try:
-            found = await self.gateway.receipts.mark(self.connection.user_id, message_ids, mark, but=self.connection)
+            found = await self.gateway.acknowledgements.mark(
+                self.connection.user_id, message_ids, mark, but=self.connection
+            )
         except StoreError:
             self._refuse(ErrorCode.STORE_UNAVAILABLE, "the receipt could not be stored; try again", message_ids)
         else:

@@ -18,7 +18,7 @@ from pushd._fastpath import Connection, Hub
 from pushd.auth.authenticator import Authenticator, Identity
 from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
-from pushd.delivery.acknowledgements import Receipts
+from pushd.delivery.acknowledgements import Acknowledgements
 from pushd.errors import CloseCode, ErrorCode, RequestError, StoreError
 from pushd.http.addresses import TOO_MANY_CONNECTIONS, Addresses, canonical
 from pushd.http.messages import Request
@@ -67,7 +67,7 @@ class Gateway:
         hub: Hub,
         reader: Reader,
         presence: Presence,
-        receipts: Receipts,
+        acknowledgements: Acknowledgements,
         authenticator: Authenticator,
         current: CurrentConfig,
         metrics: Metrics,
@@ -76,7 +76,7 @@ class Gateway:
         self.hub = hub
         self.reader = reader
         self.presence = presence
-        self.receipts = receipts
+        self.acknowledgements = acknowledgements
         self.authenticator = authenticator
         self.current = current
         self.metrics = metrics

@@ -235,7 +235,7 @@ class FanOutQueue:
         self.hub.send(connection, self.frame(20))
 
     def acknowledge(self, user_id: int, message_ids: list[str]) -> None:
-        """What `Receipts` does, but nothing."""
+        """What `Acknowledgements` does, but nothing."""
 
     def attach(self, transport: asyncio.Transport) -> None:
         request = Request(target=b"/ws", headers={"sec-websocket-key": KEY}, is_upgrade=True)

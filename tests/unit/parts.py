@@ -214,7 +214,7 @@ class Client:
         return bool(self.messages)
 
     def ack(self, *message_ids: str) -> None:
-        self.house.receipts.acknowledge(self.connection.user_id, message_ids)
+        self.house.acknowledgements.acknowledge(self.connection.user_id, message_ids)
 
     def clog(self) -> None:
         self.transport.clog()

@@ -107,7 +107,7 @@ class Story:
 
     async def _move(self, seconds: int) -> None:
         self.house.clock.move(seconds)
-        self.house.receipts.expire()
+        self.house.acknowledgements.expire()
 
     async def _fail(self, operation: str) -> None:
         store, _, name = operation.partition(".")
@@ -128,7 +128,7 @@ class Story:
         for flight in self.flights:
             await self._check(flight)
         assert Counter(self.house.ids_settled) == Counter(one.notice.message_id for one in self.flights)
-        assert self.house.intake.unsettled_total == self.house.receipts.waiting_total == 0
+        assert self.house.intake.unsettled_total == self.house.acknowledgements.waiting_total == 0
         assert await self.house.unsettled() == []
 
     async def _check(self, flight: InFlight) -> None:

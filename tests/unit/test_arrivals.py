@@ -85,7 +85,7 @@ async def test_guests_are_greeted_at_once_and_leave_no_trace(frail_house: House,
 async def test_the_unread_count(house: House) -> None:
     flights = [await house.publish(target="custom", user_ids=[7]) for _ in range(3)]
     await house.quiet()
-    await house.receipts.mark(7, [flights[0].notice.message_id], Mark.READ)
+    await house.acknowledgements.mark(7, [flights[0].notice.message_id], Mark.READ)
     client = house.arrive(7)
     await greeted(client)
     assert client.messages[0]["data"]["unread_count"] == 2
@@ -456,7 +456,7 @@ async def test_whatever_fails_after_the_stores_have_answered(house: House, monke
     def failing(user_id: int, items: Any) -> None:
         raise Unexpected("odd items")
 
-    monkeypatch.setattr(house.receipts, "replaying", failing)
+    monkeypatch.setattr(house.acknowledgements, "replaying", failing)
     clients = [house.arrive(user_id) for user_id in (1, 2, 3)]
     await greeted(clients[0], clients[2])
     await until(lambda: clients[1].connection.close_code == CloseCode.INTERNAL_ERROR)

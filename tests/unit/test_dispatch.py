@@ -649,4 +649,4 @@ async def test_fan_outs_of_a_dispatcher_that_ended_are_not_under_way_any_more(
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     client.leave()
-    assert not house.receipts._left._user_ids
+    assert not house.acknowledgements._left._user_ids

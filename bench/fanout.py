@@ -108,11 +108,11 @@ class Ground:
         return ws_frame(Opcode.TEXT, payload)
 
     async def by_hub(self, size: int) -> Cost:
-        """One frame through the stage, until it has reached everyone. Raises LoadError."""
+        """One frame through the fan-out queue, until it has reached everyone. Raises LoadError."""
         frame = self.frame(size)
         began = Cost.now()
         job = FanOut("m", lambda dialect: frame)
-        under_way = self.fan_outs.begin(job, Priority.NORMAL)
+        under_way = self.fan_outs.add(job, Priority.NORMAL)
         if under_way is not None:
             await under_way
         took = Cost.now() - began

@@ -80,7 +80,7 @@ class Node(Core):
         self.shared = Shared(
             hub=self.hub,
             reader=self.reader,
-            receipts=self.receipts,
+            acknowledgements=self.acknowledgements,
             renewals=Renewals(self.hub, presence, authenticator, tasks, metrics, self.clock),
             tasks=tasks,
             addresses=Addresses(config.server.trusted_proxies, now=self.clock.now),
@@ -94,7 +94,7 @@ class Node(Core):
             intake=self.intake,
             lanes=self.lanes,
             dispatcher=self.dispatcher,
-            receipts=self.receipts,
+            acknowledgements=self.acknowledgements,
             writers=writers,
             stores=stores,
             directory=self.directory,

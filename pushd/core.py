@@ -13,7 +13,7 @@ from pushd._fastpath import Connection, Hub
 from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
 from pushd.config.schema import Config
-from pushd.delivery.acknowledgements import Receipts
+from pushd.delivery.acknowledgements import Acknowledgements
 from pushd.delivery.dispatch import GROW_AFTER_S, Dispatcher
 from pushd.delivery.intake import Intake
 from pushd.delivery.lanes import Lanes
@@ -111,12 +111,14 @@ class Core:
             ),
             SettledWriter(stores.journal, backing, delay_s=pauses.settle_delay_s),
         )
-        self.receipts = receipts = Receipts(hub, writers, stores.records, current, metrics, clock)
+        self.acknowledgements = acknowledgements = Acknowledgements(
+            hub, writers, stores.records, current, metrics, clock
+        )
         self.dispatcher = Dispatcher(
             hub,
             self.lanes,
             directory,
-            receipts,
+            acknowledgements,
             writers,
             current,
             metrics,
@@ -140,7 +142,7 @@ class Core:
             hub,
             stores,
             directory,
-            receipts,
+            acknowledgements,
             writers,
             current,
             metrics,
@@ -186,13 +188,13 @@ class Core:
 
     def _handed(self, connection: Connection, message_ids: list[str]) -> None:
         try:
-            self.receipts.handed(connection, message_ids)
+            self.acknowledgements.handed(connection, message_ids)
         except Exception as error:
             faults.noted(self.metrics, "receipts", error, conn_id=connection.conn_id)
 
     def _gone(self, connection: Connection, lost: list[str]) -> None:
         try:
-            self.receipts.gone(connection, lost)
+            self.acknowledgements.gone(connection, lost)
         except Exception as error:
             faults.noted(self.metrics, "receipts", error, conn_id=connection.conn_id)
         try:

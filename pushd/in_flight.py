@@ -9,6 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from pushd.errors import ErrorCode, RequestError, StoreError
+from pushd.later import Later
 from pushd.model import MailboxItem, Notice, TargetKind, recipients_text
 from pushd.waiters import Waiters
 
@@ -31,28 +32,28 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
 
 class InFlight:
-    """Counts what keeps a notice from being settled.
+    """A notice on its way, and what keeps it from being settled.
 
-    A hold stands for one thing to be done: the fan-out, a recipient who has not acknowledged, a write
-    under way. When the last hold is released, `on_settled` is called, once. It is delivered when the fan-out
-    is through and the absent recipients' copies are in their mailboxes.
+    It is *delivered* when the fan-out is through and the absent recipients' copies are in their mailboxes. It is
+    *settled* when no work is left: the fan-out, each recipient who has not acknowledged, and each write under way count
+    as one. `on_settled` is called then, once.
     """
 
     __slots__ = (
+        "_on_settled",
+        "_saves",
+        "_waiters",
+        "_work",
         "accepted_at",
         "copy",
         "data_bytes",
         "delivered_count",
         "early_received",
-        "holds",
         "is_restored",
         "left_before",
         "notice",
         "offline_count",
-        "on_settled",
         "online_count",
-        "saves",
-        "waiters",
         "waiting",
     )
 
@@ -61,24 +62,26 @@ class InFlight:
         notice: Notice,
         accepted_at: float,
         *,
+        data_bytes: int = 0,
         is_restored: bool = False,
+        is_delivered: bool = False,
         on_settled: Callable[[InFlight], None] | None = None,
     ) -> None:
         self.notice = notice
         self.accepted_at = accepted_at  # loop clock, s
+        self.data_bytes = data_bytes  # what they count for where notices on their way are bounded
         self.is_restored = is_restored  # accepted by a former process, which may have delivered it in part
         self.copy: MailboxItem | None = None  # for mailboxes, shared by all in which it waits
-        self.data_bytes = 0  # what they count for where notices on their way are bounded
-        self.holds = 1
-        self.saves = 1
         self.online_count = 0
         self.offline_count = 0
         self.delivered_count = 0
         self.waiting = 0  # recipients who have it and have not answered
-        self.early_received = NOBODY  # acknowledged while the fan-out was still under way
-        self.left_before = 0  # how many had left when the fan-out began, as receipts count them
-        self.on_settled: Callable[[InFlight], None] = on_settled or _nothing
-        self.waiters: Waiters | None = None  # who waits until it is delivered
+        self.early_received = NOBODY  # who acknowledged while the fan-out was still under way
+        self.left_before = 0  # how many had left when the fan-out began
+        self._work = 1
+        self._saves = 0 if is_delivered else 1
+        self._on_settled: Callable[[InFlight], None] = on_settled or _nothing
+        self._waiters: Waiters | None = None  # who waits until it is delivered
 
     @property
     def total_count(self) -> int:
@@ -88,7 +91,7 @@ class InFlight:
     @property
     def is_delivered(self) -> bool:
         """Every recipient was sent to or is in the mailbox."""
-        return self.saves == 0
+        return self._saves == 0
 
     def answer(self) -> Answer:
         """What can be said of it by now."""
@@ -100,77 +103,112 @@ class InFlight:
         )  # fmt: skip
 
     async def delivered(self, within_s: float) -> None:
-        """Return when it is, or when the time is over."""
-        if self.saves:
-            if self.waiters is None:
-                self.waiters = Waiters()
-            await self.waiters.wait(within_s)
+        """Return when it is delivered, or when the time is over."""
+        if self._saves:
+            if self._waiters is None:
+                self._waiters = Waiters()
+            await self._waiters.wait(within_s)
 
-    def received_before(self, count: int) -> None:
+    # ---- for whom it is, and who has it
+
+    def note_received_before(self, count: int) -> None:
         """A former process brought the notice to so many of its recipients."""
         self.online_count += count
         self.delivered_count += count
 
-    def hold(self, count: int = 1) -> None:
-        """Something more has to be done before the notice is settled."""
-        self.holds += count
+    def note_sending(self, left_before: int, early_received: set[int]) -> None:
+        """A fan-out begins, after so many had left; who acknowledges before its end is to be put into this set."""
+        self.left_before = left_before
+        self.early_received = early_received
 
-    def release(self, count: int = 1) -> None:
-        """It is done."""
-        self.holds -= count
-        if self.holds == 0:
-            self.on_settled(self)
+    def note_sent(self, online: int, received: int, waiting: int) -> None:
+        """The frame went to `online` recipients, of whom `received` have it, and `waiting` are to acknowledge it."""
+        self.online_count += online
+        self.delivered_count += received
+        self.waiting += waiting
+        self._work += waiting
 
-    def begin_save(self) -> None:
+    def note_all_sent(self) -> None:
+        """That fan-out is over, and who got the frame is known."""
+        self.early_received = NOBODY
+
+    def note_absent(self, count: int) -> None:
+        """So many recipients have no connection."""
+        self.offline_count += count
+
+    def note_answers(self, count: int, received: int) -> None:
+        """So many recipients are not waited for any more; so many of them have received it."""
+        self.waiting -= count
+        self.delivered_count += received
+        self.end_work(count)
+
+    def keep_copy(self, copy: MailboxItem) -> None:
+        """Keep what its recipients' mailboxes share."""
+        self.copy = copy
+
+    # ---- what is to be done
+
+    def add_work(self, count: int = 1) -> None:
+        """So much more has to be done before the notice is settled."""
+        self._work += count
+
+    def end_work(self, count: int = 1) -> None:
+        """So much is done."""
+        self._work -= count
+        if self._work == 0:
+            self._on_settled(self)
+
+    def add_save(self) -> None:
         """Copies are on their way into mailboxes."""
-        self.saves += 1
-        self.holds += 1
+        self._saves += 1
+        self._work += 1
 
     def end_save(self) -> None:
         """They are there."""
         self._saved()
-        self.release()
+        self.end_work()
 
     def end_fan_out(self) -> None:
-        """Every connection was written to, and every save has begun."""
+        """Every connection was written to, and every save was added."""
         self._saved()
-        self.release()
+        self.end_work()
 
     def _saved(self) -> None:
-        self.saves -= 1
-        if self.saves == 0 and self.waiters is not None:
-            waiters, self.waiters = self.waiters, None
+        self._saves -= 1
+        if self._saves == 0 and self._waiters is not None:
+            waiters, self._waiters = self._waiters, None
             waiters.resolve()
 
 
-class Attempt:
-    """One publish. Once `decided` is done, `check` tells whether it is durable; a whole group shares that future.
+class Attempt(Later["Attempt"]):
+    """One publish: its result is the attempt itself once it is durable. A whole group shares the future.
 
     A repeat asks the `first` one. `repeats` wait for this one to be decided.
     """
 
-    __slots__ = ("_answer", "decided", "failure", "first", "flight", "is_duplicate", "keys", "repeats")
+    __slots__ = ("_answer", "failure", "first", "flight", "is_duplicate", "keys", "repeats")
 
     def __init__(
         self, flight: InFlight | None, keys: list[str], decided: asyncio.Future[None], *,
         is_duplicate: bool = False, first: Attempt | None = None
     ) -> None:  # fmt: skip
+        self.decided = decided
         self.flight = flight  # until it is settled
         self.keys = keys
-        self.decided = decided
         self.is_duplicate = is_duplicate
         self.first = first
         self.failure: BaseException | None = None
         self.repeats: deque[Attempt] | None = None
         self._answer: Answer | None = None
 
-    def check(self) -> None:
-        """Raises RequestError when nothing was kept; InvalidStateError before that is decided."""
+    def result(self) -> Attempt:
+        """This attempt. Raises RequestError when nothing was kept; InvalidStateError before that is decided."""
         self.decided.result()
+        if self.failure is None:
+            return self
         if isinstance(self.failure, StoreError):
             raise RequestError(ErrorCode.STORE_UNAVAILABLE, "the notice could not be stored", retry_after_s=5)
-        if self.failure is not None:
-            raise self.failure
+        raise self.failure
 
     @property
     def notice(self) -> Notice:

@@ -80,10 +80,11 @@ class Share:
 
     async def turn(self) -> None:
         """Return when there is time for a little more of it."""
-        while not self._has_time():
+        while not self.has_time():
             await asyncio.sleep(0)
 
-    def _has_time(self) -> bool:
+    def has_time(self) -> bool:
+        """Whether there is time for a little more of it in this turn of the loop."""
         now = self._now()
         if not self._ends:
             self._ends = now + self._most_s

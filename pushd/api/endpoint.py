@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, Generic, NamedTuple, TypeVar
-
-import msgspec
 
 from pushd.api.forms import Nothing
 from pushd.auth.authenticator import Identity
@@ -27,7 +24,10 @@ class Rights(IntEnum):
 
 
 class Endpoint(NamedTuple):
-    """One row of the table. `{name}` in the path matches one segment; `handler` takes the API and a `Call`."""
+    """One row of the table. `{name}` in the path matches one segment.
+
+    `handler` takes the API and a `Call`, and returns what goes into `data`, a `Later` for it, or an awaitable.
+    """
 
     method: str
     path: str
@@ -44,16 +44,6 @@ class Endpoint(NamedTuple):
         """Unique: aliases of a path have names of their own."""
         words = [word.strip("{}") for word in self.path.split("/") if word]
         return "_".join([self.method.lower(), *words]).replace("-", "_")
-
-
-class Later(msgspec.Struct, frozen=True):
-    """What a handler returns that has begun its work and needs no task to end it.
-
-    Once `done` is, `tell` says what goes into `data`, or raises RequestError. Without any caller the work goes on.
-    """
-
-    done: asyncio.Future[None]
-    tell: Callable[[], Any]
 
 
 class Call(Generic[Query, Body]):

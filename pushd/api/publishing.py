@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Collection
-from functools import partial
 
 import msgspec
 from cachetools import LRUCache
@@ -13,12 +11,12 @@ from cachetools import LRUCache
 from pushd import local_time as moments
 from pushd._fastpath import Hub
 from pushd.api import answers, views
-from pushd.api.endpoint import Call, Later
+from pushd.api.endpoint import Call
 from pushd.api.forms import BatchBody, DisconnectBody, MarkBody, MarksBody, Nothing, UserQuery, WaitQuery
 from pushd.auth.authenticator import Authenticator, Identity
 from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
-from pushd.delivery.acknowledgements import Receipts
+from pushd.delivery.acknowledgements import Acknowledgements
 from pushd.delivery.dispatch import Dispatcher
 from pushd.delivery.intake import Intake
 from pushd.delivery.lanes import Lanes
@@ -27,6 +25,7 @@ from pushd.errors import CloseCode, ErrorCode, RequestError
 from pushd.http.long_answers import Long, Turns, encoded
 from pushd.http.messages import Request
 from pushd.in_flight import Attempt, InFlight
+from pushd.later import Later, all_decided
 from pushd.model import Mark, Priority
 from pushd.ports import Stores
 from pushd.records import OnlineStatus
@@ -39,8 +38,8 @@ from pushd.writing.writers import Writers
 MAX_KEY_CHARS = 255
 _ALSO_PRINTABLE = "\u200c\u200d\u3000"  # joiners of some scripts and of emoji; the space of East Asian ones
 STATUSES_REMEMBERED = 100_000
-BEGUN_AT_ONCE = 25
-BATCHES_S = 0.02  # of a turn of the loop; less, and what is begun together no longer shares its writes
+SUBMITTED_AT_ONCE = 25
+BATCHES_S = 0.02  # of a turn of the loop; less, and what is submitted together no longer shares its writes
 MAILBOXES_AT_ONCE, LISTS_AT_ONCE = 2, 2  # read for answers
 
 _submission = msgspec.json.Decoder(Submission).decode
@@ -56,7 +55,7 @@ class Api:
         intake: Intake,
         lanes: Lanes[InFlight],
         dispatcher: Dispatcher,
-        receipts: Receipts,
+        acknowledgements: Acknowledgements,
         writers: Writers,
         stores: Stores,
         directory: CachedDirectory,
@@ -75,8 +74,8 @@ class Api:
         self._intake = intake
         self._lanes = lanes
         self._dispatcher = dispatcher
-        self._receipts = receipts
         self.writers = writers
+        self._acknowledgements = acknowledgements
         self._mailbox = stores.mailbox
         self.records = stores.records
         self.wall_ms = clock.wall_ms
@@ -106,30 +105,28 @@ class Api:
 
     # ---- publishing
 
-    def publish(self, call: Call[WaitQuery, Submission]) -> Later | Awaitable[views.Published]:
+    def publish(self, call: Call[WaitQuery, Submission]) -> Later[views.Published] | Awaitable[views.Published]:
         """POST /system/notice."""
-        attempt = self._intake.begin(call.body, _sender(call.identity), _idempotency_key(call.request))
+        attempt = self._intake.submit(call.body, _sender(call.identity), _idempotency_key(call.request))
         if call.query.wait_ms:
             return self._waited(attempt, call.query.wait_ms)
-        return Later(attempt.decided, partial(self._published, attempt))
+        return attempt.then(self._published)
 
     async def publish_batch(self, call: Call[Nothing, BatchBody]) -> views.PublishedBatch:
         """POST /system/notices."""
         sender = _sender(call.identity)
         notices = call.body.notices
         attempts: list[Attempt | RequestError] = []
-        for start in range(0, len(notices), BEGUN_AT_ONCE):
+        for start in range(0, len(notices), SUBMITTED_AT_ONCE):
             await self._batches.turn()
-            attempts += [self._begin_item(raw, sender) for raw in notices[start : start + BEGUN_AT_ONCE]]
-        undecided = {attempt.decided for attempt in attempts if isinstance(attempt, Attempt)}
-        if undecided:
-            await asyncio.wait(undecided)
+            attempts += [self._submit_item(raw, sender) for raw in notices[start : start + SUBMITTED_AT_ONCE]]
+        await all_decided(attempt for attempt in attempts if isinstance(attempt, Attempt))
         await self._batches.turn()
         return views.PublishedBatch(items=[self._item(attempt) for attempt in attempts])
 
-    def _begin_item(self, raw: msgspec.Raw, sender: Sender) -> Attempt | RequestError:
+    def _submit_item(self, raw: msgspec.Raw, sender: Sender) -> Attempt | RequestError:
         try:
-            return self._intake.begin(answers.decoded(_submission, raw), sender)
+            return self._intake.submit(answers.decoded(_submission, raw), sender)
         except RequestError as error:
             return error
 
@@ -137,7 +134,7 @@ class Api:
         try:
             if isinstance(attempt, RequestError):
                 raise attempt
-            return self._published(attempt)
+            return self._published(attempt.result())
         except RequestError as error:
             return views.Refused(
                 code=error.code.status, error=error.code.value, message=error.text, data=error.details or {}
@@ -152,7 +149,7 @@ class Api:
         return await self._waited(self._intake.resend(row, _sender(call.identity)), call.query.wait_ms)
 
     async def _waited(self, attempt: Attempt, wait_ms: int) -> views.Published:
-        published = self._published(await self._intake.decided(attempt))
+        published = self._published(await attempt)
         if wait_ms:
             await attempt.delivered(wait_ms / 1000)
             answer = attempt.answer
@@ -164,8 +161,7 @@ class Api:
         return published
 
     def _published(self, attempt: Attempt) -> views.Published:
-        """The result of an attempt that is decided. Raises RequestError."""
-        attempt.check()
+        """What the publisher of a notice that was kept is told."""
         answer = attempt.answer
         return views.Published(
             success=True,
@@ -191,7 +187,7 @@ class Api:
 
     async def _mark_one(self, call: Call[Nothing, MarkBody], mark: Mark) -> views.Marked:
         body = call.body
-        if not await self._receipts.mark(call.user(body.user_id), [body.message_id], mark):
+        if not await self._acknowledgements.mark(call.user(body.user_id), [body.message_id], mark):
             text = "message_id: no such notice for this user"
             raise RequestError(ErrorCode.NOT_FOUND, text, details={"field": "message_id"})
         return views.Marked(message=f"marked as {mark.value}")
@@ -199,7 +195,7 @@ class Api:
     async def batch_mark_read(self, call: Call[Nothing, MarksBody]) -> views.MarkedBatch:
         """POST /notification/batch-mark-read."""
         message_ids = list(dict.fromkeys(call.body.message_ids))
-        found = set(await self._receipts.mark(call.user(call.body.user_id), message_ids, Mark.READ))
+        found = set(await self._acknowledgements.mark(call.user(call.body.user_id), message_ids, Mark.READ))
         failed = [message_id for message_id in message_ids if message_id not in found]
         return views.MarkedBatch(
             success_count=len(found),

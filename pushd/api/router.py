@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -15,14 +14,15 @@ import msgspec
 import structlog
 
 from pushd.api import answers, openapi
-from pushd.api.endpoint import Call, Endpoint, Later, Rights
+from pushd.api.endpoint import Call, Endpoint, Rights
 from pushd.api.publishing import Api
 from pushd.api.table import ENDPOINTS
 from pushd.auth import origins
 from pushd.auth.authenticator import Identity
 from pushd.config.schema import quote
 from pushd.errors import ErrorCode, RequestError, StoreError
-from pushd.http.messages import Pending, Request, Response
+from pushd.http.messages import Request, Response
+from pushd.later import Later
 from pushd.limits import TokenBucket
 from pushd.telemetry import faults, metrics
 from pushd.ws.gateway import Gateway
@@ -38,7 +38,7 @@ _READING = ("GET", "HEAD")
 _STATUSES_OF_THE_API = frozenset({413, 500})  # the front's that are about a call, not about HTTP or the upgrade
 
 
-Answer = Response | Pending | Awaitable[Response]
+Answer = Response | Later[Response] | Awaitable[Response]
 
 
 class Route(NamedTuple):
@@ -62,6 +62,7 @@ class Router:
         self._gateway = gateway
         self._current = api.current
         self._authenticator = api.authenticator
+        self.answer_within_s = ANSWER_WITHIN_S
         prefix = api.current.config.server.api_prefix
         self._exact: dict[str, dict[str, Route]] = {}
         self._patterns: list[tuple[re.Pattern[str], dict[str, Route]]] = []
@@ -113,6 +114,10 @@ class Router:
             return self._failed(error)
         except Exception as error:
             return self._crashed(error)
+
+    def too_late(self) -> Response:
+        """The answer when what was begun takes longer than `answer_within_s`."""
+        return self._storeless(TimeoutError())
 
     def failure(self, status: int, text: str) -> Response:
         """The answer to what the front refuses by itself."""
@@ -168,7 +173,7 @@ class Router:
             return self._finish(self._call_unrevoked(route, request, identity, params), identity)
         result = self._handle(route, request, identity, params)
         if isinstance(result, Later):
-            return Pending(result.done, partial(self._told, result.tell), self._too_late, ANSWER_WITHIN_S)
+            return result.then(answers.success, self._answer_to)
         return self._finish(result, identity) if isinstance(result, Awaitable) else answers.success(result)
 
     async def _call_unrevoked(
@@ -176,9 +181,6 @@ class Router:
     ) -> msgspec.Struct:
         await self._authenticator.check_revoked(identity)
         result = self._handle(route, request, identity, params)
-        if isinstance(result, Later):
-            await asyncio.wait([result.done])
-            result = result.tell()
         data: msgspec.Struct = await result if isinstance(result, Awaitable) else result
         return data
 
@@ -221,29 +223,21 @@ class Router:
             raise RequestError(ErrorCode.FORBIDDEN, "admin rights are required")
         return identity
 
-    def _told(self, tell: Callable[[], Any]) -> Response:
-        try:
-            return answers.success(tell())
-        except RequestError as error:
-            return self._failed(error)
-        except Exception as error:
-            return self._crashed(error)
-
     async def _finish(self, result: Awaitable[Any], identity: Identity) -> Response:
         try:
-            async with asyncio.timeout(ANSWER_WITHIN_S):
+            async with asyncio.timeout(self.answer_within_s):
                 answer = answers.success(await result)
             answer.owner = identity.user_id
             return answer
-        except RequestError as error:
-            return self._failed(error)
-        except (StoreError, TimeoutError) as error:
-            return self._storeless(error)
         except Exception as error:
-            return self._crashed(error)
+            return self._answer_to(error)
 
-    def _too_late(self) -> Response:
-        return self._storeless(TimeoutError())
+    def _answer_to(self, error: Exception) -> Response:
+        if isinstance(error, RequestError):
+            return self._failed(error)
+        if isinstance(error, StoreError | TimeoutError):
+            return self._storeless(error)
+        return self._crashed(error)
 
     def _storeless(self, error: StoreError | TimeoutError) -> Response:
         log.warning("request failed for want of a store", error=str(error), cause=repr(error.__cause__))

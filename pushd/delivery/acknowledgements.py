@@ -15,12 +15,13 @@ from pushd._fastpath import Connection, Hub
 from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
 from pushd.errors import StoreError
-from pushd.in_flight import NOBODY, InFlight
+from pushd.in_flight import InFlight
 from pushd.model import Channel, DeliveryStatus, MailboxItem, Mark, Outcome
 from pushd.ports import RecordStore
-from pushd.protocol import frames as wire
+from pushd.protocol import frames
 from pushd.telemetry import faults
 from pushd.telemetry.metrics import Metrics
+from pushd.turns import Slice
 from pushd.waiters import Waiters
 from pushd.writing.writers import Writers
 
@@ -28,12 +29,12 @@ TOLD_AT_ONCE = 100  # marks, in one write to each of the user's other connection
 NOTICES_RETURNING = 1024  # whose outcomes are shared by the users to whom they return
 LEFT_AT_ONCE = 1000  # are forgotten together, so that it costs little for each
 RETURNED_AT_ONCE = 2000  # notices times users
-EXPIRED_AT_ONCE = 250  # of one notice
-EXPIRE_S = 0.001  # of a turn of the loop
+EXPIRED_AT_ONCE = 250  # recipients of one notice
+EXPIRE_S = 0.001  # in each turn of the loop
 
 
-class _Left:
-    """Who left while fan-outs were under way, noted once for all of them: each looks at those since its own mark."""
+class Left:
+    """Who left while fan-outs were under way, noted once for all of them: each fan-out asks who left since its mark."""
 
     def __init__(self) -> None:
         self._user_ids: list[int] = []
@@ -44,13 +45,15 @@ class _Left:
 
     @property
     def mark(self) -> int:
-        """Where the next one will stand."""
+        """The place of the user who leaves next."""
         return self._forgotten + len(self._user_ids)
 
     def note(self, user_id: int) -> None:
+        """A user's connection has closed."""
         self._user_ids.append(user_id)
 
     def since(self, mark: int) -> Iterable[int]:
+        """Who left at `mark` and later; a user may come several times."""
         return islice(self._user_ids, mark - self._forgotten, None)
 
     def forget(self, mark: int) -> None:
@@ -61,9 +64,12 @@ class _Left:
             self._forgotten = mark
 
 
-class Receipts:
-    """Waits for acknowledgements and keeps the books. All state is per connected user: what was sent within
-    `delivery.ack_timeout_s`, and the newest `mailbox.max_per_user` of what was sent and is in the mailbox.
+class Acknowledgements:
+    """Waits for acknowledgements, and notes what became of a notice for each of its recipients.
+
+    All state is per connected user: what was sent within `delivery.ack_timeout_s`, and the newest
+    `mailbox.max_per_user` of what was sent and is in the mailbox. `returned_at_once`, `expired_at_once` and `expire_s`
+    bound what one turn of the loop takes, and may change at any time.
     """
 
     def __init__(
@@ -82,9 +88,12 @@ class Receipts:
         self._metrics = metrics
         self._now = clock.now
         self._wall_ms = clock.wall_ms
+        self.returned_at_once = RETURNED_AT_ONCE
+        self.expired_at_once = EXPIRED_AT_ONCE
+        self.expire_s = EXPIRE_S
         self._under_way: dict[str, InFlight] = {}  # fan-outs
-        self._overtaken: list[InFlight] = []  # the same, while another one of the same id is under way
-        self._left = _Left()
+        self._overtaken: list[InFlight] = []  # fan-outs during which another one of the same id began
+        self._left = Left()
         self._watchers: dict[str, Waiters] = {}  # who waits for the end of a fan-out
         # user -> message_id -> sent live and neither acknowledged nor in the mailbox
         self._waiting: dict[int, dict[str, InFlight]] = {}
@@ -99,31 +108,32 @@ class Receipts:
 
     # ---- a fan-out begins and ends
 
-    def begin(self, flight: InFlight) -> None:
+    def sending(self, flight: InFlight) -> None:
         """The first frame is about to be written."""
-        flight.early_received = set()
-        flight.left_before = self._left.mark
+        early_received: set[int] = set()
         former = self._under_way.get(flight.notice.message_id)
         if former is not None:
-            flight.early_received = former.early_received  # one answer is for both
+            early_received = former.early_received  # one answer is for both
             self._overtaken.append(former)
+        flight.note_sending(self._left.mark, early_received)
         self._under_way[flight.notice.message_id] = flight
 
     def sent(self, flight: InFlight, handed: list[int], waiting: list[int]) -> None:
         """The frame went to these users: `handed` have it, `waiting` must acknowledge or drain.
 
-        They may be named in several calls; nobody comes twice.
+        They may be named in several calls, each user once.
         """
-        flight.online_count += len(handed) + len(waiting)
+        online = len(handed) + len(waiting)
         if flight.early_received or flight.left_before < self._left.mark:
             handed, waiting = self._sort_early(flight, handed, waiting)
         if handed:
             self._note_received(flight, handed)
+        flight.note_sent(online, len(handed), len(waiting))
         if waiting:
             self._await_answers(flight, waiting)
 
     def _sort_early(self, flight: InFlight, handed: list[int], waiting: list[int]) -> tuple[list[int], list[int]]:
-        """The same without those who have left since; who has acknowledged since is among the former."""
+        """Sort out who has left since then, and count those who have acknowledged since among those who have it."""
         waiting_ids = set(waiting)
         received = waiting_ids & flight.early_received
         unsure = waiting_ids - received
@@ -133,14 +143,14 @@ class Receipts:
         self.to_mailbox(flight, gone)
         return [*handed, *received], list(unsure - gone)
 
-    def end(self, flight: InFlight) -> None:
+    def all_sent(self, flight: InFlight) -> None:
         """Everybody to whom the frame went has been named."""
         message_id = flight.notice.message_id
         if self._overtaken:
             self._end_one_of(message_id, flight)
         else:
             self._under_way.pop(message_id, None)
-        flight.early_received = NOBODY
+        flight.note_all_sent()
         if self._left:
             under_way = (*self._under_way.values(), *self._overtaken)
             self._left.forget(min((one.left_before for one in under_way), default=self._left.mark))
@@ -160,12 +170,12 @@ class Receipts:
 
     def absent(self, flight: InFlight, user_ids: Collection[int]) -> None:
         """These recipients have no connection: the notice waits for them."""
-        flight.offline_count += len(user_ids)
+        flight.note_absent(len(user_ids))
         self.to_mailbox(flight, user_ids)
 
     def expired(self, flight: InFlight, user_ids: Collection[int]) -> None:
         """The notice is too old to be delivered to anybody."""
-        flight.offline_count += len(user_ids)
+        flight.note_absent(len(user_ids))
         created_ms = flight.notice.accepted_ms
         outcome = Outcome(created_ms=created_ms, status=DeliveryStatus.EXPIRED, channel=Channel.OFFLINE)
         self._writers.records.note(flight, flight.notice.message_id, user_ids, outcome)
@@ -175,13 +185,14 @@ class Receipts:
         if not user_ids:
             return
         notice = flight.notice
-        if flight.copy is None:
-            flight.copy = wire.mailbox_item(notice, self._current.timezone, self._wall_ms())
-        self._writers.mailbox.save(flight, flight.copy, user_ids)
+        copy = flight.copy
+        if copy is None:
+            copy = frames.mailbox_item(notice, self._current.timezone, self._wall_ms())
+            flight.keep_copy(copy)
+        self._writers.mailbox.save(flight, copy, user_ids)
         self._writers.records.note(flight, notice.message_id, user_ids, _offline(notice.accepted_ms))
 
     def _note_received(self, flight: InFlight, user_ids: Collection[int]) -> None:
-        flight.delivered_count += len(user_ids)
         outcome = self._received(flight.notice.accepted_ms, is_online=True, channel=Channel.WEBSOCKET)
         self._writers.records.note(flight, flight.notice.message_id, user_ids, outcome)
 
@@ -199,8 +210,6 @@ class Receipts:
         )
 
     def _await_answers(self, flight: InFlight, user_ids: list[int]) -> None:
-        flight.hold(len(user_ids))
-        flight.waiting += len(user_ids)
         message_id = flight.notice.message_id
         for user_id in user_ids:
             mine = self._waiting.get(user_id)
@@ -220,14 +229,17 @@ class Receipts:
     # ---- answers
 
     def acknowledge(self, user_id: int, message_ids: Sequence[str]) -> list[str]:
-        """The user has these; which of them came from the mailbox. Ids never sent to this user are ignored."""
+        """Note that the user has these notices, and say which of them came from the mailbox.
+
+        Ids that were never sent to this user are ignored.
+        """
         mine = self._waiting.get(user_id)
         stored = self._in_mailbox.get(user_id)
         removable = []
         for message_id in message_ids:
             if mine is not None and (flight := mine.pop(message_id, None)) is not None:
                 self._note_received(flight, (user_id,))
-                self._answered(flight, 1)
+                self._answered(flight, 1, received=1)
             elif (running := self._under_way.get(message_id)) is not None:
                 running.early_received.add(user_id)
             if stored is not None and (created_ms := stored.pop(message_id, None)) is not None:
@@ -290,11 +302,11 @@ class Receipts:
             mailbox.writer.wake((user_id,))
 
     def _return_gathered(self, returning: dict[InFlight, list[int]]) -> Iterator[None]:
-        """A share in each step: what many lose together would hold up the loop."""
+        """Save a share of the notices in each step: all that many users lose together would take the loop too long."""
         given = 0
         for flight, user_ids in returning.items():
             given += len(user_ids)
-            if given > RETURNED_AT_ONCE:
+            if given > self.returned_at_once:
                 given = len(user_ids)
                 yield
             try:
@@ -307,16 +319,16 @@ class Receipts:
         """Put into the mailbox what was not acknowledged within `delivery.ack_timeout_s`, a share in each turn of the
         loop."""
         now = self._now()
-        slice_ends = now + EXPIRE_S
+        part = Slice(self.expire_s, self._now)
         while self._deadlines:
             flight, (deadline, user_ids) = next(iter(self._deadlines.items()))
             if deadline > now:
                 break
-            if self._now() > slice_ends:
+            if part.is_over:
                 asyncio.get_running_loop().call_soon(self.expire)
                 break
-            share = user_ids[-EXPIRED_AT_ONCE:]
-            del user_ids[-EXPIRED_AT_ONCE:]
+            share = user_ids[-self.expired_at_once :]
+            del user_ids[-self.expired_at_once :]
             if not user_ids:
                 del self._deadlines[flight]
             try:
@@ -332,13 +344,12 @@ class Receipts:
             self._note_in_mailbox(user_id, [(message_id, flight.notice.accepted_ms)])
         self._answered(flight, len(late))
 
-    def _answered(self, flight: InFlight, count: int) -> None:
-        """So many recipients are not waited for any more."""
-        flight.waiting -= count
-        if not flight.waiting:
+    def _answered(self, flight: InFlight, count: int, received: int = 0) -> None:
+        """So many recipients are not waited for any more; so many of them have received it."""
+        if flight.waiting == count:
             self._deadlines.pop(flight, None)
         if count:
-            flight.release(count)
+            flight.note_answers(count, received)
 
     @property
     def waiting_total(self) -> int:
@@ -398,19 +409,19 @@ class Receipts:
             return
         unread = (await self._records.unread_counts([user_id])).get(user_id, 0)
         for start in range(0, len(message_ids), TOLD_AT_ONCE):
-            frames: dict[int, bytes] = {}
+            by_dialect: dict[int, bytes] = {}
             messages = [
-                wire.ReceiptFrame(message_id=message_id, status=mark, unread_count=unread)
+                frames.ReceiptFrame(message_id=message_id, status=mark, unread_count=unread)
                 for message_id in message_ids[start : start + TOLD_AT_ONCE]
             ]
             for other in others:
-                if other.dialect not in frames:
-                    frames[other.dialect] = b"".join(wire.frame(message, other.dialect) for message in messages)
-                self._hub.send(other, frames[other.dialect])
+                if other.dialect not in by_dialect:
+                    by_dialect[other.dialect] = b"".join(frames.frame(message, other.dialect) for message in messages)
+                self._hub.send(other, by_dialect[other.dialect])
             await asyncio.sleep(0)
 
 
 @lru_cache(NOTICES_RETURNING)
 def _offline(created_ms: int) -> Outcome:
-    """What is known of whoever has a notice in the mailbox."""
+    """What is on record for a user who has a notice in the mailbox."""
     return Outcome(created_ms=created_ms, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE)

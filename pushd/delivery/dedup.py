@@ -11,14 +11,14 @@ from pushd.delivery.lanes import T
 
 
 class DedupWindow(Generic[T]):
-    """What was published under a key within the last `window_s`: the first value stays until then.
+    """Remembers for `window_s` what was published under a key: the first value stays that long.
 
-    Of more than `most_bytes` altogether, the oldest are forgotten before.
+    Of more than `most_bytes` altogether, the oldest are forgotten before. `most_bytes` may change at any time.
     """
 
     def __init__(self, window_s: float, most_bytes: float = inf) -> None:
         self.window_s = window_s
-        self._most_bytes = most_bytes
+        self.most_bytes = most_bytes
         self._bytes = 0
         self._values: dict[str, T] = {}
         self._ends: deque[tuple[float, int, str, T]] = deque()
@@ -36,13 +36,13 @@ class DedupWindow(Generic[T]):
         return None
 
     def keep(self, keys: Iterable[str], value: T, now: float, size: int = 0) -> int:
-        """Remember `value`, which takes `size` bytes, under `keys` from now on; how many were forgotten for it."""
+        """Remember `value`, which takes `size` bytes, under `keys`; returns how many were forgotten for it."""
         for key in keys:
             self._values[key] = value
             self._ends.append((now + self.window_s, size, key, value))
             self._bytes += size
         forgotten = 0
-        while self._bytes > self._most_bytes and len(self._ends) > 1:
+        while self._bytes > self.most_bytes and len(self._ends) > 1:
             forgotten += self._forget_first()
         return forgotten
 

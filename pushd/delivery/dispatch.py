@@ -1,4 +1,4 @@
-"""From the lanes to the sockets: workers resolve recipients, fan-out runs in slices, the outcome is settled."""
+"""Takes notices from their lanes to the sockets: workers find the recipients, and who got a notice is noted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import structlog
 from pushd._fastpath import FanOut, Hub
 from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
-from pushd.delivery.acknowledgements import Receipts
+from pushd.delivery.acknowledgements import Acknowledgements
 from pushd.delivery.fan_out import SLICE_S, FanOutQueue
 from pushd.delivery.lanes import Lanes
 from pushd.errors import StoreError
@@ -25,31 +25,35 @@ from pushd.protocol import frames
 from pushd.retry import FIRST_S, Backoff
 from pushd.telemetry import faults
 from pushd.telemetry.metrics import Metrics
+from pushd.turns import Share, Slice
 from pushd.users.directory import CachedDirectory
 from pushd.writing.set_aside import NOTICE, SetAsideData
 from pushd.writing.writers import Writers
 
 log = structlog.get_logger("pushd.dispatch")
 
-SETTLE_CHUNK = 250  # recipients handled between two turns of the loop
+SETTLE_CHUNK = 250  # recipients that are noted in one turn of the loop
 GROW_AFTER_S = 0.05  # a notice that waits longer gets another worker
 SHRINK_AFTER_S = 5.0
 LATE_ROUNDS = 3
-TURN_S = 0.001  # of a turn of the loop for notices that go out as they come
+TURN_S = 0.001  # for notices that go out as they come, in each turn of the loop
 AT_ONCE_MOST = 64  # recipients of a notice that is not worth a slice of its own: a millisecond of sends
 UNEXPECTED_MOST = 3  # failures of the stores that nobody foresaw, in a row: then the notice is set aside
 ASIDE_MOST = 1000  # notices that wait for stores without keeping a worker from others
 
 
 class Dispatcher:
-    """Between `min_workers` and `max_workers` workers: they wait for stores, they do not compute in parallel."""
+    """Between `min_workers` and `max_workers` workers: they wait for stores, they do not compute in parallel.
+
+    `fan_outs`, `worker_slice` and `aside_most` may be others before `run`.
+    """
 
     def __init__(
         self,
         hub: Hub,
         lanes: Lanes[InFlight],
         directory: CachedDirectory,
-        receipts: Receipts,
+        acknowledgements: Acknowledgements,
         writers: Writers,
         current: CurrentConfig,
         metrics: Metrics,
@@ -64,7 +68,7 @@ class Dispatcher:
         self._hub = hub
         self._lanes = lanes
         self._directory = directory
-        self._receipts = receipts
+        self._acknowledgements = acknowledgements
         self._writers = writers
         self._current = current
         self._metrics = metrics
@@ -73,11 +77,12 @@ class Dispatcher:
         self._retry_first_s = retry_first_s
         self._now = clock.now
         self._wall_ms = clock.wall_ms
-        self._fan_outs = FanOutQueue(hub, clock.now)
-        writers.give_way_to(self._fan_outs)
+        self.fan_outs = FanOutQueue(hub, clock.now)
+        writers.give_way_to(self.fan_outs)
+        self.aside_most = ASIDE_MOST
+        self.worker_slice = Slice(SLICE_S, clock.now)  # of all: one that never waits would keep the loop to itself
+        self._turn = Share(TURN_S, clock.now)  # for notices that go out as they come
         self._resting: deque[asyncio.Future[None]] = deque()  # workers with nothing to do
-        self._is_in_turn = False
-        self._turn_ends = 0.0
         self._is_served = False  # a worker is on its way to the lanes, or takes from them until they are empty
         self._group: asyncio.TaskGroup | None = None
         self._workers: set[asyncio.Task[None]] = set()
@@ -86,43 +91,32 @@ class Dispatcher:
         self._busy_until = clock.now()  # up to when `_busy_s` counts
         self._aside = 0
         self._has_stores = True
-        self._measured_at = self._idle_since = self._yielded_at = clock.now()
+        self._measured_at = self._idle_since = clock.now()
         self.utilization = 0.0
 
     @property
     def worker_count(self) -> int:
-        """Workers at present."""
+        """How many workers there are at present."""
         return len(self._workers)
 
     @property
     def is_idle(self) -> bool:
-        """No notice waits and none is on its way."""
+        """Whether no notice waits and none is on its way."""
         return not len(self._lanes) and self._busy == self._aside == 0
 
     def wake(self) -> None:
-        """A notice entered a lane. It goes out now where nothing has to be waited for, else a worker comes for it."""
+        """A notice has entered a lane: send it at once if nothing has to be waited for, else call a worker for it."""
         if self._is_served or self._group is None:
             return
-        if self._has_time():
+        if self._turn.has_time():
             flight = self._lanes.first()
             if flight is not None and self._is_done(flight):
                 self._lanes.take()
                 return
         self._call_worker()
 
-    def _has_time(self) -> bool:
-        """Whether this turn of the loop has not gone to notices yet."""
-        if not self._is_in_turn:
-            self._is_in_turn = True
-            self._turn_ends = self._now() + TURN_S
-            asyncio.get_running_loop().call_soon(self._end_turn)
-        return self._now() < self._turn_ends
-
-    def _end_turn(self) -> None:
-        self._is_in_turn = False
-
     def _call_worker(self) -> None:
-        """One worker comes for all that wait."""
+        """Have one worker take all notices that wait."""
         while self._resting and not self._is_served:
             worker = self._resting.popleft()
             if not worker.done():
@@ -130,10 +124,10 @@ class Dispatcher:
                 worker.set_result(None)
 
     async def run(self) -> None:
-        """Until cancelled; the workers end with it. May be run again after it failed."""
+        """Keep workers until cancelled; they end with it. It may be run again after it failed."""
         self._is_served = False
         async with asyncio.TaskGroup() as self._group:
-            self._group.create_task(self._fan_outs.serve())
+            self._group.create_task(self.fan_outs.serve())
             while True:
                 self._scale()
                 await asyncio.sleep(self._grow_after_s)
@@ -181,13 +175,12 @@ class Dispatcher:
             if not self._is_done(flight):
                 self._leave_lanes()
                 await self._at_length(flight)
-            if self._now() - self._yielded_at >= SLICE_S:  # a worker that never waits would keep the loop to itself
-                await asyncio.sleep(0)
-                self._yielded_at = self._now()
+            if self.worker_slice.is_over:
+                await self.worker_slice.rest()
         self._leave_lanes()
 
     async def _rest(self) -> None:
-        """Until a notice comes."""
+        """Wait until a notice comes."""
         self._is_served = False
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._resting.append(woken)
@@ -205,7 +198,7 @@ class Dispatcher:
             self._call_worker()
 
     def _is_done(self, flight: InFlight) -> bool:
-        """Whether it could be delivered at once, or never can."""
+        """Whether the notice could be delivered at once, or never can be."""
         try:
             return self._at_once(flight)
         except Exception as error:
@@ -213,21 +206,21 @@ class Dispatcher:
             return True
 
     def _failed(self, flight: InFlight, error: Exception) -> None:
-        """The notice is set aside and settled; where that fails, the journal keeps it and the next start delivers it.
+        """Set the notice aside and settle it; where that fails, the journal keeps it and the next start delivers it.
 
         Whoever waits for its delivery is not told that it is delivered.
         """
         message_id = flight.notice.message_id
-        self._receipts.end(flight)
+        self._acknowledgements.all_sent(flight)
         try:
             body = msgspec.json.encode(flight.notice)
         except Exception as failure:
             faults.noted(self._metrics, "dispatch", failure, message_id=message_id)
         else:
-            self._set_aside.put(NOTICE, error, body, flight.release, message_id=message_id)
+            self._set_aside.put(NOTICE, error, body, flight.end_work, message_id=message_id)
 
     def _at_once(self, flight: InFlight) -> bool:
-        """The usual notice, to a few users who are named, from the lane to the books; False leaves it untouched."""
+        """Send the usual notice, to a few users who are named, and note who has it; False leaves it untouched."""
         notice = flight.notice
         target = notice.target
         if (
@@ -236,19 +229,19 @@ class Dispatcher:
             or target.exclude_ids
             or notice.expires_ms
             or self._is_partly_delivered(flight)
-            or self._fan_outs.is_blocked(notice.priority)
+            or self.fan_outs.is_blocked(notice.priority)
         ):
             return False
         began = self._now()
         job = self._job(flight, list(target.user_ids))
-        self._receipts.begin(flight)
+        self._acknowledgements.sending(flight)
         while not self._hub.advance(job, SLICE_S):
             pass
         self._observe(flight, began)
-        self._receipts.sent(flight, *_answerable(job))
-        self._receipts.end(flight)
+        self._acknowledgements.sent(flight, *_answerable(job))
+        self._acknowledgements.all_sent(flight)
         if job.absent:
-            self._receipts.absent(flight, job.absent)
+            self._acknowledgements.absent(flight, job.absent)
         self._conclude(flight, "success")
         self._busy_s += self._now() - began
         return True
@@ -260,7 +253,7 @@ class Dispatcher:
         except Exception as error:
             self._failed(flight, error)
         except asyncio.CancelledError:  # the journal keeps the notice; this may not be the end of the others
-            self._receipts.end(flight)
+            self._acknowledgements.all_sent(flight)
             raise
         finally:
             self._count_busy(-1)
@@ -268,7 +261,7 @@ class Dispatcher:
     async def _process(self, flight: InFlight) -> None:
         notice = flight.notice
         if notice.is_expired(self._wall_ms()):
-            self._receipts.expired(flight, await self._recipients(flight))
+            self._acknowledgements.expired(flight, await self._recipients(flight))
             self._conclude(flight, "expired")
             return
         if notice.target.kind in (TargetKind.ALL, TargetKind.ONLINE) and not self._is_partly_delivered(flight):
@@ -278,7 +271,7 @@ class Dispatcher:
         self._conclude(flight, "success")
 
     async def _recipients(self, flight: InFlight) -> list[int]:
-        """User ids from the cache at once, else from the stores, however long they are down: others overtake then."""
+        """Find the recipients in the cache, else in the stores, however long these are down: others overtake then."""
         recipients = self._directory.cached_ids(flight.notice.target)
         if recipients is None or self._is_partly_delivered(flight):
             with self._standing_aside():
@@ -291,9 +284,9 @@ class Dispatcher:
 
     @contextmanager
     def _standing_aside(self) -> Iterator[None]:
-        """The worker waits for a store or for other fan-outs; another one takes its place."""
+        """Let another worker take the place of this one while it waits for a store or for other fan-outs."""
         worker = asyncio.current_task()
-        if worker not in self._workers or self._aside >= ASIDE_MOST:
+        if worker not in self._workers or self._aside >= self.aside_most:
             yield
             return
         self._workers.discard(worker)
@@ -345,11 +338,11 @@ class Dispatcher:
         everybody = await self._writers.statuses.were_online() if is_online else await self._directory.ids(target)
         received = await self._received_by(flight)
         missing = [user_id for user_id in everybody if user_id not in received]
-        flight.received_before(len(everybody) - len(missing))
+        flight.note_received_before(len(everybody) - len(missing))
         return missing
 
     async def _received_by(self, flight: InFlight) -> set[int]:
-        """Nobody, while the records cannot be asked: better twice than late."""
+        """Who has received it on record; nobody while the records cannot be asked: better twice than late."""
         try:
             await self._writers.records_written()
             return await self._records.received_by(flight.notice.message_id)
@@ -358,7 +351,7 @@ class Dispatcher:
             return set()
 
     async def _broadcast(self, flight: InFlight) -> None:
-        """To every connection first, whoever that is; who else should have it is asked afterwards."""
+        """Send to every connection first, whoever that is; who else should have it is asked afterwards."""
         job = await self._fan_out(flight, None)
         sent = {*job.handed, *job.waiting}
         absent = [user_id for user_id in await self._recipients(flight) if user_id not in sent]
@@ -371,14 +364,14 @@ class Dispatcher:
     async def _fan_out(self, flight: InFlight, users: list[int] | None) -> FanOut:
         began = self._now()
         job = self._job(flight, users)
-        self._receipts.begin(flight)
+        self._acknowledgements.sending(flight)
         await self._run(job, flight.notice.priority)
         self._observe(flight, began)
-        await self._book(flight, job)
+        await self._note_sent(flight, job)
         return job
 
     async def _run(self, job: FanOut, priority: Priority) -> None:
-        under_way = self._fan_outs.begin(job, priority)
+        under_way = self.fan_outs.add(job, priority)
         if under_way is not None:
             with self._standing_aside():
                 await under_way
@@ -387,15 +380,15 @@ class Dispatcher:
         ended = self._now()
         self._metrics.observe_delivery(ended - flight.accepted_at, ended - began)
 
-    async def _book(self, flight: InFlight, job: FanOut) -> None:
-        """To whom it went, a share in each turn of the loop."""
+    async def _note_sent(self, flight: InFlight, job: FanOut) -> None:
+        """Note to whom it went, a share in each turn of the loop."""
         handed, waiting = _answerable(job)
         for start in range(0, max(len(handed), len(waiting)), SETTLE_CHUNK):
             if start:
                 await asyncio.sleep(0)
             share = slice(start, start + SETTLE_CHUNK)
-            self._receipts.sent(flight, handed[share], waiting[share])
-        self._receipts.end(flight)
+            self._acknowledgements.sent(flight, handed[share], waiting[share])
+        self._acknowledgements.all_sent(flight)
 
     def _job(self, flight: InFlight, users: list[int] | None) -> FanOut:
         notice = flight.notice
@@ -404,7 +397,7 @@ class Dispatcher:
         return FanOut(notice.message_id, partial(frames.shared_frame, message), users, exclude)
 
     async def _settle_absent(self, flight: InFlight, absent: list[int], rounds: int) -> None:
-        """Into the mailbox, but for those who connected since they were found absent: they get it live."""
+        """Save it for the absent, but send it to those who have connected since they were found absent."""
         late: list[int] = []
         has_user = self._hub.has_user
         for start in range(0, len(absent), SETTLE_CHUNK):
@@ -414,14 +407,14 @@ class Dispatcher:
                 late.extend(here)
                 came = set(here)
                 chunk = [user_id for user_id in chunk if user_id not in came]
-            self._receipts.absent(flight, chunk)
+            self._acknowledgements.absent(flight, chunk)
             if start + SETTLE_CHUNK < len(absent):
                 await asyncio.sleep(0)
         if late:
             job = self._job(flight, late)
-            self._receipts.begin(flight)
+            self._acknowledgements.sending(flight)
             await self._run(job, flight.notice.priority)
-            await self._book(flight, job)
+            await self._note_sent(flight, job)
             await self._settle_absent(flight, job.absent, rounds - 1)
 
     def _conclude(self, flight: InFlight, status: str) -> None:

@@ -6,23 +6,32 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
-from pushd._fastpath import FanOut, Hub
+from pushd._fastpath import FanOut
 from pushd.model import Priority
+from pushd.turns import Repeated
 
 SLICE_S = 0.002  # FACTS, "Fan-out": the loop runs between slices
 SHORT_SLICE_S = 0.0003
-# Of a slice and what the loop does until the next one: acknowledgements that come in take longer than the sends, and an
-# urgent notice needs four turns of the loop from its POST to its socket.
+# Upper bound of a slice and what the loop does until the next one: acknowledgements that come in take longer than the
+# sends, and an urgent notice needs four turns of the loop from its POST to its socket.
 ROUND_S = 0.0015
-QUIET_S = 0.0002  # of the others, or less: then whole slices, of which a fan-out needs fewer
+QUIET_S = 0.0002  # while the rest of a turn takes less, slices are whole: a fan-out needs fewer of them
 SHARE = 0.25  # of what the others take, at least: in a storm of connects short slices would help nobody
 
 _Queued = tuple[FanOut, list[asyncio.Future[None]]]  # and who waits for its end
 
 
+class Advances(Protocol):
+    """What a fan-out queue needs of the hub."""
+
+    def advance(self, job: FanOut, budget_s: float, /) -> bool:
+        """Write `job` to further connections for about `budget_s`; True when it has reached all of them."""
+
+
 def next_slice_s(slice_s: float, others_s: float) -> float:
-    """How long the slice behind one of `slice_s` may be, if everything else took the loop `others_s` in between."""
+    """How long the slice after one of `slice_s` may be, if everything else took the loop `others_s` in between."""
     fair_s = min(SLICE_S, SHARE * others_s)
     wanted_s = SLICE_S if others_s < QUIET_S else max(SHORT_SLICE_S, fair_s, ROUND_S - others_s)
     return (slice_s + wanted_s) / 2  # what the others take depends on the slice: half the way does not swing
@@ -30,18 +39,22 @@ def next_slice_s(slice_s: float, others_s: float) -> float:
 
 class FanOutQueue:
     """Runs fan-outs: the highest priority first, equal ones one after the other, so that each
-    connection sees notices of a priority in the order in which their fan-outs were begun."""
+    connection sees notices of a priority in the order in which their fan-outs were added.
 
-    def __init__(self, hub: Hub, now: Callable[[], float] = time.monotonic) -> None:
+    No slice is longer than `most_s`, which may change at any time.
+    """
+
+    def __init__(self, hub: Advances, now: Callable[[], float] = time.monotonic, *, most_s: float = SLICE_S) -> None:
         self._hub = hub
         self._now = now
-        self._slice_s = SLICE_S
-        self._yielded_at = 0.0
+        self.most_s = most_s
+        self._slice_s = most_s
+        self._yielded_at = 0.0  # when the former slice ended
         self._queues: dict[Priority, deque[_Queued]] = {one: deque() for one in sorted(Priority, reverse=True)}
         self._queued = 0
         self._first: _Queued | None = None  # the fan-out whose turn it is, while nothing has come since it was chosen
         self._serving: asyncio.Future[None] | None = None
-        self._is_due = False
+        self._slices = Repeated(self._take_slice)
 
     def __len__(self) -> int:
         """How many fan-outs are under way."""
@@ -51,46 +64,47 @@ class FanOutQueue:
         """Whether fan-outs that come before one of this priority are under way."""
         return self._queued > 0 and any(queue and other >= priority for other, queue in self._queues.items())
 
-    def begin(self, job: FanOut, priority: Priority) -> asyncio.Future[None] | None:
-        """None when `job` has reached everyone: one slice does, and nothing comes before it. Else its end."""
-        if not self.is_blocked(priority) and self._hub.advance(job, SLICE_S):
+    def add(self, job: FanOut, priority: Priority) -> asyncio.Future[None] | None:
+        """Send `job` on its way: None when it has reached everyone already, else a future that is done when it has.
+
+        One slice is taken at once, unless another fan-out comes before it.
+        """
+        if not self.is_blocked(priority) and self._hub.advance(job, self.most_s):
             return None
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queues[priority].append((job, [done]))
         self._queued += 1
         self._first = None
-        self._come_again()
+        if self._queued == 1:
+            self._yielded_at = self._now()
+        self._slices.wake()
         return done
 
     async def serve(self) -> None:
-        """Until cancelled, or something fails that concerns more than one fan-out."""
+        """Take slices until cancelled, or until something fails that concerns more than one fan-out."""
         self._serving = asyncio.get_running_loop().create_future()
-        if self._queued:
-            self._come_again()
+        self._yielded_at = self._now()
+        self._slices.wake()
         await self._serving
 
-    def _come_again(self) -> None:
-        """A callback, not a task's step: behind a slice of sends nothing of this is in the core's caches any more."""
-        if not self._is_due and self._serving is not None:
-            self._is_due = True
-            self._yielded_at = self._now()
-            self._serving.get_loop().call_soon(self._take_turn, self._serving)
+    def _take_slice(self) -> bool:
+        """Advance the first fan-out; whether another slice is wanted.
 
-    def _take_turn(self, serving: asyncio.Future[None]) -> None:
-        """A slice, and so in each turn of the loop until nothing is left."""
-        self._is_due = False
-        if serving.done():  # cancelled
-            return
+        This is a callback and no task: behind a slice of sends nothing of a task is in the core's caches any more.
+        """
+        serving = self._serving
+        if serving is None or serving.done() or not self._queued:
+            return False
         try:
             self._advance()
         except BaseException as error:
             serving.set_exception(error)
-            return
-        if self._queued:
-            self._come_again()
+            return False
+        self._yielded_at = self._now()
+        return self._queued > 0
 
     def _advance(self) -> None:
-        self._slice_s = next_slice_s(self._slice_s, self._now() - self._yielded_at)
+        self._slice_s = min(self.most_s, next_slice_s(self._slice_s, self._now() - self._yielded_at))
         first, failure = self._first or self._choose(), None
         try:
             is_finished = self._hub.advance(first[0], self._slice_s)
@@ -106,7 +120,7 @@ class FanOutQueue:
         return queue[0]
 
     def _join(self, queue: deque[_Queued]) -> None:
-        """Fan-outs that wait behind one to the same connections go with it: one write for all of them."""
+        """Let fan-outs that wait behind one to the same connections go with it: one write for all of them."""
         job, waiters = queue[0]
         while len(queue) > 1 and _is_joined(job, queue[1][0]):
             waiters.extend(queue[1][1])

@@ -25,16 +25,19 @@ from pushd.records import PushRow
 from pushd.telemetry import faults
 from pushd.telemetry.metrics import Metrics
 
-GROUP_LIMIT = 1000  # notices of one append
+GROUP_MOST = 1000  # notices of one append
 REPEATS_MOST = 10_000  # of one notice that is not durable yet, waiting for that
-TOLD_AT_ONCE = 64  # of them in a turn of the loop
+TOLD_AT_ONCE = 64  # repeats in a turn of the loop
 UNSETTLED_DATA_BYTES = 256 * 1024 * 1024  # of the `data` of notices on their way, as JSON
-REMEMBERED_BYTES = 256 * 1024 * 1024  # of what repeats are told
+REMEMBERED_BYTES = 256 * 1024 * 1024  # of what publishers of repeats are told
 REMEMBERED_ENTRY_BYTES = 700  # beside the content
 
 
 class Intake:
-    """Accepts notices: makes them durable and puts them into their lanes."""
+    """Accepts notices: makes them durable and puts them into their lanes.
+
+    `group_most` notices go to the journal in one append, and `data_most_bytes` of `data` are on their way at a time.
+    """
 
     def __init__(
         self,
@@ -57,40 +60,35 @@ class Intake:
         self._wake = wake
         self._on_settled = on_settled
         self._seqs = itertools.count(last_seq + 1)
-        self._window: DedupWindow[Attempt] = DedupWindow(current.config.delivery.dedup_window_s, REMEMBERED_BYTES)
+        self.window: DedupWindow[Attempt] = DedupWindow(current.config.delivery.dedup_window_s, REMEMBERED_BYTES)
         per_s = current.config.limits.publishes_per_s
         self._bucket = TokenBucket(per_s, per_s, clock.now())
         self._loop = asyncio.get_running_loop()
-        self._group: list[Attempt] = []  # begun in this turn of the loop: they go to the journal together
+        self._group: list[Attempt] = []  # submitted in this turn of the loop: they go to the journal together
         self._decided: asyncio.Future[None] = self._loop.create_future()  # theirs
         self._commits: set[asyncio.Future[None]] = set()
         self.is_draining = False
         self.unsettled_total = 0
+        self.group_most = GROUP_MOST
+        self.data_most_bytes = UNSETTLED_DATA_BYTES
         self._data_bytes = 0  # of notices on their way
 
     async def accept(self, submission: Submission, sender: Sender, idempotency_key: str = "") -> Attempt:
-        """Make a notice durable. Raises RequestError; nothing is kept then."""
-        return await self.decided(self.begin(submission, sender, idempotency_key))
+        """Submit a notice and wait until it is durable. Raises RequestError; nothing is kept then."""
+        return await self.submit(submission, sender, idempotency_key)
 
-    async def decided(self, attempt: Attempt) -> Attempt:
-        """Wait until the attempt is durable. Raises RequestError; nothing is kept then."""
-        if not attempt.decided.done():
-            await asyncio.shield(attempt.decided)
-        attempt.check()
-        return attempt
+    def submit(self, submission: Submission, sender: Sender, idempotency_key: str = "") -> Attempt:
+        """Send a notice on its way into the journal, which goes on whether its publisher stays or leaves.
 
-    def begin(self, submission: Submission, sender: Sender, idempotency_key: str = "") -> Attempt:
-        """Send a notice on its way into the journal, which it goes whether its publisher stays or leaves.
-
-        Costs no task: all that is begun in one turn of the loop shares one append and one future. Raises RequestError
-        for what is refused at once.
+        It costs no task: all that is submitted in one turn of the loop shares one append and one future. Raises
+        RequestError for what is refused at once.
         """
         now = self._now()
         self._admit(now)
         limits = self._current.config.limits
         notice = notice_of(submission, sender, idempotency_key, next(self._seqs), self._wall_ms(), limits)
         keys = dedup_keys(notice, is_named=submission.message_id is not None)
-        earlier = self._window.find(keys, now)
+        earlier = self.window.find(keys, now)
         return self._keep(notice, keys, now) if earlier is None else self._repeat(earlier, notice, keys)
 
     def _admit(self, now: float) -> None:
@@ -113,7 +111,7 @@ class Intake:
         return repeat
 
     def _expect(self, attempt: Attempt, repeats: Iterable[Attempt]) -> None:
-        """These wait until `attempt` is decided."""
+        """Have these wait until `attempt` is decided."""
         if attempt.repeats is None:
             attempt.repeats = deque()
             self._own(attempt.decided).add_done_callback(lambda _: self._decide_repeats(attempt))
@@ -130,7 +128,7 @@ class Intake:
             return
         if not repeats[0].is_duplicate:  # this was its attempt
             self._tell(deque([repeats.popleft()]), first, first.failure)
-        other = self._window.find(first.keys, self._now())
+        other = self.window.find(first.keys, self._now())
         if repeats and other is None:
             try:
                 other = self._keep(notice, first.keys, self._now())
@@ -142,7 +140,7 @@ class Intake:
             self._expect(other, repeats)
 
     def _tell(self, repeats: deque[Attempt], first: Attempt, failure: BaseException | None) -> None:
-        """They are decided, a share of them in each turn of the loop."""
+        """Decide these repeats, a share of them in each turn of the loop."""
         for _ in range(min(TOLD_AT_ONCE, len(repeats))):
             repeat = repeats.popleft()
             repeat.first, repeat.failure = first, failure
@@ -158,7 +156,7 @@ class Intake:
 
     def _keep(self, notice: Notice, keys: list[str], now: float) -> Attempt:
         data_bytes = data_bytes_of(notice)
-        has_room = not data_bytes or self._data_bytes + data_bytes <= UNSETTLED_DATA_BYTES
+        has_room = not data_bytes or self._data_bytes + data_bytes <= self.data_most_bytes
         if not has_room or not self._lanes.reserve():
             self._count([notice], "queue_full")
             raise RequestError(ErrorCode.QUEUE_FULL, "the queue is full", retry_after_s=1)
@@ -166,18 +164,17 @@ class Intake:
             self._decided = self._loop.create_future()
             self._loop.call_soon(self._flush)
         on_settled = self._settled_named if keys else self._settled
-        flight = InFlight(notice, now, on_settled=on_settled)
-        flight.data_bytes = data_bytes
+        flight = InFlight(notice, now, data_bytes=data_bytes, on_settled=on_settled)
         self._data_bytes += data_bytes
         attempt = Attempt(flight, keys, self._decided)
         self._remember(attempt, notice, now)
         self._group.append(attempt)
-        if len(self._group) == GROUP_LIMIT:
+        if len(self._group) >= self.group_most:
             self._flush()
         return attempt
 
     def _flush(self) -> None:
-        """Have the journal keep what was begun since the last time."""
+        """Have the journal keep what was submitted since the last time."""
         group, self._group = self._group, []
         if group:
             try:
@@ -225,7 +222,7 @@ class Intake:
         group[0].decided.set_result(None)
 
     def _enter(self, group: list[Attempt]) -> None:
-        """Durable notices go into their lanes."""
+        """Put durable notices into their lanes."""
         now = self._now()
         self.unsettled_total += len(group)
         self._count([attempt.notice for attempt in group], "accepted")
@@ -242,8 +239,11 @@ class Intake:
             faults.noted(self._metrics, "wake", error)
 
     def _lose(self, attempt: Attempt, error: BaseException) -> None:
-        """Give everything back; what is no store's failure is a fault of ours, to be seen even if nobody waits."""
-        self._window.drop(attempt.keys, attempt)
+        """Give back what the attempt took.
+
+        What is no store's failure is a fault of ours, and is reported even if nobody waits for the attempt.
+        """
+        self.window.drop(attempt.keys, attempt)
         self._lanes.cancel()
         if attempt.flight is not None:
             self._data_bytes -= attempt.flight.data_bytes
@@ -267,13 +267,13 @@ class Intake:
         return self._keep(notice, [], now)
 
     def restore(self, notices: list[Notice], *, queue: bool) -> None:
-        """Notices of a former process: recognised when repeated and, with `queue`, delivered."""
+        """Recognise repeats of these notices of a former process and, with `queue`, deliver them."""
         now, wall_ms = self._now(), self._wall_ms()
         done: asyncio.Future[None] = self._loop.create_future()
         done.set_result(None)
         for notice in notices:
-            flight = InFlight(notice, now, is_restored=True, on_settled=self._settled_named)
-            flight.saves = int(queue)  # the others were delivered: who repeats one need not wait
+            # The others were delivered: who repeats one need not wait.
+            flight = InFlight(notice, now, is_restored=True, is_delivered=not queue, on_settled=self._settled_named)
             age_s = max(0.0, (wall_ms - notice.accepted_ms) / 1000)
             keys = dedup_keys(notice, is_named=True)
             attempt = Attempt(flight, keys, done)
@@ -286,15 +286,15 @@ class Intake:
                 attempt.settled()
 
     def _remember(self, attempt: Attempt, notice: Notice, now: float) -> None:
-        """So that repeats are recognised: of what takes more than REMEMBERED_BYTES, the oldest are not any more."""
+        """Recognise repeats from now on; those of the oldest are not any more where all take over REMEMBERED_BYTES."""
         if attempt.keys:
             size = REMEMBERED_ENTRY_BYTES + getsizeof(notice.content)
-            forgotten = self._window.keep(attempt.keys, attempt, now, size)
+            forgotten = self.window.keep(attempt.keys, attempt, now, size)
             if forgotten:
                 self._metrics.errors.labels("dedup_forgotten").inc(forgotten)
 
     async def take_back(self, body: bytes, done: Callable[[], None]) -> None:
-        """A notice that was set aside goes into its lane once more; `done` is called when it is settled.
+        """Put a notice that was set aside into its lane once more; `done` is called when it is settled.
 
         Who has received it already does not get it again. Raises what is wrong with `body`.
         """
@@ -312,7 +312,7 @@ class Intake:
         self._call_worker()
 
     async def finished(self) -> None:
-        """Every publish that was begun is durable or refused."""
+        """Return when every notice that was submitted is durable or refused."""
         self._flush()
         while self._commits:
             await asyncio.wait(self._commits)
@@ -325,7 +325,7 @@ class Intake:
 
     def _settled_named(self, flight: InFlight) -> None:
         self._settled(flight)
-        attempt = self._window.find(dedup_keys(flight.notice, is_named=True), self._now())
+        attempt = self.window.find(dedup_keys(flight.notice, is_named=True), self._now())
         if attempt is not None and attempt.flight is flight:
             attempt.settled()
 
@@ -335,7 +335,7 @@ class Intake:
 
 
 def dedup_keys(notice: Notice, *, is_named: bool) -> list[str]:
-    """By what a repeat is recognised: the publisher's message_id and idempotency key."""
+    """The keys by which a repeat is recognised: of the publisher's message_id and of the idempotency key."""
     keys = [f"id:{notice.message_id}"] if is_named else []
     if notice.idempotency_key:
         keys.append(f"key:{notice.idempotency_key}")

@@ -1,4 +1,4 @@
-"""What waits for a worker: a queue for each priority. Pure: the clock is passed in."""
+"""The queues of notices that wait for a worker, one for each priority. Pure: the clock is passed in."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class Lanes(Generic[T]):
         self._lanes[priority].append((now, item))
 
     def first(self) -> T | None:
-        """What `take` would give."""
+        """The notice that `take` would give."""
         return next((lane[0][1] for lane in self._lanes.values() if lane), None)
 
     def take(self) -> T | None:
-        """The oldest of the highest non-empty lane."""
+        """Take the oldest notice of the highest lane that is not empty."""
         for lane in self._lanes.values():
             if lane:
                 self._waiting -= 1

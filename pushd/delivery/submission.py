@@ -1,4 +1,4 @@
-"""What publishers submit, and what a stored record says again, as notices: checked, with ids and times. Pure."""
+"""Makes notices of what publishers submit and of stored records: checked, with ids and times. Pure."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Sender(msgspec.Struct, frozen=True):
 def notice_of(
     submission: Submission, sender: Sender, idempotency_key: str, seq: int, now_ms: int, limits: LimitsConfig
 ) -> Notice:
-    """The notice that is submitted. Raises RequestError."""
+    """Make a notice of what is submitted. Raises RequestError."""
     expires_ms = 0 if submission.expires_in_s is None else now_ms + int(submission.expires_in_s * 1000)
     return Notice(
         seq=seq,
@@ -84,7 +84,7 @@ def data_bytes_of(notice: Notice) -> int:
 
 
 def stored_notice(row: PushRow, sender: Sender, seq: int, now_ms: int, limits: LimitsConfig) -> Notice:
-    """A record as a notice, whoever wrote it. Raises RequestError for what no publisher may say.
+    """Make a notice of a record, whoever wrote it. Raises RequestError for what no publisher may say.
 
     Who has not received it is asked of the receive records: a target that is not known here is as good as any.
     """
@@ -177,7 +177,7 @@ def _too_many_ids(submission: Submission, limit: int) -> RequestError:
 
 
 def new_message_id(now_ms: int) -> str:
-    """Unique, and sorted by time to the millisecond."""
+    """A new id: unique, and sorted by time to the millisecond."""
     if not _random:
         digits = secrets.token_hex(RANDOM_BYTES * RANDOM_IDS)
         _random.extend(digits[at : at + 2 * RANDOM_BYTES] for at in range(0, len(digits), 2 * RANDOM_BYTES))

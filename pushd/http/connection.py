@@ -15,8 +15,9 @@ import structlog
 from pushd.http import messages
 from pushd.http.admission import Line
 from pushd.http.answer_queue import BROKEN, AnswerQueue
-from pushd.http.messages import Pending, Refusal, Request, Response
+from pushd.http.messages import Refusal, Request, Response
 from pushd.http.parser import Phase, RequestParser
+from pushd.later import Later
 from pushd.telemetry.faults import unless_cancelled
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ HELD_BYTES = 64 * 1024  # of requests that wait for the one in work; reading is 
 _UNDECIDED = Refusal(503, "the decision on the upgrade took too long", (("Retry-After", "1"),))
 _SLOW = Refusal(408, "the request took too long to arrive")
 
-_Answer = Pending | Awaitable[Response | None]
+_Answer = Later[Response] | Awaitable[Response | None]
 
 _log = structlog.get_logger("pushd.front")
 
@@ -41,8 +42,8 @@ _log = structlog.get_logger("pushd.front")
 class HttpConnection(asyncio.Protocol):
     """At most one request is in work, the following ones held as bytes. No body is kept before its head was judged.
 
-    An answer that is there at once is written without a task, and so is a `Pending` one when it comes; one that must be
-    awaited gets a task for that time.
+    An answer that is there at once is written without a task, and so is a `Later` one once it is decided; any
+    other awaitable gets a task for that time.
     `_is_finished` once the last answer is written (or the connection lost): from then on bytes are discarded.
     """
 
@@ -60,7 +61,7 @@ class HttpConnection(asyncio.Protocol):
         self.peer = peer
         self._transport: Any = None
         self._task: asyncio.Task[None] | None = None
-        self._pending: tuple[Request, Pending] | None = None
+        self._pending: tuple[Request, Later[Response]] | None = None
         self._is_admitting = False
         self._is_queued = False
         self._out = AnswerQueue(front)
@@ -143,7 +144,7 @@ class HttpConnection(asyncio.Protocol):
         """Nothing can be answered any more. A handler at work is left to finish, deciding about an upgrade is not."""
         self._is_finished = True
         if self._pending is not None:
-            self._pending[1].done.remove_done_callback(self._take_pending)
+            self._pending[1].decided.remove_done_callback(self._take_pending)
             self._pending = None
         self._out.give_up()
         if self._transport is not None:
@@ -240,9 +241,9 @@ class HttpConnection(asyncio.Protocol):
 
     def _wait_for(self, request: Request, answer: _Answer) -> None:
         self._worked_bytes = len(request.body)
-        if isinstance(answer, Pending):
+        if isinstance(answer, Later):
             self._pending = request, answer
-            answer.done.add_done_callback(self._take_pending)
+            answer.decided.add_done_callback(self._take_pending)
         else:
             self._task = self._front.spawn(self._work(request, answer))
 
@@ -277,14 +278,14 @@ class HttpConnection(asyncio.Protocol):
         self._hand_off(request, verdict)
         return None
 
-    def _take_pending(self, done: asyncio.Future[None]) -> None:
+    def _take_pending(self, decided: asyncio.Future[Any]) -> None:
         """A pending answer is there; nobody waits for one that was given up."""
-        if self._pending is None or self._pending[1].done is not done:
+        if self._pending is None or self._pending[1].decided is not decided:
             return
         request, pending = self._pending
         self._pending = None
         try:
-            response = pending.respond()
+            response = pending.result()
         except (Exception, asyncio.CancelledError):
             response = self._crash(request)
         self._reply(request, response)
@@ -456,7 +457,7 @@ class HttpConnection(asyncio.Protocol):
         is_new = phase is not self._timed_stage
         self._timed_stage = None if self._is_at_work else phase
         if self._pending is not None:
-            self._deadline = now + self._pending[1].within_s
+            self._deadline = now + self._front.application.answer_within_s
         elif self._is_at_work:
             self._deadline = now + limits.handshake_timeout_s if self._is_admitting else inf
         elif phase is Phase.BODY:
@@ -492,8 +493,8 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._refuse(_SLOW)
 
-    def _give_up(self, request: Request, pending: Pending) -> None:
-        pending.done.remove_done_callback(self._take_pending)
+    def _give_up(self, request: Request, pending: Later[Response]) -> None:
+        pending.decided.remove_done_callback(self._take_pending)
         self._pending = None
-        self._reply(request, pending.give_up())
+        self._reply(request, self._front.application.too_late())
         self._go_on()

@@ -6,10 +6,9 @@ forms of a target, Host, framing, expectations, and which requests are WebSocket
 
 from __future__ import annotations
 
-import asyncio
 import re
 from base64 import b64decode
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
@@ -17,8 +16,6 @@ from http import HTTPStatus
 from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
-
-import msgspec
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -141,18 +138,6 @@ class Response:
     headers: tuple[tuple[str, str], ...] = ()
     more: Sequence[bytes] = ()
     owner: int = 0
-
-
-class Pending(msgspec.Struct, frozen=True):
-    """An answer that needs no task: once `done` is done, `respond` says it, as long as nobody else has.
-
-    After `within_s` it is given up, and `give_up` says what is answered then.
-    """
-
-    done: asyncio.Future[None]
-    respond: Callable[[], Response]
-    give_up: Callable[[], Response]
-    within_s: float
 
 
 class Head(NamedTuple):

@@ -27,7 +27,8 @@ from pushd.http.admission import Acceptor, Pace, Porch, Turns
 from pushd.http.bodies import Bodies
 from pushd.http.connection import ANSWER_S, HttpConnection
 from pushd.http.long_answers import Unsent
-from pushd.http.messages import Pending, Refusal, Request, Response
+from pushd.http.messages import Refusal, Request, Response
+from pushd.later import Later
 
 SWEEP_S = 0.5
 MAX_REFUSED = 128  # connections over the limit that are being told so; more are dropped without a word
@@ -44,14 +45,19 @@ UpgradeT = TypeVar("UpgradeT")
 class Application(Protocol[UpgradeT]):
     """What answers requests. An exception is logged and becomes a 500 without details."""
 
+    answer_within_s: float  # after which a `Later` answer is not waited for any more
+
     def judge_head(self, request: Request) -> Response | bool:
         """Decide about a request whose body has yet to come: the refusal, or whether anybody will read the body.
 
         What is refused here, `handle` would refuse whatever the body is. A body that nobody reads is not kept.
         """
 
-    def handle(self, request: Request) -> Response | Pending | Awaitable[Response]:
+    def handle(self, request: Request) -> Response | Later[Response] | Awaitable[Response]:
         """Answer any request that is no WebSocket upgrade. Work that was begun goes on when the peer leaves."""
+
+    def too_late(self) -> Response:
+        """The answer instead of a `Later` one whose time is over."""
 
     def failure(self, status: int, text: str) -> Response:
         """The answer to what the front refuses by itself; `text` is written for people and holds no secret."""

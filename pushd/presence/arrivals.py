@@ -13,7 +13,7 @@ import structlog
 from pushd._fastpath import Connection, Hub
 from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
-from pushd.delivery.acknowledgements import Receipts
+from pushd.delivery.acknowledgements import Acknowledgements
 from pushd.errors import CloseCode, StoreError, StoreUnavailable
 from pushd.model import Arrival, Client, MailboxItem, User
 from pushd.ports import Stores
@@ -47,7 +47,7 @@ class Presence:
         hub: Hub,
         stores: Stores,
         directory: CachedDirectory,
-        receipts: Receipts,
+        acknowledgements: Acknowledgements,
         writers: Writers,
         current: CurrentConfig,
         metrics: Metrics,
@@ -61,7 +61,7 @@ class Presence:
         self._records = stores.records
         self._statuses = stores.presence
         self._directory = directory
-        self._receipts = receipts
+        self._acknowledgements = acknowledgements
         self._writers = writers
         self._current = current
         self._metrics = metrics
@@ -248,7 +248,7 @@ class Presence:
         if not items or not connection.is_registered:
             self._hub.release(connection)
             return
-        self._receipts.replaying(connection.user_id, items)
+        self._acknowledgements.replaying(connection.user_id, items)
         room = self._hub.max_pending_bytes // 2
         chunks = self._chunks(items, connection.dialect)
         for frames, ids in chunks:
@@ -389,7 +389,7 @@ class Presence:
         for connection in expired:
             self._close(connection, CloseCode.TOKEN_INVALID, "token expired")
         with self._carrying_on("sweep"):
-            self._receipts.expire()
+            self._acknowledgements.expire()
         with self._carrying_on("sweep"):
             self._hub.reap(now)
 

@@ -42,8 +42,8 @@ class MailboxWriter:
         self.writer = WriteBehind(self, backing, lambda: MAILBOX_DELAY_S)
 
     def save(self, flight: InFlight, item: MailboxItem, user_ids: Collection[int]) -> None:
-        """Puts `item` into the mailboxes of these users; `flight` is held until it is there or on disk."""
-        flight.begin_save()
+        """Puts `item` into these users' mailboxes; `flight` is not delivered before it is there or on disk."""
+        flight.add_save()
         batch = self._queue[-1] if self._queue else None
         if not isinstance(batch, MailboxBatch) or batch.removals or len(batch.saves) >= SAVES_AT_ONCE:
             batch = MailboxBatch(is_first=True)
@@ -109,7 +109,7 @@ class MailboxWriter:
 
     def gave_up(self, batch: MailboxBatch) -> None:
         """Lets the notices be settled, but not be called delivered."""
-        tell_each(batch.flights, InFlight.release, self._metrics)
+        tell_each(batch.flights, InFlight.end_work, self._metrics)
 
     def parts(self, batch: MailboxBatch) -> Sequence[MailboxBatch]:
         """Cuts saves from removals, then saves by notice, then by recipient; removals by user."""
@@ -125,7 +125,7 @@ class MailboxWriter:
         if saves and len(saves[0][1]) > 1:
             item, user_ids = saves[0]
             for flight in flights:
-                flight.begin_save()  # a second one
+                flight.add_save()  # a second one
             return [MailboxBatch([(item, half_of_them)], {}, flights) for half_of_them in halves(list(user_ids))]
         if len(removals) > 1:
             return [MailboxBatch([], dict(some)) for some in halves(list(removals.items()))]

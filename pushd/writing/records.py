@@ -100,14 +100,14 @@ class RecordWriter:
         self.writer = WriteBehind(self, backing, self._delay_s)
 
     def push_record(self, flight: InFlight, record: PushRecord) -> None:
-        """Creates or updates the record of a notice; `flight` is held until it is written."""
-        flight.hold()
+        """Creates or updates the record of a notice; `flight` is not settled before it is written."""
+        flight.add_work()
         self._recorded.append(flight)
         self._push_records[record.notice.message_id] = record
         self.writer.wake()
 
     def note(self, flight: InFlight | None, message_id: str, user_ids: Collection[int], outcome: Outcome) -> None:
-        """Notes `outcome` for these recipients; `flight`, if given, is held until it is written."""
+        """Notes `outcome` for these recipients; `flight`, if given, is not settled before they are written."""
         if not user_ids:
             return
         rows = self._pending.get(message_id)
@@ -115,7 +115,7 @@ class RecordWriter:
             rows = self._pending[message_id] = _Rows()
         if flight is not None and flight not in rows.flights:
             rows.flights.append(flight)
-            flight.hold()
+            flight.add_work()
         rows.add(user_ids, outcome)
         self.writer.wake(user_ids)
 
@@ -127,7 +127,7 @@ class RecordWriter:
         size = self._current.config.records.batch_size
         for rows in pending.values():
             for flight in rows.flights:
-                flight.hold((len(rows.outcomes) - 1) // size)  # each batch is written, or given up, by itself
+                flight.add_work((len(rows.outcomes) - 1) // size)  # each batch is written, or given up, by itself
         return _batches(RecordBatch(list(push_records.values()), [], recorded), pending, size)
 
     async def write(self, batch: RecordBatch) -> None:
@@ -137,7 +137,7 @@ class RecordWriter:
 
     def written(self, batch: RecordBatch) -> None:
         """Tells the notices in flight that they need not wait for this batch."""
-        tell_each(batch.flights, InFlight.release, self._metrics)
+        tell_each(batch.flights, InFlight.end_work, self._metrics)
 
     def gave_up(self, batch: RecordBatch) -> None:
         """Lets the notices be settled: a receipt that is set aside does not keep its notice in the journal."""
@@ -157,7 +157,7 @@ class RecordWriter:
         if not parts:
             return [batch] if batch.push_records or batch.receipts or batch.rows else []
         for flight in batch.flights:
-            flight.hold()
+            flight.add_work()
         for part in parts:
             part.flights = batch.flights
         return parts

@@ -123,7 +123,7 @@ class Listener:
     def _acknowledge(self, message_ids: list[str]) -> None:
         if not self._connection.is_guest:
             self._shared.metrics.acks.inc(len(message_ids))
-            self._shared.receipts.acknowledge(self._connection.user_id, message_ids)
+            self._shared.acknowledgements.acknowledge(self._connection.user_id, message_ids)
 
     def _read(self, event: frames.Read) -> None:
         self._mark(event.message_ids, Mark.READ)
@@ -143,7 +143,9 @@ class Listener:
 
     async def _store_mark(self, message_ids: list[str], mark: Mark) -> None:
         try:
-            found = await self._shared.receipts.mark(self._connection.user_id, message_ids, mark, but=self._connection)
+            found = await self._shared.acknowledgements.mark(
+                self._connection.user_id, message_ids, mark, but=self._connection
+            )
         except StoreError:
             self._refuse(ErrorCode.STORE_UNAVAILABLE, "the receipt could not be stored; try again", message_ids)
         else:

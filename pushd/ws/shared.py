@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pushd._fastpath import Connection, Hub
 from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
-from pushd.delivery.acknowledgements import Receipts
+from pushd.delivery.acknowledgements import Acknowledgements
 from pushd.http.addresses import Addresses
 from pushd.telemetry.metrics import Metrics
 from pushd.ws._reader import Reader
@@ -27,7 +27,7 @@ class Shared:
 
     hub: Hub
     reader: Reader
-    receipts: Receipts
+    acknowledgements: Acknowledgements
     renewals: Renewals
     tasks: Tasks
     addresses: Addresses

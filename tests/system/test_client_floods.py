@@ -46,7 +46,7 @@ async def test_five_hundred_notices_acknowledged_one_by_one(probe: Probe) -> Non
         await client.ack((await client.receive())["message_id"])
     await client.send({"type": "ping"})
     assert (await client.receive())["type"] == "pong"
-    await until(lambda: probe.node.receipts.waiting_total == 0)
+    await until(lambda: probe.node.acknowledgements.waiting_total == 0)
 
 
 async def test_the_readmes_sample_stays_open(probe: Probe) -> None:
@@ -59,7 +59,7 @@ async def test_the_readmes_sample_stays_open(probe: Probe) -> None:
         await client.ack(*message_ids[start : start + 100])
     await client.send({"type": "ping"})
     assert (await client.receive())["type"] == "pong"
-    await until(lambda: probe.node.receipts.waiting_total == 0)
+    await until(lambda: probe.node.acknowledgements.waiting_total == 0)
 
 
 @pytest.mark.parametrize("kind", ["ack", "message_received"])

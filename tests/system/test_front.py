@@ -33,8 +33,9 @@ from pushd.http import bodies, sockets
 from pushd.http import connection as http_connection
 from pushd.http import server as front_module
 from pushd.http.addresses import Addresses
-from pushd.http.messages import Pending, Request, Response
+from pushd.http.messages import Request, Response
 from pushd.http.server import Front, listening
+from pushd.later import Later
 
 HEAD = b"Host: localhost\r\n"
 GET = b"GET /sync HTTP/1.1\r\n" + HEAD + b"\r\n"
@@ -58,10 +59,10 @@ class Echo(asyncio.Protocol):
 class FakeApplication:
     """`/sync` answers at once, `/slow` when `release` is set, `/boom` and `/late-boom` raise, `/big` is a lot.
 
-    `/pending…` is answered without a task, after at most `within_s`; `/pending-more` in pieces.
+    `/pending…` is answered without a task, after at most `answer_within_s`; `/pending-more` in pieces.
     """
 
-    within_s = 60.0
+    answer_within_s = 60.0
 
     def __init__(self) -> None:
         self.release = asyncio.Event()
@@ -78,7 +79,7 @@ class FakeApplication:
     def shared(self, request: Request | None, response: Response) -> Response:
         return response
 
-    def handle(self, request: Request) -> Response | Pending | Awaitable[Response]:
+    def handle(self, request: Request) -> Response | Later[Response] | Awaitable[Response]:
         self.requests.append(request)
         match request.path:
             case "/boom":
@@ -91,9 +92,12 @@ class FakeApplication:
                 return self._answer(request)
         return self._pend(request) if request.path.startswith("/pending") else self._await(request)
 
-    def _pend(self, request: Request) -> Pending:
-        done: asyncio.Future[None] = asyncio.ensure_future(self._wait_if_slow(request))
-        return Pending(done, lambda: self._respond(request), lambda: Response(503, b"given up"), self.within_s)
+    def _pend(self, request: Request) -> Later[Response]:
+        done: Later[None] = Later(asyncio.ensure_future(self._wait_if_slow(request)))
+        return done.then(lambda _: self._respond(request))
+
+    def too_late(self) -> Response:
+        return Response(503, b"given up")
 
     async def _wait_if_slow(self, request: Request) -> None:
         if request.path == "/pending-slow":
@@ -474,7 +478,7 @@ async def test_a_slow_handler_is_not_the_clients_fault(hasty: Place, path: str) 
 
 
 async def test_a_pending_answer_is_given_up_in_time_and_the_connection_goes_on(hasty: Place) -> None:
-    hasty.application.within_s = 0.1
+    hasty.application.answer_within_s = 0.1
     client = await hasty.connect(post("/pending-slow", b"") + GET)
     assert (await client.receive())[::2] == (503, b"given up")
     assert (await client.receive())[2] == b"GET /sync 0"

@@ -31,7 +31,7 @@ from pushd.auth.authenticator import Authenticator, Identity
 from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
 from pushd.config.schema import Config, LimitsConfig
-from pushd.delivery.acknowledgements import Receipts
+from pushd.delivery.acknowledgements import Acknowledgements
 from pushd.http.addresses import Addresses
 from pushd.http.messages import Request
 from pushd.presence.arrivals import Presence
@@ -220,7 +220,7 @@ class Node:
         self.reader = Reader(parsing, *longest_frames(current.config.limits))
         metrics, clock = Metrics(), Clock(now=loop.time)
         tasks, nobody = Tasks(metrics), cast(Authenticator, None)  # all are let in, and nobody is renewed
-        presence, receipts = cast(Presence, self), cast(Receipts, self)
+        presence, receipts = cast(Presence, self), cast(Acknowledgements, self)
         shared = Shared(
             hub=self.hub,
             reader=self.reader,
@@ -247,7 +247,7 @@ class Node:
         self.hub.send(connection, self.frame(20))
 
     def acknowledge(self, user_id: int, message_ids: list[str]) -> None:
-        """What `Receipts` does, but nothing."""
+        """What `Acknowledgements` does, but nothing."""
 
     def attach(self, transport: asyncio.Transport) -> None:
         request = Request(target=b"/ws", headers={"sec-websocket-key": KEY}, is_upgrade=True)

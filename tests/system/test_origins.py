@@ -231,7 +231,7 @@ class TestCors:
         monkeypatch.setattr(router._Exposition, "text", fail)
         response = await probe.http.get("/metrics", headers=origin)
         assert (response.status_code, response.headers["access-control-allow-origin"]) == (500, "https://admin.example")
-        monkeypatch.setattr(router, "ANSWER_WITHIN_S", 0.01)
+        probe.node.router.answer_within_s = 0.01
         never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         monkeypatch.setattr(Writers, "records_written", lambda _: never)
         response = await probe.http.get(f"{PREFIX}/notification/records", headers=origin)

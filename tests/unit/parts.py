@@ -20,7 +20,7 @@ from pushd.delivery.submission import Sender, Submission
 from pushd.errors import StoreError, StoreUnavailable
 from pushd.in_flight import InFlight
 from pushd.model import Client as ClientDetails
-from pushd.model import MailboxItem, Notice, Target, TargetKind
+from pushd.model import MailboxItem, Notice, Outcome, Receipt, Target, TargetKind
 from pushd.ports import Stores
 from pushd.protocol import frames
 from pushd.stores.sqlite import set_aside
@@ -69,7 +69,7 @@ class Faulty:
         """No further call fails."""
         self._errors.clear()
 
-    def hold(self, operation: str) -> asyncio.Event:
+    def pause(self, operation: str) -> asyncio.Event:
         """Calls wait for the event before they do anything."""
         gate = self._gates[operation] = asyncio.Event()
         return gate
@@ -168,7 +168,7 @@ class Transport:
     def received(self) -> bytes:
         """What the peer has got since it last looked."""
         data = b""
-        if self.peer.fileno() < 0:  # released
+        if self.peer.fileno() < 0:  # closed
             return data
         with suppress(BlockingIOError):
             while chunk := self.peer.recv(1 << 20):
@@ -177,7 +177,7 @@ class Transport:
         self.junk_bytes -= junk
         return data[junk:]
 
-    def release(self) -> None:
+    def close_both(self) -> None:
         self.ours.close()
         self.peer.close()
 
@@ -238,7 +238,7 @@ class Client:
         return bool(self.messages)
 
     def ack(self, *message_ids: str) -> None:
-        self.house.receipts.acknowledge(self.connection.user_id, message_ids)
+        self.house.acknowledgements.acknowledge(self.connection.user_id, message_ids)
 
     def clog(self) -> None:
         self.transport.clog()
@@ -257,7 +257,7 @@ class Client:
             self.receive()
             self.transport.close()
             self.connection.connection_lost(None)
-        self.transport.release()
+        self.transport.close_both()
 
 
 class House(Core):
@@ -381,13 +381,22 @@ def notice(seq: int = 1, *, user_ids: tuple[int, ...] = (1,), **fields: Any) -> 
     return Notice(seq=seq, accepted_ms=START_MS, **fields)
 
 
+def item(message_id: str, size: int = 1) -> MailboxItem:
+    """What waits in a mailbox; its content is the id, at least `size` characters long."""
+    return MailboxItem(type="t", content=message_id.ljust(size, "."), message_id=message_id, ts=START_MS)
+
+
+def receipt(message_id: str, user_id: int, **outcome: Any) -> Receipt:
+    """What is on record for a recipient of whom nothing else is known."""
+    return Receipt(message_id, user_id, "", 0, "", "", "", Outcome(created_ms=START_MS, **outcome))
+
+
 class Counted:
     """A notice in flight, and how often it was settled."""
 
     def __init__(self, seq: int = 1) -> None:
-        self.flight = InFlight(notice(seq), accepted_at=0.0)
+        self.flight = InFlight(notice(seq), accepted_at=0.0, on_settled=self._count)
         self.settled = 0
-        self.flight.on_settled = self._count
 
     def _count(self, flight: InFlight) -> None:
         self.settled += 1

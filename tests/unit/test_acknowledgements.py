@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from pushd.delivery import acknowledgements
+from pushd.delivery.acknowledgements import LEFT_AT_ONCE, Left
 from pushd.in_flight import InFlight
 from pushd.model import MailboxItem, Mark, PushRecord
 from tests.daemon import until
-from tests.unit.parts import Clock, House, notice
+from tests.unit.parts import Clock, House, item, notice
 
 Build = Callable[..., House]
 ACK_TIMEOUT_S = 30
@@ -43,14 +43,14 @@ async def test_an_acknowledgement_settles(house: House) -> None:
     flight = await to(house, 1)
     assert flight.is_delivered
     assert not is_settled(house, flight)
-    assert house.receipts.waiting_total == 1
+    assert house.acknowledgements.waiting_total == 1
     assert await status_of(house, flight) == (1, 1, 0)
     client.ack(*client.ids)
     client.ack(*client.ids)
     await house.quiet()
     assert is_settled(house, flight)
     assert flight.delivered_count == 1
-    assert house.receipts.waiting_total == 0
+    assert house.acknowledgements.waiting_total == 0
     assert await status_of(house, flight) == (1, 1, 1)
     assert await house.mailbox(1) == []
     assert await house.unsettled() == []
@@ -111,12 +111,12 @@ async def test_what_is_not_acknowledged_in_time_goes_to_the_mailbox(house: House
     flight = await to(house, 1, 2)
     prompt.ack(flight.notice.message_id)
     clock.move(ACK_TIMEOUT_S - 1)
-    house.receipts.expire()
+    house.acknowledgements.expire()
     await house.quiet()
     assert not is_settled(house, flight)
     clock.move(1)
-    house.receipts.expire()
-    house.receipts.expire()
+    house.acknowledgements.expire()
+    house.acknowledgements.expire()
     await house.quiet()
     assert is_settled(house, flight)
     assert await house.mailbox(1) == [flight.notice.message_id]
@@ -135,7 +135,7 @@ async def test_expiry_goes_by_deadline(house: House, clock: Clock) -> None:
     clock.move(10)
     second = await to(house, 1)
     clock.move(20)
-    house.receipts.expire()
+    house.acknowledgements.expire()
     await house.quiet()
     assert (is_settled(house, first), is_settled(house, second)) == (True, False)
     client.ack(first.notice.message_id, second.notice.message_id)
@@ -144,27 +144,25 @@ async def test_expiry_goes_by_deadline(house: House, clock: Clock) -> None:
     assert is_settled(house, second)
 
 
-async def test_what_many_did_not_acknowledge_expires_in_shares(
-    house: House, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(acknowledgements, "EXPIRED_AT_ONCE", 2)
-    monkeypatch.setattr(acknowledgements, "EXPIRE_S", -1.0)
+async def test_what_many_did_not_acknowledge_expires_in_shares(house: House, clock: Clock) -> None:
+    house.acknowledgements.expired_at_once = 2
+    house.acknowledgements.expire_s = 0.0
     users = range(1, 8)
     for user_id in users:
         house.connect(user_id, is_acking=True)
     flight = await to(house, *users)
     clock.move(ACK_TIMEOUT_S)
-    house.receipts.expire()
-    assert house.receipts.waiting_total == 7, "the loop has its turn first"
-    monkeypatch.setattr(acknowledgements, "EXPIRE_S", 0.001)
-    await until(lambda: house.receipts.waiting_total == 0)
+    house.acknowledgements.expire()
+    assert house.acknowledgements.waiting_total == 7, "the loop has its turn first"
+    house.acknowledgements.expire_s = 0.001
+    await until(lambda: house.acknowledgements.waiting_total == 0)
     await house.quiet()
     assert is_settled(house, flight)
     assert [await house.mailbox(user_id) for user_id in users] == [[flight.notice.message_id]] * 7
 
 
 def test_who_left_is_noted_once_for_all_fan_outs() -> None:
-    left = acknowledgements._Left()
+    left = Left()
     marks = []
     for user_id in range(10):
         marks.append(left.mark)
@@ -180,19 +178,19 @@ def test_who_left_is_noted_once_for_all_fan_outs() -> None:
 
 
 def test_of_many_who_left_the_earliest_are_forgotten() -> None:
-    left = acknowledgements._Left()
-    for user_id in range(3 * acknowledgements.LEFT_AT_ONCE):
+    left = Left()
+    for user_id in range(3 * LEFT_AT_ONCE):
         left.note(user_id)
         left.forget(left.mark - 1)
-        assert len(left._user_ids) <= acknowledgements.LEFT_AT_ONCE
-    assert [*left.since(left.mark - 1)] == [3 * acknowledgements.LEFT_AT_ONCE - 1]
+        assert len(left._user_ids) <= LEFT_AT_ONCE
+    assert [*left.since(left.mark - 1)] == [3 * LEFT_AT_ONCE - 1]
 
 
 async def test_leaving_after_the_timeout_saves_nothing_twice(house: House, clock: Clock) -> None:
     client = house.connect(1, is_acking=True)
     flight = await to(house, 1)
     clock.move(ACK_TIMEOUT_S)
-    house.receipts.expire()
+    house.acknowledgements.expire()
     client.leave()
     await house.quiet()
     assert await house.mailbox(1) == [flight.notice.message_id]
@@ -269,13 +267,13 @@ async def begun(make_house: Build) -> Any:
     house.start_writers()
     flight = await house.publish(target="custom", user_ids=[1])
     house.lanes.take()
-    house.receipts.begin(flight)
+    house.acknowledgements.sending(flight)
     return house, flight
 
 
 async def ended(house: House, flight: InFlight, handed: list[int], waiting: list[int]) -> None:
-    house.receipts.sent(flight, handed, waiting)
-    house.receipts.end(flight)
+    house.acknowledgements.sent(flight, handed, waiting)
+    house.acknowledgements.all_sent(flight)
     flight.end_fan_out()
     await house.writers.flushed()
 
@@ -328,13 +326,13 @@ async def test_answers_between_the_shares_of_a_large_fan_out(begun: tuple[House,
     house, flight = begun
     message_id = flight.notice.message_id
     clients = [house.connect(user_id, is_acking=True) for user_id in (1, 2, 3, 4, 5)]
-    house.receipts.sent(flight, [6], [1, 2])
+    house.acknowledgements.sent(flight, [6], [1, 2])
     clients[0].ack(message_id)  # is waited for
     clients[2].ack(message_id)  # is to come
     clients[3].leave()
-    house.receipts.sent(flight, [7], [3, 4])
-    house.receipts.sent(flight, [], [5])
-    house.receipts.end(flight)
+    house.acknowledgements.sent(flight, [7], [3, 4])
+    house.acknowledgements.sent(flight, [], [5])
+    house.acknowledgements.all_sent(flight)
     flight.end_fan_out()
     await house.writers.flushed()
     assert flight.online_count == 7
@@ -351,10 +349,10 @@ async def test_answers_between_the_shares_of_a_large_fan_out(begun: tuple[House,
 async def test_reading_before_the_fan_out_ends(begun: tuple[House, InFlight]) -> None:
     house, flight = begun
     house.connect(1)
-    marking = asyncio.create_task(house.receipts.mark(1, [flight.notice.message_id], Mark.READ))
+    marking = asyncio.create_task(house.acknowledgements.mark(1, [flight.notice.message_id], Mark.READ))
     await asyncio.sleep(0)
-    house.receipts.sent(flight, [1], [])
-    house.receipts.end(flight)
+    house.acknowledgements.sent(flight, [1], [])
+    house.acknowledgements.all_sent(flight)
     flight.end_fan_out()
     assert await marking == [flight.notice.message_id]
 
@@ -370,16 +368,12 @@ async def test_an_id_that_is_used_again_while_the_first_waits(make_house: Build,
     client.ack("m")
     client.leave()
     clock.move(ACK_TIMEOUT_S)
-    house.receipts.expire()
+    house.acknowledgements.expire()
     await house.quiet()
     assert house.ids_settled == ["m", "m"]
 
 
 # ---- replays
-
-
-def item(message_id: str) -> MailboxItem:
-    return MailboxItem(type="t", content=message_id, message_id=message_id, ts=1)
 
 
 @pytest.fixture
@@ -390,12 +384,12 @@ async def replayed(house: House) -> House:
     await house.stores.records.write(records, [])
     await house.stores.mailbox.save([(one, [1]) for one in items])
     house.connect(1, is_acking=True)
-    house.receipts.replaying(1, items)
+    house.acknowledgements.replaying(1, items)
     return house
 
 
 async def test_replayed_items_stay_until_they_are_acknowledged(replayed: House) -> None:
-    replayed.receipts.acknowledge(1, ["a", "unknown"])
+    replayed.acknowledgements.acknowledge(1, ["a", "unknown"])
     await replayed.quiet()
     assert await replayed.mailbox(1) == ["b"]
     assert await replayed.stores.records.received_by("a") == {1}
@@ -404,7 +398,7 @@ async def test_replayed_items_stay_until_they_are_acknowledged(replayed: House) 
 
 async def test_a_late_answer_does_not_bring_a_deleted_record_back(replayed: House) -> None:
     await replayed.stores.records.delete("a")
-    replayed.receipts.acknowledge(1, ["a", "b"])
+    replayed.acknowledgements.acknowledge(1, ["a", "b"])
     await replayed.quiet()
     assert await replayed.mailbox(1) == []
     assert await replayed.stores.records.receive_status("a") is None
@@ -413,7 +407,7 @@ async def test_a_late_answer_does_not_bring_a_deleted_record_back(replayed: Hous
 
 async def test_replayed_items_outlive_their_connection(replayed: House) -> None:
     replayed.hub.connections_of(1)[0].connection_lost(None)
-    replayed.receipts.acknowledge(1, ["a"])  # nobody was sent anything by now
+    replayed.acknowledgements.acknowledge(1, ["a"])  # nobody was sent anything by now
     await replayed.quiet()
     assert await replayed.mailbox(1) == ["a", "b"]
 
@@ -421,7 +415,7 @@ async def test_replayed_items_outlive_their_connection(replayed: House) -> None:
 async def test_one_acknowledgement_for_a_live_frame_and_its_replay(replayed: House) -> None:
     """After a crash a notice can be both: restored and sent live, and in the mailbox from before."""
     live = await to(replayed, 1, message_id="a")
-    replayed.receipts.acknowledge(1, ["a"])
+    replayed.acknowledgements.acknowledge(1, ["a"])
     await replayed.quiet()
     assert is_settled(replayed, live)
     assert await replayed.mailbox(1) == ["b"]
@@ -436,7 +430,7 @@ async def test_marks(house: House, mark: Mark) -> None:
     flight = await to(house, 1, 2)
     unread = await to(house, 1)
     message_id = flight.notice.message_id
-    assert await house.receipts.mark(1, [message_id, "unknown"], mark, but=reader.connection) == [message_id]
+    assert await house.acknowledgements.mark(1, [message_id, "unknown"], mark, but=reader.connection) == [message_id]
     await house.quiet()
     found = await house.stores.records.receive_status(message_id)
     assert found is not None
@@ -454,7 +448,7 @@ async def test_what_was_read_elsewhere_leaves_the_mailbox(house: House) -> None:
     flight = await to(house, 1)
     message_id = flight.notice.message_id
     assert await house.mailbox(1) == [message_id]
-    assert await house.receipts.mark(1, [message_id], Mark.READ) == [message_id]
+    assert await house.acknowledgements.mark(1, [message_id], Mark.READ) == [message_id]
     await house.quiet()
     assert await house.mailbox(1) == []
     assert await status_of(house, flight) == (1, 0, 1)
@@ -462,7 +456,7 @@ async def test_what_was_read_elsewhere_leaves_the_mailbox(house: House) -> None:
 
 async def test_marking_what_is_unknown(house: House) -> None:
     client = house.connect(1)
-    assert await house.receipts.mark(1, ["unknown"], Mark.READ) == []
+    assert await house.acknowledgements.mark(1, ["unknown"], Mark.READ) == []
     client.receive()
     assert client.messages == []
 
@@ -476,9 +470,13 @@ async def test_who_never_acknowledges_is_remembered_as_deep_as_the_mailbox(make_
         await house.publish(target="custom", user_ids=[1], message_id=f"m{number}")
         await house.quiet()
         clock.move(ACK_TIMEOUT_S)
-        house.receipts.expire()
+        house.acknowledgements.expire()
     await house.quiet()
-    assert list(house.receipts._in_mailbox[1]) == await house.mailbox(1) == [f"m{number}" for number in range(7, 12)]
+    assert (
+        list(house.acknowledgements._in_mailbox[1])
+        == await house.mailbox(1)
+        == [f"m{number}" for number in range(7, 12)]
+    )
     client.ack(*(f"m{number}" for number in range(10)))
     await house.quiet()
     assert await house.mailbox(1) == ["m10", "m11"]
@@ -527,21 +525,19 @@ async def test_what_returns_stays_before_what_comes_after_it(house: House) -> No
 
 
 @pytest.mark.parametrize("shares", [1, 3])
-async def test_what_was_read_while_it_returned_leaves_the_mailbox(
-    make_house: Build, frail: Any, shares: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(acknowledgements, "RETURNED_AT_ONCE", 1)
+async def test_what_was_read_while_it_returned_leaves_the_mailbox(make_house: Build, frail: Any, shares: int) -> None:
     house = make_house(stores=frail)
+    house.acknowledgements.returned_at_once = 1
     house.start_all()
     client = house.connect(1, is_acking=True)
     ids = [(await to(house, 1)).notice.message_id for _ in range(shares)]
-    gate = frail.mailbox.hold("save")
+    gate = frail.mailbox.pause("save")
     client.leave()
     if shares > 1:
         await until(lambda: "save" in frail.mailbox.calls)
     else:
         gate.set()
-    assert await house.receipts.mark(1, ids, Mark.READ) == ids
+    assert await house.acknowledgements.mark(1, ids, Mark.READ) == ids
     gate.set()
     await house.quiet()
     assert await house.mailbox(1) == []
@@ -551,31 +547,31 @@ async def test_two_fan_outs_of_one_id_each_know_who_left(house: House) -> None:
     for user_id in (1, 2):
         house.connect(user_id, is_acking=True)
     flights = [InFlight(notice(seq, message_id="again"), accepted_at=0.0) for seq in (1, 2)]
-    house.receipts.begin(flights[0])
+    house.acknowledgements.sending(flights[0])
     house.connect(3, is_acking=True).leave()
-    house.receipts.begin(flights[1])
+    house.acknowledgements.sending(flights[1])
     house.connect(4, is_acking=True).leave()
-    house.receipts.end(flights[1])
-    house.receipts.sent(flights[0], [], [1, 3, 4])
-    assert house.receipts.waiting_total == 1
-    house.receipts.end(flights[0])
-    assert not house.receipts._left._user_ids
-    house.receipts.begin(flights[0])
-    house.receipts.begin(flights[1])
-    house.receipts.end(flights[0])
+    house.acknowledgements.all_sent(flights[1])
+    house.acknowledgements.sent(flights[0], [], [1, 3, 4])
+    assert house.acknowledgements.waiting_total == 1
+    house.acknowledgements.all_sent(flights[0])
+    assert not house.acknowledgements._left._user_ids
+    house.acknowledgements.sending(flights[0])
+    house.acknowledgements.sending(flights[1])
+    house.acknowledgements.all_sent(flights[0])
     house.connect(5, is_acking=True).leave()
-    house.receipts.sent(flights[1], [], [2, 5])
-    assert house.receipts.waiting_total == 2
-    house.receipts.end(flights[1])
+    house.acknowledgements.sent(flights[1], [], [2, 5])
+    assert house.acknowledgements.waiting_total == 2
+    house.acknowledgements.all_sent(flights[1])
 
 
 async def test_marking_what_another_program_put_there(house: House) -> None:
     """It has no record: it leaves the mailbox, and that is all."""
-    waiting = [MailboxItem(type="t", content="x", message_id=name) for name in "abc"]
-    await house.stores.mailbox.save([(item, [1]) for item in waiting])
-    assert await house.receipts.mark(1, ["a", "unknown"], Mark.READ) == ["a"]
+    waiting = [item(name) for name in "abc"]
+    await house.stores.mailbox.save([(one, [1]) for one in waiting])
+    assert await house.acknowledgements.mark(1, ["a", "unknown"], Mark.READ) == ["a"]
     client = house.connect(1, is_acking=True)
-    house.receipts.replaying(1, waiting)
-    assert await house.receipts.mark(1, ["c", "unknown"], Mark.CONFIRMED, but=client.connection) == ["c"]
+    house.acknowledgements.replaying(1, waiting)
+    assert await house.acknowledgements.mark(1, ["c", "unknown"], Mark.CONFIRMED, but=client.connection) == ["c"]
     await house.quiet()
     assert await house.mailbox(1) == ["b"]

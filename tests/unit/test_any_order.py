@@ -6,18 +6,20 @@ import asyncio
 from collections import Counter
 from typing import Any
 
-import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from pushd._fastpath import FanOut, Hub
 from pushd.config.schema import Config
-from pushd.delivery import dispatch
+from pushd.delivery.fan_out import FanOutQueue
 from pushd.in_flight import InFlight
 from pushd.ports import Stores
+from pushd.turns import Slice
 from tests.conftest import MakeConfig
 from tests.unit.parts import Clock, House
 
 USERS = (1, 2, 3)
+CROWD = 40  # in whose midst a slice ends, at the latest after 16 connections
 EVENTS = st.one_of(
     st.tuples(st.just("publish"), st.sampled_from(["custom", "all", "online"])),
     st.tuples(st.just("connect"), st.sampled_from(USERS), st.booleans()),
@@ -29,11 +31,27 @@ EVENTS = st.one_of(
 )
 
 
+class Interrupted:
+    """A hub, and how often a slice ended before its fan-out did."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self.interruptions = 0
+
+    def advance(self, job: FanOut, budget_s: float) -> bool:
+        is_finished = self._hub.advance(job, budget_s)
+        self.interruptions += not is_finished
+        return is_finished
+
+
 class Story:
-    """One sequence of events, and what must be true at its end."""
+    """One sequence of events, and what must be true at its end. Slices are as short as can be."""
 
     def __init__(self, config: Config, stores: Stores, clock: Clock, last_seq: int) -> None:
         self.house = House(config, stores, clock, last_seq=last_seq)
+        self.hub = Interrupted(self.house.hub)
+        self.house.dispatcher.fan_outs = FanOutQueue(self.hub, clock.now, most_s=0.0)
+        self.house.dispatcher.worker_slice = Slice(0.0, clock.now)
         self.base = 1000 * (last_seq + 1)  # users of its own: stores are shared by all stories
         self.clients: list[Any] = []
         self.flights: list[InFlight] = []
@@ -46,6 +64,10 @@ class Story:
     async def _publish(self, target: str) -> None:
         users = [self.base + user for user in USERS]
         self.flights.append(await self.house.publish(target=target, user_ids=users))
+
+    @property
+    def broadcasts(self) -> int:
+        return sum(flight.notice.target.kind != "custom" for flight in self.flights)
 
     async def _connect(self, user: int, is_acking: bool) -> None:
         self.clients.append(self.house.connect(self.base + user, is_acking=is_acking))
@@ -84,7 +106,7 @@ class Story:
 
     async def _move(self, seconds: int) -> None:
         self.house.clock.move(seconds)
-        self.house.receipts.expire()
+        self.house.acknowledgements.expire()
 
     async def _fail(self, operation: str) -> None:
         store, _, name = operation.partition(".")
@@ -105,7 +127,7 @@ class Story:
         for flight in self.flights:
             await self._check(flight)
         assert Counter(self.house.ids_settled) == Counter(one.notice.message_id for one in self.flights)
-        assert self.house.intake.unsettled_total == self.house.receipts.waiting_total == 0
+        assert self.house.intake.unsettled_total == self.house.acknowledgements.waiting_total == 0
         assert await self.house.unsettled() == []
 
     async def _check(self, flight: InFlight) -> None:
@@ -130,17 +152,16 @@ class Story:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(events=st.lists(EVENTS, min_size=3, max_size=30), crowd=st.sampled_from([0, 40]))
+@given(events=st.lists(EVENTS, min_size=3, max_size=30), crowd=st.sampled_from([0, CROWD]))
+@example(events=[("publish", "all"), ("turn",), ("arrive", 1, True), ("publish", "online")], crowd=CROWD)
 async def test_every_order_of_events(
     events: list[tuple[Any, ...]],
     crowd: int,
     make_config: MakeConfig,
     frail: Any,
     clock: Clock,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With a crowd of guests in front, a broadcast takes several slices, between which other things happen."""
-    monkeypatch.setattr(dispatch, "SLICE_S", 0.0)
     for store in (frail.mailbox, frail.records, frail.journal):
         store.work()
     story = Story(make_config(records={"flush_ms": 1}), frail, clock, await frail.journal.last_seq())
@@ -151,5 +172,7 @@ async def test_every_order_of_events(
         for event in events:
             await story.play(event)
         await story.end()
+        if crowd and story.broadcasts:
+            assert story.hub.interruptions > 0
     finally:
         await story.house.stop()

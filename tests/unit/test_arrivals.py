@@ -14,13 +14,9 @@ from pushd.model import MailboxItem, Mark
 from pushd.presence import arrivals
 from pushd.protocol import frames
 from tests.daemon import until
-from tests.unit.parts import NODE_ID, START_MS, Client, House
+from tests.unit.parts import NODE_ID, Client, House, item
 
 Build = Callable[..., House]
-
-
-def item(message_id: str, size: int = 1) -> MailboxItem:
-    return MailboxItem(type="t", content=message_id.ljust(size, "."), message_id=message_id, ts=START_MS)
 
 
 async def fill(house: House, user_id: int, count: int, size: int = 1) -> list[str]:
@@ -89,7 +85,7 @@ async def test_guests_are_greeted_at_once_and_leave_no_trace(frail_house: House,
 async def test_the_unread_count(house: House) -> None:
     flights = [await house.publish(target="custom", user_ids=[7]) for _ in range(3)]
     await house.quiet()
-    await house.receipts.mark(7, [flights[0].notice.message_id], Mark.READ)
+    await house.acknowledgements.mark(7, [flights[0].notice.message_id], Mark.READ)
     client = house.arrive(7)
     await greeted(client)
     assert client.messages[0]["data"]["unread_count"] == 2
@@ -99,7 +95,7 @@ async def test_records_give_way_while_some_wait_for_others_to_be_welcomed(
     frail_house: House, frail: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(arrivals, "ARRIVALS_PER_BATCH", 1)
-    answer = frail.mailbox.hold("read")
+    answer = frail.mailbox.pause("read")
     served = [frail_house.arrive(user_id) for user_id in range(1, arrivals.WELCOMES_AT_ONCE + 1)]
     await until(lambda: frail.mailbox.calls.count("read") == len(served))
     assert not frail_house.writers.records.writer.gives_way
@@ -113,7 +109,7 @@ async def test_records_give_way_while_some_wait_for_others_to_be_welcomed(
 
 async def test_hello_then_mailbox_then_live(frail_house: House, frail: Any) -> None:
     waiting = await fill(frail_house, 7, 3)
-    answer = frail.mailbox.hold("read")
+    answer = frail.mailbox.pause("read")
     client = frail_house.arrive(7)
     await until(lambda: "read" in frail.mailbox.calls)
     for number in range(3):
@@ -131,7 +127,7 @@ async def test_hello_then_mailbox_then_live(frail_house: House, frail: Any) -> N
 
 
 async def test_what_was_on_its_way_into_the_mailbox_is_replayed(frail_house: House, frail: Any) -> None:
-    answer = frail.mailbox.hold("save")
+    answer = frail.mailbox.pause("save")
     flight = await frail_house.publish(target="custom", user_ids=[7])
     await until(lambda: "save" in frail.mailbox.calls)
     client = frail_house.arrive(7)
@@ -181,7 +177,7 @@ async def test_many_arrivals_share_round_trips(frail_house: House, frail: Any) -
 
 async def test_who_leaves_before_the_stores_answer(frail_house: House, frail: Any) -> None:
     ids = await fill(frail_house, 7, 2)
-    answer = frail.mailbox.hold("read")
+    answer = frail.mailbox.pause("read")
     gone, stays = frail_house.arrive(7), frail_house.arrive(8)
     await until(lambda: "read" in frail.mailbox.calls)
     gone.leave()
@@ -233,7 +229,7 @@ async def test_stores_that_do_not_answer_count_as_down(
 ) -> None:
     monkeypatch.setattr(arrivals, "STORES_WITHIN_S", 0.01)
     ids = await fill(frail_house, 7, 2)
-    answer = frail.mailbox.hold("read")
+    answer = frail.mailbox.pause("read")
     client = frail_house.arrive(7)
     await greeted(client)
     assert client.notices == []
@@ -460,7 +456,7 @@ async def test_whatever_fails_after_the_stores_have_answered(house: House, monke
     def failing(user_id: int, items: Any) -> None:
         raise Unexpected("odd items")
 
-    monkeypatch.setattr(house.receipts, "replaying", failing)
+    monkeypatch.setattr(house.acknowledgements, "replaying", failing)
     clients = [house.arrive(user_id) for user_id in (1, 2, 3)]
     await greeted(clients[0], clients[2])
     await until(lambda: clients[1].connection.close_code == CloseCode.INTERNAL_ERROR)

@@ -117,7 +117,7 @@ async def test_admins_are_who_the_configuration_says(build: Callable[..., Cached
 
 
 async def test_many_ask_once(directory: CachedDirectory, store: Any) -> None:
-    gate = store.hold("all_ids")
+    gate = store.pause("all_ids")
     asking = [asyncio.create_task(directory.ids(ALL)) for _ in range(5)]
     await asyncio.sleep(0)
     asking[0].cancel()  # it must not take the answer away from the others
@@ -139,7 +139,7 @@ async def test_stale_lists_serve_while_the_store_is_down(directory: CachedDirect
 
 
 async def test_a_failure_fails_all_who_asked_and_is_forgotten(directory: CachedDirectory, store: Any) -> None:
-    gate = store.hold("all_ids")
+    gate = store.pause("all_ids")
     store.fail("all_ids")
     asking = [asyncio.create_task(directory.ids(ALL)) for _ in range(3)]
     await asyncio.sleep(0)
@@ -190,7 +190,7 @@ async def test_a_token_that_changes_nothing_leaves_the_lists_alone(directory: Ca
 
 
 async def test_an_answer_from_before_a_role_changed_is_not_remembered(directory: CachedDirectory, store: Any) -> None:
-    gate = store.hold("ids_by_role")
+    gate = store.pause("ids_by_role")
     before = asyncio.create_task(directory.ids(ADMIN))
     await asyncio.sleep(0)
     await directory.learn([token(User(1, "ann", 0), 5)])
@@ -213,7 +213,7 @@ async def test_a_user_whom_the_store_did_not_take_is_still_unknown(directory: Ca
 async def test_who_asks_after_a_user_was_learned_does_not_get_an_answer_from_before(
     directory: CachedDirectory, store: Any
 ) -> None:
-    answers = store.hold("all_ids")
+    answers = store.pause("all_ids")
     before = asyncio.create_task(directory.ids(ALL))
     await asyncio.sleep(0)
     await directory.learn([CID])
@@ -304,7 +304,7 @@ async def test_no_more_users_are_remembered_than_allowed(build: Callable[..., Ca
 
 
 async def test_those_who_miss_the_same_users_ask_once(directory: CachedDirectory, store: Any) -> None:
-    gate = store.hold("users")
+    gate = store.pause("users")
     asking = [asyncio.create_task(directory.users(ids)) for ids in ([1], [2, 1], {1, 2, 9})]
     await asyncio.sleep(0)
     gate.set()
@@ -342,7 +342,7 @@ class _Counting:
 
 
 async def test_who_gives_up_does_not_take_the_answer_from_others(directory: CachedDirectory, store: Any) -> None:
-    gate = store.hold("users")
+    gate = store.pause("users")
     asking = [asyncio.create_task(directory.users([1, 2])) for _ in range(2)]
     await asyncio.sleep(0)
     asking[0].cancel()
@@ -357,7 +357,7 @@ async def test_who_gives_up_does_not_take_the_answer_from_others(directory: Cach
 async def test_when_nobody_waits_any_more_a_failure_is_no_unhandled_one(
     directory: CachedDirectory, store: Any, operation: str
 ) -> None:
-    gate = store.hold(operation)
+    gate = store.pause(operation)
     store.fail(operation)
     asking = asyncio.create_task(directory.users([1]) if operation == "users" else directory.ids(ALL))
     await until(lambda: store.calls)
@@ -372,7 +372,7 @@ async def test_when_nobody_waits_any_more_a_failure_is_no_unhandled_one(
 async def test_each_gets_what_its_own_questions_brought(directory: CachedDirectory, store: Any, clock: Clock) -> None:
     await directory.users([1])
     clock.move(TTL_S)
-    gate = store.hold("users")
+    gate = store.pause("users")
     store.fail("users")
     first = asyncio.create_task(directory.users([1]))
     await asyncio.sleep(0)

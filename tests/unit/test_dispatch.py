@@ -11,26 +11,22 @@ import msgspec
 import pytest
 
 from pushd._fastpath import FanOut
-from pushd.delivery import dispatch, fan_out
+from pushd.delivery.dispatch import SHRINK_AFTER_S
 from pushd.delivery.fan_out import ROUND_S, SHORT_SLICE_S, SLICE_S, FanOutQueue, next_slice_s
 from pushd.errors import StoreError
-from pushd.model import Arrival, Channel, DeliveryStatus, Outcome, Priority, Receipt, Target, TargetKind, User
+from pushd.model import Arrival, Channel, DeliveryStatus, Priority, Target, TargetKind, User
 from pushd.ports import Stores
-from pushd.protocol import frames as wire
+from pushd.protocol import frames
 from pushd.protocol.deflate import inflated
-from pushd.protocol.frames import ws_frame
+from pushd.protocol.frames import DEFLATED, ws_frame
 from tests.daemon import until
-from tests.unit.parts import START_MS, Client, Clock, House, notice
+from tests.unit.parts import START_MS, Client, Clock, House, notice, receipt
 
 Build = Callable[..., House]
 ANN, BEN = User(1, "ann", 1), User(2, "ben", 2)
 
 
-@pytest.fixture
-def _slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slice ends after 16 connections."""
-    for name in ("SLICE_S", "SHORT_SLICE_S", "ROUND_S"):
-        monkeypatch.setattr(fan_out, name, 0.0)
+SHORTEST = 0.0  # a slice that ends after 16 connections
 
 
 @pytest.fixture
@@ -119,7 +115,7 @@ async def test_a_notice_is_deflated_once_for_all(house: House) -> None:
     by_dialect: dict[int, set[bytes]] = {}
     for client in clients:
         by_dialect.setdefault(client.connection.dialect, set()).add(client.transport.received())
-    assert all(len(frames) == 1 for frames in by_dialect.values())
+    assert all(len(texts) == 1 for texts in by_dialect.values())
     plain_json, plain_msgpack, json_frame, msgpack_frame = (by_dialect[dialect].pop() for dialect in range(4))
     assert (plain_json[0], plain_msgpack[0], json_frame[0], msgpack_frame[0]) == (0x81, 0x82, 0xC1, 0xC2)
     assert inflated(json_frame[4:], 4096) == plain_json[4:]
@@ -127,7 +123,7 @@ async def test_a_notice_is_deflated_once_for_all(house: House) -> None:
 
 
 async def test_a_short_notice_is_not_deflated(house: House) -> None:
-    clients = [house.connect(1 + number, dialect=dialect) for number, dialect in enumerate((0, wire.DEFLATED))]
+    clients = [house.connect(1 + number, dialect=dialect) for number, dialect in enumerate((0, DEFLATED))]
     await house.publish("short", target="online")
     await house.quiet()
     assert len({client.transport.received() for client in clients}) == 1
@@ -165,17 +161,16 @@ async def test_the_highest_lane_comes_first(make_house: Build) -> None:
     assert client.notices == ["urgent", "urgent", "high", "normal", "low", "low"]
 
 
-@pytest.mark.usefixtures("_slices")
 async def test_urgent_overtakes_a_broadcast_between_its_slices(make_house: Build) -> None:
     house = make_house()
     clients = crowd(house, 64)
-    staged = FanOutQueue(house.hub)
-    serving = asyncio.create_task(staged.serve())
+    fan_outs = FanOutQueue(house.hub, most_s=SHORTEST)
+    serving = asyncio.create_task(fan_outs.serve())
     order: list[str] = []
 
     async def run(name: str, priority: int) -> None:
         job = FanOut(name, lambda dialect: b"\x81\x02{}", None)
-        await end_of(staged.begin(job, Priority(priority)))
+        await end_of(fan_outs.add(job, Priority(priority)))
         order.append(name)
 
     jobs = [("low", 0), ("normal 1", 1), ("normal 2", 1), ("urgent", 3), ("high", 2)]
@@ -187,8 +182,8 @@ async def test_urgent_overtakes_a_broadcast_between_its_slices(make_house: Build
     assert {len(client.transport.received()) for client in clients} == {5 * 4}
 
 
-@pytest.mark.usefixtures("_slices")
 async def test_equal_priorities_do_not_overtake_each_other_between_slices(house: House) -> None:
+    house.dispatcher.fan_outs.most_s = SHORTEST
     clients = crowd(house, 50)
     for index in range(10):
         await house.publish(str(index), target="online")
@@ -203,38 +198,35 @@ async def test_equal_priorities_do_not_overtake_each_other_between_slices(house:
 async def test_a_frame_that_cannot_be_encoded_concerns_its_notice_only(make_house: Build) -> None:
     house = make_house()
     crowd(house, 40)
-    staged = FanOutQueue(house.hub)
+    fan_outs = FanOutQueue(house.hub, most_s=SHORTEST)
 
     def refuse(dialect: int) -> bytes:
         raise ValueError("not encodable")
 
-    serving = asyncio.create_task(staged.serve())
+    serving = asyncio.create_task(fan_outs.serve())
     blocking = FanOut("first", lambda dialect: b"\x81\x02{}", None)
     priority = Priority.NORMAL
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fan_out, "SLICE_S", 0.0)
-        first = staged.begin(blocking, priority)
-        broken = staged.begin(FanOut("broken", refuse, None), priority)
-        third = staged.begin(FanOut("third", lambda dialect: b"\x81\x02{}", None), priority)
-        with pytest.raises(ValueError, match="not encodable"):
-            await end_of(broken)
-        await end_of(first)
-        await end_of(third)
+    first = fan_outs.add(blocking, priority)
+    broken = fan_outs.add(FanOut("broken", refuse, None), priority)
+    third = fan_outs.add(FanOut("third", lambda dialect: b"\x81\x02{}", None), priority)
+    with pytest.raises(ValueError, match="not encodable"):
+        await end_of(broken)
+    await end_of(first)
+    await end_of(third)
     serving.cancel()
     await asyncio.gather(serving, return_exceptions=True)
 
 
-@pytest.mark.usefixtures("_slices")
 async def test_broadcasts_that_wait_for_one_another_are_one_write(make_house: Build) -> None:
     house = make_house()
     clients = crowd(house, 40)
-    staged = FanOutQueue(house.hub)
+    fan_outs = FanOutQueue(house.hub, most_s=SHORTEST)
     jobs = [FanOut(str(number), partial(numbered, number), None) for number in range(5)]
-    ends = [staged.begin(job, Priority.NORMAL) for job in jobs]
+    ends = [fan_outs.add(job, Priority.NORMAL) for job in jobs]
     apart = FanOut("apart", lambda dialect: ws_frame(1, b"apart"), [100, 101])
-    ends.append(staged.begin(apart, Priority.NORMAL))
-    ends.append(staged.begin(FanOut("last", lambda dialect: ws_frame(1, b"last"), None), Priority.NORMAL))
-    serving = asyncio.create_task(staged.serve())
+    ends.append(fan_outs.add(apart, Priority.NORMAL))
+    ends.append(fan_outs.add(FanOut("last", lambda dialect: ws_frame(1, b"last"), None), Priority.NORMAL))
+    serving = asyncio.create_task(fan_outs.serve())
     await asyncio.gather(*(end for end in ends if end is not None))
     serving.cancel()
     await asyncio.gather(serving, return_exceptions=True)
@@ -245,30 +237,29 @@ async def test_broadcasts_that_wait_for_one_another_are_one_write(make_house: Bu
     assert all(set(job.handed) | set(job.waiting) == everybody for job in jobs)
     # The first had begun; of those behind it, the second took three along.
     assert jobs[2].handed == jobs[1].handed
-    assert not len(staged)
+    assert not len(fan_outs)
 
 
-@pytest.mark.usefixtures("_slices")
 async def test_fan_outs_that_begin_within_a_slice_or_after_all_are_through_are_served(make_house: Build) -> None:
     house = make_house()
     clients = crowd(house, 40)
-    staged = FanOutQueue(house.hub)
-    serving = asyncio.create_task(staged.serve())
+    fan_outs = FanOutQueue(house.hub, most_s=SHORTEST)
+    serving = asyncio.create_task(fan_outs.serve())
     urgent: list[asyncio.Future[None] | None] = []
 
     def begin_another(dialect: int) -> bytes:
         job = FanOut("urgent", lambda dialect: ws_frame(1, b"urgent"), None)
-        urgent.append(staged.begin(job, Priority.URGENT))
+        urgent.append(fan_outs.add(job, Priority.URGENT))
         return ws_frame(1, b"first")
 
-    first = staged.begin(FanOut("zeroth", lambda dialect: ws_frame(1, b"zeroth"), None), Priority.NORMAL)
-    within = staged.begin(FanOut("first", begin_another, None), Priority.NORMAL)
+    first = fan_outs.add(FanOut("zeroth", lambda dialect: ws_frame(1, b"zeroth"), None), Priority.NORMAL)
+    within = fan_outs.add(FanOut("first", begin_another, None), Priority.NORMAL)
     await end_of(first)
     await end_of(within)
     assert urgent, "it was encoded"
-    assert not len(staged), "what is urgent goes first"
+    assert not len(fan_outs), "what is urgent goes first"
     await asyncio.sleep(0)
-    await end_of(staged.begin(FanOut("last", lambda dialect: ws_frame(1, b"last"), None), Priority.NORMAL))
+    await end_of(fan_outs.add(FanOut("last", lambda dialect: ws_frame(1, b"last"), None), Priority.NORMAL))
     serving.cancel()
     await asyncio.gather(serving, return_exceptions=True)
     for client in clients:
@@ -277,13 +268,11 @@ async def test_fan_outs_that_begin_within_a_slice_or_after_all_are_through_are_s
         assert len(got) == sum(len(ws_frame(1, text)) for text in (b"zeroth", b"first", b"urgent", b"last"))
 
 
-async def test_an_urgent_notice_to_a_few_needs_no_worker(
-    make_house: Build, frail: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dispatch, "ASIDE_MOST", 0)  # a worker that waits for a store keeps its place
+async def test_an_urgent_notice_to_a_few_needs_no_worker(make_house: Build, frail: Any) -> None:
     house = make_house(stores=frail, delivery={"min_workers": 1, "max_workers": 1})
+    house.dispatcher.aside_most = 0  # a worker that waits for a store keeps its place
     client = house.connect(1)
-    answer = frail.directory.hold("ids_by_role")
+    answer = frail.directory.pause("ids_by_role")
     house.start_all()
     await until(lambda: house.dispatcher.worker_count == 1)
     await house.publish("waits", target="role", roles=[1])
@@ -304,10 +293,10 @@ async def test_a_notice_that_fails_is_set_aside_and_harms_no_other(
     def refuse(message: Any, dialect: int) -> bytes:
         raise ValueError("not encodable")
 
-    monkeypatch.setattr(dispatch.frames, "shared_frame", refuse)
-    broken = await house.publish("broken", target="online")
-    await until(lambda: house.dispatcher.is_idle)
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(frames, "shared_frame", refuse)
+        broken = await house.publish("broken", target="online")
+        await until(lambda: house.dispatcher.is_idle)
     await house.publish("next", target="online")
     await until(lambda: client.notices == ["next"])
     await house.set_aside.finished()
@@ -324,7 +313,7 @@ async def test_a_notice_that_cannot_even_be_set_aside_stays_in_the_journal(
     frail_house.connect(1)
     frail.set_aside.fail("keep")
     with monkeypatch.context() as patched:
-        patched.setattr(dispatch.frames, "shared_frame", lambda message, dialect: 1 / 0)
+        patched.setattr(frames, "shared_frame", lambda message, dialect: 1 / 0)
         broken = await frail_house.publish("broken", target="online")
         await until(lambda: frail_house.dispatcher.is_idle)
     await frail_house.set_aside.finished()
@@ -354,9 +343,7 @@ async def test_a_notice_that_was_set_aside_goes_to_those_who_have_not_received_i
     await house.stores.directory.learn([ANN, BEN])
     first, second = house.connect(1), house.connect(2)
     entry = notice(7, target=Target(TargetKind.ALL), content="again")
-    await house.stores.records.write(
-        [], [Receipt("m7", 1, "ann", 1, "", "", "", Outcome(START_MS, received_ms=START_MS))]
-    )
+    await house.stores.records.write([], [receipt("m7", 1, received_ms=START_MS)])
     settled: list[str] = []
     await house.intake.take_back(msgspec.json.encode(entry), lambda: settled.append("m7"))
     await house.quiet()
@@ -367,8 +354,8 @@ async def test_a_notice_that_was_set_aside_goes_to_those_who_have_not_received_i
 # ---- who comes and goes meanwhile
 
 
-@pytest.mark.usefixtures("_slices")
 async def test_who_connects_during_a_broadcast_gets_it_once(house: House) -> None:
+    house.dispatcher.fan_outs.most_s = SHORTEST
     crowd(house, 40)
     await house.stores.directory.learn([ANN])
     flight = await house.publish("x")
@@ -383,7 +370,7 @@ async def test_who_connects_during_a_broadcast_gets_it_once(house: House) -> Non
 async def test_who_connects_between_fan_out_and_settling_gets_it_live_once(frail_house: House, frail: Any) -> None:
     """A broadcast asks who is absent after it was sent: whoever came by then is not absent."""
     await frail.directory.learn([ANN, BEN])
-    answer = frail.directory.hold("all_ids")
+    answer = frail.directory.pause("all_ids")
     flight = await frail_house.publish("x")
     await until(lambda: "all_ids" in frail.directory.calls)
     late = [frail_house.connect(1), frail_house.connect(1)]
@@ -396,12 +383,12 @@ async def test_who_connects_between_fan_out_and_settling_gets_it_live_once(frail
     assert frail_house.ids_settled == [flight.notice.message_id]
 
 
-@pytest.mark.usefixtures("_slices")
 async def test_who_comes_and_goes_again_in_late_rounds_finds_it_in_the_mailbox(make_house: Build, frail: Any) -> None:
     house = make_house(stores=frail)
+    house.dispatcher.fan_outs.most_s = SHORTEST
     house.start_all()
     await frail.directory.learn([ANN])
-    answer = frail.directory.hold("all_ids")
+    answer = frail.directory.pause("all_ids")
     flight = await house.publish("x")
     await until(lambda: "all_ids" in frail.directory.calls)
     client = house.connect(1, is_acking=True)
@@ -453,7 +440,7 @@ async def test_who_must_be_looked_up_steps_aside(make_house: Build, frail: Any) 
     house = make_house(stores=frail, delivery={"min_workers": 1, "max_workers": 2})
     await frail.directory.learn([ANN])
     client = house.connect(1)
-    answer = frail.directory.hold("ids_by_role")
+    answer = frail.directory.pause("ids_by_role")
     house.start_all()
     waiting = [await house.publish("role", target="role", roles=[1]) for _ in range(20)]
     overtaking = [await house.publish("custom", target="custom", user_ids=[1]) for _ in range(3)]
@@ -469,11 +456,11 @@ async def test_who_must_be_looked_up_steps_aside(make_house: Build, frail: Any) 
     assert await house.unsettled() == []
 
 
-async def test_only_so_many_step_aside(make_house: Build, frail: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_so_many_step_aside(make_house: Build, frail: Any) -> None:
     """What waits aside is in memory: beyond that, notices wait in their lanes, which are bounded."""
-    monkeypatch.setattr(dispatch, "ASIDE_MOST", 3)
     house = make_house(stores=frail, delivery={"min_workers": 1, "max_workers": 1})
-    answer = frail.directory.hold("ids_by_role")
+    house.dispatcher.aside_most = 3
+    answer = frail.directory.pause("ids_by_role")
     house.start_all()
     for _ in range(6):
         await house.publish(target="role", roles=[1])
@@ -502,10 +489,6 @@ async def test_a_directory_that_fails_is_asked_again(frail_house: House, frail: 
 
 
 # ---- after a crash
-
-
-def receipt(message_id: str, user_id: int, **outcome: Any) -> Receipt:
-    return Receipt(message_id, user_id, "", 0, "", "", "", Outcome(created_ms=START_MS, **outcome))
 
 
 async def restored(house: House, *notices: Any) -> None:
@@ -582,12 +565,10 @@ async def test_restored_and_expired(house: House, clock: Clock) -> None:
 # ---- the worker pool
 
 
-async def test_workers_come_with_waiting_notices_and_go_when_idle(
-    make_house: Build, frail: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dispatch, "ASIDE_MOST", 0)  # so that workers are what is waited with
+async def test_workers_come_with_waiting_notices_and_go_when_idle(make_house: Build, frail: Any, clock: Clock) -> None:
     house = make_house(stores=frail, delivery={"min_workers": 1, "max_workers": 3})
-    answer = frail.directory.hold("ids_by_role")
+    house.dispatcher.aside_most = 0  # so that workers are what is waited with
+    answer = frail.directory.pause("ids_by_role")
     house.start_all()
     await until(lambda: house.dispatcher.worker_count == 1)
     for _ in range(6):
@@ -605,19 +586,17 @@ async def test_workers_come_with_waiting_notices_and_go_when_idle(
     clock.move(0.1)
     assert len(house.ids_settled) == 6
     await asyncio.sleep(0.005)  # several looks of the pool: idle, but not yet for long
-    clock.move(dispatch.SHRINK_AFTER_S + 1)
+    clock.move(SHRINK_AFTER_S + 1)
     await until(lambda: house.dispatcher.worker_count == 1)
     await house.publish(target="custom", user_ids=[1])
     await house.quiet()
     assert len(house.ids_settled) == 7
 
 
-async def test_utilisation_is_busy_time_over_wall_time(
-    make_house: Build, frail: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dispatch, "ASIDE_MOST", 0)
+async def test_utilisation_is_busy_time_over_wall_time(make_house: Build, frail: Any, clock: Clock) -> None:
     house = make_house(stores=frail, delivery={"min_workers": 2, "max_workers": 2})
-    answer = frail.directory.hold("ids_by_role")
+    house.dispatcher.aside_most = 0
+    answer = frail.directory.pause("ids_by_role")
     house.start_all()
     await until(lambda: house.dispatcher.worker_count == 2)
     assert house.dispatcher.utilization == 0.0
@@ -659,15 +638,15 @@ async def test_fan_outs_of_a_dispatcher_that_ended_are_not_under_way_any_more(
     client = house.connect(1, is_acking=True)
     begun: list[asyncio.Future[None]] = []
 
-    def begin(*_: object) -> asyncio.Future[None]:
+    def add(*_: object) -> asyncio.Future[None]:
         begun.append(asyncio.get_running_loop().create_future())
         return begun[0]
 
-    monkeypatch.setattr(house.dispatcher._fan_outs, "begin", begin)
+    monkeypatch.setattr(house.dispatcher.fan_outs, "add", add)
     running = asyncio.create_task(house.dispatcher.run())
     await house.publish(target="online")
     await until(lambda: begun)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     client.leave()
-    assert not house.receipts._left._user_ids
+    assert not house.acknowledgements._left._user_ids

@@ -149,7 +149,7 @@ async def test_a_sweep_expires_acknowledgements(house: House, clock: Clock) -> N
     await house.quiet()
     clock.move(30)
     house.presence._sweep(clock())
-    assert house.receipts.waiting_total == 0
+    assert house.acknowledgements.waiting_total == 0
 
 
 async def test_closed_connections_do_not_linger_for_ever(house: House) -> None:
@@ -183,7 +183,7 @@ async def test_a_step_that_fails_does_not_end_the_watch(house: House, monkeypatc
 
     monkeypatch.setattr(arrivals, "SWEEP_EVERY_S", 0.0)
     monkeypatch.setattr(arrivals, "ALIVE_EVERY_S", 0.0)
-    monkeypatch.setattr(house.receipts, "expire", failing("expire"))
+    monkeypatch.setattr(house.acknowledgements, "expire", failing("expire"))
     monkeypatch.setattr(house.stores.presence, "alive", failing("alive"))
     with capture_logs() as logs:
         house.start(house.presence.watch(), house.presence.stay_alive())

@@ -29,10 +29,9 @@ class Told(Waiters):
 
 
 def watched() -> tuple[InFlight, list[str]]:
-    flight = InFlight(notice(), accepted_at=5.0)
     events: list[str] = []
-    flight.on_settled = lambda which: events.append("settled")
-    flight.waiters = Told(events)
+    flight = InFlight(notice(), accepted_at=5.0, on_settled=lambda which: events.append("settled"))
+    flight._waiters = Told(events)
     return flight, events
 
 
@@ -46,43 +45,59 @@ def test_with_nothing_to_do_the_end_of_the_fan_out_settles() -> None:
 
 def test_nobody_needs_to_listen() -> None:
     flight = InFlight(notice(), accepted_at=5.0)
-    flight.begin_save()
+    flight.add_save()
     flight.end_fan_out()
     flight.end_save()
     assert flight.is_delivered
-    assert flight.holds == 0
 
 
 def test_delivered_waits_for_saves_but_not_for_acknowledgements() -> None:
     flight, events = watched()
-    flight.hold(2)
-    flight.begin_save()
+    flight.add_work(2)
+    flight.add_save()
     flight.end_fan_out()
     assert events == []
     flight.end_save()
     assert events == ["delivered"]
-    flight.release()
+    flight.end_work()
     assert events == ["delivered"]
-    flight.release()
+    flight.end_work()
     assert events == ["delivered", "settled"]
 
 
 def test_what_goes_back_to_the_mailbox_later_is_not_delivered_a_second_time() -> None:
     flight, events = watched()
-    flight.hold()
+    flight.add_work()
     flight.end_fan_out()
-    flight.begin_save()
-    flight.release()
+    flight.add_save()
+    flight.end_work()
     flight.end_save()
     assert events == ["delivered", "settled"]
 
 
 def test_counts() -> None:
-    flight, _ = watched()
-    flight.online_count, flight.offline_count = 3, 4
-    assert flight.total_count == 7
+    flight, events = watched()
+    early: set[int] = set()
+    flight.note_sending(5, early)
+    assert (flight.left_before, flight.early_received) == (5, early)
+    flight.note_received_before(1)
+    flight.note_sent(online=7, received=4, waiting=2)  # and one who has left
+    flight.note_all_sent()
+    flight.note_absent(3)
+    assert (flight.total_count, flight.online_count, flight.offline_count, flight.delivered_count) == (11, 8, 3, 5)
     assert flight.early_received is NOBODY
     assert not NOBODY
+    flight.end_fan_out()
+    flight.note_answers(1, received=1)
+    assert (flight.waiting, events) == (1, ["delivered"])
+    flight.note_answers(1, received=0)
+    assert (flight.waiting, flight.delivered_count, events) == (0, 6, ["delivered", "settled"])
+
+
+async def test_what_was_delivered_before_is_not_waited_for() -> None:
+    flight = InFlight(notice(), accepted_at=5.0, is_restored=True, is_delivered=True)
+    assert flight.is_delivered
+    await flight.delivered(60)  # at once
 
 
 def test_an_accepted_notice_carries_no_more_than_it_must() -> None:
@@ -91,22 +106,22 @@ def test_an_accepted_notice_carries_no_more_than_it_must() -> None:
         flight.__dict__  # noqa: B018 - there must not be one
 
 
-STEPS = st.lists(st.tuples(st.sampled_from(["hold", "save", "end"]), st.integers(0, 10)), max_size=30)
+STEPS = st.lists(st.tuples(st.sampled_from(["work", "save", "end"]), st.integers(0, 10)), max_size=30)
 
 
 @given(STEPS, st.integers(0, 10))
 def test_any_order_settles_exactly_once_and_last(steps: list[tuple[str, int]], last: int) -> None:
     flight, events = watched()
-    ends = {"fan-out": flight.end_fan_out, "save": flight.end_save, "hold": flight.release}
+    ends = {"fan-out": flight.end_fan_out, "save": flight.end_save, "work": flight.end_work}
     begun = ["fan-out"]
     for step, index in [*steps, *[("end", last)] * 31]:
-        if not begun:  # new work begins only while something still holds the notice
+        if not begun:  # work is added only while some is left
             break
         assert "settled" not in events
         if step == "end":
             ends[begun.pop(index % len(begun))]()
         else:
-            {"hold": flight.hold, "save": flight.begin_save}[step]()
+            {"work": flight.add_work, "save": flight.add_save}[step]()
             begun.append(step)
     assert sorted(events) == ["delivered", "settled"]
     assert events[-1] == "settled"
@@ -120,14 +135,14 @@ async def test_ten_thousand_wait_for_a_delivery_and_who_gives_up_leaves_nothing_
     flight = InFlight(notice(), accepted_at=5.0)
     for _ in range(100):
         await flight.delivered(0)
-    assert flight.waiters is not None
-    assert len(flight.waiters) == 0
+    assert flight._waiters is not None
+    assert len(flight._waiters) == 0
     waiting = [asyncio.create_task(flight.delivered(60)) for _ in range(10_000)]
     await asyncio.sleep(0)
-    assert len(flight.waiters) == 10_000
+    assert len(flight._waiters) == 10_000
     flight.end_fan_out()
     await asyncio.gather(*waiting)
-    assert flight.waiters is None
+    assert flight._waiters is None
     await flight.delivered(60)  # at once
 
 
@@ -137,7 +152,8 @@ async def test_an_attempt_that_is_settled_keeps_what_is_said_and_not_what_weighs
     flight = InFlight(notice(content="c", data=["x"] * 1000, target=target), accepted_at=5.0)
     attempt = Attempt(flight, ["id:m1"], decided)
     repeat = Attempt(None, [], decided, is_duplicate=True, first=attempt)
-    flight.online_count, flight.offline_count = 3, 4
+    flight.note_sent(3, 3, 0)
+    flight.note_absent(4)
     flight.end_fan_out()
     before = repeat.answer
     attempt.settled()
@@ -156,10 +172,10 @@ async def test_an_attempt_that_was_not_kept_says_so() -> None:
     decided = asyncio.get_running_loop().create_future()
     attempt = Attempt(InFlight(notice(), accepted_at=5.0), [], decided)
     with pytest.raises(asyncio.InvalidStateError):
-        attempt.check()
+        attempt.result()
     decided.set_result(None)
-    attempt.check()
+    assert attempt.result() is await attempt is attempt
     attempt.failure = StoreUnavailable("journal", "locked")
     with pytest.raises(RequestError) as caught:
-        attempt.check()
+        attempt.result()
     assert caught.value.code is ErrorCode.STORE_UNAVAILABLE

@@ -10,8 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pushd.delivery import intake
-from pushd.delivery.intake import dedup_keys
+from pushd.delivery.intake import REPEATS_MOST, dedup_keys
 from pushd.delivery.submission import Sender, Submission, new_message_id
 from pushd.errors import ErrorCode, RequestError, StoreError
 from pushd.in_flight import Attempt
@@ -232,7 +231,7 @@ async def test_a_full_queue_keeps_nothing(make_house: Build) -> None:
 
 
 async def test_nothing_is_answered_or_queued_before_the_journals_commit(intake_house: House, frail: Any) -> None:
-    gate = frail.journal.hold("append")
+    gate = frail.journal.pause("append")
     publishing = asyncio.create_task(accept(intake_house))
     await until(lambda: "append" in frail.journal.calls)
     assert not publishing.done()
@@ -267,7 +266,7 @@ async def test_a_refused_append_gives_everything_back(make_house: Build, frail: 
 
 
 async def test_a_publisher_who_goes_away_does_not_stop_the_notice(intake_house: House, frail: Any) -> None:
-    gate = frail.journal.hold("append")
+    gate = frail.journal.pause("append")
     publishing = asyncio.create_task(accept(intake_house, Submission(content="x", message_id="m")))
     await until(lambda: "append" in frail.journal.calls)
     publishing.cancel()
@@ -282,7 +281,7 @@ async def test_a_publisher_who_goes_away_does_not_stop_the_notice(intake_house: 
 
 
 async def test_a_publisher_who_goes_away_before_a_failure_leaves_nothing(intake_house: House, frail: Any) -> None:
-    gate = frail.journal.hold("append")
+    gate = frail.journal.pause("append")
     frail.journal.fail("append")
     publishing = asyncio.create_task(accept(intake_house, Submission(content="x", message_id="m")))
     await until(lambda: "append" in frail.journal.calls)
@@ -293,22 +292,22 @@ async def test_a_publisher_who_goes_away_before_a_failure_leaves_nothing(intake_
     assert not (await accept(intake_house, Submission(content="x", message_id="m"))).is_duplicate
 
 
-async def test_what_is_begun_in_one_turn_is_one_append(intake_house: House, frail: Any) -> None:
-    begun = [intake_house.intake.begin(Submission(content=str(number)), SENDER) for number in range(50)]
+async def test_what_is_submitted_in_one_turn_is_one_append(intake_house: House, frail: Any) -> None:
+    submitted = [intake_house.intake.submit(Submission(content=str(number)), SENDER) for number in range(50)]
     with pytest.raises(asyncio.InvalidStateError):
-        begun[0].check()
-    assert len({one.decided for one in begun}) == 1
-    await begun[0].decided
+        submitted[0].result()
+    assert len({one.decided for one in submitted}) == 1
+    await submitted[0].decided
     assert frail.journal.calls == ["append"]
-    assert [made_of(one) for one in begun] == await intake_house.stores.journal.unsettled()
+    assert [made_of(one) for one in submitted] == await intake_house.stores.journal.unsettled()
 
 
-async def test_an_append_is_bounded(intake_house: House, frail: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "GROUP_LIMIT", 20)
-    begun = [intake_house.intake.begin(Submission(content=str(number)), SENDER) for number in range(50)]
+async def test_an_append_is_bounded(intake_house: House, frail: Any) -> None:
+    intake_house.intake.group_most = 20
+    submitted = [intake_house.intake.submit(Submission(content=str(number)), SENDER) for number in range(50)]
     await intake_house.intake.finished()
     assert frail.journal.calls == ["append"] * 3
-    assert len({one.decided for one in begun}) == 3
+    assert len({one.decided for one in submitted}) == 3
     taken = [intake_house.lanes.take() for _ in range(50)]
     assert [one and one.notice.seq for one in taken] == list(range(1, 51))
 
@@ -317,15 +316,15 @@ async def test_a_notice_that_cannot_be_kept_harms_no_other(make_house: Build, un
     """A lone surrogate, as a token's JSON may have one, has no bytes."""
     house = make_house(delivery={"queue_size": 3})
     submission = Submission(content="x", message_id="m")
-    good, bad = house.intake.begin(submission, SENDER), house.intake.begin(submission, Sender(7, "\ud800"))
+    good, bad = house.intake.submit(submission, SENDER), house.intake.submit(submission, Sender(7, "\ud800"))
     assert bad.is_duplicate
-    bad = house.intake.begin(Submission(content="y", message_id="n"), Sender(7, "\ud800"))
-    other = house.intake.begin(Submission(content="z"), SENDER)
+    bad = house.intake.submit(Submission(content="y", message_id="n"), Sender(7, "\ud800"))
+    other = house.intake.submit(Submission(content="z"), SENDER)
     await house.intake.finished()
     for one in (good, other):
-        one.check()
+        one.result()
     with pytest.raises(UnicodeEncodeError):
-        bad.check()
+        bad.result()
     assert await house.unsettled() == ["m", made_of(other).message_id]
     assert len(house.lanes) == house.intake.unsettled_total == 2
     assert not (await accept(house, Submission(content="y", message_id="n"))).is_duplicate
@@ -334,21 +333,23 @@ async def test_a_notice_that_cannot_be_kept_harms_no_other(make_house: Build, un
 
 async def test_a_store_that_refuses_one_of_a_group_keeps_the_others(intake_house: House, frail: Any) -> None:
     frail.journal.fail("append", 2, StoreError("journal", "never"))
-    begun = [intake_house.intake.begin(Submission(content="x", message_id=f"m{number}"), SENDER) for number in range(3)]
+    submitted = [
+        intake_house.intake.submit(Submission(content="x", message_id=f"m{number}"), SENDER) for number in range(3)
+    ]
     await intake_house.intake.finished()
-    assert [one.failure is None for one in begun] == [False, True, True]
+    assert [one.failure is None for one in submitted] == [False, True, True]
     assert await intake_house.unsettled() == ["m1", "m2"]
     assert len(intake_house.lanes) == 2
 
 
 async def test_a_disk_that_is_full_refuses_a_whole_group(intake_house: House, frail: Any) -> None:
     frail.journal.fail("append")
-    begun = [intake_house.intake.begin(Submission(content="x"), SENDER) for _ in range(3)]
+    submitted = [intake_house.intake.submit(Submission(content="x"), SENDER) for _ in range(3)]
     await intake_house.intake.finished()
     assert frail.journal.calls == ["append"]
-    for one in begun:
+    for one in submitted:
         with pytest.raises(RequestError) as caught:
-            one.check()
+            one.result()
         assert caught.value.code is ErrorCode.STORE_UNAVAILABLE
     assert len(intake_house.lanes) == 0
 
@@ -392,7 +393,7 @@ async def test_without_a_name_nothing_is_a_repeat(intake_house: House) -> None:
 
 
 async def test_concurrent_repeats_are_one_notice(intake_house: House, frail: Any) -> None:
-    gate = frail.journal.hold("append")
+    gate = frail.journal.pause("append")
     submission = Submission(content="x", message_id="m")
     publishing = [asyncio.create_task(accept(intake_house, submission)) for _ in range(10)]
     await until(lambda: "append" in frail.journal.calls)
@@ -407,7 +408,7 @@ async def test_concurrent_repeats_are_one_notice(intake_house: House, frail: Any
 async def test_when_the_first_of_concurrent_repeats_fails_the_next_is_a_new_attempt(
     intake_house: House, frail: Any
 ) -> None:
-    gate = frail.journal.hold("append")
+    gate = frail.journal.pause("append")
     frail.journal.fail("append", 2)
     submission = Submission(content="x", message_id="m")
     publishing = [asyncio.create_task(accept(intake_house, submission)) for _ in range(5)]
@@ -424,21 +425,21 @@ async def test_when_the_first_of_concurrent_repeats_fails_the_next_is_a_new_atte
 async def test_ten_thousand_repeats_of_what_is_undecided_cost_no_task_and_no_more_wait(
     intake_house: House, frail: Any
 ) -> None:
-    gate = frail.journal.hold("append")
+    gate = frail.journal.pause("append")
     submission = Submission(content="x", message_id="m", data=["x"] * 1000)
-    first = intake_house.intake.begin(submission, SENDER)
+    first = intake_house.intake.submit(submission, SENDER)
     tasks = len(asyncio.all_tasks())
-    repeats = [intake_house.intake.begin(submission, SENDER) for _ in range(intake.REPEATS_MOST)]
+    repeats = [intake_house.intake.submit(submission, SENDER) for _ in range(REPEATS_MOST)]
     assert len(asyncio.all_tasks()) == tasks
     with pytest.raises(RequestError) as caught:
-        intake_house.intake.begin(submission, SENDER)
+        intake_house.intake.submit(submission, SENDER)
     assert caught.value.code is ErrorCode.QUEUE_FULL
     assert not any(repeat.decided.done() for repeat in repeats)
     gate.set()
     await asyncio.wait([repeats[-1].decided])
     assert {repeat.answer.message_id for repeat in repeats} == {first.answer.message_id}
     assert intake_house.metrics.dedup_hits.value == len(repeats)
-    assert intake_house.intake.begin(submission, SENDER).answer == first.answer  # at once
+    assert intake_house.intake.submit(submission, SENDER).answer == first.answer  # at once
 
 
 async def test_when_nothing_is_ever_kept_every_repeat_is_refused_one_after_the_other(
@@ -455,18 +456,18 @@ async def test_when_nothing_is_ever_kept_every_repeat_is_refused_one_after_the_o
 
 async def test_a_repeat_for_which_there_is_no_room_is_refused(make_house: Build, frail: Any) -> None:
     house = make_house(stores=frail, delivery={"queue_size": 1})
-    gate = frail.journal.hold("append")
+    gate = frail.journal.pause("append")
     frail.journal.fail("append")
     submission = Submission(content="x", message_id="m")
-    attempts = [house.intake.begin(submission, SENDER)]
+    attempts = [house.intake.submit(submission, SENDER)]
     attempts[0].decided.add_done_callback(lambda _: house.lanes.reserve())  # somebody else was quicker
-    attempts += [house.intake.begin(submission, SENDER) for _ in range(2)]
+    attempts += [house.intake.submit(submission, SENDER) for _ in range(2)]
     gate.set()
     await asyncio.wait([attempt.decided for attempt in attempts])
     assert isinstance(attempts[0].failure, StoreError)
     for attempt in attempts[1:]:
         with pytest.raises(RequestError) as caught:
-            attempt.check()
+            attempt.result()
         assert caught.value.code is ErrorCode.QUEUE_FULL
 
 
@@ -482,10 +483,8 @@ async def test_what_is_settled_is_recognised_and_weighs_nothing(intake_house: Ho
     assert (again.answer.content, again.answer.is_delivered) == ("x", True)
 
 
-async def test_more_than_can_be_remembered_is_forgotten_and_counted(
-    intake_house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(intake_house.intake._window, "_most_bytes", 10_000)
+async def test_more_than_can_be_remembered_is_forgotten_and_counted(intake_house: House) -> None:
+    intake_house.intake.window.most_bytes = 10_000
     for number in range(20):
         await accept(intake_house, Submission(content="x", message_id=f"m{number}"))
     forgotten = int(intake_house.metrics.errors.labels("dedup_forgotten").value)
@@ -659,18 +658,18 @@ async def test_what_no_publisher_may_say_is_not_sent_again(
     intake_house.lanes.cancel()
 
 
-async def test_the_data_of_notices_on_their_way_is_bounded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_data_of_notices_on_their_way_is_bounded(house: House) -> None:
     """By its size, since the queue counts notices only; what is settled or lost makes room again."""
-    monkeypatch.setattr(intake, "UNSETTLED_DATA_BYTES", 100)
-    first = house.intake.begin(Submission(content="x", data="d" * 60), SENDER)
+    house.intake.data_most_bytes = 100
+    first = house.intake.submit(Submission(content="x", data="d" * 60), SENDER)
     with pytest.raises(RequestError) as refused:
-        house.intake.begin(Submission(content="x", data="d" * 60), SENDER)
+        house.intake.submit(Submission(content="x", data="d" * 60), SENDER)
     assert refused.value.code is ErrorCode.QUEUE_FULL
-    without = house.intake.begin(Submission(content="x"), SENDER)
+    without = house.intake.submit(Submission(content="x"), SENDER)
     await house.intake.finished()
     for attempt in (first, without):
         assert attempt.flight is not None
         attempt.flight.end_fan_out()
     assert house.intake._data_bytes == 0
-    again = house.intake.begin(Submission(content="x", data="d" * 60), SENDER)
-    await house.intake.decided(again)
+    again = house.intake.submit(Submission(content="x", data="d" * 60), SENDER)
+    await again

@@ -57,7 +57,7 @@ async def test_what_had_to_go_is_counted_and_logged_once(aside: SetAsideData, mo
 async def test_putting_tells_when_it_is_on_disk_and_only_then(frail: Any) -> None:
     aside = SetAsideData(frail.set_aside, Metrics())
     kept: list[str] = []
-    gate = frail.set_aside.hold("keep")
+    gate = frail.set_aside.pause("keep")
     aside.put("notice", ODD, b"1", lambda: kept.append("1"))
     aside.put("notice", ODD, b"2", lambda: kept.append(1 / 0))  # type: ignore[arg-type]
     await until(lambda: frail.set_aside.calls.count("keep") == 2)
@@ -73,7 +73,7 @@ async def test_putting_tells_when_it_is_on_disk_and_only_then(frail: Any) -> Non
 
 async def test_not_too_many_wait_for_the_disk(frail: Any) -> None:
     aside = SetAsideData(frail.set_aside, Metrics(), put_most=3)
-    gate = frail.set_aside.hold("keep")
+    gate = frail.set_aside.pause("keep")
     for _ in range(5):
         aside.put("notice", ODD, b"", lambda: None)
     assert aside._metrics.errors.labels("set_aside").value == 2

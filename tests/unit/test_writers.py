@@ -43,8 +43,8 @@ async def test_what_was_noted_before_is_there_and_is_all_that_is_waited_for(
     store, operation = WRITE[kind]
     for other, (name, write) in WRITE.items():
         if other != kind:
-            getattr(frail, name).hold(write)
-    gate = getattr(frail, store).hold(operation)
+            getattr(frail, name).pause(write)
+    gate = getattr(frail, store).pause(operation)
     note_all(house)
     house.start_writers()
     read = asyncio.create_task(READS[kind](house.writers, user_ids))

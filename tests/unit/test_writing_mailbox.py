@@ -48,7 +48,7 @@ async def test_saves_and_removals_keep_their_order(make_house: Build, frail: Any
 async def test_saved_only_after_the_store_says_so(make_house: Build, frail: Any) -> None:
     house = make_house(stores=frail)
     counted = Counted()
-    gate = frail.mailbox.hold("save")
+    gate = frail.mailbox.pause("save")
     house.writers.mailbox.save(counted.flight, house.item_of(counted.flight.notice), [1])
     counted.flight.end_fan_out()
     house.start_writers()
@@ -98,7 +98,7 @@ async def test_a_copy_that_cannot_be_saved_is_set_aside_and_all_others_are_saved
 
 async def test_who_hears_that_a_notice_is_settled_cannot_keep_the_others_from_hearing_it(house: House) -> None:
     first, second = Counted(1), Counted(2)
-    first.flight.on_settled = lambda flight: 1 / 0
+    first.flight._on_settled = lambda flight: 1 / 0
     for counted in (first, second):
         house.writers.mailbox.save(counted.flight, house.item_of(counted.flight.notice), [1])
         counted.flight.end_fan_out()

@@ -170,7 +170,7 @@ async def test_records_do_not_wait_for_the_directory(make_house: Build, frail: A
     frail.directory.fail("users", 1000)
     house.writers.records.note(Counted(1).flight, "m1", [1], RECEIVED)
     checks: dict[str, Callable[[], Awaitable[Any]]] = {
-        "mark": lambda: house.receipts.mark(1, ["m1"], Mark.READ),
+        "mark": lambda: house.acknowledgements.mark(1, ["m1"], Mark.READ),
         "received": house.writers.flushed,
     }
     async with asyncio.timeout(5):

@@ -19,7 +19,7 @@ async def test_connections_are_counted_from_the_hand_over_to_their_end(make_hous
     shared = Shared(
         hub=house.hub,
         reader=Reader(parsing, *longest_frames(house.current.config.limits)),
-        receipts=house.acknowledgements,
+        acknowledgements=house.acknowledgements,
         renewals=cast(Renewals, None),
         tasks=Tasks(house.metrics),
         addresses=Addresses(),

@@ -13,6 +13,7 @@ import msgspec
 from pushd.values import MAX_USER_ID
 
 UserId = Annotated[int, msgspec.Meta(ge=1, le=MAX_USER_ID)]  # of an account, where it comes in
+RESERVED_TYPES = frozenset({"hello", "pong", "receipt", "error"})  # of the protocol's own frames: no notice has one
 
 
 class Priority(IntEnum):
@@ -181,16 +182,6 @@ class PushRecord(msgspec.Struct, frozen=True):
     status: str
     total_count: int
     online_count: int
-
-
-class ReceiveStatus(msgspec.Struct, frozen=True):
-    """How many recipients of one notice are online, received, read and confirmed it."""
-
-    total_users: int
-    online_users: int
-    received_users: int
-    read_users: int
-    confirmed_users: int
 
 
 class MailboxItem(msgspec.Struct, omit_defaults=True):

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pushd.model import Arrival, MailboxItem, Mark, Notice, PushRecord, Receipt, ReceiveStatus, User
+from pushd.model import Arrival, MailboxItem, Mark, Notice, PushRecord, Receipt, User
 from pushd.records import (
     OnlineStatus,
     PushFilter,
@@ -105,7 +105,7 @@ class RecordStore(Protocol):
     async def mark(self, user_id: int, message_ids: Sequence[str], mark: Mark, at_ms: int) -> list[str]:
         """Note that the user read or confirmed these; the ids for which the user has a receive record, in order."""
 
-    async def receive_status(self, message_id: str) -> ReceiveStatus | None:
+    async def receive_status(self, message_id: str) -> ReceiptStats | None:
         """Counts over the receive records; None for an unknown notice."""
 
     async def received_by(self, message_id: str) -> set[int]:

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from pushd.model import MailboxItem, ReceiveStatus
+from pushd.model import MailboxItem
 from pushd.records import PushRow, PushStats, ReceiptRow, ReceiptStats, UserReceipts
 from pushd.values import MAX_MS, MIN_MS
 
@@ -360,7 +360,7 @@ def _maybe(at_ms: int, timezone: ZoneInfo) -> str | None:
     return moment(at_ms, timezone) if at_ms else None
 
 
-def status_view(status: ReceiveStatus | ReceiptStats) -> StatusView:
+def status_view(status: ReceiptStats) -> StatusView:
     """Counts with their rates."""
     return StatusView(
         total_users=status.total_users,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pushd.model import Outcome, ReceiveStatus
+from pushd.model import Outcome
 from pushd.ports import Stores
-from pushd.records import PushFilter
+from pushd.records import PushFilter, ReceiptStats
 
 from .conftest import Node
 from .test_records import EXPIRED, push_record, receipt
@@ -19,7 +19,7 @@ async def test_purge_drops_old_records_up_to_the_limit(node: Node) -> None:
     assert await node.stores.records.purge(1001, 2) == 2
     assert await node.stores.records.purge(1001, 10) == 2
     assert await node.stores.records.receive_status("m1") is None
-    assert await node.stores.records.receive_status("m2") == ReceiveStatus(1, 0, 0, 0, 0)
+    assert await node.stores.records.receive_status("m2") == ReceiptStats(1, 0, 0, 0, 0)
 
 
 async def test_counts_follow_a_purge(stores: Stores) -> None:

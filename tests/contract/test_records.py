@@ -17,11 +17,11 @@ from pushd.model import (
     Priority,
     PushRecord,
     Receipt,
-    ReceiveStatus,
     Target,
     TargetKind,
 )
 from pushd.ports import Stores
+from pushd.records import ReceiptStats
 
 from .conftest import START_MS, Node
 
@@ -226,9 +226,9 @@ async def test_receive_status_counts(stores: Stores) -> None:
     written_receipts = [receipt("m1", 1, DELIVERED), receipt("m1", 2, PENDING), receipt("m1", 3, OFFLINE)]
     await stores.records.write([push_record("m1"), push_record("m2")], [*written_receipts, receipt("m3", 1, OFFLINE)])
     await stores.records.mark(2, ["m1"], Mark.CONFIRMED, 2000)
-    assert await stores.records.receive_status("m1") == ReceiveStatus(3, 2, 2, 1, 1)
-    assert await stores.records.receive_status("m2") == ReceiveStatus(0, 0, 0, 0, 0)
-    assert await stores.records.receive_status("m3") == ReceiveStatus(1, 0, 0, 0, 0)
+    assert await stores.records.receive_status("m1") == ReceiptStats(3, 2, 2, 1, 1)
+    assert await stores.records.receive_status("m2") == ReceiptStats(0, 0, 0, 0, 0)
+    assert await stores.records.receive_status("m3") == ReceiptStats(1, 0, 0, 0, 0)
     assert await stores.records.receive_status("m4") is None
 
 

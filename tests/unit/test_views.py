@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from pushd.api import views
-from pushd.model import MailboxItem, ReceiveStatus
+from pushd.model import MailboxItem
 from pushd.records import PushRow, PushStats, ReceiptRow, ReceiptStats, UserReceipts
 
 ZONE = ZoneInfo("Asia/Shanghai")
@@ -64,9 +64,8 @@ def test_a_receive_record() -> None:
 
 def test_counts_with_rates() -> None:
     counts = (8, 6, 4, 2, 1)
-    for status in (ReceiveStatus(*counts), ReceiptStats(*counts)):
-        view = views.status_view(status)
-        assert (view.receive_rate, view.read_rate, view.confirm_rate) == (50.0, 25.0, 12.5)
+    view = views.status_view(ReceiptStats(*counts))
+    assert (view.receive_rate, view.read_rate, view.confirm_rate) == (50.0, 25.0, 12.5)
     assert views.receipt_stats_view(ReceiptStats(*counts)).online_rate == 75.0
     assert views.receipt_stats_view(ReceiptStats()).online_rate == 0.0
     user = views.user_receipts_view(UserReceipts(7, "ann", 8, 4, 2, 1))

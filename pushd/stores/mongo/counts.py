@@ -6,20 +6,19 @@ delivered_count are the receive records that say received, failed_count those th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from pymongo import UpdateOne
 
+from pushd.batched import batched
 from pushd.errors import StoreError
 from pushd.stores.mongo.connection import Connection, Document
 from pushd.stores.mongo.documents import PUSH_RECORDS, RECEIVE_RECORDS, number, text
 
 log = structlog.get_logger("pushd.stores")
-Item = TypeVar("Item")
 
 EVERY_S = 3.0
 LAST_S = 2.0
@@ -27,13 +26,6 @@ NOTICES_AT_ONCE = 100
 
 RECEIVED: Document = {"$eq": ["$is_received", True]}
 FAILED: Document = {"$and": [{"$ne": ["$is_received", True]}, {"$eq": ["$delivery_status", "expired"]}]}
-
-
-def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """`items` in lists of at most `size`, in order; nothing for no items."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
 
 
 def sum_if(condition: Any) -> Document:
@@ -45,7 +37,7 @@ async def counted(connection: Connection, operation: str, message_ids: Collectio
     """(delivered, failed) by notice; those without receive records are absent. Costs the receive records of them all,
     read by the server through the index on message_id."""
     found: dict[str, tuple[int, int]] = {}
-    for chunk in chunks(message_ids, NOTICES_AT_ONCE):
+    for chunk in batched(message_ids, NOTICES_AT_ONCE):
         pipeline: list[Document] = [
             {"$match": {"message_id": {"$in": chunk}}},
             {"$group": {"_id": "$message_id", "delivered": sum_if(RECEIVED), "failed": sum_if(FAILED)}},
@@ -77,7 +69,7 @@ class StoredCounts:
         waiting, self._changed = self._changed, set()
         self._is_changed.clear()
         try:
-            for chunk in chunks(sorted(waiting), NOTICES_AT_ONCE):
+            for chunk in batched(sorted(waiting), NOTICES_AT_ONCE):
                 await self._count(chunk)
                 waiting.difference_update(chunk)
         finally:

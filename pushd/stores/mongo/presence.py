@@ -13,12 +13,12 @@ from bson import Int64
 from bson.datetime_ms import DatetimeMS
 from pymongo import UpdateOne
 
+from pushd.batched import batched
 from pushd.errors import StoreError
 from pushd.model import Arrival
 from pushd.records import OnlineStatus
 from pushd.stores.mongo import indexes
 from pushd.stores.mongo.connection import Connection, Document, Write
-from pushd.stores.mongo.counts import chunks
 from pushd.stores.mongo.documents import (
     MOST_SECONDS,
     ONLINE_STATUS,
@@ -59,7 +59,7 @@ class MongoPresence:
         """See ports.PresenceStore."""
         refused: list[StoreError] = []
         for batch in _once_each(arrivals):
-            for chunk in chunks(batch, USERS_AT_ONCE):
+            for chunk in batched(batch, USERS_AT_ONCE):
                 await self._write("connected", [_first(arrival) for arrival in chunk], refused)
                 await self._write("connected", [_again(arrival) for arrival in chunk], refused)
         _raise_first(refused)
@@ -70,7 +70,7 @@ class MongoPresence:
         for user_id, at_ms in departures:
             earliest[user_id] = min(at_ms, earliest.get(user_id, at_ms))
         refused: list[StoreError] = []
-        for chunk in chunks(earliest, USERS_AT_ONCE):
+        for chunk in batched(earliest, USERS_AT_ONCE):
             online = await self._online("disconnected", {"user_id": {"$in": chunk}}, len(chunk))
             gone = [
                 _gone(found, at_ms, began_ms)
@@ -83,7 +83,7 @@ class MongoPresence:
     async def statuses(self, user_ids: Collection[int]) -> dict[int, OnlineStatus]:
         """See ports.PresenceStore."""
         statuses: dict[int, OnlineStatus] = {}
-        for chunk in chunks(user_ids, USERS_AT_ONCE):
+        for chunk in batched(user_ids, USERS_AT_ONCE):
             where = {"user_id": {"$in": chunk}}
 
             async def work(where: Document = where) -> list[Document]:

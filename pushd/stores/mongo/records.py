@@ -12,8 +12,9 @@ from zoneinfo import ZoneInfo
 
 from pymongo import UpdateMany
 
+from pushd.batched import batched
 from pushd.errors import StoreError
-from pushd.model import Mark, PushRecord, Receipt, ReceiveStatus
+from pushd.model import Mark, PushRecord, Receipt
 from pushd.records import (
     PushFilter,
     PushRow,
@@ -29,7 +30,7 @@ from pushd.records import (
 )
 from pushd.stores.mongo import indexes, push_queries, receipt_queries
 from pushd.stores.mongo.connection import Connection, Document, Write
-from pushd.stores.mongo.counts import StoredCounts, chunks, counted
+from pushd.stores.mongo.counts import StoredCounts, counted
 from pushd.stores.mongo.documents import PUSH_RECORDS, RECEIVE_RECORDS, date, flag, milliseconds, number, text
 from pushd.stores.mongo.records_write import Upserts
 
@@ -84,7 +85,7 @@ class MongoRecords:
         """See ports.RecordStore."""
         known: set[str] = set()
         refused: list[StoreError] = []
-        for chunk in chunks(message_ids, IDS_AT_ONCE):
+        for chunk in batched(message_ids, IDS_AT_ONCE):
             mine = {"user_id": user_id, "message_id": {"$in": chunk}}
             known.update(await self._ids("mark", mine))
             async with self._connection.writing():
@@ -94,14 +95,12 @@ class MongoRecords:
             raise refused[0]
         return [message_id for message_id in message_ids if message_id in known]
 
-    async def receive_status(self, message_id: str) -> ReceiveStatus | None:
+    async def receive_status(self, message_id: str) -> ReceiptStats | None:
         """See ports.RecordStore."""
         stats = await self._totals("receive_status", {"message_id": message_id})
         if not stats.total_users and not await self._has_push_record(message_id):
             return None
-        return ReceiveStatus(
-            stats.total_users, stats.online_users, stats.received_users, stats.read_users, stats.confirmed_users
-        )
+        return stats
 
     async def received_by(self, message_id: str) -> set[int]:
         """See ports.RecordStore."""
@@ -114,7 +113,7 @@ class MongoRecords:
     async def unread_counts(self, user_ids: Collection[int]) -> dict[int, int]:
         """See ports.RecordStore. Users with none are absent."""
         counts: dict[int, int] = {}
-        for chunk in chunks(user_ids, IDS_AT_ONCE):
+        for chunk in batched(user_ids, IDS_AT_ONCE):
             rows = await self._aggregate("unread_counts", receipt_queries.unread(chunk), is_quick=True)
             counts.update((number(row["_id"]), number(row["n"])) for row in rows)
         return counts
@@ -244,7 +243,7 @@ class MongoRecords:
 
         message_ids = await self._connection.read("expire", work)
         marked = 0
-        for chunk in chunks(message_ids, IDS_AT_ONCE):
+        for chunk in batched(message_ids, IDS_AT_ONCE):
             while marked < limit:
                 wanted = min(DROPPED_AT_ONCE, limit - marked)
                 count = await self._expire(chunk, now_ms, wanted)
@@ -331,14 +330,14 @@ class MongoRecords:
 
     async def _receipt_rows(self, found: Iterable[Document]) -> list[ReceiptRow]:
         rows: list[ReceiptRow] = []
-        for chunk in chunks(found, RECEIPT_ROWS_AT_ONCE):
+        for chunk in batched(found, RECEIPT_ROWS_AT_ONCE):
             rows += [receipt_queries.receipt_row(document, self._zone) for document in chunk]
             await asyncio.sleep(0)
         return rows
 
     async def _newest(self, user_ids: Collection[int], limit: int, *, is_exact: bool) -> dict[int, list[ReceiptRow]]:
         pipelines = [
-            receipt_queries.newest(chunk, limit, is_exact=is_exact) for chunk in chunks(user_ids, USERS_AT_ONCE)
+            receipt_queries.newest(chunk, limit, is_exact=is_exact) for chunk in batched(user_ids, USERS_AT_ONCE)
         ]
         found: dict[int, list[ReceiptRow]] = {}
         for documents in await asyncio.gather(*(self._aggregate("newest_receive_records", it) for it in pipelines)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import islice
@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 import structlog
 
+from pushd.batched import batched
 from pushd.config.schema import Config, LimitsConfig, MailboxConfig
 from pushd.errors import StartError, StoreError, StoreUnavailable
 from pushd.model import MailboxItem
@@ -108,7 +109,7 @@ class RedisMailbox:
     async def read(self, user_ids: Collection[int]) -> dict[int, list[MailboxItem]]:
         """See ports.Mailbox. One round trip for 500 users, unless they have more than READ_BYTES waiting."""
         found: dict[int, list[MailboxItem]] = {}
-        for chunk in _pieces(dict.fromkeys(user_ids), self._client.keys_at_once):
+        for chunk in batched(dict.fromkeys(user_ids), self._client.keys_at_once):
             users = {b"%b%d" % (self._prefix, user_id): user_id for user_id in chunk}
             while users:
                 split = partial(self._read_calls, list(users.values()))
@@ -262,12 +263,6 @@ def _removals(removals: Mapping[int, Collection[str]]) -> Iterator[Batch]:
             places, groups, pairs = {}, {}, 0
     if groups:
         yield Batch(list(groups.items()), [(message_id,) for message_id in places])
-
-
-def _pieces(user_ids: Iterable[int], size: int) -> Iterator[list[int]]:
-    iterator = iter(user_ids)
-    while piece := list(islice(iterator, size)):
-        yield piece
 
 
 @asynccontextmanager

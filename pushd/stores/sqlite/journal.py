@@ -11,8 +11,17 @@ from itertools import chain
 import msgspec
 import orjson
 
+from pushd.batched import batched
 from pushd.model import Notice
-from pushd.stores.sqlite.engine.statements import Parameter, Rows, Statements, Value, chunks, drop_chunks
+from pushd.stores.sqlite.engine.statements import (
+    CHUNK_ROWS,
+    HIGHEST_OWN,
+    Parameter,
+    Rows,
+    Statements,
+    Value,
+    drop_chunks,
+)
 from pushd.stores.sqlite.engine.thread import SqliteThread
 
 # Appending the same notice again is harmless; another notice under a used seq violates NOT NULL and is refused.
@@ -31,8 +40,8 @@ LAST_SEQ = f"""
 SELECT max(seq)
   FROM (SELECT seq FROM sqlite_sequence WHERE name = 'journal' AND typeof(seq) = 'integer'
          UNION ALL
-        SELECT max(seq) FROM journal WHERE seq < {1 << 62})
- WHERE seq < {1 << 62}
+        SELECT max(seq) FROM journal WHERE seq < {HIGHEST_OWN})
+ WHERE seq < {HIGHEST_OWN}
 """  # noqa: S608 - constants only
 
 SETTLE = """
@@ -101,7 +110,7 @@ class SqliteJournal:
 
     async def settle(self, seqs: Sequence[int]) -> None:
         """See ports.Journal."""
-        for chunk in chunks(seqs):
+        for chunk in batched(seqs, CHUNK_ROWS):
             await self._statements.change("settle", SETTLE, seqs=orjson.dumps(chunk))
 
     async def unsettled(self) -> list[Notice]:

@@ -9,9 +9,10 @@ import msgspec
 import orjson
 import structlog
 
+from pushd.batched import batched
 from pushd.model import MailboxItem
 from pushd.ports import LeftAside
-from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Statements, chunks, drop_chunks
+from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Statements, drop_chunks
 from pushd.stores.sqlite.engine.thread import SqliteThread
 from pushd.turns import sliced
 
@@ -162,7 +163,7 @@ class SqliteMailbox:
         """See ports.Mailbox. Users who wait for the same notice get the same object: do not change it."""
         found: dict[int, list[MailboxItem]] = {}
         now_ms = self._clock()
-        for chunk in chunks(user_ids, READ_USERS):
+        for chunk in batched(user_ids, READ_USERS):
             bodies = dict(
                 await self._statements.rows(
                     "read", READ, user_ids=orjson.dumps(chunk), saved_after_ms=now_ms - self._ttl_ms, now_ms=now_ms

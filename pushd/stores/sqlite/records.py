@@ -14,7 +14,8 @@ from functools import partial
 import msgspec
 import orjson
 
-from pushd.model import Mark, PushRecord, Receipt, ReceiveStatus
+from pushd.batched import batched
+from pushd.model import Mark, PushRecord, Receipt
 from pushd.records import (
     PushFilter,
     PushRow,
@@ -31,12 +32,12 @@ from pushd.records import (
 from pushd.stores.sqlite import push_queries, receipt_queries
 from pushd.stores.sqlite.engine.readers import Readers
 from pushd.stores.sqlite.engine.statements import (
+    CHUNK_ROWS,
     SUM,
     Parameter,
     Query,
     Reads,
     Statements,
-    chunks,
     decoded,
     decoded_rows,
     drop_chunks,
@@ -133,9 +134,9 @@ class SqliteRecords:
 
     async def write(self, records: Sequence[PushRecord], receipts: Sequence[Receipt]) -> None:
         """See ports.RecordStore. Chunks are transactions of their own: repeat the whole call when it raises."""
-        for record_chunk in chunks(records):
+        for record_chunk in batched(records, CHUNK_ROWS):
             await self._statements.write("write_records", PUSH_RECORDS, push_values(record_chunk, self._clock()))
-        for receipt_chunk in chunks(receipts):
+        for receipt_chunk in batched(receipts, CHUNK_ROWS):
             note = partial(self._lists.columns.note_written, receipt_chunk)
             await self._statements.write("write_receipts", RECEIPTS, receipt_values(receipt_chunk), note)
 
@@ -143,15 +144,15 @@ class SqliteRecords:
         """See ports.RecordStore."""
         known: set[str] = set()
         marked = {"user_id": user_id, "at_ms": at_ms, "is_confirmed": mark is Mark.CONFIRMED}
-        for chunk in chunks(name for name in message_ids if "\0" not in name):  # there JSON texts end
+        for chunk in batched((name for name in message_ids if "\0" not in name), CHUNK_ROWS):  # there JSON texts end
             changed = await self._change("mark", MARK, **marked, message_ids=orjson.dumps(chunk))
             known.update(message_id for message_id, _ in changed)
         return [message_id for message_id in message_ids if message_id in known]
 
-    async def receive_status(self, message_id: str) -> ReceiveStatus | None:
+    async def receive_status(self, message_id: str) -> ReceiptStats | None:
         """See ports.RecordStore."""
         *counts, is_known = await self._statements.numbers("receive_status", RECEIVE_STATUS, message_id=message_id)
-        return ReceiveStatus(*counts) if is_known or counts[0] else None
+        return ReceiptStats(*counts) if is_known or counts[0] else None
 
     async def received_by(self, message_id: str) -> set[int]:
         """See ports.RecordStore."""
@@ -166,7 +167,7 @@ class SqliteRecords:
     async def unread_counts(self, user_ids: Collection[int]) -> dict[int, int]:
         """See ports.RecordStore. Users with none are absent."""
         counts: dict[int, int] = {}
-        for chunk in chunks(user_ids):
+        for chunk in batched(user_ids, CHUNK_ROWS):
             user_ids_json = orjson.dumps(chunk)
             document = await self._statements.document("unread_counts", UNREAD_COUNTS, user_ids=user_ids_json)
             counts.update(orjson.loads(document or b"[]"))
@@ -176,7 +177,7 @@ class SqliteRecords:
         """See ports.RecordStore."""
         rowids = orjson.loads(await self._read("push_records", push_queries.page(where, sort, part)))
         rows: list[PushRow] = []
-        for chunk in chunks(rowids, push_queries.DECODED_ROWS):  # what was dropped since is absent
+        for chunk in batched(rowids, push_queries.DECODED_ROWS):  # what was dropped since is absent
             query = Query(push_queries.ROWS, {"rowids": orjson.dumps(chunk)})
             rows += decoded_rows(_push_rows, PushRow, await self._read("push_records", query))
         return rows
@@ -209,7 +210,7 @@ class SqliteRecords:
     async def newest_receive_records(self, user_ids: Collection[int], limit: int) -> dict[int, list[ReceiptRow]]:
         """See ports.RecordStore."""
         found: dict[int, list[ReceiptRow]] = {}
-        for chunk in chunks(user_ids, max(1, DECODED_RECEIPTS // max(1, limit))):
+        for chunk in batched(user_ids, max(1, DECODED_RECEIPTS // max(1, limit))):
             query = Query(receipt_queries.NEWEST, {"user_ids": orjson.dumps(chunk), "limit": limit})
             for row in await self._lists.rows(query, "newest_receive_records"):
                 found.setdefault(row.user_id, []).append(row)

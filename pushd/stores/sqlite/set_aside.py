@@ -12,7 +12,9 @@ import orjson
 from pushd.errors import StartError
 from pushd.stores.sqlite.engine.connection import open_connection
 from pushd.stores.sqlite.engine.schema import database_path, prepare, transaction
+from pushd.stores.sqlite.engine.statements import HIGHEST_OWN
 from pushd.stores.sqlite.engine.thread import SqliteThread
+from pushd.values import MIN_INT64
 
 # Bad data comes in floods. Beyond this the oldest goes, a tenth at a time.
 MOST_ENTRIES = 10_000
@@ -23,9 +25,9 @@ ROOM = 0.9
 KEEP = f"""
 INSERT INTO set_aside (id, kind, at_ms, cause, size, body)
 SELECT ifnull(max(id), 0) + 1, ?, ?, ?, ?, ?
-  FROM (SELECT max(id) AS id FROM set_aside WHERE id BETWEEN 0 AND {1 << 62}
+  FROM (SELECT max(id) AS id FROM set_aside WHERE id BETWEEN 0 AND {HIGHEST_OWN}
          UNION ALL
-        SELECT seq FROM sqlite_sequence WHERE name = 'set_aside' AND seq BETWEEN 0 AND {1 << 62})
+        SELECT seq FROM sqlite_sequence WHERE name = 'set_aside' AND seq BETWEEN 0 AND {HIGHEST_OWN})
 """  # noqa: S608 - constants only
 SIZE = "SELECT count(*), ifnull(sum(size), 0) FROM set_aside"
 # All but the newest that fit.
@@ -145,7 +147,7 @@ def _opened(data_dir: str) -> Iterator[sqlite3.Connection]:
 def entries(data_dir: str) -> Iterator[Entry]:
     """What is set aside, the oldest first. Blocks. Raises StartError."""
     with _opened(data_dir) as connection:
-        last_id = -(1 << 63)
+        last_id = MIN_INT64
         while rows := connection.execute(LIST, (last_id, LISTED_AT_ONCE)).fetchall():
             for entry_id, kind, at_ms, size, is_wanted, cause in rows:
                 yield Entry(entry_id, _text(kind), at_ms, size, bool(is_wanted), _text(cause))

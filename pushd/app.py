@@ -89,13 +89,9 @@ class Node(Core):
             authenticator=authenticator,
             clock=self.clock,
         )
-        health.set_aside = lambda: aside.total
         self.router = Router(api, self.gateway)
-        health.watch_failures(
-            [
-                lambda: "mailbox: replays wait for the store" if presence.failure else "",
-                *(_failure_of(writer) for writer in writers.all()),
-            ]
+        health.watch(
+            {"mailbox: replays": presence, **{f"{writer.name}: writes": writer for writer in writers.all()}}, aside
         )
         metrics.read_at_scrape(self._at_scrape)
 
@@ -209,10 +205,6 @@ class Node(Core):
         await self.writers.secured()
 
 
-def _failure_of(writer: Any) -> Callable[[], str]:
-    return lambda: f"{writer.name}: writes wait for the store" if writer.failure else ""
-
-
 def node_id(config: Config) -> str:
     """The configured name, else host and process id."""
     return config.cluster.node_id or f"{socket.gethostname()}-{os.getpid()}"
@@ -245,7 +237,7 @@ async def running(config: Config) -> AsyncIterator[Node]:
         aside = Aside(stores.set_aside, metrics)
         past = await _past(stores, config, aside)
         node = Node(config, stores, revocations, health, metrics, past, aside)
-        async with _read(node.reader), supervised(node.background(), health, metrics):
+        async with _read(node.reader), supervised(node.background(), health):
             node.restore(past)
             async with front.listening(
                 node.router,

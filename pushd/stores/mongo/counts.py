@@ -6,15 +6,15 @@ delivered_count are the receive records that say received, failed_count those th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import structlog
 from pymongo import UpdateOne
 
 from pushd.batched import batched
-from pushd.errors import StoreError
+from pushd.errors import StoreError, StoreUnavailable
 from pushd.stores.mongo.connection import Connection, Document
 from pushd.stores.mongo.documents import PUSH_RECORDS, RECEIVE_RECORDS, number, text
 
@@ -52,10 +52,11 @@ async def counted(connection: Connection, operation: str, message_ids: Collectio
 
 
 class StoredCounts:
-    """Brings the counts in push records up to date, EVERY_S after their receive records changed."""
+    """Brings the counts in push records up to date, `every_s` after their receive records changed."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, every_s: float = EVERY_S) -> None:
         self._connection = connection
+        self._every_s = every_s
         self._changed: set[str] = set()
         self._is_changed = asyncio.Event()
 
@@ -64,51 +65,63 @@ class StoredCounts:
         self._changed.update(message_ids)
         self._is_changed.set()
 
+    async def run(self) -> None:
+        """Until cancelled: count what has changed. A server that is away is waited for.
+
+        Raises what cannot be counted or written, once everything else is.
+        """
+        is_away = False
+        while True:
+            await self._is_changed.wait()
+            await asyncio.sleep(self._every_s)
+            try:
+                await self.flush()
+                is_away = False
+            except StoreUnavailable as error:
+                if not is_away:
+                    log.warning("counts in push records are out of date; trying again", error=str(error))
+                is_away = True
+
     async def flush(self) -> None:
-        """Count now. Raises StoreError; what was not counted is counted next time."""
+        """Count now. Raises StoreUnavailable; what was not counted then is counted next time.
+
+        What fails in another way keeps nothing else from being counted: it is raised at the end, and not tried again
+        before it has changed.
+        """
         waiting, self._changed = self._changed, set()
         self._is_changed.clear()
+        failures: list[Exception] = []
         try:
             for chunk in batched(sorted(waiting), NOTICES_AT_ONCE):
-                await self._count(chunk)
+                failures += await self._count(chunk)
                 waiting.difference_update(chunk)
         finally:
             if waiting:
                 self.changed(waiting)
+        if failures:
+            raise failures[0]
 
-    async def _count(self, message_ids: list[str]) -> None:
-        counts = await counted(self._connection, "stored_counts", message_ids)
-        writes = [
-            UpdateOne({"message_id": message_id}, {"$set": {"delivered_count": delivered, "failed_count": failed}})
-            for message_id, (delivered, failed) in counts.items()
-        ]
-        if writes:
-            async with self._connection.writing():
-                await self._connection.bulk("stored_counts", PUSH_RECORDS, writes, [])
-
-    async def _run(self) -> None:
-        is_failing = False
-        while True:
-            await self._is_changed.wait()
-            await asyncio.sleep(EVERY_S)
-            try:
+    async def finish(self) -> None:
+        """Count what has changed since the last time, for LAST_S at most."""
+        with suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(LAST_S):
                 await self.flush()
-                is_failing = False
-            except StoreError as error:
-                if not is_failing:
-                    log.warning("counts in push records are out of date; trying again", error=str(error))
-                is_failing = True
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Count in the background until the end of the block, and once more then, for LAST_S at most."""
-        task = asyncio.create_task(self._run(), name="stored counts")
+    async def _count(self, message_ids: list[str]) -> list[Exception]:
+        """Count these; what was in the way of some. Raises StoreUnavailable."""
+        failures: list[Exception] = []
+        refused: list[StoreError] = []
         try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-            with suppress(StoreError, TimeoutError):
-                async with asyncio.timeout(LAST_S):
-                    await self.flush()
+            counts = await counted(self._connection, "stored_counts", message_ids)
+            writes = [
+                UpdateOne({"message_id": message_id}, {"$set": {"delivered_count": delivered, "failed_count": failed}})
+                for message_id, (delivered, failed) in counts.items()
+            ]
+            if writes:
+                async with self._connection.writing():
+                    await self._connection.bulk("stored_counts", PUSH_RECORDS, writes, refused)
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            failures.append(error)
+        return [*failures, *refused]

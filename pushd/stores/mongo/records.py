@@ -15,6 +15,7 @@ from pymongo import UpdateMany
 from pushd.batched import batched
 from pushd.errors import StoreError
 from pushd.model import Mark, PushRecord, Receipt
+from pushd.ports import Work
 from pushd.records import (
     PushFilter,
     PushRow,
@@ -58,11 +59,13 @@ class MongoRecords:
         *,
         zone: ZoneInfo,
         retention_days: int,
+        oldest_server: tuple[int, int] = OLDEST_SERVER,
     ) -> None:
         self._connection = connection
         self._counts = counts
         self._upserts = Upserts(connection, counts, clock)
         self._zone = zone
+        self._oldest_server = oldest_server
         self._indexes = indexes.record_indexes(retention_days)
         self._push_records = connection.collection(PUSH_RECORDS)
         self._receipts = connection.collection(RECEIVE_RECORDS)
@@ -72,9 +75,14 @@ class MongoRecords:
         """See ports.Remote."""
         return self._connection.store
 
+    @property
+    def background(self) -> dict[str, Work]:
+        """What has to run while they are used (ports.Stores)."""
+        return {"stored counts": self._counts.run}
+
     async def check(self) -> None:
         """See ports.Remote."""
-        await self._connection.require_version(OLDEST_SERVER)
+        await self._connection.require_version(self._oldest_server)
         await indexes.ensure(self._connection, self._indexes)
 
     async def write(self, records: Sequence[PushRecord], receipts: Sequence[Receipt]) -> None:

@@ -43,7 +43,16 @@ class MysqlDirectory:
 
     store = STORE
 
-    def __init__(self, pool: Pool, config: DirectoryConfig, address: Address, guard: Guard) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        config: DirectoryConfig,
+        address: Address,
+        guard: Guard,
+        *,
+        rows_at_once: int = ROWS_AT_ONCE,
+    ) -> None:
+        self._rows_at_once = rows_at_once
         self._pool = pool
         self._config = config
         self._guard = guard
@@ -57,7 +66,7 @@ class MysqlDirectory:
         """See ports.Directory. One query for ROWS_AT_ONCE."""
         found: dict[int, User] = {}
         wanted = (user_id for user_id in user_ids if 0 < user_id <= MAX_USER_ID)
-        for chunk in batched(wanted, ROWS_AT_ONCE):
+        for chunk in batched(wanted, self._rows_at_once):
             statement = self._select(self._columns, f"WHERE {self._id} IN ({_marks(chunk)})")
             rows = await self._rows("users", statement, chunk)
             for row in rows:
@@ -108,7 +117,7 @@ class MysqlDirectory:
 
     async def _ids(self, operation: str, where: str, parameters: Sequence[object]) -> list[int]:
         """The ids of all rows for which `where` holds, ascending, each once."""
-        rest = f"WHERE {self._id} > %s AND {where} ORDER BY {self._id} LIMIT {ROWS_AT_ONCE}"
+        rest = f"WHERE {self._id} > %s AND {where} ORDER BY {self._id} LIMIT {self._rows_at_once}"
         statement = self._select(f"DISTINCT {self._id}", rest)
         found: list[int] = []
         last = 0
@@ -118,7 +127,7 @@ class MysqlDirectory:
             if page and page[0] <= last:
                 raise StoreError(STORE, "directory.id_column does not ascend")  # else this would not end
             found += page
-            if len(page) < ROWS_AT_ONCE:
+            if len(page) < self._rows_at_once:
                 break
             last = page[-1]
         while found and found[-1] > MAX_USER_ID:
@@ -157,11 +166,15 @@ def _is_whole_number(column: Any) -> bool:
 
 
 @asynccontextmanager
-async def open_directory(config: Config, observe: Observe) -> AsyncIterator[MysqlDirectory]:
-    """Connects when first asked. Raises StartError for a URL that cannot be used."""
+async def open_directory(
+    config: Config, observe: Observe, *, rows_at_once: int = ROWS_AT_ONCE
+) -> AsyncIterator[MysqlDirectory]:
+    """Connects when first asked, and asks for `rows_at_once`. Raises StartError for a URL that cannot be used."""
     address = parse_url(config.directory.url)
     pool = Pool(address)
     try:
-        yield MysqlDirectory(pool, config.directory, address, Guard(STORE, observe, translate))
+        yield MysqlDirectory(
+            pool, config.directory, address, Guard(STORE, observe, translate), rows_at_once=rows_at_once
+        )
     finally:
         await pool.close()

@@ -93,10 +93,14 @@ def encoded(notices: Sequence[Notice]) -> list[Value]:
 
 
 class SqliteJournal:
-    """ports.Journal. An append is one commit with its own fsync, shared by all that waited for it."""
+    """ports.Journal. An append is one commit with its own fsync, shared by all that waited for it.
 
-    def __init__(self, thread: SqliteThread) -> None:
+    `page_rows`: how many rows are read, and decoded, at a time.
+    """
+
+    def __init__(self, thread: SqliteThread, *, page_rows: int = PAGE_ROWS) -> None:
         self._thread = thread
+        self._page_rows = page_rows
         self._statements = Statements(thread, "journal")
         self._spoiled: list[_Spoiled] = []
 
@@ -145,7 +149,7 @@ class SqliteJournal:
         found: list[Notice] = []
         spoiled: list[_Spoiled] = []
         while True:
-            here: dict[str, Parameter] = {"after_seq": after_seq, "limit": PAGE_ROWS, **parameters}
+            here: dict[str, Parameter] = {"after_seq": after_seq, "limit": self._page_rows, **parameters}
             document, *numbers = await self._statements.row(name, page, **here)
             count, seqs, last_seq = (int(number or 0) for number in numbers)
             notices = _decoded(document or b"[]", count, seqs)
@@ -153,7 +157,7 @@ class SqliteJournal:
                 rows_here = await self._statements.read(name, partial(_rows_of, rows, here))
                 notices = _singly(rows_here, spoiled)
             found += notices
-            if count < PAGE_ROWS:
+            if count < self._page_rows:
                 return found, spoiled
             after_seq = last_seq
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import msgspec
@@ -30,7 +29,6 @@ from pushd.records import (
     UserSummary,
 )
 from pushd.stores.sqlite import push_queries, receipt_queries
-from pushd.stores.sqlite.engine.readers import Readers
 from pushd.stores.sqlite.engine.statements import (
     CHUNK_ROWS,
     SUM,
@@ -265,14 +263,3 @@ class SqliteRecords:
     async def expire(self, since_ms: int, now_ms: int, limit: int) -> int:
         """See ports.RecordStore."""
         return await self._change_chunks("expire", EXPIRE, limit, since_ms=since_ms, now_ms=now_ms)
-
-
-@asynccontextmanager
-async def recording(
-    thread: SqliteThread, readers: Readers, *, clock: Callable[[], int]
-) -> AsyncIterator[SqliteRecords]:
-    """The records until the end of the block; lists of them are made ready meanwhile."""
-    reads = Reads(readers.read, "records")
-    lists = ReceiptLists(reads)
-    async with lists.ready():
-        yield SqliteRecords(thread, reads, lists, clock=clock)

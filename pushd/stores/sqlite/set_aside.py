@@ -60,11 +60,20 @@ LISTED_AT_ONCE = 1000
 
 
 class SqliteSetAside:
-    """ports.SetAside. `clock` gives milliseconds since the epoch."""
+    """ports.SetAside. `clock` gives milliseconds; beyond `most_entries` and `most_bytes` the oldest entries go."""
 
-    def __init__(self, thread: SqliteThread, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        thread: SqliteThread,
+        clock: Callable[[], int],
+        *,
+        most_entries: int = MOST_ENTRIES,
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
         self._thread = thread
         self._clock = clock
+        self._most_entries = most_entries
+        self._most_bytes = most_bytes
 
     async def keep(self, kind: str, cause: str, body: bytes) -> int:
         """See ports.SetAside."""
@@ -73,7 +82,7 @@ class SqliteSetAside:
         def run(connection: sqlite3.Connection) -> int:
             with transaction(connection):
                 connection.execute(KEEP, (kind, at_ms, text, len(body), body))
-                return _make_room(connection)
+                return self._make_room(connection)
 
         return await self._thread.submit("set_aside", "keep", run)
 
@@ -105,14 +114,13 @@ class SqliteSetAside:
 
         return await self._thread.submit("set_aside", "counts", run, is_read=True)
 
-
-def _make_room(connection: sqlite3.Connection) -> int:
-    """How many entries had to go."""
-    entries, size = connection.execute(SIZE).fetchone()
-    if entries <= MOST_ENTRIES and size <= MOST_BYTES:
-        return 0
-    kept = {"entries": int(MOST_ENTRIES * ROOM), "bytes": int(MOST_BYTES * ROOM)}
-    return connection.execute(DROP_OLDEST, kept).rowcount
+    def _make_room(self, connection: sqlite3.Connection) -> int:
+        """On the thread; how many entries had to go."""
+        entries, size = connection.execute(SIZE).fetchone()
+        if entries <= self._most_entries and size <= self._most_bytes:
+            return 0
+        kept = {"entries": int(self._most_entries * ROOM), "bytes": int(self._most_bytes * ROOM)}
+        return connection.execute(DROP_OLDEST, kept).rowcount
 
 
 def _text(value: bytes | None) -> str:

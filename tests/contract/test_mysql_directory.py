@@ -543,7 +543,7 @@ def getuser():
         raise {error}("no name")
     return named()
 getpass.getuser = getuser
-from pushd.config import Config, DirectoryConfig
+from pushd.config.schema import Config, DirectoryConfig
 from pushd.stores.mysql import open_directory
 async def main():
     config = Config(directory=DirectoryConfig(url={server.url!r}))

@@ -48,15 +48,15 @@ class MongoPresence:
 
     @property
     def store(self) -> str:
-        """See ports.Remote."""
+        """Its name in health and metrics."""
         return self._connection.store
 
     async def check(self) -> None:
-        """See ports.Remote."""
+        """Return when the server answers and has what is needed; raises StartError when it never can."""
         await indexes.ensure(self._connection, indexes.PRESENCE_INDEXES)
 
     async def connected(self, arrivals: Sequence[Arrival]) -> None:
-        """See ports.PresenceStore."""
+        """Note that these users' first connection came."""
         refused: list[StoreError] = []
         for batch in _once_each(arrivals):
             for chunk in batched(batch, USERS_AT_ONCE):
@@ -65,7 +65,7 @@ class MongoPresence:
         _raise_first(refused)
 
     async def disconnected(self, departures: Sequence[tuple[int, int]]) -> None:
-        """See ports.PresenceStore."""
+        """Note that these users' last connection went."""
         earliest: dict[int, int] = {}
         for user_id, at_ms in departures:
             earliest[user_id] = min(at_ms, earliest.get(user_id, at_ms))
@@ -81,7 +81,7 @@ class MongoPresence:
         _raise_first(refused)
 
     async def statuses(self, user_ids: Collection[int]) -> dict[int, OnlineStatus]:
-        """See ports.PresenceStore."""
+        """What is stored of these users."""
         statuses: dict[int, OnlineStatus] = {}
         for chunk in batched(user_ids, USERS_AT_ONCE):
             where = {"user_id": {"$in": chunk}}
@@ -95,7 +95,7 @@ class MongoPresence:
         return statuses
 
     async def alive(self, at_ms: int) -> None:
-        """See ports.PresenceStore."""
+        """Note that this node lives."""
 
         async def work() -> None:
             await self._alive.update_one(NODE, {"$set": {"at": date(at_ms)}}, upsert=True)
@@ -103,7 +103,7 @@ class MongoPresence:
         await self._connection.change("alive", work)
 
     async def reset(self, at_ms: int) -> list[int]:
-        """See ports.PresenceStore."""
+        """Mark everybody as offline since the node last lived; who was marked as online."""
 
         async def work() -> Document | None:
             return await self._alive.find_one(NODE)

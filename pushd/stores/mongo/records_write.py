@@ -59,9 +59,10 @@ class Upserts:
         self._had_records = False  # most of the recipients written last had records before
 
     async def write(self, records: Sequence[PushRecord], receipts: Sequence[Receipt]) -> None:
-        """See ports.RecordStore. What a server refuses keeps nothing else from being written: it is raised at the end.
+        """Create or merge these records.
 
-        Repeat the whole call when it raises StoreUnavailable.
+        What a server refuses keeps nothing else from being written: it is raised at the end. Repeat the whole call when
+        it raises StoreUnavailable.
         """
         refused: list[StoreError] = []
         for record_chunk in _by_weight(records):

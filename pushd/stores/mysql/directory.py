@@ -63,7 +63,7 @@ class MysqlDirectory:
         self._table = ".".join(map(_quoted, config.table.split(".", 1)))
 
     async def users(self, user_ids: Collection[int]) -> dict[int, User]:
-        """See ports.Directory. One query for ROWS_AT_ONCE."""
+        """The known ones of these users. One query for ROWS_AT_ONCE."""
         found: dict[int, User] = {}
         wanted = (user_id for user_id in user_ids if 0 < user_id <= MAX_USER_ID)
         for chunk in batched(wanted, self._rows_at_once):
@@ -75,11 +75,14 @@ class MysqlDirectory:
         return found
 
     async def all_ids(self) -> list[int]:
-        """See ports.Directory. One query for ROWS_AT_ONCE."""
+        """Every user id, ascending. One query for ROWS_AT_ONCE."""
         return await self._ids("all_ids", "TRUE", ())
 
     async def ids_by_role(self, roles: Collection[int]) -> list[int]:
-        """See ports.Directory. One query for ROWS_AT_ONCE; each reads past the others, unless there is an index."""
+        """Ids of users that have one of these roles, ascending.
+
+        One query for ROWS_AT_ONCE; each reads past the others, unless there is an index.
+        """
         if not roles:
             return []
         # Compared as texts: 1 would be the first label of an ENUM and the beginning of "1st".
@@ -94,11 +97,14 @@ class MysqlDirectory:
         return await self._ids("ids_by_role", f"({where})", wanted)
 
     async def learn(self, claims: Sequence[User]) -> set[int]:
-        """See ports.Directory: nothing, the table is others'."""
+        """Takes over nothing of what tokens say: the table is others'."""
         return set()
 
     async def check(self) -> None:
-        """See ports.Remote. Connects anew, since credentials are looked at only then."""
+        """Return when the server answers and has what is needed; raises StartError when it never can.
+
+        Connects anew, since credentials are looked at only then.
+        """
         statement = self._select(self._columns, "LIMIT 0")
         try:
             columns, _ = await self._guard.call(

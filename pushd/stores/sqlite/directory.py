@@ -96,7 +96,7 @@ class SqliteDirectory:
         self._statements = Statements(thread, "directory")
 
     async def users(self, user_ids: Collection[int]) -> dict[int, User]:
-        """See ports.Directory."""
+        """The known ones of these users."""
         found: dict[int, User] = {}
         for chunk in batched(user_ids, CHUNK_ROWS):
             document = await self._statements.document("users", USERS, user_ids=orjson.dumps(chunk))
@@ -105,11 +105,11 @@ class SqliteDirectory:
         return found
 
     async def all_ids(self) -> list[int]:
-        """See ports.Directory."""
+        """Every user id, ascending."""
         return await self._ids("all_ids", ALL_PAGE)
 
     async def ids_by_role(self, roles: Collection[int]) -> list[int]:
-        """See ports.Directory."""
+        """Ids of users that have one of these roles, ascending."""
         found: list[int] = []
         for role in set(roles):
             found += await self._ids("ids_by_role", ROLE_PAGE, role=role)
@@ -117,7 +117,7 @@ class SqliteDirectory:
         return found
 
     async def learn(self, claims: Sequence[User]) -> set[int]:
-        """See ports.Directory."""
+        """Take over what tokens say of their users; ids of those who are new or changed."""
         changed: set[int] = set()
         for chunk in batched(claims, CHUNK_ROWS):
             changed |= await self._statements.run("learn", partial(_learn, chunk))

@@ -105,36 +105,36 @@ class SqliteJournal:
         self._spoiled: list[_Spoiled] = []
 
     async def last_seq(self) -> int:
-        """See ports.Journal."""
+        """The highest `seq` ever appended; 0 for a new journal."""
         return (await self._statements.numbers("last_seq", LAST_SEQ))[0]
 
     def append(self, notices: Sequence[Notice]) -> asyncio.Future[None]:
-        """See ports.Journal."""
+        """Keep these, all or nothing; they are on disk once this is awaited."""
         return self._thread.append("journal", "append", encoded(notices)) if notices else _nothing_to_do()
 
     async def settle(self, seqs: Sequence[int]) -> None:
-        """See ports.Journal."""
+        """Note that nothing is left to do for these notices."""
         for chunk in batched(seqs, CHUNK_ROWS):
             await self._statements.change("settle", SETTLE, seqs=orjson.dumps(chunk))
 
     async def unsettled(self) -> list[Notice]:
-        """See ports.Journal."""
+        """Notices that are not settled, by `seq`."""
         found, self._spoiled = await self._pages("unsettled", UNSETTLED_PAGE, UNSETTLED_ROWS, 0)
         return found
 
     async def spoiled(self) -> list[_Spoiled]:
-        """See ports.Journal."""
+        """What the last `unsettled` left out because it cannot be decoded."""
         return self._spoiled
 
     async def since(self, accepted_ms: int) -> list[Notice]:
-        """See ports.Journal."""
+        """Notices accepted at or after that time, settled or not, by `seq`."""
         (first,) = await self._statements.numbers("since", FIRST_SINCE, since_ms=accepted_ms)
         if not first:
             return []
         return (await self._pages("since", SINCE_PAGE, SINCE_ROWS, max(0, first - 1), since_ms=accepted_ms))[0]
 
     async def purge(self, before_ms: int, limit: int) -> int:
-        """See ports.Journal."""
+        """Drop at most `limit` settled notices accepted before that time; how many were dropped."""
         return await drop_chunks(
             limit, lambda wanted: self._statements.change("purge", PURGE, before_ms=before_ms, limit=wanted)
         )

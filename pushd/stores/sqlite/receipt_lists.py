@@ -53,7 +53,7 @@ class ReceiptLists:
         return decoded_rows(_rows, ReceiptRow, document or b"[]")
 
     async def stats(self, where: ReceiptFilter) -> ReceiptStats:
-        """See ports.RecordStore.receive_stats."""
+        """Counts over the matching receive records."""
         changes = self.columns.changes
         if self._counted is not None and self._counted[:2] == (changes, where):
             return self._counted[2]
@@ -67,7 +67,7 @@ class ReceiptLists:
         return counted
 
     async def page(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
-        """See ports.RecordStore.receive_records."""
+        """A part of the matching receive records."""
         if where.user_id is not None:
             return await self.rows(receipt_queries.sorted_all(where, sort, part))
         if _is_by_name(where) or not await self._is_short(where, sort, part):

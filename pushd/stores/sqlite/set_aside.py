@@ -76,7 +76,7 @@ class SqliteSetAside:
         self._most_bytes = most_bytes
 
     async def keep(self, kind: str, cause: str, body: bytes) -> int:
-        """See ports.SetAside."""
+        """Keep an entry; how many of the oldest had to go for it."""
         at_ms, text = self._clock(), cause.encode(errors="backslashreplace").decode()
 
         def run(connection: sqlite3.Connection) -> int:
@@ -87,7 +87,7 @@ class SqliteSetAside:
         return await self._thread.submit("set_aside", "keep", run)
 
     async def wanted(self, but: Collection[int], limit: int) -> list[tuple[int, str, bytes]]:
-        """See ports.SetAside."""
+        """The oldest `limit` entries that are to be tried again, but for those with these ids."""
         parameters = {"but": orjson.dumps(list(but)), "limit": limit}
 
         def run(connection: sqlite3.Connection) -> list[tuple[int, str, bytes]]:
@@ -97,17 +97,17 @@ class SqliteSetAside:
         return await self._thread.submit("set_aside", "wanted", run, is_read=True)
 
     async def refuse(self, entry_id: int, cause: str) -> None:
-        """See ports.SetAside."""
+        """Note why an entry that was tried again stays aside."""
         parameters = {"id": entry_id, "cause": cause.encode(errors="backslashreplace").decode()}
         await self._thread.submit("set_aside", "refuse", lambda db: db.execute(REFUSE, parameters).rowcount)
 
     async def drop(self, entry_ids: Sequence[int]) -> None:
-        """See ports.SetAside."""
+        """Forget these entries."""
         ids = orjson.dumps(list(entry_ids))
         await self._thread.submit("set_aside", "drop", lambda db: db.execute(DROP, {"ids": ids}).rowcount)
 
     async def counts(self) -> dict[str, int]:
-        """See ports.SetAside."""
+        """How many entries there are, by kind."""
 
         def run(connection: sqlite3.Connection) -> dict[str, int]:
             return {_text(kind): count for kind, count in connection.execute(COUNTS)}

@@ -1,4 +1,4 @@
-"""The tables of `pushd.db`, version by version, and how a connection to them is opened.
+"""The tables of `pushd.db`, version by version.
 
 Times are INTEGER milliseconds since the epoch, NULL for "never"; flags are 0 or 1. Table and column names
 of the records are those other programs know from CONTRACT section 5.

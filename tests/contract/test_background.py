@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from pushd.model import Mark
 from pushd.records import ReceiptFilter, ReceiptSort, Slice
+from pushd.stores.sqlite.receipt_columns import ReceiptColumns
 from pushd.telemetry.supervision import supervised
 from tests.daemon import until
 from tests.samples import DELIVERED, push_record, receipt
@@ -54,3 +57,24 @@ async def test_lists_that_cannot_be_made_ready(node: Node, monkeypatch: pytest.M
     assert node.health.last_error == "receipt lists failed"
     assert {(entry["task"], entry["event"]) for entry in logs} == {("receipt lists", "failed, and is run again")}
     assert str(error) in logs[0]["error"]
+
+
+async def test_the_daemon_lives(start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work that fails from the start on is seen from outside, and hurts nobody."""
+    failures: list[Exception] = [TypeError("odd")] * 3
+    real = ReceiptColumns.refresh
+
+    def refresh(columns: ReceiptColumns, connection: sqlite3.Connection) -> None:
+        if failures:
+            raise failures.pop()
+        real(columns, connection)
+
+    monkeypatch.setattr(ReceiptColumns, "refresh", refresh)
+    probe = await start()
+    client = await probe.client(7)
+    published = await probe.publish("still served", target="all")
+    assert (await client.receive())["message_id"] == published["message_id"]
+    await until(lambda: not failures)
+    assert (await probe.get("/websocket/health"))["last_error"] == "receipt lists failed"
+    scraped = (await probe.http.get("/metrics")).text
+    assert 'pushd_errors_total{kind="background"} 3.0' in scraped

@@ -38,6 +38,9 @@ from pushd.model import (  # noqa: E402
     TargetKind,
 )
 from pushd.stores import open_stores  # noqa: E402
+from pushd.telemetry.health import Health  # noqa: E402
+from pushd.telemetry.metrics import Metrics  # noqa: E402
+from pushd.telemetry.supervision import supervised  # noqa: E402
 
 API = "/api/admin/notification"
 PAGES = (
@@ -127,7 +130,10 @@ async def fill(data_dir: str, users: int, notices: int) -> None:
     """Stored records as a month of use leaves them: a tenth absent, a twentieth of the users have read theirs."""
     config = toml.parse(f'[server]\ndata_dir = "{data_dir}"\n', source="bench", environ={})
     now_ms = time.time_ns() // 1_000_000
-    async with open_stores(config, lambda *_: None) as stores:
+    async with (
+        open_stores(config, lambda *_: None) as stores,
+        supervised(stores.background, Health(Metrics(), time.monotonic)),
+    ):
         for number in range(notices):
             at_ms = now_ms - (notices - number) * 3_600_000
             notice = Notice(

@@ -104,13 +104,9 @@ class Node(Core):
             authenticator=authenticator,
             clock=self.clock,
         )
-        health.set_aside = lambda: set_aside.total
         self.router = Router(api, self.gateway)
-        health.watch_failures(
-            [
-                lambda: "mailbox: replays wait for the store" if presence.failure else "",
-                *(_failure_of(writer) for writer in writers.all()),
-            ]
+        health.watch(
+            {"mailbox: replays": presence, **{f"{writer.name}: writes": writer for writer in writers.all()}}, set_aside
         )
         metrics.read_at_scrape(self._at_scrape)
 
@@ -224,10 +220,6 @@ class Node(Core):
         await self.writers.secured()
 
 
-def _failure_of(writer: Any) -> Callable[[], str]:
-    return lambda: f"{writer.name}: writes wait for the store" if writer.failure else ""
-
-
 def node_id(config: Config) -> str:
     """The configured name, else host and process id."""
     return config.cluster.node_id or f"{socket.gethostname()}-{os.getpid()}"
@@ -273,7 +265,7 @@ async def running(
             pauses=pauses,
             revoked_within_s=revoked_within_s,
         )
-        async with _read(node.reader), supervised(node.background(), health, metrics):
+        async with _read(node.reader), supervised(node.background(), health):
             node.restore(past)
             async with front.listening(
                 node.router,

@@ -158,6 +158,7 @@ class Core:
     def background(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
         """What runs for as long as the node does, by name; stopped in reverse order. It may be run again."""
         return {
+            **self.stores.background,
             "mailbox writer": self.writers.mailbox.writer.run,
             "record writer": self.writers.records.writer.run,
             "settled writer": self.writers.settled.writer.run,

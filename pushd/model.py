@@ -13,6 +13,7 @@ import msgspec
 from pushd.values import MAX_USER_ID
 
 UserId = Annotated[int, msgspec.Meta(ge=1, le=MAX_USER_ID)]  # of an account, where it comes in
+RESERVED_TYPES = frozenset({"hello", "pong", "receipt", "error"})  # of the protocol's own frames: no notice has one
 
 
 class Priority(IntEnum):

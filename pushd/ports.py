@@ -7,9 +7,9 @@ idempotent in (`message_id`, `user_id`): doing one twice leaves the store as doi
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from pushd.model import Arrival, MailboxItem, Mark, Notice, PushRecord, Receipt, User
 from pushd.records import (
@@ -31,6 +31,8 @@ from pushd.records import (
 Observe = Callable[[str, str, float, bool], None]
 # Called on the loop: so many elements of a mailbox could not be used, and were left where they are.
 LeftAside = Callable[[int], None]
+# What a store does by itself for as long as it is open: runs until it is cancelled, and can be run again.
+Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Journal(Protocol):
@@ -254,7 +256,12 @@ class Remote(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """The opened stores of a node; `remotes` are those that may be away."""
+    """The opened stores of a node; `remotes` are those that may be away.
+
+    `background` is the work they need done while they are open, by name. Whoever opens them runs it, and runs it again
+    when it fails (`telemetry.supervision`): with a StoreError when something cannot be read or written, which another
+    run may do better; with any other exception when the machinery is broken.
+    """
 
     journal: Journal
     outbox: OutboxLog
@@ -264,3 +271,4 @@ class Stores:
     presence: PresenceStore
     set_aside: SetAside
     remotes: tuple[Remote, ...] = ()
+    background: Mapping[str, Work] = field(default_factory=dict)

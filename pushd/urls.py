@@ -6,14 +6,15 @@ import re
 from urllib.parse import unquote
 
 _HOST = re.compile(r"\A(\[[^\[\]]*\]|[^:\[\]]*)(:\d*)?\Z")
+_SCHEME = re.compile(r"\A[A-Za-z][A-Za-z0-9+.-]*\Z")  # RFC 3986 section 3.1
 _SECRET_OPTION = re.compile(r"(?i)pass|pwd|secret|token|key|cred|properties")
 
 
 def mask_url(url: str) -> str:
     """The URL without passwords, for people: `redis://user:***@host/0`. Rather hides too much than too little."""
     scheme, slashes, rest = url.partition("://")
-    if not slashes:
-        scheme, rest = "", url
+    if not _SCHEME.match(scheme):  # "://" stands in something else, such as a password
+        scheme, slashes, rest = "", "", url
     credentials, at, place = rest.rpartition("@")
     authority = re.split(r"[/?#]", place, maxsplit=1)[0]
     if "?" in credentials or (slashes and not all(map(_HOST.match, authority.split(",")))):

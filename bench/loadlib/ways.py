@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 
 import aiomysql  # type: ignore[import-untyped]
@@ -33,6 +34,9 @@ from pushd.model import (
 )
 from pushd.ports import Stores
 from pushd.stores import open_stores
+from pushd.telemetry.health import Health
+from pushd.telemetry.metrics import Metrics
+from pushd.telemetry.supervision import supervised
 
 T = TypeVar("T")
 Work = Callable[[int], Awaitable[None]]  # the number of the round, from 0; raises LoadError when it was not done
@@ -258,7 +262,10 @@ async def our_way(directory: Path, ports: Ports | None, this: Round, users: int)
         }
     directory.mkdir()
     config = Config(server=ServerConfig(data_dir=str(directory)), **sections)
-    async with open_stores(config, lambda *_: None) as stores:
+    async with (
+        open_stores(config, lambda *_: None) as stores,
+        supervised(stores.background, Health(Metrics(), monotonic)),
+    ):
         if ports is None:
             await stores.directory.learn([User(user_id, f"user{user_id}", 2) for user_id in range(1, users + 1)])
         yield OurWay(stores, this, users)

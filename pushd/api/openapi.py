@@ -13,7 +13,7 @@ from pushd.api.forms import Nothing
 from pushd.api.views import Published, Refused
 from pushd.config.schema import Config
 from pushd.delivery.submission import Submission
-from pushd.protocol.frames import RESERVED_TYPES
+from pushd.model import RESERVED_TYPES
 
 REFERENCE = "#/components/schemas/{name}"
 SECURITY = {

@@ -292,7 +292,7 @@ class Api:
             last_error=self.health.error,
             uptime=round(self.health.uptime_s, 3),
             stores=self.health.store_states(),
-            set_aside=self.health.set_aside(),
+            set_aside=self.health.set_aside_total,
         )
 
 

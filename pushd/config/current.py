@@ -1,4 +1,4 @@
-"""The configuration in force. Parts keep the `Live` and read through it, so that SIGHUP reaches all of them."""
+"""The configuration in force. Parts read it through the one `CurrentConfig`, so that SIGHUP reaches all of them."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 One frozen struct per section of CONTRACT section 2. A struct can only be made with values that fit
 together: `ConfigError` otherwise, whose text starts with the key (`server.host: found …, expected …`).
-Ranges and choices are in the types; `configfile.parse`, which reads TOML and environment, enforces them.
+Ranges and choices are in the types; `config.toml.parse`, which reads TOML and environment, enforces them.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import msgspec
 import tomli_w
 from msgspec import inspect
 
-from pushd.config import schema as schema
+from pushd.config import schema
 from pushd.config.schema import Config, describe_forms, quote
 from pushd.errors import ConfigError
 from pushd.urls import mask_url

@@ -10,8 +10,7 @@ import msgspec
 
 from pushd.config.schema import LimitsConfig
 from pushd.errors import ErrorCode, RequestError
-from pushd.model import Notice, Priority, Target, TargetKind, UserId
-from pushd.protocol import frames
+from pushd.model import RESERVED_TYPES, Notice, Priority, Target, TargetKind, UserId
 from pushd.records import PushRow
 from pushd.values import MAX_ROLE, MIN_ROLE, is_deeper
 
@@ -202,7 +201,7 @@ def _well_formed(name: str) -> str:
 
 
 def _notice_type(name: str) -> str:
-    if name in frames.RESERVED_TYPES:
+    if name in RESERVED_TYPES:
         raise RequestError(
             ErrorCode.INVALID_REQUEST, f"type: {name!r} is a type of the protocol itself", details={"field": "type"}
         )

@@ -68,8 +68,6 @@ PING_FRAME = ws_frame(Opcode.PING, b"")
 
 # ---- server to client
 
-RESERVED_TYPES = frozenset({"hello", "pong", "receipt", "error"})
-
 
 class HelloData(msgspec.Struct):
     """`data` of hello and, without the last three, of pong."""

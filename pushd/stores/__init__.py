@@ -63,7 +63,8 @@ async def _with_records(
         from pushd.stores import mongo
 
         records = await opened.enter_async_context(mongo.open_records(config, observe, clock))
-        stores = replace(stores, records=records, remotes=(*stores.remotes, records))
+        background = {**stores.background, **records.background}
+        stores = replace(stores, records=records, remotes=(*stores.remotes, records), background=background)
     if presence_url != "sqlite:":
         from pushd.stores import mongo
 

@@ -14,7 +14,7 @@ class NoDirectory:
         self._users: dict[int, User] = {}
 
     async def users(self, user_ids: Collection[int]) -> dict[int, User]:
-        """See ports.Directory."""
+        """The known ones of these users."""
         return {
             user_id: User(user_id, known.username, known.role)
             for user_id in user_ids
@@ -22,15 +22,15 @@ class NoDirectory:
         }
 
     async def all_ids(self) -> list[int]:
-        """See ports.Directory."""
+        """Every user id, ascending."""
         return sorted(self._users)
 
     async def ids_by_role(self, roles: Collection[int]) -> list[int]:
-        """See ports.Directory."""
+        """Ids of users that have one of these roles, ascending."""
         return sorted(user.user_id for user in self._users.values() if user.role in roles)
 
     async def learn(self, claims: Sequence[User]) -> set[int]:
-        """See ports.Directory."""
+        """Take over what tokens say of their users; ids of those who are new or changed."""
         changed: set[int] = set()
         for said in claims:
             known = self._users.get(said.user_id)

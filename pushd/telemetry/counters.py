@@ -70,7 +70,7 @@ class Counter(Count, Collector):
         self._name, self._about = name, about
 
     def collect(self) -> list[Metric]:
-        """See Collector."""
+        """What the exposition says of it."""
         return [CounterMetricFamily(self._name, self._about, value=self.value)]
 
 
@@ -86,7 +86,7 @@ class Counters(_Labelled[Count]):
         return sum(count.value for count in self._children.values())
 
     def collect(self) -> list[Metric]:
-        """See Collector."""
+        """What the exposition says of it."""
         family = CounterMetricFamily(self._name, self._about, labels=self._labels)
         for values, count in self._children.items():
             family.add_metric(values, count.value)
@@ -101,7 +101,7 @@ class Histogram(Durations, Collector):
         self._name, self._about = name, about
 
     def collect(self) -> list[Metric]:
-        """See Collector."""
+        """What the exposition says of it."""
         return [_histogram(self._name, self._about, (), [((), self)])]
 
 
@@ -112,7 +112,7 @@ class Histograms(_Labelled[Durations]):
         super().__init__(Durations, name, about, labels)
 
     def collect(self) -> list[Metric]:
-        """See Collector."""
+        """What the exposition says of it."""
         return [_histogram(self._name, self._about, self._labels, self._children.items())]
 
 

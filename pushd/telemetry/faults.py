@@ -21,18 +21,24 @@ T = TypeVar("T")
 ENDINGS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 
 
-def noted(metrics: Metrics, kind: str, error: BaseException, **about: Any) -> None:
+FOR_GOOD = "failed for good"
+
+
+def noted(metrics: Metrics, kind: str, error: BaseException, *, event: str = FOR_GOOD, **about: Any) -> None:
     """Count `error` as one of `kind`, and log it unless its cause is in the log already."""
     metrics.errors.labels(kind).inc()
-    logged(metrics, kind, error, **about)
+    logged(metrics, kind, error, event=event, **about)
 
 
-def logged(metrics: Metrics, kind: str, error: BaseException, **about: Any) -> None:
-    """Log `error` unless its cause was logged within the last hour: a flood of bad data must not fill the disk."""
+def logged(metrics: Metrics, kind: str, error: BaseException, *, event: str = FOR_GOOD, **about: Any) -> None:
+    """Log `error` unless its cause was logged within the last hour: a flood of bad data must not fill the disk.
+
+    `event`: what the log says of an error of our own; others are unexpected.
+    """
     if not metrics.is_new_cause((kind, *_causes(error))):
         return
     if isinstance(error, PushdError):
-        log.error("failed for good", kind=kind, error=str(error), cause=repr(error.__cause__), **about)
+        log.error(event, kind=kind, error=str(error), cause=repr(error.__cause__), **about)
     else:
         log.error("unexpected failure", kind=kind, exc_info=error, **about)
 

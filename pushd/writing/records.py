@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from itertools import islice
 
 import msgspec
 
 from pushd._fastpath import Hub
+from pushd.batched import batched
 from pushd.config.current import CurrentConfig
 from pushd.in_flight import InFlight
 from pushd.model import Channel, Client, DeliveryStatus, Outcome, PushRecord, Receipt, User
@@ -215,16 +215,10 @@ def _batches(batch: RecordBatch, pending: dict[str, _Rows], size: int) -> Iterat
     """Fills `batch`, and those that follow it, with at most `size` rows each."""
     for message_id, rows in pending.items():
         is_late = not rows.flights
-        for chunk in _chunks(rows.outcomes, size):
+        for chunk in batched(rows.outcomes.items(), size):
             if len(batch.rows) + len(chunk) > size:
                 yield batch
                 batch = RecordBatch([], [], [])
             batch.rows.extend((message_id, user_id, outcome, is_late) for user_id, outcome in chunk)
             batch.flights.extend(rows.flights)
     yield batch
-
-
-def _chunks(outcomes: dict[int, Outcome], size: int) -> Iterator[list[tuple[int, Outcome]]]:
-    items = iter(outcomes.items())
-    while chunk := list(islice(items, size)):
-        yield chunk

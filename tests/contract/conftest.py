@@ -8,8 +8,9 @@ from __future__ import annotations
 import importlib
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -18,7 +19,12 @@ from pushd.config.schema import Config, MailboxConfig, ServerConfig
 from pushd.model import User
 from pushd.ports import Stores
 from pushd.stores import open_stores
-from pushd.stores.sqlite import import_users
+from pushd.stores.sqlite import import_users, journal
+from pushd.stores.sqlite.engine.connection import open_connection
+from pushd.stores.sqlite.engine.thread import Connections, SqliteThread
+from pushd.telemetry.health import Health
+from pushd.telemetry.metrics import Metrics
+from pushd.telemetry.supervision import supervised
 from tests.mariadb import found
 
 START_MS = 1_700_000_000_000
@@ -77,6 +83,9 @@ class Node:
             **self.sections(),
         )
         self.stores = await self._open.enter_async_context(open_stores(config, _ignored, self.clock))
+        self.metrics = Metrics()
+        self.health = Health(self.metrics, monotonic)
+        await self._open.enter_async_context(supervised(self.stores.background, self.health, first_pause_s=0.0))
 
     async def stop(self) -> None:
         await self._open.aclose()
@@ -85,6 +94,15 @@ class Node:
         """Close the stores and open them again on the same data."""
         await self.stop()
         await self.start()
+
+    @asynccontextmanager
+    async def thread(self) -> AsyncIterator[SqliteThread]:
+        """Another thread that writes to the database, for stores with limits of the test's own."""
+        path = self.directory / "data" / "pushd.db"
+        durable, relaxed = (open_connection(path, synchronous=mode) for mode in ("FULL", "NORMAL"))
+        thread = SqliteThread(Connections(durable, relaxed), journal.commit)
+        yield thread
+        await thread.aclose()
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """What is stored, with the names of CONTRACT section 5, times in milliseconds or None, flags 0 or 1."""

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from pushd.config.schema import RecordsConfig
+from pushd.stores.mongo.connection import connect
+from pushd.stores.mongo.counts import StoredCounts
+from pushd.stores.mongo.records import MongoRecords
 from tests.mongo_server import MongoServer, shared_server
 
 from .conftest import Node
@@ -122,3 +128,14 @@ class MongoNode(Node):
     def rows(self, table: str) -> list[dict[str, Any]]:
         found = self.database[table].find()
         return [{name: as_row(document.get(DURATIONS.get(name, name))) for name in FIELDS[table]} for document in found]
+
+
+@asynccontextmanager
+async def opened_records(
+    node: MongoNode, *, every_s: float = 1000.0, **options: Any
+) -> AsyncIterator[tuple[MongoRecords, StoredCounts]]:
+    """The node's records opened once more, with limits of the test's own."""
+    url, database = node.server.url, node.database_name
+    async with connect("records", "records.url", url, database, lambda *_: None) as connection:
+        counts = StoredCounts(connection, every_s=every_s)
+        yield MongoRecords(connection, counts, node.clock, zone=ZoneInfo("UTC"), retention_days=30, **options), counts

@@ -12,10 +12,9 @@ import pytest
 from pushd.model import Mark, Notice, Target, TargetKind
 from pushd.records import PushFilter, PushSort, ReceiptFilter, ReceiptSort, Slice
 from pushd.stores.sqlite.engine.schema import LADDER
+from tests.samples import DELIVERED, PENDING, item, push_record, receipt
 
 from .conftest import Node
-from .test_mailbox import item
-from .test_records import DELIVERED, PENDING, push_record, receipt
 
 ODD: list[Any] = [
     None, "", b"", b"\xff\xfe\x00", "a\x00b", '[1,"a",null,1e400,99999999999999999999]', -1, 2**63 - 1, 2**63 - 1,

@@ -9,16 +9,12 @@ from contextlib import closing
 import pytest
 
 from pushd.errors import StoreError
-from pushd.model import Notice, Priority, Target, TargetKind
+from pushd.model import Priority, Target, TargetKind
 from pushd.ports import Stores
-from pushd.stores.sqlite import journal
+from pushd.stores.sqlite.journal import SqliteJournal
+from tests.samples import notice
 
 from .conftest import Node
-
-
-def notice(seq: int, accepted_ms: int = 1000, **fields: object) -> Notice:
-    defaults: dict[str, object] = {"message_id": f"m{seq}", "content": "hello", "target": Target(TargetKind.ALL)}
-    return Notice(seq=seq, accepted_ms=accepted_ms, **(defaults | fields))
 
 
 async def test_a_new_journal_is_empty(stores: Stores) -> None:
@@ -66,7 +62,9 @@ async def test_reads_more_than_one_page(stores: Stores) -> None:
 
 
 async def test_since_goes_by_time_not_by_seq(stores: Stores) -> None:
-    await stores.journal.append([notice(1, 500), notice(2, 100), notice(3, 400), notice(4, 501)])
+    await stores.journal.append(
+        [notice(1, accepted_ms=500), notice(2, accepted_ms=100), notice(3, accepted_ms=400), notice(4, accepted_ms=501)]
+    )
     await stores.journal.settle([1])
     assert [kept.seq for kept in await stores.journal.since(400)] == [1, 3, 4]
 
@@ -171,11 +169,11 @@ async def test_a_row_that_cannot_be_decoded_costs_one_row(node: Node, body: byte
     assert await node.stores.journal.spoiled() == []
 
 
-async def test_pages_with_bad_rows_are_read_to_the_end(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "PAGE_ROWS", 3)
+async def test_pages_with_bad_rows_are_read_to_the_end(node: Node) -> None:
     await node.stores.journal.append([notice(seq) for seq in range(1, 12)])
     for seq, body in ((3, b"[]"), (4, b'{"seq":1}'), (5, b"x"), (6, b"x"), (11, b"x")):
         spoil(node, seq, body)
-    found = await node.stores.journal.unsettled()
-    assert [one.seq for one in found] == [1, 2, 7, 8, 9, 10]
-    assert [seq for seq, _, _ in await node.stores.journal.spoiled()] == [3, 4, 5, 6, 11]
+    async with node.thread() as thread:
+        journal = SqliteJournal(thread, page_rows=3)
+        assert [one.seq for one in await journal.unsettled()] == [1, 2, 7, 8, 9, 10]
+        assert [seq for seq, _, _ in await journal.spoiled()] == [3, 4, 5, 6, 11]

@@ -6,18 +6,13 @@ import asyncio
 
 import pytest
 
-from pushd.model import MailboxItem
 from pushd.ports import Stores
+from tests.samples import item
 
 from .conftest import MAX_PER_USER, START_MS, TTL_DAYS, Node
 
 IMPLEMENTATIONS = ("sqlite", "redis")
 DAY_MS = 86_400_000
-
-
-def item(message_id: str, **fields: object) -> MailboxItem:
-    defaults: dict[str, object] = {"type": "system_notice", "content": f"content of {message_id}"}
-    return MailboxItem(message_id=message_id, **(defaults | fields))
 
 
 async def ids(stores: Stores, user_id: int) -> list[str]:

@@ -26,10 +26,10 @@ from pushd.values import MAX_MS
 from tests.daemon import until
 from tests.mongo_server import MongoServer
 from tests.mongo_server import mongo_server as mongo_server  # a fixture
+from tests.samples import DELIVERED, OFFLINE, PENDING, RECEIPTS, push_record, receipt
 
 from .conftest import START_MS
-from .mongo_node import PUSH_FIELDS, MongoNode
-from .test_records import DELIVERED, EXPIRED, OFFLINE, PENDING, RECEIPTS, push_record, receipt
+from .mongo_node import PUSH_FIELDS, MongoNode, opened_records
 
 IMPLEMENTATIONS = ("mongodb",)
 PUSHES, STATUSES = "push_records", "admin_user_online_status"
@@ -171,26 +171,6 @@ async def test_writers_at_the_same_time_agree(node: MongoNode, database: Any) ->
     assert database[RECEIPTS].count_documents({"delivery_status": "delivered", "is_received": True}) == 300
 
 
-async def test_stored_counts_become_true(node: MongoNode, database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushd.stores.mongo.counts.EVERY_S", 0.01)
-    written = [receipt("m1", 1, DELIVERED), receipt("m1", 2, EXPIRED), receipt("m1", 3, PENDING)]
-    await node.stores.records.write([push_record("m1"), push_record("m2")], written)
-
-    def counts() -> tuple[int, int]:
-        found = database[PUSHES].find_one({"message_id": "m1"})
-        return found["delivered_count"], found["failed_count"]
-
-    await until(lambda: counts() == (1, 1))
-    await node.stores.records.mark(3, ["m1"], Mark.READ, 2000)
-    await until(lambda: counts() == (2, 1))
-
-
-async def test_stored_counts_are_true_after_the_end(node: MongoNode, database: Any) -> None:
-    await node.stores.records.write([push_record("m1")], [receipt("m1", 1, DELIVERED)])
-    await node.stop()
-    assert database[PUSHES].find_one({"message_id": "m1"})["delivered_count"] == 1
-
-
 @pytest.mark.parametrize(("is_late", "calls"), [(False, 4), (True, 3)])
 async def test_another_connection_takes_few_writes(node: MongoNode, database: Any, is_late: bool, calls: int) -> None:
     seen: list[str] = []
@@ -229,9 +209,8 @@ async def test_any_time_may_be_asked_for(node: MongoNode) -> None:
     assert await node.stores.records.user_receipts(-(1 << 62), (1 << 63) - 1, 10) == []
 
 
-async def test_an_old_server(node: MongoNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushd.stores.mongo.records.OLDEST_SERVER", (99, 0))
-    async with mongo.open_records(config_of(node), ignored, node.clock) as records:
+async def test_an_old_server(node: MongoNode) -> None:
+    async with opened_records(node, oldest_server=(99, 0)) as (records, _):
         with pytest.raises(StartError, match=r"^records\.url: MongoDB .* is too old: 99\.0 is needed"):
             await records.check()
 

@@ -23,8 +23,8 @@ from pushd.config.schema import Config, DirectoryConfig
 from pushd.errors import StartError, StoreLost, StoreUnavailable
 from pushd.model import User
 from pushd.stores.mysql import MysqlDirectory, open_directory, pool
-from pushd.stores.mysql import directory as directory_module
 from pushd.stores.mysql.address import parse_url
+from pushd.stores.mysql.directory import ROWS_AT_ONCE
 from tests import mariadb
 from tests.daemon import until
 from tests.mariadb import MariadbServer
@@ -54,9 +54,9 @@ async def connect(server: MariadbServer, log: Log) -> AsyncIterator[Open]:
     """Opens a directory; keyword arguments are keys of the configuration."""
     async with AsyncExitStack() as stack:
 
-        async def connect_one(**keys: Any) -> MysqlDirectory:
+        async def connect_one(*, rows_at_once: int = ROWS_AT_ONCE, **keys: Any) -> MysqlDirectory:
             config = Config(directory=DirectoryConfig(**({"url": server.url} | keys)))
-            return await stack.enter_async_context(open_directory(config, log))
+            return await stack.enter_async_context(open_directory(config, log, rows_at_once=rows_at_once))
 
         yield connect_one
 
@@ -295,16 +295,15 @@ def odd_server(server: MariadbServer) -> Iterator[MariadbServer]:
 
 
 async def test_what_the_server_sets_for_new_connections_changes_nothing(
-    odd_server: MariadbServer, connect: Open, monkeypatch: pytest.MonkeyPatch
+    odd_server: MariadbServer, connect: Open
 ) -> None:
-    monkeypatch.setattr(directory_module, "ROWS_AT_ONCE", 5)
     server = odd_server
     server.execute("CREATE TABLE user (id INT PRIMARY KEY, username CHAR(9) CHARSET utf8mb4, user_type CHAR(3))")
     server.insert("INSERT INTO user VALUES (%s, %s, %s)", [(number, "ü", number % 2) for number in range(1, 13)])
     server.execute("CREATE USER odd IDENTIFIED BY 'x'")  # init_connect is not for root
     server.execute(f"GRANT SELECT ON {server.database}.user TO odd")
     try:
-        directory = await connect(url=server.url_for("odd", "x"))
+        directory = await connect(url=server.url_for("odd", "x"), rows_at_once=5)
         await directory.check()
         assert await directory.all_ids() == list(range(1, 13))
         assert await directory.ids_by_role([1]) == list(range(1, 13, 2))
@@ -315,11 +314,9 @@ async def test_what_the_server_sets_for_new_connections_changes_nothing(
         server.execute("DROP USER odd")
 
 
-async def test_pages_meet_without_gap(
-    server: MariadbServer, directory: MysqlDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(directory_module, "ROWS_AT_ONCE", 3)
-    server.execute("DELETE FROM user")
+async def test_pages_meet_without_gap(server: MariadbServer, connect: Open) -> None:
+    server.execute(TABLE)
+    directory = await connect(rows_at_once=3)
     ids: list[int] = []
     for number in range(1, 11):
         ids.append(number * 7)
@@ -546,7 +543,7 @@ def getuser():
         raise {error}("no name")
     return named()
 getpass.getuser = getuser
-from pushd.config import Config, DirectoryConfig
+from pushd.config.schema import Config, DirectoryConfig
 from pushd.stores.mysql import open_directory
 async def main():
     config = Config(directory=DirectoryConfig(url={server.url!r}))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pushd.model import Outcome
 from pushd.ports import Stores
 from pushd.records import PushFilter, ReceiptStats
+from tests.samples import EXPIRED, push_record, receipt
 
 from .conftest import Node
-from .test_records import EXPIRED, push_record, receipt
 
 
 async def test_purge_drops_old_records_up_to_the_limit(node: Node) -> None:

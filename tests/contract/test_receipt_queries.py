@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pushd.model import Channel, DeliveryStatus, Mark, Outcome
 from pushd.ports import Stores
 from pushd.records import ReceiptFilter, ReceiptRow, ReceiptSort, ReceiptStats, Slice, UserReceipts, UserSummary
+from tests.samples import DELIVERED, EXPIRED, OFFLINE, PENDING, RECEIPTS, push_record, receipt
 
 from .conftest import Node
-from .test_records import DELIVERED, EXPIRED, OFFLINE, PENDING, RECEIPTS, push_record, receipt
 
 IMPLEMENTATIONS = ("sqlite", "mongodb")
 ALL = Slice(offset=0, limit=10_000)

@@ -12,46 +12,19 @@ from pushd.model import (
     Channel,
     DeliveryStatus,
     Mark,
-    Notice,
     Outcome,
     Priority,
-    PushRecord,
     Receipt,
     Target,
     TargetKind,
 )
 from pushd.ports import Stores
 from pushd.records import ReceiptStats
+from tests.samples import DELIVERED, EXPIRED, OFFLINE, PENDING, RECEIPTS, push_record, receipt
 
 from .conftest import START_MS, Node
 
 IMPLEMENTATIONS = ("sqlite", "mongodb")
-RECEIPTS = "admin_user_receive_records"
-
-
-def receipt(message_id: str, user_id: int, outcome: Outcome, **fields: Any) -> Receipt:
-    defaults = {
-        "username": f"user{user_id}",
-        "role": 1,
-        "connection_id": "c1",
-        "client_ip": "10.0.0.1",
-        "user_agent": "Firefox",
-    }
-    return Receipt(message_id=message_id, user_id=user_id, outcome=outcome, **(defaults | fields))
-
-
-def push_record(
-    message_id: str, status: str = "accepted", total: int = 0, online: int = 0, **fields: Any
-) -> PushRecord:
-    defaults = {"content": "hello", "target": Target(TargetKind.ALL), "accepted_ms": 1000}
-    notice = Notice(seq=1, message_id=message_id, **(defaults | fields))
-    return PushRecord(notice, status, total, online)
-
-
-PENDING = Outcome(1000, is_online=True)
-OFFLINE = Outcome(1000, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE)
-EXPIRED = Outcome(1000, status=DeliveryStatus.EXPIRED, channel=Channel.OFFLINE)
-DELIVERED = Outcome(1000, is_online=True, received_ms=1200, status=DeliveryStatus.DELIVERED)
 
 
 def row_of(node: Node, message_id: str, user_id: int) -> dict[str, Any]:

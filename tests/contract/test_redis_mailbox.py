@@ -21,6 +21,7 @@ from pushd.model import MailboxItem
 from pushd.protocol.frames import frame, replayed_frame
 from pushd.stores.redis import RedisMailbox, open_mailbox
 from tests.proxy import proxy_to
+from tests.samples import item
 from tests.servers import RedisClusterServers, RedisServer
 
 from .conftest import START_MS, Clock
@@ -33,12 +34,6 @@ START_TIME = "2023-11-15 06:13:20"
 
 pytestmark = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
 Open = Callable[..., Awaitable[RedisMailbox]]
-
-
-def item(message_id: str, **fields: Any) -> MailboxItem:
-    return MailboxItem(
-        **({"type": "system_notice", "content": f"content of {message_id}"} | fields), message_id=message_id
-    )
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pushd.errors import StartError
-from pushd.ports import Stores
 from pushd.stores.sqlite import set_aside
+from pushd.stores.sqlite.set_aside import SqliteSetAside
 
 from .conftest import START_MS, Node
 
@@ -61,18 +61,20 @@ async def test_an_id_is_not_given_out_twice(node: Node) -> None:
     assert [entry.entry_id for entry in set_aside.entries(data_dir(node))] == [2]
 
 
-async def test_of_too_many_the_oldest_go(stores: Stores, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(set_aside, "MOST_ENTRIES", 20)
-    dropped = [await stores.set_aside.keep("records", "why", b"") for _ in range(25)]
+async def test_of_too_many_the_oldest_go(node: Node) -> None:
+    async with node.thread() as thread:
+        store = SqliteSetAside(thread, node.clock, most_entries=20)
+        dropped = [await store.keep("records", "why", b"") for _ in range(25)]
     assert dropped == [0] * 20 + [3, 0, 0, 3, 0]
     assert [entry.entry_id for entry in set_aside.entries(data_dir(node))] == list(range(7, 26))
 
 
-async def test_of_too_much_the_oldest_goes(stores: Stores, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(set_aside, "MOST_BYTES", 1000)
-    assert [await stores.set_aside.keep("records", "why", b"x" * 300) for _ in range(4)] == [0, 0, 0, 1]
-    assert await stores.set_aside.keep("records", "why", b"x" * 1001) == 4  # it does not fit alone
-    assert await stores.set_aside.counts() == {}
+async def test_of_too_much_the_oldest_goes(node: Node) -> None:
+    async with node.thread() as thread:
+        store = SqliteSetAside(thread, node.clock, most_bytes=1000)
+        assert [await store.keep("records", "why", b"x" * 300) for _ in range(4)] == [0, 0, 0, 1]
+        assert await store.keep("records", "why", b"x" * 1001) == 4  # it does not fit alone
+        assert await store.counts() == {}
 
 
 async def test_without_a_daemon(tmp_path: object) -> None:

@@ -62,7 +62,7 @@ def store_calls(stores: ports.Stores) -> Iterator[Place]:
         for port in vars(ports).values()
         if inspect.isclass(port) and issubclass(port, Protocol) and port is not Protocol  # type: ignore[arg-type]
     ]
-    for field in stores.__dataclass_fields__:
+    for field in (name for name in stores.__dataclass_fields__ if name != "background"):
         for store in stores.remotes if field == "remotes" else [getattr(stores, field)]:
             for port in protocols:
                 names = [name for name, member in vars(port).items() if inspect.isfunction(member) and name[0] != "_"]

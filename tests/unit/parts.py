@@ -92,7 +92,7 @@ class Faulty:
 
 def faulty(stores: Stores) -> Stores:
     """The same stores, each behind a `Faulty`."""
-    names = [name for name in Stores.__dataclass_fields__ if name != "remotes"]
+    names = [name for name in Stores.__dataclass_fields__ if name not in ("remotes", "background")]
     return Stores(**{name: Faulty(getattr(stores, name)) for name in names})  # type: ignore[arg-type]
 
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pushd.errors import StartError, StoreLost
-from pushd.telemetry import health
 from pushd.telemetry.health import Health
 from pushd.telemetry.metrics import Metrics
 from tests.daemon import until
@@ -60,17 +59,28 @@ def test_unhealthy_while_draining(node_health: Health) -> None:
     assert not node_health.can_publish
 
 
-def test_degraded_while_something_fails(node_health: Health) -> None:
-    failures = {"mailbox": "", "replay": ""}
-    node_health.watch_failures([lambda: failures["mailbox"]])
-    node_health.watch_failures([lambda: failures["replay"]])
+class Part:
+    """What may have to wait for a store."""
+
+    failure = ""
+
+
+class Entries:
+    """What is set aside."""
+
+    total = 0
+
+
+def test_degraded_while_something_waits(node_health: Health) -> None:
+    writer, replays = Part(), Part()
+    node_health.watch({"mailbox: writes": writer, "mailbox: replays": replays}, Entries())
     assert node_health.status == "healthy"
-    failures["replay"] = "no answer"
+    replays.failure = "no answer"
     assert node_health.status == "degraded"
-    assert node_health.error == "no answer"
+    assert node_health.error == "mailbox: replays wait for the store"
     observe(node_health, "records", ok=False)
-    assert node_health.error == "no answer"  # what fails at present comes first
-    failures["replay"] = ""
+    assert node_health.error == "mailbox: replays wait for the store"  # what fails at present comes first
+    replays.failure = ""
     assert node_health.error == "records: write failed"
 
 
@@ -81,9 +91,8 @@ def test_every_observation_is_counted(node_health: Health) -> None:
     assert 'pushd_store_errors_total{store="mailbox"} 1.0' in text
 
 
-async def test_loop_lag_is_measured(node_health: Health, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "LAG_EVERY_S", 0.0)
-    running = asyncio.create_task(node_health.watch_loop())
+async def test_loop_lag_is_measured(node_health: Health) -> None:
+    running = asyncio.create_task(node_health.watch_loop(every_s=0.0))
     await until(lambda: "pushd_loop_lag_seconds_count 0.0" not in node_health._metrics.text().decode())
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -109,11 +118,9 @@ class Outside:
 
 
 @pytest.fixture
-async def watched(node_health: Health, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Outside]:
-    monkeypatch.setattr(health, "CHECK_EVERY_S", 0.001)
-    monkeypatch.setattr(health, "CHECK_AWAY_MOST_S", 0.001)
+async def watched(node_health: Health) -> AsyncIterator[Outside]:
     outside = Outside()
-    task = asyncio.create_task(node_health.watch_store(outside))
+    task = asyncio.create_task(node_health.watch_store(outside, every_s=0.001, away_most_s=0.001))
     yield outside
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -149,9 +156,10 @@ async def test_a_check_that_fails_in_a_way_nobody_foresaw_is_repeated(
 
 
 def test_what_is_set_aside_is_said_and_is_no_illness(node_health: Health) -> None:
-    count = 0
-    node_health.set_aside = lambda: count
-    assert node_health.error == ""
-    count = 3
+    entries = Entries()
+    node_health.watch({}, entries)
+    assert (node_health.error, node_health.set_aside_total) == ("", 0)
+    entries.total = 3
+    assert node_health.set_aside_total == 3
     assert node_health.error == "3 set aside: see pushd-server set-aside list"
     assert node_health.status == "healthy"

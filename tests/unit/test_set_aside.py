@@ -11,7 +11,6 @@ from structlog.testing import capture_logs
 
 from pushd.errors import StoreUnavailable
 from pushd.ports import Stores
-from pushd.stores.sqlite import set_aside
 from pushd.telemetry.metrics import Metrics
 from pushd.writing.set_aside import CAUSE_CHARS, SetAsideData, cause_of
 from tests.daemon import until
@@ -45,8 +44,8 @@ async def test_failing_to_keep_is_counted_and_ends_nothing(frail: Any, error: An
     assert aside.total == 0
 
 
-async def test_what_had_to_go_is_counted_and_logged_once(aside: SetAsideData, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(set_aside, "MOST_ENTRIES", 2)
+async def test_what_had_to_go_is_counted_and_logged_once(aside: SetAsideData, stores: Stores) -> None:
+    stores.set_aside._most_entries = 2  # type: ignore[attr-defined]
     with capture_logs() as logged:
         for _ in range(6):
             await aside.keep("records", ODD, b"x")

@@ -5,15 +5,23 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from pushd.stores.sqlite.engine import checkpoint
-from pushd.stores.sqlite.engine.checkpoint import checkpointing
+from pushd.errors import StartError
+from pushd.stores.sqlite.engine.checkpoint import Checkpoints, checkpoints
 from pushd.stores.sqlite.engine.connection import open_connection
 from pushd.stores.sqlite.engine.schema import prepare
 from pushd.stores.sqlite.engine.thread import Connections, SqliteThread
+from pushd.telemetry.health import Health
+from pushd.telemetry.metrics import Metrics
+from pushd.telemetry.supervision import supervised
 from tests.daemon import until
 
 ROW = b"x" * 4000
@@ -47,27 +55,32 @@ async def test_nothing_moves_by_itself(path: Path, thread: SqliteThread) -> None
     assert path.stat().st_size == before
 
 
-async def test_the_wal_moves_into_the_database(
-    path: Path, thread: SqliteThread, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checkpoint, "EVERY_S", 0.01)
-    async with checkpointing(path, thread):
-        await thread.submit("test", "fill", fill)
-        await until(lambda: path.stat().st_size > 50 * len(ROW))
+@asynccontextmanager
+async def running(work: Checkpoints) -> AsyncIterator[Health]:
+    """As the daemon runs it."""
+    health = Health(Metrics(), monotonic)
+    async with supervised({"checkpoint": work.run}, health, first_pause_s=0.0):
+        yield health
 
 
-async def test_a_long_wal_begins_anew(path: Path, thread: SqliteThread, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though somebody writes all the time."""
-    monkeypatch.setattr(checkpoint, "EVERY_S", 0.01)
-    monkeypatch.setattr(checkpoint, "LONG_FRAMES", 200)
-    async with checkpointing(path, thread):
-        await thread.submit("test", "fill", fill)
-        first = salt_of(path)
-        for _ in range(300):
+async def test_the_wal_moves_into_the_database(path: Path, thread: SqliteThread) -> None:
+    with checkpoints(path, thread, every_s=0.01) as work:
+        async with running(work):
             await thread.submit("test", "fill", fill)
-            await asyncio.sleep(0.005)
-            if salt_of(path) != first:
-                break
+            await until(lambda: path.stat().st_size > 50 * len(ROW))
+
+
+async def test_a_long_wal_begins_anew(path: Path, thread: SqliteThread) -> None:
+    """Though somebody writes all the time."""
+    with checkpoints(path, thread, every_s=0.01, long_frames=200) as work:
+        async with running(work):
+            await thread.submit("test", "fill", fill)
+            first = salt_of(path)
+            for _ in range(300):
+                await thread.submit("test", "fill", fill)
+                await asyncio.sleep(0.005)
+                if salt_of(path) != first:
+                    break
     assert salt_of(path) != first
 
 
@@ -77,23 +90,51 @@ def salt_of(path: Path) -> bytes:
         return wal.read(24)[16:]
 
 
-async def test_a_failure_is_said_and_tried_again(
-    path: Path, thread: SqliteThread, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(checkpoint, "EVERY_S", 0.01)
-    failing = asyncio.Event()
-    real = checkpoint.checkpoint
+class Frail:
+    """A connection that fails as often as the test says."""
 
-    def fail_once(connection: sqlite3.Connection) -> int:
-        if not failing.is_set():
-            failing.set()
-            raise sqlite3.OperationalError("disk I/O error")
-        return real(connection)
+    def __init__(self, connection: sqlite3.Connection, error: Exception, times: int) -> None:
+        self._connection = connection
+        self._error = error
+        self.times = times
 
-    monkeypatch.setattr(checkpoint, "checkpoint", fail_once)
-    async with checkpointing(path, thread):
-        await thread.submit("test", "fill", fill)
-        await until(failing.is_set)
-        await thread.submit("test", "fill", fill)
-        await until(lambda: path.stat().st_size > 100 * len(ROW))
-    assert "disk I/O error" in capsys.readouterr().out
+    def execute(self, statement: str) -> Any:
+        if self.times:
+            self.times -= 1
+            raise self._error
+        return self._connection.execute(statement)
+
+
+@asynccontextmanager
+async def failing(
+    path: Path, thread: SqliteThread, error: Exception, times: int
+) -> AsyncIterator[tuple[Frail, Health]]:
+    with (
+        closing(open_connection(path, synchronous="NORMAL", checkpoint_pages=0)) as connection,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        frail = Frail(connection, error, times)
+        async with running(Checkpoints(frail, executor, thread, every_s=0.001)) as health:  # type: ignore[arg-type]
+            yield frail, health
+
+
+async def test_a_failure_is_logged_counted_and_in_health_and_it_is_run_again(path: Path, thread: SqliteThread) -> None:
+    """A full disk is no broken machinery, however long it lasts."""
+    before = path.stat().st_size
+    with capture_logs() as logs:
+        async with failing(path, thread, sqlite3.OperationalError("disk I/O error"), 20) as (frail, health):
+            await thread.submit("test", "fill", fill)
+            await until(lambda: frail.times == 0)
+            await thread.submit("test", "fill", fill)
+            await until(lambda: path.stat().st_size > before)
+    assert health._metrics.errors.labels("background").value == 20
+    assert health.error == "checkpoint failed"
+    (entry,) = logs
+    assert (entry["task"], entry["error"]) == ("checkpoint", "journal: disk I/O error")
+
+
+async def test_broken_machinery_is_not_hidden(path: Path, thread: SqliteThread) -> None:
+    await thread.submit("test", "fill", fill)
+    with pytest.raises(StartError, match="checkpoint failed"):
+        async with failing(path, thread, TypeError("odd"), 1_000_000):
+            await asyncio.Event().wait()

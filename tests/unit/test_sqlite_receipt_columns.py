@@ -19,7 +19,7 @@ from pushd.stores.sqlite import receipt_columns
 from pushd.stores.sqlite.receipt_columns import ReceiptColumns
 from tests.contract.conftest import Node
 from tests.contract.test_receipt_queries import counted, fill, matches
-from tests.contract.test_records import RECEIPTS, push_record, receipt
+from tests.samples import RECEIPTS, push_record, receipt
 
 WHOLE = Slice(0, 10_000)
 NAMED = (ReceiptFilter(username=""), ReceiptFilter(username="a"), ReceiptFilter(username="USER", is_read=True))

@@ -15,7 +15,7 @@ from pushd.stores.sqlite import receipt_columns, receipt_queries
 from pushd.stores.sqlite.receipt_columns import ReceiptColumns
 from tests.contract.conftest import Node
 from tests.contract.test_receipt_queries import fill
-from tests.contract.test_records import receipt
+from tests.samples import receipt
 
 LATE = Outcome(1200, received_ms=1300, status=DeliveryStatus.DELIVERED)
 FILTERS = (

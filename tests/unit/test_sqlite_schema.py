@@ -15,7 +15,6 @@ from pushd.config.schema import Config, ServerConfig
 from pushd.errors import StartError
 from pushd.model import MailboxItem, User
 from pushd.stores.sqlite import import_users, journal, mailbox, open_stores, presence, records, wall_ms
-from pushd.stores.sqlite.engine import schema
 from pushd.stores.sqlite.engine.connection import open_connection
 from pushd.stores.sqlite.engine.schema import APPLICATION_ID, LADDER, prepare
 
@@ -150,15 +149,13 @@ def test_importing_counts_and_names_the_path(tmp_path: Path) -> None:
         import_users(str(tmp_path / "file"), [])
 
 
-def test_names_of_version_3_are_found_in_either_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_of_version_3_are_found_in_either_case(tmp_path: Path) -> None:
     path = tmp_path / "pushd.db"
     insert = (
         "INSERT INTO admin_user_receive_records (message_id, user_id, username, created_at, updated_at)"
         " VALUES (?, ?, ?, 5, 5)"
     )
-    with monkeypatch.context() as patch:
-        patch.setattr(schema, "LADDER", LADDER[:3])
-        prepare(path)
+    prepare(path, LADDER[:3])
     with closing(sqlite3.connect(path)) as old:
         old.executemany(insert, [("m1", 2, "Ann"), ("m2", 2, "Ann"), ("m1", 1, "Öl")])
         old.commit()
@@ -174,7 +171,7 @@ def test_names_of_version_3_are_found_in_either_case(tmp_path: Path, monkeypatch
         assert new.execute(counted).fetchall() == [("m2", 1), ("m3", 2)]
 
 
-def test_records_of_version_4_are_counted_by_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_of_version_4_are_counted_by_user(tmp_path: Path) -> None:
     path = tmp_path / "pushd.db"
     insert = (
         "INSERT INTO admin_user_receive_records (message_id, user_id, username, is_read, created_at, updated_at)"
@@ -191,9 +188,7 @@ def test_records_of_version_4_are_counted_by_user(tmp_path: Path, monkeypatch: p
         assert connection.execute(known).fetchall() == connection.execute(written).fetchall()
         assert len(kept) == rows
 
-    with monkeypatch.context() as patch:
-        patch.setattr(schema, "LADDER", LADDER[:4])
-        prepare(path)
+    prepare(path, LADDER[:4])
     with closing(sqlite3.connect(path)) as old:
         old.executemany(insert, [("m1", 1, "ann", 0), ("m2", 1, "ann", 0), ("m2", 2, "bob", 1)])
         old.commit()
@@ -212,14 +207,12 @@ def test_records_of_version_4_are_counted_by_user(tmp_path: Path, monkeypatch: p
         check(new, 3)
 
 
-def test_the_index_of_users_of_version_5_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_index_of_users_of_version_5_is_made_anew(tmp_path: Path) -> None:
     path = tmp_path / "pushd.db"
     columns = "SELECT name FROM pragma_index_info('receive_records_user')"
     found = []
     for ladder in (LADDER[:5], LADDER):
-        with monkeypatch.context() as patch:
-            patch.setattr(schema, "LADDER", ladder)
-            prepare(path)
+        prepare(path, ladder)
         with closing(sqlite3.connect(path)) as connection:
             found.append([name for (name,) in connection.execute(columns)])
     assert found[0][:3] == ["user_id", "created_at", "username"]
@@ -289,13 +282,9 @@ def test_an_index_serves_what_it_is_for(connection: sqlite3.Connection, statemen
     assert f"INDEX {index}" in " ".join(plan_of(connection, statement))
 
 
-def test_roles_of_version_6_that_are_none_are_0_and_follow_tokens(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_roles_of_version_6_that_are_none_are_0_and_follow_tokens(tmp_path: Path) -> None:
     path = tmp_path / "pushd.db"
-    with monkeypatch.context() as patch:
-        patch.setattr(schema, "LADDER", LADDER[:6])
-        prepare(path)
+    prepare(path, LADDER[:6])
     with closing(sqlite3.connect(path)) as old:
         rows = [(1, 1), (2, 2.0**63), (3, "boss"), (4, b"\xff"), (5, 2**31), (6, -(2**31)), (7, -(2**31) - 1)]
         old.executemany("INSERT INTO user (id, user_type) VALUES (?, ?)", rows)

@@ -7,19 +7,19 @@ import gc
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pushd.errors import StoreError, StoreUnavailable
-from pushd.model import Notice, Target, TargetKind
+from pushd.errors import PushdError, StoreError, StoreUnavailable
 from pushd.stores.sqlite import journal
-from pushd.stores.sqlite.engine import thread
 from pushd.stores.sqlite.engine.connection import open_connection
 from pushd.stores.sqlite.engine.schema import prepare
 from pushd.stores.sqlite.engine.thread import Connections, SqliteThread
 from pushd.stores.sqlite.journal import SqliteJournal
+from tests.samples import notice
 
 WAIT_S = 20
 
@@ -27,14 +27,14 @@ WAIT_S = 20
 class Bench:
     """A thread under test, with what it committed and reported."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, **options: Any) -> None:
         prepare(path)
         self.durable = open_connection(path, synchronous="FULL")
         self.relaxed = open_connection(path, synchronous="NORMAL")
         self.commits: list[list[Any]] = []
         self.steps: list[str] = []
         self.observed: list[tuple[str, str, bool]] = []
-        self.thread = SqliteThread(Connections(self.durable, self.relaxed), self.commit, self.observe)
+        self.thread = SqliteThread(Connections(self.durable, self.relaxed), self.commit, self.observe, **options)
 
     def commit(self, connection: sqlite3.Connection, payloads: Sequence[Any]) -> None:
         self.commits.append(list(payloads))
@@ -64,15 +64,17 @@ class Bench:
         return self.thread.submit("test", name, lambda _connection: self.steps.append(name))
 
 
+@asynccontextmanager
+async def opened(path: Path, **options: Any) -> AsyncIterator[Bench]:
+    made = Bench(path, **options)
+    yield made
+    await made.thread.aclose()
+
+
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    opened = Bench(tmp_path / "pushd.db")
-    yield opened
-    await opened.thread.aclose()
-
-
-def notice(seq: int, content: str = "hello") -> Notice:
-    return Notice(seq=seq, message_id=f"m{seq}", content=content, target=Target(TargetKind.ALL), accepted_ms=seq)
+    async with opened(tmp_path / "pushd.db") as made:
+        yield made
 
 
 async def test_results_come_back_to_the_loop(bench: Bench) -> None:
@@ -110,12 +112,12 @@ async def test_an_append_waits_for_one_operation_at_most(bench: Bench) -> None:
     assert bench.steps == ["first", "commit", "second", "third"]
 
 
-async def test_a_flood_of_appends_is_split(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(thread, "GROUP_LIMIT", 2)
-    go = bench.hold()
-    waiting = [bench.thread.append("test", "append", b"x") for _ in range(5)]
-    go()
-    await asyncio.gather(*waiting)
+async def test_a_flood_of_appends_is_split(tmp_path: Path) -> None:
+    async with opened(tmp_path / "pushd.db", group_limit=2) as bench:
+        go = bench.hold()
+        waiting = [bench.thread.append("test", "append", b"x") for _ in range(5)]
+        go()
+        await asyncio.gather(*waiting)
     assert [len(payloads) for payloads in bench.commits] == [2, 2, 1]
 
 
@@ -198,11 +200,36 @@ async def test_closing_finishes_what_was_submitted_and_refuses_the_rest(bench: B
     assert [path.name for path in tmp_path.iterdir()] == ["pushd.db"]
 
 
-async def test_the_loop_rests_when_nothing_gets_finished(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_loop_rests_when_nothing_gets_finished(tmp_path: Path) -> None:
     has_rested = threading.Event()
-    monkeypatch.setattr(thread, "sleep", lambda _seconds: has_rested.set())
-    await bench.thread.submit("test", "starving", lambda _connection: has_rested.wait(WAIT_S))
+    async with opened(tmp_path / "pushd.db", rest=lambda _seconds: has_rested.set()) as bench:
+        await bench.thread.submit("test", "starving", lambda _connection: has_rested.wait(WAIT_S))
     assert has_rested.is_set()
+
+
+async def test_a_panic_is_one_operations_failure(bench: Bench) -> None:
+    def panic(_connection: sqlite3.Connection) -> None:
+        raise BaseException("a panic")
+
+    with pytest.raises(StoreError, match="a panic"):
+        await bench.thread.submit("test", "panic", panic)
+    await bench.step("after")
+    assert bench.steps == ["after"]
+
+
+async def test_a_thread_that_ends_by_itself_is_noticed(bench: Bench) -> None:
+    go = bench.hold()
+    waiting = [bench.step("never"), bench.thread.append("journal", "append", b"x")]
+    bench.thread._tokens = None  # type: ignore[assignment]
+    watching = asyncio.create_task(bench.thread.watch())
+    go()
+    with pytest.raises(PushdError, match="the thread that writes has ended") as caught:
+        await watching
+    assert isinstance(caught.value.__cause__, AttributeError)
+    assert [type(error) for error in await asyncio.gather(*waiting, return_exceptions=True)] == [StoreUnavailable] * 2
+    with pytest.raises(StoreUnavailable, match="closed"):
+        bench.step("too late")
+    await bench.thread.aclose()
 
 
 async def test_a_full_disk_fails_the_waiting_appends_and_keeps_nothing_of_them(bench: Bench) -> None:
@@ -212,7 +239,9 @@ async def test_a_full_disk_fails_the_waiting_appends_and_keeps_nothing_of_them(b
     bench.durable.execute(f"PRAGMA max_page_count = {pages + 2}")
     big = "x" * 50_000
     outcomes = await asyncio.gather(
-        store.append([notice(2), notice(3, big)]), store.append([notice(4, big)]), return_exceptions=True
+        store.append([notice(2), notice(3, content=big)]),
+        store.append([notice(4, content=big)]),
+        return_exceptions=True,
     )
     assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
     assert isinstance(outcomes[0].__cause__, sqlite3.OperationalError)

@@ -6,9 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from pushd import retry
-from pushd.errors import StartError
+from pushd.errors import StartError, StoreError, StoreUnavailable
 from pushd.telemetry import supervision
 from pushd.telemetry.health import Health
 from pushd.telemetry.metrics import Metrics
@@ -17,9 +17,14 @@ from tests.daemon import until
 from tests.unit.parts import Clock
 
 
-@pytest.fixture(autouse=True)
-def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervision, "Backoff", lambda **_: retry.Backoff(first_s=0.0))
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def health(metrics: Metrics) -> Health:
+    return Health(metrics, Clock())
 
 
 class Work:
@@ -44,21 +49,19 @@ class Work:
             raise
 
 
-async def ended(*works: Work, health: Health | None = None, metrics: Metrics | None = None) -> None:
+async def ended(health: Health, *works: Work, within_s: float = supervision.FAILURES_WITHIN_S) -> None:
     """Until all works run."""
-    health, metrics = health or Health(Metrics(), Clock()), metrics or Metrics()
-    async with supervised({f"work {number}": work.run for number, work in enumerate(works)}, health, metrics):
+    by_name = {f"work {number}": work.run for number, work in enumerate(works)}
+    async with supervised(by_name, health, within_s=within_s, first_pause_s=0.0):
         await until(lambda: all(work.is_running for work in works))
 
 
 @pytest.mark.parametrize(
     "error", [ValueError("odd"), RecursionError(), MemoryError(), asyncio.CancelledError(), BaseException("a panic")]
 )
-async def test_what_fails_is_run_again(error: BaseException) -> None:
-    metrics = Metrics()
-    health = Health(metrics, Clock())
+async def test_what_fails_is_run_again(health: Health, metrics: Metrics, error: BaseException) -> None:
     frail, sound = Work(4, error), Work(0)
-    await ended(frail, sound, health=health, metrics=metrics)
+    await ended(health, frail, sound)
     assert (frail.runs, sound.runs) == (5, 1)
     assert frail.was_cancelled
     assert sound.was_cancelled
@@ -67,22 +70,34 @@ async def test_what_fails_is_run_again(error: BaseException) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("odd"), asyncio.CancelledError()])
-async def test_what_fails_again_and_again_ends_the_block(error: BaseException) -> None:
+async def test_what_fails_again_and_again_ends_the_block(health: Health, error: BaseException) -> None:
     broken, sound = Work(1_000_000, error), Work(0)
     with pytest.raises(StartError, match="work 0 failed"):
-        await ended(broken, sound)
+        await ended(health, broken, sound)
     assert broken.runs == supervision.FAILURES_MOST
     assert sound.was_cancelled
 
 
-async def test_what_fails_now_and_then_never_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervision, "FAILURES_WITHIN_S", -1.0)
+async def test_what_fails_now_and_then_never_does(health: Health) -> None:
     frail = Work(50)
-    await ended(frail)
+    await ended(health, frail, within_s=-1.0)
     assert frail.runs == 51
 
 
-async def test_what_ends_by_itself_is_run_again() -> None:
+@pytest.mark.parametrize("error", [StoreError("records", "odd"), StoreUnavailable("journal", "disk is full")])
+async def test_a_store_that_fails_is_no_broken_machinery(health: Health, metrics: Metrics, error: StoreError) -> None:
+    frail = Work(50, error)
+    with capture_logs() as logs:
+        await ended(health, frail)
+    assert frail.runs == 51
+    assert metrics.errors.labels("background").value == 50
+    assert health.error == "work 0 failed"
+    (entry,) = logs  # once, since the cause is the same
+    assert (entry["event"], entry["task"]) == ("failed, and is run again", "work 0")
+    assert entry["error"] == str(error)
+
+
+async def test_what_ends_by_itself_is_run_again(health: Health) -> None:
     runs: list[Any] = []
 
     async def end() -> None:
@@ -90,5 +105,5 @@ async def test_what_ends_by_itself_is_run_again() -> None:
         if len(runs) == 3:
             await asyncio.Event().wait()
 
-    async with supervised({"short": end}, Health(Metrics(), Clock()), Metrics()):
+    async with supervised({"short": end}, health, first_pause_s=0.0):
         await until(lambda: len(runs) == 3)

@@ -28,6 +28,8 @@ KEYS = {
         ("redis://u:p@q@h", "redis://u:***@h"),
         ("redis://h/0?db=1&Password=x&y=z", "redis://h/0?db=1&Password=***&y=z"),
         ("p@h", "***@h"),
+        ("user:p://x@h", "user:***@h"),
+        ("h/0?password=p://&x=1", "h/0?password=***&x=1"),
         ("sqlite:", "sqlite:"),
         ("", ""),
         ("none", "none"),

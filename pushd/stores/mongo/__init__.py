@@ -20,14 +20,16 @@ __all__ = ["open_presence", "open_records"]
 async def open_records(config: Config, observe: Observe, clock: Callable[[], int]) -> AsyncIterator[MongoRecords]:
     """ports.RecordStore and ports.Remote. Connects when first asked. Raises StartError for a URL that cannot be used.
 
-    `clock` gives the milliseconds that become updated_at of push records.
+    `clock` gives the milliseconds that become updated_at of push records. The caller runs `background` of the records.
     """
     url, database = config.records.url, config.records.database
     async with connect("records", "records.url", url, database, observe) as connection:
         counts = StoredCounts(connection)
         zone = ZoneInfo(config.server.timezone)
-        async with counts.running():
+        try:
             yield MongoRecords(connection, counts, clock, zone=zone, retention_days=config.records.retention_days)
+        finally:
+            await counts.finish()
 
 
 @asynccontextmanager

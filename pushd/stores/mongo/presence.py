@@ -13,12 +13,12 @@ from bson import Int64
 from bson.datetime_ms import DatetimeMS
 from pymongo import UpdateOne
 
+from pushd.batched import batched
 from pushd.errors import StoreError
 from pushd.model import Arrival
 from pushd.records import OnlineStatus
 from pushd.stores.mongo import indexes
 from pushd.stores.mongo.connection import Connection, Document, Write
-from pushd.stores.mongo.counts import chunks
 from pushd.stores.mongo.documents import (
     MOST_SECONDS,
     ONLINE_STATUS,
@@ -48,29 +48,29 @@ class MongoPresence:
 
     @property
     def store(self) -> str:
-        """See ports.Remote."""
+        """Its name in health and metrics."""
         return self._connection.store
 
     async def check(self) -> None:
-        """See ports.Remote."""
+        """Return when the server answers and has what is needed; raises StartError when it never can."""
         await indexes.ensure(self._connection, indexes.PRESENCE_INDEXES)
 
     async def connected(self, arrivals: Sequence[Arrival]) -> None:
-        """See ports.PresenceStore."""
+        """Note that these users' first connection came."""
         refused: list[StoreError] = []
         for batch in _once_each(arrivals):
-            for chunk in chunks(batch, USERS_AT_ONCE):
+            for chunk in batched(batch, USERS_AT_ONCE):
                 await self._write("connected", [_first(arrival) for arrival in chunk], refused)
                 await self._write("connected", [_again(arrival) for arrival in chunk], refused)
         _raise_first(refused)
 
     async def disconnected(self, departures: Sequence[tuple[int, int]]) -> None:
-        """See ports.PresenceStore."""
+        """Note that these users' last connection went."""
         earliest: dict[int, int] = {}
         for user_id, at_ms in departures:
             earliest[user_id] = min(at_ms, earliest.get(user_id, at_ms))
         refused: list[StoreError] = []
-        for chunk in chunks(earliest, USERS_AT_ONCE):
+        for chunk in batched(earliest, USERS_AT_ONCE):
             online = await self._online("disconnected", {"user_id": {"$in": chunk}}, len(chunk))
             gone = [
                 _gone(found, at_ms, began_ms)
@@ -81,9 +81,9 @@ class MongoPresence:
         _raise_first(refused)
 
     async def statuses(self, user_ids: Collection[int]) -> dict[int, OnlineStatus]:
-        """See ports.PresenceStore."""
+        """What is stored of these users."""
         statuses: dict[int, OnlineStatus] = {}
-        for chunk in chunks(user_ids, USERS_AT_ONCE):
+        for chunk in batched(user_ids, USERS_AT_ONCE):
             where = {"user_id": {"$in": chunk}}
 
             async def work(where: Document = where) -> list[Document]:
@@ -95,7 +95,7 @@ class MongoPresence:
         return statuses
 
     async def alive(self, at_ms: int) -> None:
-        """See ports.PresenceStore."""
+        """Note that this node lives."""
 
         async def work() -> None:
             await self._alive.update_one(NODE, {"$set": {"at": date(at_ms)}}, upsert=True)
@@ -103,7 +103,7 @@ class MongoPresence:
         await self._connection.change("alive", work)
 
     async def reset(self, at_ms: int) -> list[int]:
-        """See ports.PresenceStore."""
+        """Mark everybody as offline since the node last lived; who was marked as online."""
 
         async def work() -> Document | None:
             return await self._alive.find_one(NODE)

@@ -12,8 +12,10 @@ from zoneinfo import ZoneInfo
 
 from pymongo import UpdateMany
 
+from pushd.batched import batched
 from pushd.errors import StoreError
 from pushd.model import Mark, PushRecord, Receipt
+from pushd.ports import Work
 from pushd.records import (
     PushFilter,
     PushRow,
@@ -29,7 +31,7 @@ from pushd.records import (
 )
 from pushd.stores.mongo import indexes, push_queries, receipt_queries
 from pushd.stores.mongo.connection import Connection, Document, Write
-from pushd.stores.mongo.counts import StoredCounts, chunks, counted
+from pushd.stores.mongo.counts import StoredCounts, counted
 from pushd.stores.mongo.documents import PUSH_RECORDS, RECEIVE_RECORDS, date, flag, milliseconds, number, text
 from pushd.stores.mongo.records_write import Upserts
 
@@ -57,34 +59,44 @@ class MongoRecords:
         *,
         zone: ZoneInfo,
         retention_days: int,
+        oldest_server: tuple[int, int] = OLDEST_SERVER,
     ) -> None:
         self._connection = connection
         self._counts = counts
         self._upserts = Upserts(connection, counts, clock)
         self._zone = zone
+        self._oldest_server = oldest_server
         self._indexes = indexes.record_indexes(retention_days)
         self._push_records = connection.collection(PUSH_RECORDS)
         self._receipts = connection.collection(RECEIVE_RECORDS)
 
     @property
     def store(self) -> str:
-        """See ports.Remote."""
+        """Its name in health and metrics."""
         return self._connection.store
 
+    @property
+    def background(self) -> dict[str, Work]:
+        """What has to run while they are used (ports.Stores)."""
+        return {"stored counts": self._counts.run}
+
     async def check(self) -> None:
-        """See ports.Remote."""
-        await self._connection.require_version(OLDEST_SERVER)
+        """Return when the server answers and has what is needed; raises StartError when it never can."""
+        await self._connection.require_version(self._oldest_server)
         await indexes.ensure(self._connection, self._indexes)
 
     async def write(self, records: Sequence[PushRecord], receipts: Sequence[Receipt]) -> None:
-        """See ports.RecordStore. Chunks are written one after the other: repeat the whole call when it raises."""
+        """Create or merge these records.
+
+        Chunks are written one after the other: repeat the whole call when it raises.
+        """
         await self._upserts.write(records, receipts)
 
     async def mark(self, user_id: int, message_ids: Sequence[str], mark: Mark, at_ms: int) -> list[str]:
-        """See ports.RecordStore."""
+        """Note that the user read or confirmed these; the ids for which there is a receive record."""
         known: set[str] = set()
         refused: list[StoreError] = []
-        for chunk in chunks(message_ids, IDS_AT_ONCE):
+        for chunk in batched(message_ids, IDS_AT_ONCE):
             mine = {"user_id": user_id, "message_id": {"$in": chunk}}
             known.update(await self._ids("mark", mine))
             async with self._connection.writing():
@@ -95,30 +107,30 @@ class MongoRecords:
         return [message_id for message_id in message_ids if message_id in known]
 
     async def receive_status(self, message_id: str) -> ReceiptStats | None:
-        """See ports.RecordStore."""
+        """Counts over one notice's receive records; None for an unknown notice."""
         stats = await self._totals("receive_status", {"message_id": message_id})
         if not stats.total_users and not await self._has_push_record(message_id):
             return None
         return stats
 
     async def received_by(self, message_id: str) -> set[int]:
-        """See ports.RecordStore."""
+        """The users whose receive record of this notice says received."""
         return set(await self._users("received_by", {"message_id": message_id, "is_received": True}))
 
     async def not_received_by(self, message_id: str) -> list[int]:
-        """See ports.RecordStore."""
+        """The users whose receive record of this notice says not received."""
         return await self._users("not_received_by", {"message_id": message_id, "is_received": {"$ne": True}})
 
     async def unread_counts(self, user_ids: Collection[int]) -> dict[int, int]:
-        """See ports.RecordStore. Users with none are absent."""
+        """Unread, unexpired receive records per user. Users with none are absent."""
         counts: dict[int, int] = {}
-        for chunk in chunks(user_ids, IDS_AT_ONCE):
+        for chunk in batched(user_ids, IDS_AT_ONCE):
             rows = await self._aggregate("unread_counts", receipt_queries.unread(chunk), is_quick=True)
             counts.update((number(row["_id"]), number(row["n"])) for row in rows)
         return counts
 
     async def push_records(self, where: PushFilter, sort: PushSort, part: Slice) -> list[PushRow]:
-        """See ports.RecordStore."""
+        """A part of the matching push records."""
         if part.limit <= 0:
             return []
         condition, order = push_queries.condition(where, self._zone), push_queries.order(sort, part)
@@ -130,7 +142,7 @@ class MongoRecords:
         return await self._push_rows("push_records", await self._connection.count("push_records", work))
 
     async def push_record(self, message_id: str) -> PushRow | None:
-        """See ports.RecordStore."""
+        """One push record."""
 
         async def work() -> Document | None:
             return await self._push_records.find_one({"message_id": message_id})
@@ -140,8 +152,10 @@ class MongoRecords:
         return rows[0] if rows else None
 
     async def push_stats(self, where: PushFilter) -> PushStats:
-        """See ports.RecordStore. Costs the server all receive records of the notices that match, and a round trip
-        for every hundred of them."""
+        """Sums over the matching push records.
+
+        Costs the server all receive records of the notices that match, and a round trip for every hundred of them.
+        """
         condition = push_queries.condition(where, self._zone)
         fields = {"_id": 0, "message_id": 1, "success": 1, "total_count": 1}
 
@@ -161,7 +175,9 @@ class MongoRecords:
         )
 
     async def delete(self, message_id: str) -> bool:
-        """See ports.RecordStore. What a failed call left behind, the next one drops.
+        """Drop a push record and its receive records; False when there was none.
+
+        What a failed call left behind, the next one drops.
 
         Nothing is written meanwhile: a late receipt finds the push record before this or not at all.
         """
@@ -174,8 +190,10 @@ class MongoRecords:
         return dropped > 0
 
     async def receive_records(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
-        """See ports.RecordStore. Sorted by an index with CREATED_AT or a `message_id` or `user_id`; else the server
-        sorts what matches."""
+        """A part of the matching receive records.
+
+        Sorted by an index with CREATED_AT or a `message_id` or `user_id`; else the server sorts what matches.
+        """
         if part.limit <= 0:
             return []
         condition, order = receipt_queries.condition(where, self._zone), receipt_queries.order(sort, part)
@@ -187,12 +205,15 @@ class MongoRecords:
         return await self._receipt_rows(await self._connection.count("receive_records", work))
 
     async def receive_stats(self, where: ReceiptFilter) -> ReceiptStats:
-        """See ports.RecordStore."""
+        """Counts over the matching receive records."""
         return await self._totals("receive_stats", receipt_queries.condition(where, self._zone))
 
     async def newest_receive_records(self, user_ids: Collection[int], limit: int) -> dict[int, list[ReceiptRow]]:
-        """See ports.RecordStore. One round trip per USERS_AT_ONCE, all under way together; a second one for users whose
-        last record that comes and first one that does not are of the same moment."""
+        """The newest `limit` receive records of each of these users.
+
+        One round trip per USERS_AT_ONCE, all under way together; a second one for users whose last record that comes
+        and first one that does not are of the same moment.
+        """
         if limit <= 0:
             return {}
         found = await self._newest(user_ids, limit + 1, is_exact=False)
@@ -208,7 +229,7 @@ class MongoRecords:
         return found
 
     async def user_receipts(self, since_ms: int, before_ms: int, limit: int) -> list[UserReceipts]:
-        """See ports.RecordStore."""
+        """Receive records created in that time, counted by user."""
         if limit <= 0:
             return []
         created = push_queries.time_condition("created_at", since_ms, before_ms, self._zone)
@@ -226,7 +247,7 @@ class MongoRecords:
         ]
 
     async def user_summary(self, user_id: int) -> UserSummary:
-        """See ports.RecordStore."""
+        """One user's receive records, counted."""
         rows = await self._aggregate("user_summary", receipt_queries.summary(user_id), is_quick=True)
         if not rows:
             return UserSummary(0, 0, 0)
@@ -234,7 +255,7 @@ class MongoRecords:
         return UserSummary(number(rows[0]["unread"]), number(rows[0]["total"]), last_ms)
 
     async def expire(self, since_ms: int, now_ms: int, limit: int) -> int:
-        """See ports.RecordStore."""
+        """Mark at most `limit` receive records as expired; how many were marked."""
         due = {"expires_at": {"$gt": date(since_ms), "$lte": date(now_ms)}}
 
         async def work() -> list[str]:
@@ -242,7 +263,7 @@ class MongoRecords:
 
         message_ids = await self._connection.read("expire", work)
         marked = 0
-        for chunk in chunks(message_ids, IDS_AT_ONCE):
+        for chunk in batched(message_ids, IDS_AT_ONCE):
             while marked < limit:
                 wanted = min(DROPPED_AT_ONCE, limit - marked)
                 count = await self._expire(chunk, now_ms, wanted)
@@ -252,7 +273,10 @@ class MongoRecords:
         return marked
 
     async def purge(self, before_ms: int, limit: int) -> int:
-        """See ports.RecordStore: a TTL index does it. It leaves what has a text for a date, which is not ours."""
+        """Drop at most `limit` records created before that time; how many were dropped.
+
+        A TTL index does it: 0 here. It leaves what has a text for a date, which is not ours.
+        """
         return 0
 
     async def _expire(self, message_ids: list[str], now_ms: int, limit: int) -> int:
@@ -329,14 +353,14 @@ class MongoRecords:
 
     async def _receipt_rows(self, found: Iterable[Document]) -> list[ReceiptRow]:
         rows: list[ReceiptRow] = []
-        for chunk in chunks(found, RECEIPT_ROWS_AT_ONCE):
+        for chunk in batched(found, RECEIPT_ROWS_AT_ONCE):
             rows += [receipt_queries.receipt_row(document, self._zone) for document in chunk]
             await asyncio.sleep(0)
         return rows
 
     async def _newest(self, user_ids: Collection[int], limit: int, *, is_exact: bool) -> dict[int, list[ReceiptRow]]:
         pipelines = [
-            receipt_queries.newest(chunk, limit, is_exact=is_exact) for chunk in chunks(user_ids, USERS_AT_ONCE)
+            receipt_queries.newest(chunk, limit, is_exact=is_exact) for chunk in batched(user_ids, USERS_AT_ONCE)
         ]
         found: dict[int, list[ReceiptRow]] = {}
         for documents in await asyncio.gather(*(self._aggregate("newest_receive_records", it) for it in pipelines)):

@@ -23,11 +23,13 @@ import msgspec
 from bson.raw_bson import RawBSONDocument
 from pymongo import InsertOne, UpdateOne
 
+from pushd.batched import batched
 from pushd.errors import StoreError
 from pushd.model import Outcome, PushRecord, Receipt, recipients_text
 from pushd.stores.mongo.connection import Connection, Document, Done, Write
-from pushd.stores.mongo.counts import StoredCounts, chunks
+from pushd.stores.mongo.counts import StoredCounts
 from pushd.stores.mongo.documents import PUSH_RECORDS, RECEIVE_RECORDS, date
+from pushd.values import MAX_INT64, MIN_INT64
 
 # A millisecond of the driver's thread, and half of one of the loop.
 WRITES_AT_ONCE = 125
@@ -37,7 +39,6 @@ IDS_PER_WRITE, DATA_WRITES = 50, 10
 # How often a duplicate key may come of a race before it is something else.
 ATTEMPTS = 5
 
-INT64 = 1 << 63
 # BSON's limit is 100 levels, of which the record and a few operators take some.
 MOST_LEVELS = 80
 
@@ -58,9 +59,10 @@ class Upserts:
         self._had_records = False  # most of the recipients written last had records before
 
     async def write(self, records: Sequence[PushRecord], receipts: Sequence[Receipt]) -> None:
-        """See ports.RecordStore. What a server refuses keeps nothing else from being written: it is raised at the end.
+        """Create or merge these records.
 
-        Repeat the whole call when it raises StoreUnavailable.
+        What a server refuses keeps nothing else from being written: it is raised at the end. Repeat the whole call when
+        it raises StoreUnavailable.
         """
         refused: list[StoreError] = []
         for record_chunk in _by_weight(records):
@@ -68,7 +70,7 @@ class Upserts:
             async with self._connection.writing():
                 upserts = [push_upsert(record, now_ms) for record in record_chunk]
                 await self._merge("write_records", PUSH_RECORDS, upserts, refused)
-        for receipt_chunk in chunks((await _by_recipient(receipts)).values(), WRITES_AT_ONCE):
+        for receipt_chunk in batched((await _by_recipient(receipts)).values(), WRITES_AT_ONCE):
             async with self._connection.writing():
                 await self._write_receipts(receipt_chunk, refused)
         if refused:
@@ -100,7 +102,7 @@ class Upserts:
         others = [recipients[error["index"]] for error in done.duplicates]
         if await self._replace_lesser(others, refused):
             return
-        for chunk in chunks(others, WRITES_AT_ONCE // 4):
+        for chunk in batched(others, WRITES_AT_ONCE // 4):
             writes = [write for receipts in chunk for write in other_identity(receipts)]
             await self._merge("write_receipts", RECEIVE_RECORDS, writes, refused)
 
@@ -142,7 +144,7 @@ class Upserts:
 
 async def _by_recipient(receipts: Iterable[Receipt]) -> dict[Key, list[Receipt]]:
     found: dict[Key, list[Receipt]] = {}
-    for chunk in chunks(receipts, SORTED_AT_ONCE):
+    for chunk in batched(receipts, SORTED_AT_ONCE):
         for receipt in chunk:
             found.setdefault((receipt.message_id, receipt.user_id), []).append(receipt)
         await asyncio.sleep(0)
@@ -342,7 +344,7 @@ def _is_storable(value: Any, level: int = 0) -> bool:
         case bool() | None | str() | float():
             return True
         case int():
-            return -INT64 <= value < INT64
+            return MIN_INT64 <= value <= MAX_INT64
         case dict():
             return level < MOST_LEVELS and all(
                 _is_name(name) and _is_storable(item, level + 1) for name, item in value.items()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from pymysql.charset import charset_by_name  # type: ignore[import-untyped]
 from pymysql.constants import FIELD_TYPE  # type: ignore[import-untyped]
 
+from pushd.batched import batched
 from pushd.config.schema import Config, DirectoryConfig
 from pushd.errors import StartError, StoreError
 from pushd.model import User
@@ -20,14 +20,11 @@ from pushd.stores.guard import Guard
 from pushd.stores.mysql.address import Address, parse_url
 from pushd.stores.mysql.failures import STORE, misconfiguration, translate
 from pushd.stores.mysql.pool import Pool, Row
-from pushd.values import MAX_NAME_CHARS, MAX_ROLE, MIN_ROLE, clean_name, is_whole
-
-T = TypeVar("T")
+from pushd.values import MAX_NAME_CHARS, MAX_ROLE, MAX_USER_ID, MIN_ROLE, clean_name, is_whole
 
 # The driver decodes what has arrived without a pause, 5 to 10 us a row: 250 hold the loop up for 3 ms, 500 for 5.
 # Twice as many a query would save 6 % of the time.
 ROWS_AT_ONCE = 250
-HIGHEST_ID = 2**63 - 1
 CANONICAL_INTEGER = "^(0|-?[1-9][0-9]*)$"
 MOST_NAME_BYTES = 4 * MAX_NAME_CHARS
 MOST_DIGITS = 11  # of a role, with its sign
@@ -46,7 +43,16 @@ class MysqlDirectory:
 
     store = STORE
 
-    def __init__(self, pool: Pool, config: DirectoryConfig, address: Address, guard: Guard) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        config: DirectoryConfig,
+        address: Address,
+        guard: Guard,
+        *,
+        rows_at_once: int = ROWS_AT_ONCE,
+    ) -> None:
+        self._rows_at_once = rows_at_once
         self._pool = pool
         self._config = config
         self._guard = guard
@@ -57,10 +63,10 @@ class MysqlDirectory:
         self._table = ".".join(map(_quoted, config.table.split(".", 1)))
 
     async def users(self, user_ids: Collection[int]) -> dict[int, User]:
-        """See ports.Directory. One query for ROWS_AT_ONCE."""
+        """The known ones of these users. One query for ROWS_AT_ONCE."""
         found: dict[int, User] = {}
-        wanted = (user_id for user_id in user_ids if 0 < user_id <= HIGHEST_ID)
-        for chunk in _chunks(wanted, ROWS_AT_ONCE):
+        wanted = (user_id for user_id in user_ids if 0 < user_id <= MAX_USER_ID)
+        for chunk in batched(wanted, self._rows_at_once):
             statement = self._select(self._columns, f"WHERE {self._id} IN ({_marks(chunk)})")
             rows = await self._rows("users", statement, chunk)
             for row in rows:
@@ -69,11 +75,14 @@ class MysqlDirectory:
         return found
 
     async def all_ids(self) -> list[int]:
-        """See ports.Directory. One query for ROWS_AT_ONCE."""
+        """Every user id, ascending. One query for ROWS_AT_ONCE."""
         return await self._ids("all_ids", "TRUE", ())
 
     async def ids_by_role(self, roles: Collection[int]) -> list[int]:
-        """See ports.Directory. One query for ROWS_AT_ONCE; each reads past the others, unless there is an index."""
+        """Ids of users that have one of these roles, ascending.
+
+        One query for ROWS_AT_ONCE; each reads past the others, unless there is an index.
+        """
         if not roles:
             return []
         # Compared as texts: 1 would be the first label of an ENUM and the beginning of "1st".
@@ -88,11 +97,14 @@ class MysqlDirectory:
         return await self._ids("ids_by_role", f"({where})", wanted)
 
     async def learn(self, claims: Sequence[User]) -> set[int]:
-        """See ports.Directory: nothing, the table is others'."""
+        """Takes over nothing of what tokens say: the table is others'."""
         return set()
 
     async def check(self) -> None:
-        """See ports.Remote. Connects anew, since credentials are looked at only then."""
+        """Return when the server answers and has what is needed; raises StartError when it never can.
+
+        Connects anew, since credentials are looked at only then.
+        """
         statement = self._select(self._columns, "LIMIT 0")
         try:
             columns, _ = await self._guard.call(
@@ -111,7 +123,7 @@ class MysqlDirectory:
 
     async def _ids(self, operation: str, where: str, parameters: Sequence[object]) -> list[int]:
         """The ids of all rows for which `where` holds, ascending, each once."""
-        rest = f"WHERE {self._id} > %s AND {where} ORDER BY {self._id} LIMIT {ROWS_AT_ONCE}"
+        rest = f"WHERE {self._id} > %s AND {where} ORDER BY {self._id} LIMIT {self._rows_at_once}"
         statement = self._select(f"DISTINCT {self._id}", rest)
         found: list[int] = []
         last = 0
@@ -121,10 +133,10 @@ class MysqlDirectory:
             if page and page[0] <= last:
                 raise StoreError(STORE, "directory.id_column does not ascend")  # else this would not end
             found += page
-            if len(page) < ROWS_AT_ONCE:
+            if len(page) < self._rows_at_once:
                 break
             last = page[-1]
-        while found and found[-1] > HIGHEST_ID:
+        while found and found[-1] > MAX_USER_ID:
             found.pop()
         return found
 
@@ -154,22 +166,21 @@ def _marks(values: Sequence[object]) -> str:
     return ", ".join(["%s"] * len(values))
 
 
-def _chunks(values: Iterator[T], size: int) -> Iterator[list[T]]:
-    while chunk := list(islice(values, size)):
-        yield chunk
-
-
 def _is_whole_number(column: Any) -> bool:
     _, kind, _, _, _, scale, _ = column
     return kind in _ID_TYPES or (kind == FIELD_TYPE.NEWDECIMAL and scale == 0)
 
 
 @asynccontextmanager
-async def open_directory(config: Config, observe: Observe) -> AsyncIterator[MysqlDirectory]:
-    """Connects when first asked. Raises StartError for a URL that cannot be used."""
+async def open_directory(
+    config: Config, observe: Observe, *, rows_at_once: int = ROWS_AT_ONCE
+) -> AsyncIterator[MysqlDirectory]:
+    """Connects when first asked, and asks for `rows_at_once`. Raises StartError for a URL that cannot be used."""
     address = parse_url(config.directory.url)
     pool = Pool(address)
     try:
-        yield MysqlDirectory(pool, config.directory, address, Guard(STORE, observe, translate))
+        yield MysqlDirectory(
+            pool, config.directory, address, Guard(STORE, observe, translate), rows_at_once=rows_at_once
+        )
     finally:
         await pool.close()

@@ -13,8 +13,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from pushd.local_time import local_time
-from pushd.model import MailboxItem, Priority
-from pushd.protocol.frames import RESERVED_TYPES
+from pushd.model import RESERVED_TYPES, MailboxItem, Priority
 from pushd.values import is_deeper
 
 DEFAULT_TYPE = "system_notice"

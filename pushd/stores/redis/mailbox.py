@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import islice
@@ -13,10 +13,12 @@ from zoneinfo import ZoneInfo
 
 import structlog
 
-from pushd.config.schema import Config, LimitsConfig, MailboxConfig
+from pushd.batched import batched
+from pushd.config.schema import Config, LimitsConfig
 from pushd.errors import StartError, StoreError, StoreUnavailable
 from pushd.model import MailboxItem
 from pushd.ports import LeftAside, Observe
+from pushd.stores.causes import Causes
 from pushd.stores.guard import Guard
 from pushd.stores.redis import elements, scripts
 from pushd.stores.redis.batches import Batch, Call, Grouping, Places, Value, slotted
@@ -42,7 +44,6 @@ ELEMENT_COSTS = 256  # to decode the smallest one, in bytes of a large one
 AROUND_AN_ID_BYTES = 64
 # Connections beside those of the writers.
 READERS = 8
-KEYS_REMEMBERED = 1000
 
 
 class RedisMailbox:
@@ -52,25 +53,33 @@ class RedisMailbox:
     `left_aside` hears how many elements could not be used each time they are read.
     """
 
-    def __init__(self, client: RedisClient, guard: Guard, config: MailboxConfig, reader: elements.Reader,
-                 most_element_bytes: int, writers: Writers, clock: Callable[[], int],
-                 left_aside: LeftAside) -> None:  # fmt: skip
+    def __init__(
+        self,
+        client: RedisClient,
+        guard: Guard,
+        config: Config,
+        clock: Callable[[], int],
+        left_aside: LeftAside = lambda _: None,
+    ) -> None:
+        mailbox, limits, delivery = config.mailbox, config.limits, config.delivery
         self._client = client
         self._guard = guard
-        self._prefix = config.key_prefix.encode()
-        self._max_per_user = config.max_per_user
-        self._ttl_s = config.ttl_days * DAY_S
-        self._reader = reader
-        self._most_element_bytes = most_element_bytes
-        self._writers = writers
+        self._prefix = mailbox.key_prefix.encode()
+        self._max_per_user = mailbox.max_per_user
+        self._ttl_s = mailbox.ttl_days * DAY_S
+        self._reader = elements.Reader(
+            self._ttl_s * 1000, ZoneInfo(config.server.timezone), limits.max_frame_bytes - AROUND_AN_ID_BYTES
+        )
+        self._most_element_bytes = _most_element_bytes(limits)
+        self._writers = Writers(delivery.min_workers, delivery.max_workers)
         self._clock = clock
         self._left_aside = left_aside
         self._saving = asyncio.Lock()
-        self._complained: set[bytes | str] = set()
+        self._causes = Causes()  # of complaints: texts, and keys
 
     @property
     def store(self) -> str:
-        """See ports.Remote."""
+        """Its name in health and metrics."""
         return STORE
 
     @property
@@ -79,7 +88,10 @@ class RedisMailbox:
         return self._writers.count
 
     async def check(self) -> None:
-        """See ports.Remote. Tries every command that is needed, on a key that nobody has."""
+        """Return when the server answers and has what is needed; raises StartError when it never can.
+
+        Tries every command that is needed, on a key that nobody has.
+        """
         call = Call([self._prefix + b"check"], ())
         try:
             await self._guard.call("check", partial(self._run, scripts.PROBE, lambda _: [call]), is_probe=True)
@@ -89,7 +101,9 @@ class RedisMailbox:
             raise
 
     async def save(self, saves: Sequence[tuple[MailboxItem, Collection[int]]], *, is_first: bool = False) -> None:
-        """See ports.Mailbox. Users are written in chunks: repeat the whole call when it raises.
+        """Put each item into the mailboxes of its users, in the order of the calls.
+
+        Users are written in chunks: repeat the whole call when it raises.
 
         Looking whether an item waits already costs Redis 10 us where 10 others wait, 60 where 98 do.
         """
@@ -106,9 +120,12 @@ class RedisMailbox:
                 self._writers.adapt(0)
 
     async def read(self, user_ids: Collection[int]) -> dict[int, list[MailboxItem]]:
-        """See ports.Mailbox. One round trip for 500 users, unless they have more than READ_BYTES waiting."""
+        """What waits for each of these users, oldest first.
+
+        One round trip for 500 users, unless they have more than READ_BYTES waiting.
+        """
         found: dict[int, list[MailboxItem]] = {}
-        for chunk in _pieces(dict.fromkeys(user_ids), self._client.keys_at_once):
+        for chunk in batched(dict.fromkeys(user_ids), self._client.keys_at_once):
             users = {b"%b%d" % (self._prefix, user_id): user_id for user_id in chunk}
             while users:
                 split = partial(self._read_calls, list(users.values()))
@@ -119,20 +136,23 @@ class RedisMailbox:
         return found
 
     async def remove(self, removals: Mapping[int, Collection[str]]) -> None:
-        """See ports.Mailbox. An element without an id goes by the one `read` gave it."""
+        """Take these items out. An element without an id goes by the one `read` gave it."""
         limits = (self._max_per_user, self._most_element_bytes)
         for batch in _removals(removals):
             for chunk in batch.chunks(self._client.keys_at_once):
                 await self._change("remove", scripts.REMOVE, chunk, limits)
 
     async def clear(self, user_id: int) -> int:
-        """See ports.Mailbox. Counts what is in the list, be it past its time."""
+        """Empty one user's mailbox; how many items were in it. Counts what is in the list, be it past its time."""
         call = Call([b"%b%d" % (self._prefix, user_id)], ())
         ((_, count),) = await self._guard.call("clear", partial(self._run, scripts.CLEAR, lambda _: [call]))
         return int(count)
 
     async def purge(self, now_ms: int, limit: int) -> int:
-        """See ports.Mailbox. Redis drops a user's mailbox `ttl_days` after the last save."""
+        """Drop at most `limit` items past their time; how many were dropped.
+
+        Redis drops a user's mailbox `ttl_days` after the last save.
+        """
         return 0
 
     # ---- saving
@@ -226,23 +246,14 @@ class RedisMailbox:
     def _leave_aside(self, key: bytes, unusable: Counter[str]) -> None:
         """They stay where they are until they are trimmed."""
         self._left_aside(unusable.total())
-        causes = sorted(cause for cause in unusable if self._is_news(cause))
+        causes = sorted(cause for cause in unusable if self._causes.is_new(cause))
         if causes:
             event = "mailbox has elements that cannot be read"
             log.error(event, key=key.decode(errors="replace"), unreadable=unusable.total(), causes=causes)
 
     def _complain(self, key: bytes, event: str) -> None:
-        if self._is_news(key):
+        if self._causes.is_new(key):
             log.error(event, key=key.decode(errors="replace"))
-
-    def _is_news(self, subject: bytes | str) -> bool:
-        """Once per key or cause, as long as there are not too many to remember."""
-        if subject in self._complained:
-            return False
-        if len(self._complained) >= KEYS_REMEMBERED:
-            self._complained.clear()
-        self._complained.add(subject)
-        return True
 
 
 def _removals(removals: Mapping[int, Collection[str]]) -> Iterator[Batch]:
@@ -264,28 +275,14 @@ def _removals(removals: Mapping[int, Collection[str]]) -> Iterator[Batch]:
         yield Batch(list(groups.items()), [(message_id,) for message_id in places])
 
 
-def _pieces(user_ids: Iterable[int], size: int) -> Iterator[list[int]]:
-    iterator = iter(user_ids)
-    while piece := list(islice(iterator, size)):
-        yield piece
-
-
 @asynccontextmanager
 async def open_mailbox(
     config: Config, observe: Observe, clock: Callable[[], int], left_aside: LeftAside = lambda _: None
 ) -> AsyncIterator[RedisMailbox]:
     """Connects when first asked. Raises StartError for a URL that cannot be used."""
-    delivery, mailbox, limits = config.delivery, config.mailbox, config.limits
-    client = RedisClient(mailbox.url, "mailbox.url", delivery.max_workers + READERS)
-    reader = elements.Reader(
-        mailbox.ttl_days * DAY_S * 1000,
-        ZoneInfo(config.server.timezone),
-        limits.max_frame_bytes - AROUND_AN_ID_BYTES,
-    )
-    writers = Writers(delivery.min_workers, delivery.max_workers)
-    guard = Guard(STORE, observe, translate(STORE))
+    client = RedisClient(config.mailbox.url, "mailbox.url", config.delivery.max_workers + READERS)
     try:
-        yield RedisMailbox(client, guard, mailbox, reader, _most_element_bytes(limits), writers, clock, left_aside)
+        yield RedisMailbox(client, Guard(STORE, observe, translate(STORE)), config, clock, left_aside)
     finally:
         await client.aclose()
 

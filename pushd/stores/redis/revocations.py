@@ -28,7 +28,7 @@ class RedisRevocations:
         self._guard = guard
 
     async def revoked(self, token_ids: Collection[str]) -> set[str]:
-        """See ports.Revocations. Raises StoreUnavailable within about guard.TIMEOUT_S."""
+        """The revoked ones of these tokens. Raises StoreUnavailable within about guard.TIMEOUT_S."""
         ids = list(token_ids)
         found: set[str] = set()
         for start in range(0, len(ids), KEYS_AT_ONCE):

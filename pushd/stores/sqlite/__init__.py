@@ -18,14 +18,16 @@ from pushd.errors import StartError
 from pushd.ports import LeftAside, Observe, Stores
 from pushd.stores.sqlite import journal, mailbox
 from pushd.stores.sqlite.directory import SqliteDirectory, import_users
-from pushd.stores.sqlite.engine.checkpoint import checkpointing
+from pushd.stores.sqlite.engine.checkpoint import checkpoints
 from pushd.stores.sqlite.engine.connection import open_connection
 from pushd.stores.sqlite.engine.readers import reading
 from pushd.stores.sqlite.engine.schema import database_path, prepare
+from pushd.stores.sqlite.engine.statements import Reads
 from pushd.stores.sqlite.engine.thread import Connections, SqliteThread
 from pushd.stores.sqlite.outbox import SqliteOutbox
 from pushd.stores.sqlite.presence import SqlitePresence
-from pushd.stores.sqlite.records import recording
+from pushd.stores.sqlite.receipt_lists import ReceiptLists
+from pushd.stores.sqlite.records import SqliteRecords
 from pushd.stores.sqlite.set_aside import SqliteSetAside
 
 __all__ = ["import_users", "open_stores"]
@@ -59,27 +61,30 @@ async def open_stores(
         connections, last_position = _open(path, is_durable=config.delivery.fsync == "batch")
         thread = SqliteThread(connections, journal.commit, observe)
         try:
-            async with (
-                reading(path, observe) as readers,
-                checkpointing(path, thread),
-                recording(thread, readers, clock=clock) as records,
-            ):
-                yield Stores(
-                    journal=journal.SqliteJournal(thread),
-                    outbox=SqliteOutbox(thread),
-                    mailbox=mailbox.SqliteMailbox(
-                        thread,
-                        last_position=last_position,
-                        max_per_user=config.mailbox.max_per_user,
-                        ttl_days=config.mailbox.ttl_days,
-                        clock=clock,
-                        left_aside=left_aside,
-                    ),
-                    records=records,
-                    directory=SqliteDirectory(thread),
-                    presence=SqlitePresence(thread),
-                    set_aside=SqliteSetAside(thread, clock),
-                )
+            async with reading(path, observe) as readers:
+                reads = Reads(readers.read, "records")
+                with checkpoints(path, thread) as moving, closing(ReceiptLists(reads)) as lists:
+                    yield Stores(
+                        journal=journal.SqliteJournal(thread),
+                        outbox=SqliteOutbox(thread),
+                        mailbox=mailbox.SqliteMailbox(
+                            thread,
+                            last_position=last_position,
+                            max_per_user=config.mailbox.max_per_user,
+                            ttl_days=config.mailbox.ttl_days,
+                            clock=clock,
+                            left_aside=left_aside,
+                        ),
+                        records=SqliteRecords(thread, reads, lists, clock=clock),
+                        directory=SqliteDirectory(thread),
+                        presence=SqlitePresence(thread),
+                        set_aside=SqliteSetAside(thread, clock),
+                        background={
+                            "database thread": thread.watch,
+                            "checkpoint": moving.run,
+                            "receipt lists": lists.keep_ready,
+                        },
+                    )
         finally:
             await thread.aclose()
 

@@ -10,11 +10,12 @@ from functools import partial
 import msgspec
 import orjson
 
+from pushd.batched import batched
 from pushd.errors import StartError
 from pushd.model import User
 from pushd.stores.sqlite.engine.connection import open_connection
 from pushd.stores.sqlite.engine.schema import database_path, prepare
-from pushd.stores.sqlite.engine.statements import Statements, chunks, decoded
+from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Statements, decoded
 from pushd.stores.sqlite.engine.thread import SqliteThread
 from pushd.values import MAX_NAME_CHARS, MAX_ROLE, MIN_ROLE
 
@@ -78,7 +79,7 @@ def import_users(data_dir: str, users: list[User]) -> int:
     prepare(path)
     try:
         with closing(open_connection(path, synchronous="NORMAL")) as connection:
-            for chunk in chunks(users):
+            for chunk in batched(users, CHUNK_ROWS):
                 connection.execute(IMPORT, {"rows": _rows(chunk), "is_imported": 1})
     except sqlite3.Error as error:
         raise StartError(f"cannot import users into {path}: {error}") from error
@@ -95,20 +96,20 @@ class SqliteDirectory:
         self._statements = Statements(thread, "directory")
 
     async def users(self, user_ids: Collection[int]) -> dict[int, User]:
-        """See ports.Directory."""
+        """The known ones of these users."""
         found: dict[int, User] = {}
-        for chunk in chunks(user_ids):
+        for chunk in batched(user_ids, CHUNK_ROWS):
             document = await self._statements.document("users", USERS, user_ids=orjson.dumps(chunk))
             if document:
                 found.update((user.user_id, user) for user in decoded(_users, document))
         return found
 
     async def all_ids(self) -> list[int]:
-        """See ports.Directory."""
+        """Every user id, ascending."""
         return await self._ids("all_ids", ALL_PAGE)
 
     async def ids_by_role(self, roles: Collection[int]) -> list[int]:
-        """See ports.Directory."""
+        """Ids of users that have one of these roles, ascending."""
         found: list[int] = []
         for role in set(roles):
             found += await self._ids("ids_by_role", ROLE_PAGE, role=role)
@@ -116,9 +117,9 @@ class SqliteDirectory:
         return found
 
     async def learn(self, claims: Sequence[User]) -> set[int]:
-        """See ports.Directory."""
+        """Take over what tokens say of their users; ids of those who are new or changed."""
         changed: set[int] = set()
-        for chunk in chunks(claims):
+        for chunk in batched(claims, CHUNK_ROWS):
             changed |= await self._statements.run("learn", partial(_learn, chunk))
         return changed
 

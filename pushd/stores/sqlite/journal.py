@@ -11,8 +11,17 @@ from itertools import chain
 import msgspec
 import orjson
 
+from pushd.batched import batched
 from pushd.model import Notice
-from pushd.stores.sqlite.engine.statements import Parameter, Rows, Statements, Value, chunks, drop_chunks
+from pushd.stores.sqlite.engine.statements import (
+    CHUNK_ROWS,
+    HIGHEST_OWN,
+    Parameter,
+    Rows,
+    Statements,
+    Value,
+    drop_chunks,
+)
 from pushd.stores.sqlite.engine.thread import SqliteThread
 
 # Appending the same notice again is harmless; another notice under a used seq violates NOT NULL and is refused.
@@ -31,8 +40,8 @@ LAST_SEQ = f"""
 SELECT max(seq)
   FROM (SELECT seq FROM sqlite_sequence WHERE name = 'journal' AND typeof(seq) = 'integer'
          UNION ALL
-        SELECT max(seq) FROM journal WHERE seq < {1 << 62})
- WHERE seq < {1 << 62}
+        SELECT max(seq) FROM journal WHERE seq < {HIGHEST_OWN})
+ WHERE seq < {HIGHEST_OWN}
 """  # noqa: S608 - constants only
 
 SETTLE = """
@@ -84,44 +93,48 @@ def encoded(notices: Sequence[Notice]) -> list[Value]:
 
 
 class SqliteJournal:
-    """ports.Journal. An append is one commit with its own fsync, shared by all that waited for it."""
+    """ports.Journal. An append is one commit with its own fsync, shared by all that waited for it.
 
-    def __init__(self, thread: SqliteThread) -> None:
+    `page_rows`: how many rows are read, and decoded, at a time.
+    """
+
+    def __init__(self, thread: SqliteThread, *, page_rows: int = PAGE_ROWS) -> None:
         self._thread = thread
+        self._page_rows = page_rows
         self._statements = Statements(thread, "journal")
         self._spoiled: list[_Spoiled] = []
 
     async def last_seq(self) -> int:
-        """See ports.Journal."""
+        """The highest `seq` ever appended; 0 for a new journal."""
         return (await self._statements.numbers("last_seq", LAST_SEQ))[0]
 
     def append(self, notices: Sequence[Notice]) -> asyncio.Future[None]:
-        """See ports.Journal."""
+        """Keep these, all or nothing; they are on disk once this is awaited."""
         return self._thread.append("journal", "append", encoded(notices)) if notices else _nothing_to_do()
 
     async def settle(self, seqs: Sequence[int]) -> None:
-        """See ports.Journal."""
-        for chunk in chunks(seqs):
+        """Note that nothing is left to do for these notices."""
+        for chunk in batched(seqs, CHUNK_ROWS):
             await self._statements.change("settle", SETTLE, seqs=orjson.dumps(chunk))
 
     async def unsettled(self) -> list[Notice]:
-        """See ports.Journal."""
+        """Notices that are not settled, by `seq`."""
         found, self._spoiled = await self._pages("unsettled", UNSETTLED_PAGE, UNSETTLED_ROWS, 0)
         return found
 
     async def spoiled(self) -> list[_Spoiled]:
-        """See ports.Journal."""
+        """What the last `unsettled` left out because it cannot be decoded."""
         return self._spoiled
 
     async def since(self, accepted_ms: int) -> list[Notice]:
-        """See ports.Journal."""
+        """Notices accepted at or after that time, settled or not, by `seq`."""
         (first,) = await self._statements.numbers("since", FIRST_SINCE, since_ms=accepted_ms)
         if not first:
             return []
         return (await self._pages("since", SINCE_PAGE, SINCE_ROWS, max(0, first - 1), since_ms=accepted_ms))[0]
 
     async def purge(self, before_ms: int, limit: int) -> int:
-        """See ports.Journal."""
+        """Drop at most `limit` settled notices accepted before that time; how many were dropped."""
         return await drop_chunks(
             limit, lambda wanted: self._statements.change("purge", PURGE, before_ms=before_ms, limit=wanted)
         )
@@ -136,7 +149,7 @@ class SqliteJournal:
         found: list[Notice] = []
         spoiled: list[_Spoiled] = []
         while True:
-            here: dict[str, Parameter] = {"after_seq": after_seq, "limit": PAGE_ROWS, **parameters}
+            here: dict[str, Parameter] = {"after_seq": after_seq, "limit": self._page_rows, **parameters}
             document, *numbers = await self._statements.row(name, page, **here)
             count, seqs, last_seq = (int(number or 0) for number in numbers)
             notices = _decoded(document or b"[]", count, seqs)
@@ -144,7 +157,7 @@ class SqliteJournal:
                 rows_here = await self._statements.read(name, partial(_rows_of, rows, here))
                 notices = _singly(rows_here, spoiled)
             found += notices
-            if count < PAGE_ROWS:
+            if count < self._page_rows:
                 return found, spoiled
             after_seq = last_seq
 

@@ -9,9 +9,11 @@ import msgspec
 import orjson
 import structlog
 
+from pushd.batched import batched
 from pushd.model import MailboxItem
 from pushd.ports import LeftAside
-from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Statements, chunks, drop_chunks
+from pushd.stores.causes import Causes
+from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Statements, drop_chunks
 from pushd.stores.sqlite.engine.thread import SqliteThread
 from pushd.turns import sliced
 
@@ -142,15 +144,18 @@ class SqliteMailbox:
         self._ttl_ms = ttl_days * DAY_MS
         self._clock = clock
         self._left_aside = left_aside
-        self._known_causes: set[str] = set()
+        self._causes = Causes()
 
     @property
     def writers(self) -> int:
-        """See ports.Mailbox: there is one thread."""
+        """How many calls write at the same time: there is one thread."""
         return 1
 
     async def save(self, saves: Sequence[tuple[MailboxItem, Collection[int]]], *, is_first: bool = False) -> None:
-        """See ports.Mailbox. Chunks are transactions of their own: repeat the whole call when it raises."""
+        """Put each item into the mailboxes of its users, in the order of the calls.
+
+        Chunks are transactions of their own: repeat the whole call when it raises.
+        """
         first = self._last_position + 1
         self._last_position += len(saves)
         rows = (self._row(first + index, *save) for index, save in enumerate(saves) if save[1])
@@ -159,10 +164,13 @@ class SqliteMailbox:
             await self._statements.change_all("save", steps, items=orjson.dumps(chunk), max_per_user=self._max_per_user)
 
     async def read(self, user_ids: Collection[int]) -> dict[int, list[MailboxItem]]:
-        """See ports.Mailbox. Users who wait for the same notice get the same object: do not change it."""
+        """What waits for each of these users, oldest first.
+
+        Users who wait for the same notice get the same object: do not change it.
+        """
         found: dict[int, list[MailboxItem]] = {}
         now_ms = self._clock()
-        for chunk in chunks(user_ids, READ_USERS):
+        for chunk in batched(user_ids, READ_USERS):
             bodies = dict(
                 await self._statements.rows(
                     "read", READ, user_ids=orjson.dumps(chunk), saved_after_ms=now_ms - self._ttl_ms, now_ms=now_ms
@@ -187,22 +195,20 @@ class SqliteMailbox:
 
     def _leave_aside(self, notice_id: int, error: Exception) -> None:
         self._left_aside(1)
-        cause = type(error).__name__
-        if cause not in self._known_causes:
-            self._known_causes.add(cause)
+        if self._causes.is_new(type(error).__name__):
             log.error("a notice in the mailbox cannot be read", notice_id=notice_id, cause=repr(error))
 
     async def remove(self, removals: Mapping[int, Collection[str]]) -> None:
-        """See ports.Mailbox."""
+        """Take these items out."""
         for chunk in _shares((user_id, list(message_ids)) for user_id, message_ids in removals.items()):
             await self._statements.change("remove", REMOVE, removals=orjson.dumps(chunk))
 
     async def clear(self, user_id: int) -> int:
-        """See ports.Mailbox."""
+        """Empty one user's mailbox; how many items were in it."""
         return await self._statements.change("clear", CLEAR, user_id=user_id)
 
     async def purge(self, now_ms: int, limit: int) -> int:
-        """See ports.Mailbox."""
+        """Drop at most `limit` items past their time; how many were dropped."""
         saved_by_ms = now_ms - self._ttl_ms
 
         async def drop(wanted: int) -> int:

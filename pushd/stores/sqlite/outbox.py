@@ -21,7 +21,7 @@ class SqliteOutbox:
         self._thread = thread
 
     async def append(self, writer: str, bodies: Sequence[bytes]) -> None:
-        """See ports.OutboxLog."""
+        """Keep these behind what waits for that writer."""
 
         def run(connection: sqlite3.Connection) -> None:
             with transaction(connection):
@@ -30,7 +30,7 @@ class SqliteOutbox:
         await self._thread.submit("outbox", "append", run)
 
     async def oldest(self, writer: str, limit: int) -> list[tuple[int, bytes]]:
-        """See ports.OutboxLog."""
+        """The oldest `limit` that wait for that writer, each with its position."""
 
         def run(connection: sqlite3.Connection) -> list[tuple[int, bytes]]:
             return connection.execute(OLDEST, (writer, limit)).fetchall()
@@ -38,7 +38,7 @@ class SqliteOutbox:
         return await self._thread.submit("outbox", "oldest", run, is_read=True)
 
     async def drop(self, writer: str, position: int) -> None:
-        """See ports.OutboxLog."""
+        """Forget what waits for that writer, up to and including `position`."""
 
         def run(connection: sqlite3.Connection) -> None:
             connection.execute(DROP, (writer, position))
@@ -46,7 +46,7 @@ class SqliteOutbox:
         await self._thread.submit("outbox", "drop", run)
 
     async def counts(self) -> dict[str, int]:
-        """See ports.OutboxLog."""
+        """How many wait, by writer."""
 
         def run(connection: sqlite3.Connection) -> dict[str, int]:
             return {writer.decode(errors="replace"): count for writer, count in connection.execute(COUNTS)}

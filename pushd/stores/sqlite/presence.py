@@ -7,9 +7,10 @@ from collections.abc import Collection, Sequence
 import msgspec
 import orjson
 
+from pushd.batched import batched
 from pushd.model import Arrival
 from pushd.records import OnlineStatus
-from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Statements, chunks, decoded
+from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Statements, decoded
 from pushd.stores.sqlite.engine.thread import SqliteThread
 
 # :rows are arrivals as arrays in the order of model.Arrival. An arrival that is written again or late changes nothing.
@@ -93,30 +94,30 @@ class SqlitePresence:
         self._statements = Statements(thread, "presence")
 
     async def connected(self, arrivals: Sequence[Arrival]) -> None:
-        """See ports.PresenceStore."""
-        for chunk in chunks(arrivals):
+        """Note that these users' first connection came."""
+        for chunk in batched(arrivals, CHUNK_ROWS):
             rows = orjson.dumps([msgspec.structs.astuple(arrival) for arrival in chunk])
             await self._statements.change("connected", CONNECTED, rows=rows)
 
     async def disconnected(self, departures: Sequence[tuple[int, int]]) -> None:
-        """See ports.PresenceStore."""
-        for chunk in chunks(departures):
+        """Note that these users' last connection went."""
+        for chunk in batched(departures, CHUNK_ROWS):
             await self._statements.change("disconnected", DISCONNECTED, rows=orjson.dumps(chunk))
 
     async def statuses(self, user_ids: Collection[int]) -> dict[int, OnlineStatus]:
-        """See ports.PresenceStore."""
+        """What is stored of these users."""
         found: dict[int, OnlineStatus] = {}
-        for chunk in chunks(user_ids):
+        for chunk in batched(user_ids, CHUNK_ROWS):
             document = await self._statements.document("statuses", STATUSES, user_ids=orjson.dumps(chunk))
             found.update((status.user_id, status) for status in decoded(_statuses, document or b"[]"))
         return found
 
     async def alive(self, at_ms: int) -> None:
-        """See ports.PresenceStore."""
+        """Note that this node lives."""
         await self._statements.change("alive", ALIVE, at_ms=at_ms)
 
     async def reset(self, at_ms: int) -> list[int]:
-        """See ports.PresenceStore."""
+        """Mark everybody as offline since the node last lived; who was marked as online."""
         closed: list[int] = []
         while ghosts := orjson.loads(await self._statements.document("reset", GHOSTS, limit=CHUNK_ROWS) or b"[]"):
             await self._statements.change("reset", RESET, at_ms=at_ms, user_ids=orjson.dumps(ghosts))

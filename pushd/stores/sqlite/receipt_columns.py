@@ -171,10 +171,7 @@ class ReceiptColumns:
                 is_kept = self._load(connection) if stale is None else self._refresh(connection, stale)
             except Exception as error:
                 self._forget()
-                if (
-                    isinstance(error, sqlite3.Error)
-                    and getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR
-                ):
+                if isinstance(error, sqlite3.Error) and not _is_of_values(error):
                     raise
                 # Columns have room for our own kinds of values alone: of what others wrote, SQLite makes the lists.
                 self._unusable_until_s = monotonic() + UNUSABLE_S

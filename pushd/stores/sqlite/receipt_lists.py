@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
 from functools import partial
 from math import inf
 from time import monotonic
@@ -35,24 +34,16 @@ class ReceiptLists:
         # What was counted last, after how many changes.
         self._counted: tuple[int, ReceiptFilter, ReceiptStats] | None = None
 
-    @asynccontextmanager
-    async def ready(self) -> AsyncIterator[None]:
-        """Load the columns and keep them fresh while lists are asked for, until the end of the block."""
-        keeping = asyncio.create_task(self._keep())
-        try:
-            yield
-        finally:
-            self.columns.stop()
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
+    def close(self) -> None:
+        """Have what is being loaded be given up."""
+        self.columns.stop()
 
-    async def _keep(self) -> None:
-        """Until cancelled."""
+    async def keep_ready(self) -> None:
+        """Until cancelled: load the columns, and keep them fresh while lists are asked for. Raises StoreError."""
         is_due = True
         while True:
             if is_due:
-                with suppress(Exception):  # which the next list will raise
-                    await self._reads.read("refresh_columns", self.columns.refresh)
+                await self._reads.read("refresh_columns", self.columns.refresh)
             await asyncio.sleep(FRESH_S)
             is_due = self.columns.is_stale and monotonic() < self._asked_s + ASKED_S
 
@@ -62,7 +53,7 @@ class ReceiptLists:
         return decoded_rows(_rows, ReceiptRow, document or b"[]")
 
     async def stats(self, where: ReceiptFilter) -> ReceiptStats:
-        """See ports.RecordStore.receive_stats."""
+        """Counts over the matching receive records."""
         changes = self.columns.changes
         if self._counted is not None and self._counted[:2] == (changes, where):
             return self._counted[2]
@@ -76,7 +67,7 @@ class ReceiptLists:
         return counted
 
     async def page(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
-        """See ports.RecordStore.receive_records."""
+        """A part of the matching receive records."""
         if where.user_id is not None:
             return await self.rows(receipt_queries.sorted_all(where, sort, part))
         if _is_by_name(where) or not await self._is_short(where, sort, part):

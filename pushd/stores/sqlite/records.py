@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import msgspec
 import orjson
 
+from pushd.batched import batched
 from pushd.model import Mark, PushRecord, Receipt
 from pushd.records import (
     PushFilter,
@@ -29,14 +29,13 @@ from pushd.records import (
     UserSummary,
 )
 from pushd.stores.sqlite import push_queries, receipt_queries
-from pushd.stores.sqlite.engine.readers import Readers
 from pushd.stores.sqlite.engine.statements import (
+    CHUNK_ROWS,
     SUM,
     Parameter,
     Query,
     Reads,
     Statements,
-    chunks,
     decoded,
     decoded_rows,
     drop_chunks,
@@ -132,84 +131,87 @@ class SqliteRecords:
         self._clock = clock
 
     async def write(self, records: Sequence[PushRecord], receipts: Sequence[Receipt]) -> None:
-        """See ports.RecordStore. Chunks are transactions of their own: repeat the whole call when it raises."""
-        for record_chunk in chunks(records):
+        """Create or merge these records. Chunks are transactions of their own: repeat the whole call when it raises."""
+        for record_chunk in batched(records, CHUNK_ROWS):
             await self._statements.write("write_records", PUSH_RECORDS, push_values(record_chunk, self._clock()))
-        for receipt_chunk in chunks(receipts):
+        for receipt_chunk in batched(receipts, CHUNK_ROWS):
             note = partial(self._lists.columns.note_written, receipt_chunk)
             await self._statements.write("write_receipts", RECEIPTS, receipt_values(receipt_chunk), note)
 
     async def mark(self, user_id: int, message_ids: Sequence[str], mark: Mark, at_ms: int) -> list[str]:
-        """See ports.RecordStore."""
+        """Note that the user read or confirmed these; the ids for which there is a receive record."""
         known: set[str] = set()
         marked = {"user_id": user_id, "at_ms": at_ms, "is_confirmed": mark is Mark.CONFIRMED}
-        for chunk in chunks(name for name in message_ids if "\0" not in name):  # there JSON texts end
+        for chunk in batched((name for name in message_ids if "\0" not in name), CHUNK_ROWS):  # there JSON texts end
             changed = await self._change("mark", MARK, **marked, message_ids=orjson.dumps(chunk))
             known.update(message_id for message_id, _ in changed)
         return [message_id for message_id in message_ids if message_id in known]
 
     async def receive_status(self, message_id: str) -> ReceiptStats | None:
-        """See ports.RecordStore."""
+        """Counts over one notice's receive records; None for an unknown notice."""
         *counts, is_known = await self._statements.numbers("receive_status", RECEIVE_STATUS, message_id=message_id)
         return ReceiptStats(*counts) if is_known or counts[0] else None
 
     async def received_by(self, message_id: str) -> set[int]:
-        """See ports.RecordStore."""
+        """The users whose receive record of this notice says received."""
         document = await self._statements.document("received_by", RECEIVED_BY, message_id=message_id)
         return set(orjson.loads(document or b"[]"))
 
     async def not_received_by(self, message_id: str) -> list[int]:
-        """See ports.RecordStore."""
+        """The users whose receive record of this notice says not received."""
         document = await self._statements.document("not_received_by", NOT_RECEIVED_BY, message_id=message_id)
         return list(orjson.loads(document or b"[]"))
 
     async def unread_counts(self, user_ids: Collection[int]) -> dict[int, int]:
-        """See ports.RecordStore. Users with none are absent."""
+        """Unread, unexpired receive records per user. Users with none are absent."""
         counts: dict[int, int] = {}
-        for chunk in chunks(user_ids):
+        for chunk in batched(user_ids, CHUNK_ROWS):
             user_ids_json = orjson.dumps(chunk)
             document = await self._statements.document("unread_counts", UNREAD_COUNTS, user_ids=user_ids_json)
             counts.update(orjson.loads(document or b"[]"))
         return counts
 
     async def push_records(self, where: PushFilter, sort: PushSort, part: Slice) -> list[PushRow]:
-        """See ports.RecordStore."""
+        """A part of the matching push records."""
         rowids = orjson.loads(await self._read("push_records", push_queries.page(where, sort, part)))
         rows: list[PushRow] = []
-        for chunk in chunks(rowids, push_queries.DECODED_ROWS):  # what was dropped since is absent
+        for chunk in batched(rowids, push_queries.DECODED_ROWS):  # what was dropped since is absent
             query = Query(push_queries.ROWS, {"rowids": orjson.dumps(chunk)})
             rows += decoded_rows(_push_rows, PushRow, await self._read("push_records", query))
         return rows
 
     async def push_record(self, message_id: str) -> PushRow | None:
-        """See ports.RecordStore."""
+        """One push record."""
         found = await self._read("push_record", Query(push_queries.ROW, {"message_id": message_id}))
         rows = decoded_rows(_push_rows, PushRow, found)
         return rows[0] if rows else None
 
     async def push_stats(self, where: PushFilter) -> PushStats:
-        """See ports.RecordStore."""
+        """Sums over the matching push records."""
         query = push_queries.stats(where)
         return PushStats(*await self._reads.numbers("push_stats", query.statement, **query.parameters))
 
     async def delete(self, message_id: str) -> bool:
-        """See ports.RecordStore. The push record goes last: what a failed call left behind, the next one drops."""
+        """Drop a push record and its receive records; False when there was none.
+
+        The push record goes last: what a failed call left behind, the next one drops.
+        """
         dropped = await self._change_chunks("delete", receipt_queries.DROP_RECEIPTS, sys.maxsize, message_id=message_id)
         dropped += await self._statements.change("delete", push_queries.DROP_PUSH_RECORD, message_id=message_id)
         return dropped > 0
 
     async def receive_records(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
-        """See ports.RecordStore."""
+        """A part of the matching receive records."""
         return await self._lists.page(where, sort, part)
 
     async def receive_stats(self, where: ReceiptFilter) -> ReceiptStats:
-        """See ports.RecordStore."""
+        """Counts over the matching receive records."""
         return await self._lists.stats(where)
 
     async def newest_receive_records(self, user_ids: Collection[int], limit: int) -> dict[int, list[ReceiptRow]]:
-        """See ports.RecordStore."""
+        """The newest `limit` receive records of each of these users."""
         found: dict[int, list[ReceiptRow]] = {}
-        for chunk in chunks(user_ids, max(1, DECODED_RECEIPTS // max(1, limit))):
+        for chunk in batched(user_ids, max(1, DECODED_RECEIPTS // max(1, limit))):
             query = Query(receipt_queries.NEWEST, {"user_ids": orjson.dumps(chunk), "limit": limit})
             for row in await self._lists.rows(query, "newest_receive_records"):
                 found.setdefault(row.user_id, []).append(row)
@@ -218,7 +220,10 @@ class SqliteRecords:
         return found
 
     async def user_receipts(self, since_ms: int, before_ms: int, limit: int) -> list[UserReceipts]:
-        """See ports.RecordStore. Costs the records of the time range, or about half a second per million of all."""
+        """Receive records created in that time, counted by user.
+
+        Costs the records of the time range, or about half a second per million of all.
+        """
         between = {"since_ms": since_ms, "before_ms": before_ms}
         wanted, total = await self._reads.numbers("user_receipts", receipt_queries.IN_RANGE, **between)
         # The index of users need not look at the records; that of times does, but only at those of the range.
@@ -228,7 +233,7 @@ class SqliteRecords:
         return [UserReceipts(*row) for row in decoded(_user_receipts, document)]
 
     async def user_summary(self, user_id: int) -> UserSummary:
-        """See ports.RecordStore."""
+        """One user's receive records, counted."""
         numbers = await self._reads.numbers("user_summary", receipt_queries.USER_SUMMARY, user_id=user_id)
         return UserSummary(*numbers)
 
@@ -254,7 +259,10 @@ class SqliteRecords:
         return await self._reads.document(name, query.statement, **query.parameters) or b"[]"
 
     async def purge(self, before_ms: int, limit: int) -> int:
-        """See ports.RecordStore. Receive records go first, push records with what is left of `limit`."""
+        """Drop at most `limit` records created before that time; how many were dropped.
+
+        Receive records go first, push records with what is left of `limit`.
+        """
         dropped = await self._change_chunks("purge", PURGE_RECEIPTS, limit, before_ms=before_ms)
         return dropped + await drop_chunks(
             limit - dropped,
@@ -262,16 +270,5 @@ class SqliteRecords:
         )
 
     async def expire(self, since_ms: int, now_ms: int, limit: int) -> int:
-        """See ports.RecordStore."""
+        """Mark at most `limit` receive records as expired; how many were marked."""
         return await self._change_chunks("expire", EXPIRE, limit, since_ms=since_ms, now_ms=now_ms)
-
-
-@asynccontextmanager
-async def recording(
-    thread: SqliteThread, readers: Readers, *, clock: Callable[[], int]
-) -> AsyncIterator[SqliteRecords]:
-    """The records until the end of the block; lists of them are made ready meanwhile."""
-    reads = Reads(readers.read, "records")
-    lists = ReceiptLists(reads)
-    async with lists.ready():
-        yield SqliteRecords(thread, reads, lists, clock=clock)

@@ -12,7 +12,9 @@ import orjson
 from pushd.errors import StartError
 from pushd.stores.sqlite.engine.connection import open_connection
 from pushd.stores.sqlite.engine.schema import database_path, prepare, transaction
+from pushd.stores.sqlite.engine.statements import HIGHEST_OWN
 from pushd.stores.sqlite.engine.thread import SqliteThread
+from pushd.values import MIN_INT64
 
 # Bad data comes in floods. Beyond this the oldest goes, a tenth at a time.
 MOST_ENTRIES = 10_000
@@ -23,9 +25,9 @@ ROOM = 0.9
 KEEP = f"""
 INSERT INTO set_aside (id, kind, at_ms, cause, size, body)
 SELECT ifnull(max(id), 0) + 1, ?, ?, ?, ?, ?
-  FROM (SELECT max(id) AS id FROM set_aside WHERE id BETWEEN 0 AND {1 << 62}
+  FROM (SELECT max(id) AS id FROM set_aside WHERE id BETWEEN 0 AND {HIGHEST_OWN}
          UNION ALL
-        SELECT seq FROM sqlite_sequence WHERE name = 'set_aside' AND seq BETWEEN 0 AND {1 << 62})
+        SELECT seq FROM sqlite_sequence WHERE name = 'set_aside' AND seq BETWEEN 0 AND {HIGHEST_OWN})
 """  # noqa: S608 - constants only
 SIZE = "SELECT count(*), ifnull(sum(size), 0) FROM set_aside"
 # All but the newest that fit.
@@ -58,25 +60,34 @@ LISTED_AT_ONCE = 1000
 
 
 class SqliteSetAside:
-    """ports.SetAside. `clock` gives milliseconds since the epoch."""
+    """ports.SetAside. `clock` gives milliseconds; beyond `most_entries` and `most_bytes` the oldest entries go."""
 
-    def __init__(self, thread: SqliteThread, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        thread: SqliteThread,
+        clock: Callable[[], int],
+        *,
+        most_entries: int = MOST_ENTRIES,
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
         self._thread = thread
         self._clock = clock
+        self._most_entries = most_entries
+        self._most_bytes = most_bytes
 
     async def keep(self, kind: str, cause: str, body: bytes) -> int:
-        """See ports.SetAside."""
+        """Keep an entry; how many of the oldest had to go for it."""
         at_ms, text = self._clock(), cause.encode(errors="backslashreplace").decode()
 
         def run(connection: sqlite3.Connection) -> int:
             with transaction(connection):
                 connection.execute(KEEP, (kind, at_ms, text, len(body), body))
-                return _make_room(connection)
+                return self._make_room(connection)
 
         return await self._thread.submit("set_aside", "keep", run)
 
     async def wanted(self, but: Collection[int], limit: int) -> list[tuple[int, str, bytes]]:
-        """See ports.SetAside."""
+        """The oldest `limit` entries that are to be tried again, but for those with these ids."""
         parameters = {"but": orjson.dumps(list(but)), "limit": limit}
 
         def run(connection: sqlite3.Connection) -> list[tuple[int, str, bytes]]:
@@ -86,31 +97,30 @@ class SqliteSetAside:
         return await self._thread.submit("set_aside", "wanted", run, is_read=True)
 
     async def refuse(self, entry_id: int, cause: str) -> None:
-        """See ports.SetAside."""
+        """Note why an entry that was tried again stays aside."""
         parameters = {"id": entry_id, "cause": cause.encode(errors="backslashreplace").decode()}
         await self._thread.submit("set_aside", "refuse", lambda db: db.execute(REFUSE, parameters).rowcount)
 
     async def drop(self, entry_ids: Sequence[int]) -> None:
-        """See ports.SetAside."""
+        """Forget these entries."""
         ids = orjson.dumps(list(entry_ids))
         await self._thread.submit("set_aside", "drop", lambda db: db.execute(DROP, {"ids": ids}).rowcount)
 
     async def counts(self) -> dict[str, int]:
-        """See ports.SetAside."""
+        """How many entries there are, by kind."""
 
         def run(connection: sqlite3.Connection) -> dict[str, int]:
             return {_text(kind): count for kind, count in connection.execute(COUNTS)}
 
         return await self._thread.submit("set_aside", "counts", run, is_read=True)
 
-
-def _make_room(connection: sqlite3.Connection) -> int:
-    """How many entries had to go."""
-    entries, size = connection.execute(SIZE).fetchone()
-    if entries <= MOST_ENTRIES and size <= MOST_BYTES:
-        return 0
-    kept = {"entries": int(MOST_ENTRIES * ROOM), "bytes": int(MOST_BYTES * ROOM)}
-    return connection.execute(DROP_OLDEST, kept).rowcount
+    def _make_room(self, connection: sqlite3.Connection) -> int:
+        """On the thread; how many entries had to go."""
+        entries, size = connection.execute(SIZE).fetchone()
+        if entries <= self._most_entries and size <= self._most_bytes:
+            return 0
+        kept = {"entries": int(self._most_entries * ROOM), "bytes": int(self._most_bytes * ROOM)}
+        return connection.execute(DROP_OLDEST, kept).rowcount
 
 
 def _text(value: bytes | None) -> str:
@@ -145,7 +155,7 @@ def _opened(data_dir: str) -> Iterator[sqlite3.Connection]:
 def entries(data_dir: str) -> Iterator[Entry]:
     """What is set aside, the oldest first. Blocks. Raises StartError."""
     with _opened(data_dir) as connection:
-        last_id = -(1 << 63)
+        last_id = MIN_INT64
         while rows := connection.execute(LIST, (last_id, LISTED_AT_ONCE)).fetchall():
             for entry_id, kind, at_ms, size, is_wanted, cause in rows:
                 yield Entry(entry_id, _text(kind), at_ms, size, bool(is_wanted), _text(cause))

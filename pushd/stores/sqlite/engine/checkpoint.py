@@ -9,57 +9,79 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-import structlog
-
 from pushd.stores.sqlite.engine.connection import open_connection
+from pushd.stores.sqlite.engine.failures import translated
 from pushd.stores.sqlite.engine.thread import SqliteThread
 
 EVERY_S = 1.0
 LONG_FRAMES = 8_192  # of 4 KB: 32 MB
 PASSES = 4  # each moves what was written during the one before; two left the writing thread with up to 44 ms, four 7
 
-log = structlog.get_logger("pushd.sqlite")
+
+class Checkpoints:
+    """Checkpoints of the database at the other end of `connection`, which is used on the one thread of `executor`.
+
+    `every_s`: how often, while `thread` writes. From `long_frames` on, `thread` lets the WAL begin anew.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        executor: ThreadPoolExecutor,
+        thread: SqliteThread,
+        *,
+        every_s: float = EVERY_S,
+        long_frames: int = LONG_FRAMES,
+    ) -> None:
+        self._connection = connection
+        self._executor = executor
+        self._thread = thread
+        self._every_s = every_s
+        self._long_frames = long_frames
+
+    async def run(self) -> None:
+        """Until cancelled. Raises StoreError, as on a full disk: the WAL keeps what is written, for the next run."""
+        seen = -1
+        while True:
+            await asyncio.sleep(self._every_s)
+            if self._thread.done_total == seen:
+                continue
+            seen = self._thread.done_total
+            try:
+                await self._move()
+            except sqlite3.Error as error:
+                raise translated("journal", error) from error
+
+    async def _move(self) -> None:
+        if await self._beside() < self._long_frames:
+            return
+        for _ in range(PASSES - 1):
+            await self._beside()
+        await self._thread.submit("journal", "checkpoint", checkpoint)
+
+    async def _beside(self) -> int:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, checkpoint, self._connection)
 
 
-@asynccontextmanager
-async def checkpointing(path: Path, thread: SqliteThread) -> AsyncIterator[None]:
-    """Checkpoint `path` while `thread` writes to it, until the end of the block. Raises sqlite3.Error."""
+@contextmanager
+def checkpoints(
+    path: Path, thread: SqliteThread, *, every_s: float = EVERY_S, long_frames: int = LONG_FRAMES
+) -> Iterator[Checkpoints]:
+    """Those of the database at `path`, which `thread` writes to; usable in the block. Raises sqlite3.Error."""
     with (
         closing(open_connection(path, synchronous="NORMAL", checkpoint_pages=0)) as connection,
         ThreadPoolExecutor(1, "pushd-checkpoint") as executor,
     ):
-        task = asyncio.create_task(_watch(connection, executor, thread))
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-
-async def _watch(connection: sqlite3.Connection, executor: ThreadPoolExecutor, thread: SqliteThread) -> None:
-    """Until cancelled."""
-    loop = asyncio.get_running_loop()
-    seen = -1
-    while True:
-        await asyncio.sleep(EVERY_S)
-        if thread.done_total == seen:
-            continue
-        seen = thread.done_total
-        try:
-            if await loop.run_in_executor(executor, checkpoint, connection) >= LONG_FRAMES:
-                for _ in range(PASSES - 1):
-                    await loop.run_in_executor(executor, checkpoint, connection)
-                await thread.submit("journal", "checkpoint", checkpoint)
-        except Exception as error:  # a full disk; the WAL keeps what is written, and the next one moves it
-            log.warning("checkpoint failed", error=str(error))
+        yield Checkpoints(connection, executor, thread, every_s=every_s, long_frames=long_frames)
 
 
 def checkpoint(connection: sqlite3.Connection) -> int:
-    """As far as nobody hinders it; how long the WAL is, in frames."""
+    """Move what nobody hinders it to; returns how long the WAL is, in frames."""
     _, frames, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     return int(frames)

@@ -28,7 +28,7 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, sqlite3.Error) and extended is not None and (extended & 0xFF) in _PASSING
 
 
-def translated(store: str, error: Exception) -> StoreError:
+def translated(store: str, error: BaseException) -> StoreError:
     """`error` as a StoreUnavailable or StoreError of `store`, with `error` as its cause."""
     kind = StoreUnavailable if is_passing(error) else StoreError
     result = kind(store, str(error) or type(error).__name__)

@@ -1,4 +1,4 @@
-"""The tables of `pushd.db`, version by version, and how a connection to them is opened.
+"""The tables of `pushd.db`, version by version.
 
 Times are INTEGER milliseconds since the epoch, NULL for "never"; flags are 0 or 1. Table and column names
 of the records are those other programs know from CONTRACT section 5.
@@ -430,7 +430,8 @@ _TOKENS = (
 )
 
 # One entry per schema version: the statements that lead to it from the version before.
-LADDER: tuple[tuple[str, ...], ...] = (
+Ladder = tuple[tuple[str, ...], ...]
+LADDER: Ladder = (
     (*_JOURNAL, *_MAILBOX, *_RECORDS, *_USERS),
     (*_COUNTS, *_LISTS, *_ALIVE),
     _OUTBOX,
@@ -465,34 +466,34 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def prepare(path: Path) -> None:
-    """Create `path` or bring it to the newest schema. Raises StartError when it cannot be ours or be written."""
+def prepare(path: Path, ladder: Ladder = LADDER) -> None:
+    """Create `path` or bring it to the top of `ladder`. Raises StartError when it cannot be ours or be written."""
     try:
         path.touch(mode=0o600)
         with closing(open_connection(path, synchronous="FULL")) as connection, transaction(connection):
-            _climb(connection, path)
+            _climb(connection, path, ladder)
     except OSError as error:
         raise StartError(f"cannot open {path}: {error.strerror}") from error
     except sqlite3.Error as error:
         raise StartError(f"cannot use {path}: {error}") from error
 
 
-def _climb(connection: sqlite3.Connection, path: Path) -> None:
+def _climb(connection: sqlite3.Connection, path: Path, ladder: Ladder) -> None:
     """Run the steps of the ladder that the file has not seen; the write proves that the file is writable."""
-    version = _version(connection, path)
-    for step in LADDER[version:]:
+    version = _version(connection, path, len(ladder))
+    for step in ladder[version:]:
         for statement in step:
             connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {len(LADDER)}")
+    connection.execute(f"PRAGMA user_version = {len(ladder)}")
 
 
-def _version(connection: sqlite3.Connection, path: Path) -> int:
+def _version(connection: sqlite3.Connection, path: Path, newest: int) -> int:
     application: int = connection.execute("PRAGMA application_id").fetchone()[0]
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     tables: int = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if application != APPLICATION_ID and (application or version or tables):
         raise StartError(f"{path} is a database of another program")
-    if version > len(LADDER):
-        raise StartError(f"{path} has schema version {version}; this pushd knows up to {len(LADDER)}")
+    if version > newest:
+        raise StartError(f"{path} has schema version {version}; this pushd knows up to {newest}")
     return version

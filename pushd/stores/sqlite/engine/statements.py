@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -20,7 +19,6 @@ import msgspec
 from pushd.stores.sqlite.engine.schema import transaction
 from pushd.stores.sqlite.engine.thread import SqliteThread
 
-Row = TypeVar("Row")
 Result = TypeVar("Result")
 Parameter = bytes | str | int
 Run = Callable[[sqlite3.Connection], Any]
@@ -69,15 +67,11 @@ def _read_as(kind: Any, value: Any) -> Any:
         return _EMPTY.get(kind)
 
 
+# A number of ours is below; what another program put at the end of all numbers is not counted on from.
+HIGHEST_OWN = 1 << 62
+
 # A journal append waits behind one chunk at most: 500 receive records take SQLite a few milliseconds.
 CHUNK_ROWS = 500
-
-
-def chunks(rows: Iterable[Row], size: int = CHUNK_ROWS) -> Iterator[list[Row]]:
-    """`rows` in lists of at most `size`, in order; nothing for no rows."""
-    iterator = iter(rows)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
 
 
 async def drop_chunks(limit: int, drop: Callable[[int], Awaitable[int]]) -> int:

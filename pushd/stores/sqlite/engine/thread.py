@@ -13,13 +13,14 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from time import monotonic, sleep
 from typing import Any, Generic, TypeVar
 
-from pushd.errors import StoreError, StoreUnavailable
+from pushd.errors import PushdError, StoreError, StoreUnavailable
 from pushd.ports import Observe
 from pushd.stores.sqlite.engine.failures import is_passing, translated
 
@@ -75,12 +76,24 @@ class SqliteThread:
 
     An operation must neither touch the loop nor hold the GIL for long: parameters come encoded, results go
     back as bytes. What it raises reaches its caller as StoreError and leaves the thread as it was.
+
+    `group_limit`: appends in one commit at most; `rest` is called for a moment's rest of the loop, in seconds.
     """
 
-    def __init__(self, connections: Connections, commit: Commit, observe: Observe | None = None) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        commit: Commit,
+        observe: Observe | None = None,
+        *,
+        group_limit: int = GROUP_LIMIT,
+        rest: Callable[[float], object] = sleep,
+    ) -> None:
         self._connections = connections
         self._commit = commit
         self._observe = observe
+        self._group_limit = group_limit
+        self._rest = rest
         self._loop = asyncio.get_running_loop()
         self._appends: deque[_Operation[None]] = deque()
         self._operations: deque[_Operation[Any]] = deque()
@@ -93,6 +106,7 @@ class SqliteThread:
         self._is_reading = False
         self._submitted_total = 0
         self.done_total = 0  # operations
+        self._failure: BaseException | None = None  # what ended the thread before it was closed
         self._ended: asyncio.Future[None] = self._loop.create_future()
         connections.relaxed.set_progress_handler(self._pass_while_reading, PASS_STEPS)
         self._thread = threading.Thread(target=self._work, name="pushd-sqlite", daemon=True)
@@ -133,8 +147,14 @@ class SqliteThread:
             self._is_watching = False
             return
         if self.done_total == done_total:
-            sleep(REST_S)
+            self._rest(REST_S)
         self._loop.call_later(PATIENCE_S, self._watch, self.done_total)
+
+    async def watch(self) -> None:
+        """Until the thread ends. Raises PushdError when it ended by a fault of its own: nothing can be written then."""
+        await asyncio.shield(self._ended)
+        if self._failure is not None:
+            raise PushdError("the thread that writes has ended") from self._failure
 
     async def aclose(self) -> None:
         """Finish what was submitted, checkpoint, close the connections, end the thread. May be called again."""
@@ -164,13 +184,28 @@ class SqliteThread:
         except Exception as error:  # the others are still to be reported
             self._loop.call_exception_handler({"message": "an operation could not be observed", "exception": error})
 
-    def _end(self) -> None:
+    def _end(self, failure: BaseException | None) -> None:
+        self._is_closing, self._failure = True, failure
+        for queue in (self._appends, self._operations):
+            while queue:  # there are some after a failure only
+                operation = queue.popleft()
+                operation.error = StoreUnavailable(operation.store, "closed")
+                _resolve(operation)
         if not self._ended.done():
             self._ended.set_result(None)
 
     # On the thread.
 
     def _work(self) -> None:
+        failure: BaseException | None = None
+        try:
+            with closing(self._connections):
+                self._serve()
+        except BaseException as error:  # nobody is above a thread
+            failure = error
+        self._call_loop(partial(self._end, failure))
+
+    def _serve(self) -> None:
         while True:
             self._tokens.get()
             if self._appends:
@@ -179,12 +214,10 @@ class SqliteThread:
                 self._run(self._operations.popleft())
             elif self._is_closing:
                 break
-        self._connections.close()
-        self._call_loop(self._end)
 
     def _commit_group(self) -> None:
         group: list[_Operation[None]] = []
-        while self._appends and len(group) < GROUP_LIMIT:
+        while self._appends and len(group) < self._group_limit:
             group.append(self._appends.popleft())
         self._commit_together(group)
         self._hand_back(group)
@@ -193,7 +226,7 @@ class SqliteThread:
         """One transaction for all; when one append is to blame for a failure, each gets its own."""
         try:
             self._commit(self._connections.durable, [operation.payload for operation in group])
-        except Exception as error:
+        except BaseException as error:
             if len(group) > 1 and not is_passing(error):
                 for operation in group:
                     self._commit_together([operation])
@@ -206,7 +239,7 @@ class SqliteThread:
         self._is_reading = operation.is_read
         try:
             operation.result = operation.run(self._connections.relaxed)
-        except Exception as error:
+        except BaseException as error:  # a panic of a library as well
             operation.error = translated(operation.store, error)
         finally:
             self._is_reading = False

@@ -1,0 +1,55 @@
+"""Notices, waiting items and records for tests of the stores: what is usual, but for what the test says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pushd.model import (
+    Channel,
+    DeliveryStatus,
+    MailboxItem,
+    Notice,
+    Outcome,
+    PushRecord,
+    Receipt,
+    Target,
+    TargetKind,
+)
+
+RECEIPTS = "admin_user_receive_records"  # their table, and their collection
+
+PENDING = Outcome(1000, is_online=True)
+OFFLINE = Outcome(1000, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE)
+EXPIRED = Outcome(1000, status=DeliveryStatus.EXPIRED, channel=Channel.OFFLINE)
+DELIVERED = Outcome(1000, is_online=True, received_ms=1200, status=DeliveryStatus.DELIVERED)
+
+
+def notice(seq: int, **fields: Any) -> Notice:
+    """A notice to all, accepted at 1000."""
+    defaults = {"message_id": f"m{seq}", "content": "hello", "target": Target(TargetKind.ALL), "accepted_ms": 1000}
+    return Notice(seq=seq, **(defaults | fields))
+
+
+def item(message_id: str, **fields: Any) -> MailboxItem:
+    """A notice that waits in a mailbox."""
+    defaults = {"type": "system_notice", "content": f"content of {message_id}"}
+    return MailboxItem(message_id=message_id, **(defaults | fields))
+
+
+def push_record(
+    message_id: str, status: str = "accepted", total: int = 0, online: int = 0, **fields: Any
+) -> PushRecord:
+    """The record of `notice(1)`; `fields` are the notice's."""
+    return PushRecord(notice(1, message_id=message_id, **fields), status, total, online)
+
+
+def receipt(message_id: str, user_id: int, outcome: Outcome, **fields: Any) -> Receipt:
+    """One user's receive record, over connection c1."""
+    defaults = {
+        "username": f"user{user_id}",
+        "role": 1,
+        "connection_id": "c1",
+        "client_ip": "10.0.0.1",
+        "user_agent": "Firefox",
+    }
+    return Receipt(message_id=message_id, user_id=user_id, outcome=outcome, **(defaults | fields))

@@ -29,6 +29,7 @@ from pushd.errors import ConfigError, StartError, StoreError
 from pushd.http import server as front
 from pushd.http import sockets
 from pushd.ports import Revocations, Stores
+from pushd.presence.drain import close_all
 from pushd.signals import Signals, end_within
 from pushd.stores import open_revocations, open_stores
 from pushd.telemetry import faults, logs, systemd
@@ -63,7 +64,7 @@ class Node(Core):
         aside: Aside,
     ) -> None:
         super().__init__(config, stores, aside, metrics, Clock(), node_id=node_id(config), past=past)
-        current, writers, presence = self.current, self.writers, self.presence
+        current, writers = self.current, self.writers
         self.health = health
         self.mailbox = stores.mailbox
         self.remotes = stores.remotes
@@ -72,7 +73,15 @@ class Node(Core):
         authenticator = auth.Authenticator(current, revocations)
         self.has_revocations = revocations is not None
         self.gateway = Gateway(
-            self.hub, self.reader, presence, self.receipts, authenticator, current, metrics, self.clock
+            self.hub,
+            self.reader,
+            self.arrivals,
+            self.directory,
+            self.receipts,
+            authenticator,
+            current,
+            metrics,
+            self.clock,
         )
         api = Api(
             hub=self.hub,
@@ -93,7 +102,7 @@ class Node(Core):
         self.router = Router(api, self.gateway)
         health.watch_failures(
             [
-                lambda: "mailbox: replays wait for the store" if presence.failure else "",
+                lambda: "mailbox: replays wait for the store" if self.mailboxes.failure else "",
                 *(_failure_of(writer) for writer in writers.all()),
             ]
         )
@@ -184,7 +193,7 @@ class Node(Core):
         ends = time.monotonic() + drain_s
         await self._at_most(max(1.0, drain_s / 2), self._queue_emptied())
         left_s = max(0.0, ends - time.monotonic())
-        await self.presence.drain(min(left_s, self.hub.connections_total / CLOSES_PER_S))
+        await close_all(self.hub, self.failures, min(left_s, self.hub.connections_total / CLOSES_PER_S))
         await self._at_most(FINISH_WITHIN_S, self._finished())
 
     async def _at_most(self, seconds: float, work: Coroutine[Any, Any, None]) -> None:

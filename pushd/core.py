@@ -21,7 +21,13 @@ from pushd.errors import PushdError
 from pushd.in_flight import InFlight
 from pushd.model import Notice
 from pushd.ports import Stores
-from pushd.presence.arrivals import Presence
+from pushd.presence.arrivals import Arrivals
+from pushd.presence.failures import Failures
+from pushd.presence.heartbeat import Heartbeat, LifeSign
+from pushd.presence.hello import Greeting
+from pushd.presence.mailboxes import Mailboxes
+from pushd.presence.register import Register
+from pushd.presence.replay import Replays
 from pushd.telemetry import faults
 from pushd.telemetry.metrics import Metrics
 from pushd.users.directory import CachedDirectory
@@ -113,9 +119,16 @@ class Core:
             on_settled=self.settled,
             last_seq=past.last_seq,
         )
-        self.presence = Presence(hub, stores, directory, receipts, writers, current, metrics, clock, node_id=node_id)
+        self.failures = failures = Failures(hub, metrics)
+        self.register = Register(hub, writers.statuses, current, metrics, clock)
+        self.greeting = Greeting(hub, stores.records, writers, current, node_id=node_id)
+        self.mailboxes = Mailboxes(directory, stores.mailbox, writers, metrics)
+        self.replays = Replays(hub, self.mailboxes, receipts, current, metrics, failures)
+        self.arrivals = Arrivals(hub, self.register, self.greeting, self.mailboxes, self.replays, failures)
+        self.heartbeat = Heartbeat(hub, receipts, current, clock, failures)
+        self.life_sign = LifeSign(stores.presence, writers, clock, failures)
         self.maintenance = Maintenance(stores, current, metrics, clock.wall_ms)
-        writers.records.writer.gives_way = lambda: self.dispatcher.is_fanning_out or self.presence.is_crowded
+        writers.records.writer.gives_way = lambda: self.dispatcher.is_fanning_out or self.arrivals.is_crowded
         aside.takes(NOTICE, self.intake.take_back)
         hub.on_handed = self._handed
         hub.on_gone = self._gone
@@ -130,9 +143,9 @@ class Core:
             "set aside": self.aside.run,
             "maintenance": self.maintenance.run,
             "dispatch": self.dispatcher.run,
-            "arrivals": self.presence.serve_arrivals,
-            "heartbeat": self.presence.watch,
-            "alive": self.presence.stay_alive,
+            "arrivals": self.arrivals.run,
+            "heartbeat": self.heartbeat.run,
+            "alive": self.life_sign.run,
         }
 
     def restore(self, past: Past) -> None:
@@ -163,6 +176,6 @@ class Core:
         except Exception as error:
             faults.noted(self.metrics, "receipts", error, conn_id=connection.conn_id)
         try:
-            self.presence.gone(connection)
+            self.register.gone(connection)
         except Exception as error:
             faults.noted(self.metrics, "presence", error, conn_id=connection.conn_id)

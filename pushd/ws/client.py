@@ -285,7 +285,7 @@ def _picows_protocol(answer: WSUpgradeResponseWithListener, max_frame_bytes: int
         _picows_log,
         True,  # disconnect_on_exception
         None,  # handshake timeout: the front has kept it
-        False,  # auto-ping: `Presence.watch` sweeps
+        False,  # auto-ping: `Heartbeat` sweeps
         1.0,
         1.0,
         WSAutoPingStrategy.PING_WHEN_IDLE,

@@ -24,12 +24,13 @@ from pushd.http.addresses import TOO_MANY_CONNECTIONS, Addresses, canonical
 from pushd.http.messages import Request
 from pushd.model import Client
 from pushd.ports import Revocations
-from pushd.presence.arrivals import Presence
+from pushd.presence.arrivals import Arrivals
 from pushd.protocol import deflate, frames
 from pushd.protocol.frames import Dialect
 from pushd.protocol.session import Session
 from pushd.telemetry import faults
 from pushd.telemetry.metrics import Metrics
+from pushd.users.directory import CachedDirectory
 from pushd.values import MAX_USER_ID
 from pushd.ws._reader import Reader
 from pushd.ws.client import Listener, switching_protocols
@@ -66,7 +67,8 @@ class Gateway:
         self,
         hub: Hub,
         reader: Reader,
-        presence: Presence,
+        arrivals: Arrivals,
+        directory: CachedDirectory,
         receipts: Receipts,
         authenticator: Authenticator,
         current: CurrentConfig,
@@ -75,7 +77,8 @@ class Gateway:
     ) -> None:
         self.hub = hub
         self.reader = reader
-        self.presence = presence
+        self.arrivals = arrivals
+        self.directory = directory
         self.receipts = receipts
         self.authenticator = authenticator
         self.current = current
@@ -239,7 +242,7 @@ class Gateway:
             self.hub.add(connection)
             self.hub.release(connection)
         else:
-            self.presence.arrive(connection)
+            self.arrivals.arrive(connection)
 
     def lost(self, connection: Connection) -> None:
         """The socket is gone."""

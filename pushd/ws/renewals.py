@@ -93,7 +93,7 @@ class Renewals:
 
     async def _learn(self, claims: User) -> None:
         try:
-            await self._gateway.presence.learn([claims])
+            await self._gateway.directory.learn([claims])
         except StoreError as error:
             log.warning("what a fresh token says is not noted", error=str(error), cause=repr(error.__cause__))
             self._gateway.metrics.errors.labels("directory").inc()

@@ -29,7 +29,7 @@ from pushd import app, ports
 from pushd.config.schema import Config
 from pushd.errors import StartError
 from pushd.model import MailboxItem, Notice, Target, TargetKind, User
-from pushd.presence import arrivals
+from pushd.presence.heartbeat import LifeSign
 from pushd.stores import open_stores
 from pushd.stores.sqlite import set_aside
 from pushd.stores.sqlite.engine.schema import DATABASE_NAME
@@ -407,8 +407,9 @@ ERRORS: list[Callable[[], BaseException]] = [
 @pytest.fixture
 def patch(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Nothing waits longer than it must."""
-    for module, name in ((aside, "LOOK_EVERY_S"), (arrivals, "ALIVE_EVERY_S"), (online_status, "STATUS_DELAY_S")):
+    for module, name in ((aside, "LOOK_EVERY_S"), (online_status, "STATUS_DELAY_S")):
         monkeypatch.setattr(module, name, 0.01)
+    monkeypatch.setattr(LifeSign, "run", functools.partialmethod(LifeSign.run, every_s=0.01))
     monkeypatch.setattr(supervision, "FAILURES_WITHIN_S", -1.0)  # the test looks at it instead
     return monkeypatch
 

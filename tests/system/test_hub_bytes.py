@@ -215,6 +215,7 @@ class FanOutQueue:
             self.hub,
             self.reader,
             self,  # type: ignore[arg-type]
+            None,  # type: ignore[arg-type]
             self,  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]
             current,
@@ -229,7 +230,7 @@ class FanOutQueue:
         self.told.update((connection, message_id) for message_id in ids)
 
     def arrive(self, connection: Connection) -> None:
-        """What `Presence` does, but that notices stay held until the conductor says so."""
+        """What `Arrivals` does, but that notices stay held until the conductor says so."""
         self.attached.append(connection)
         self.hub.add(connection)
         self.hub.send(connection, self.frame(20))

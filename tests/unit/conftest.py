@@ -10,7 +10,7 @@ import pytest
 from pushd import retry
 from pushd.delivery import dispatch
 from pushd.ports import Stores
-from pushd.presence import arrivals
+from pushd.presence import replay
 from pushd.stores.sqlite import open_stores
 from pushd.writing import online_status, settled, write_behind
 from tests.conftest import MakeConfig
@@ -37,7 +37,7 @@ async def frail(stores: Stores) -> Any:
 @pytest.fixture
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between attempts and between looks are as short as can be."""
-    for module in (dispatch, write_behind, arrivals):
+    for module in (dispatch, write_behind, replay):
         monkeypatch.setattr(module, "Backoff", lambda **_: retry.Backoff(first_s=0.0))
     monkeypatch.setattr(dispatch, "GROW_AFTER_S", 0.001)
     monkeypatch.setattr(settled, "SETTLE_DELAY_S", 0.0)
@@ -65,5 +65,13 @@ async def make_house(
 async def house(make_house: Callable[..., House]) -> House:
     """A node's parts over healthy stores, with everything running."""
     made = make_house()
+    made.start_all()
+    return made
+
+
+@pytest.fixture
+async def frail_house(make_house: Callable[..., House], frail: Any) -> House:
+    """The same over stores that fail or wait when told to."""
+    made = make_house(stores=frail)
     made.start_all()
     return made

@@ -271,7 +271,7 @@ class House(Core):
 
     def start_all(self) -> None:
         self.start_writers()
-        self.start(self.dispatcher.run(), self.presence.serve_arrivals())
+        self.start(self.dispatcher.run(), self.arrivals.run())
 
     async def stop(self) -> None:
         for client in self._clients:
@@ -322,7 +322,7 @@ class House(Core):
     def arrive(self, user_id: int, **how: Any) -> Client:
         """A connection that presence is told of."""
         client = self.open(user_id, **how)
-        self.presence.arrive(client.connection)
+        self.arrivals.arrive(client.connection)
         return client
 
     # ---- what is stored

@@ -27,6 +27,7 @@ from pushd.http import server as front
 from pushd.http import sockets
 from pushd.http.addresses import Addresses
 from pushd.ports import Revocations, Stores
+from pushd.presence.drain import close_all
 from pushd.stores import open_revocations, open_stores
 from pushd.telemetry import logs
 from pushd.telemetry.health import Health
@@ -66,7 +67,7 @@ class Node(Core):
         revoked_within_s: float = REVOKED_WITHIN_S,
     ) -> None:
         super().__init__(config, stores, set_aside, metrics, Clock(), node_id=node_id(config), past=past, pauses=pauses)
-        current, writers, presence = self.current, self.writers, self.presence
+        current, writers = self.current, self.writers
         self.health = health
         self.mailbox = stores.mailbox
         self.remotes = stores.remotes
@@ -81,14 +82,14 @@ class Node(Core):
             hub=self.hub,
             reader=self.reader,
             acknowledgements=self.acknowledgements,
-            renewals=Renewals(self.hub, presence, authenticator, tasks, metrics, self.clock),
+            renewals=Renewals(self.hub, self.directory, authenticator, tasks, metrics, self.clock),
             tasks=tasks,
             addresses=Addresses(config.server.trusted_proxies, now=self.clock.now),
             current=current,
             metrics=metrics,
             clock=self.clock,
         )
-        self.gateway = Gateway(self.shared, presence, authenticator)
+        self.gateway = Gateway(self.shared, self.arrivals, authenticator)
         api = Api(
             hub=self.hub,
             intake=self.intake,
@@ -106,7 +107,8 @@ class Node(Core):
         )
         self.router = Router(api, self.gateway)
         health.watch(
-            {"mailbox: replays": presence, **{f"{writer.name}: writes": writer for writer in writers.all()}}, set_aside
+            {"mailbox: replays": self.mailboxes, **{f"{writer.name}: writes": writer for writer in writers.all()}},
+            set_aside,
         )
         metrics.read_at_scrape(self._at_scrape)
 
@@ -195,7 +197,7 @@ class Node(Core):
         ends = time.monotonic() + drain_s
         await self._at_most(max(1.0, drain_s / 2), self._queue_emptied())
         left_s = max(0.0, ends - time.monotonic())
-        await self.presence.drain(min(left_s, self.hub.connections_total / CLOSES_PER_S))
+        await close_all(self.hub, self.failures, min(left_s, self.hub.connections_total / CLOSES_PER_S))
         await self._at_most(FINISH_WITHIN_S, self._finished())
 
     async def _at_most(self, seconds: float, work: Coroutine[Any, Any, None]) -> None:

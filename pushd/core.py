@@ -21,7 +21,13 @@ from pushd.errors import PushdError
 from pushd.in_flight import InFlight
 from pushd.model import Notice
 from pushd.ports import Stores
-from pushd.presence.arrivals import Presence
+from pushd.presence.arrivals import Arrivals
+from pushd.presence.failures import Failures
+from pushd.presence.heartbeat import ALIVE_EVERY_S, Heartbeat, LifeSign
+from pushd.presence.hello import Greeting
+from pushd.presence.mailboxes import Mailboxes
+from pushd.presence.register import Register
+from pushd.presence.replay import Replays
 from pushd.retry import FIRST_S
 from pushd.telemetry import faults
 from pushd.telemetry.metrics import Metrics
@@ -57,6 +63,7 @@ class Pauses(msgspec.Struct, frozen=True):
     settle_delay_s: float = SETTLE_DELAY_S
     status_delay_s: float = STATUS_DELAY_S
     look_aside_every_s: float = LOOK_EVERY_S
+    alive_every_s: float = ALIVE_EVERY_S
 
 
 PAUSES = Pauses()
@@ -138,19 +145,18 @@ class Core:
             on_settled=self.settled,
             last_seq=past.last_seq,
         )
-        self.presence = Presence(
-            hub,
-            stores,
-            directory,
-            acknowledgements,
-            writers,
-            current,
-            metrics,
-            clock,
-            node_id=node_id,
-            retry_first_s=retry_first_s,
+        self.failures = failures = Failures(hub, metrics)
+        self.register = Register(hub, writers.statuses, current, metrics, clock)
+        self.greeting = Greeting(hub, stores.records, writers, current, node_id=node_id)
+        self.mailboxes = Mailboxes(directory, stores.mailbox, writers, metrics)
+        self.replays = Replays(
+            hub, self.mailboxes, acknowledgements, current, metrics, failures, retry_first_s=retry_first_s
         )
+        self.arrivals = Arrivals(hub, self.register, self.greeting, self.mailboxes, self.replays, failures)
+        self.heartbeat = Heartbeat(hub, acknowledgements, current, clock, failures)
+        self.life_sign = LifeSign(stores.presence, writers, clock, failures, every_s=pauses.alive_every_s)
         self.retention = Retention(stores, current, metrics, clock.wall_ms)
+        writers.give_way_to(self.arrivals)
         set_aside.takes(NOTICE, self.intake.take_back)
         hub.on_handed = self._handed
         hub.on_gone = self._gone
@@ -166,9 +172,9 @@ class Core:
             "set aside": self.set_aside.run,
             "maintenance": self.retention.run,
             "dispatch": self.dispatcher.run,
-            "arrivals": self.presence.serve_arrivals,
-            "heartbeat": self.presence.watch,
-            "alive": self.presence.stay_alive,
+            "arrivals": self.arrivals.run,
+            "heartbeat": self.heartbeat.run,
+            "alive": self.life_sign.run,
         }
 
     def restore(self, past: Past) -> None:
@@ -199,6 +205,6 @@ class Core:
         except Exception as error:
             faults.noted(self.metrics, "receipts", error, conn_id=connection.conn_id)
         try:
-            self.presence.gone(connection)
+            self.register.gone(connection)
         except Exception as error:
             faults.noted(self.metrics, "presence", error, conn_id=connection.conn_id)

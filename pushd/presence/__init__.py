@@ -1,1 +1,1 @@
-"""Who is connected: arrivals with mailbox replay, departures, heartbeats."""
+"""Who is connected: arrivals with hello and mailbox replay, heartbeats, departures."""

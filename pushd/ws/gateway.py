@@ -16,7 +16,7 @@ from pushd.errors import ErrorCode, RequestError, StoreError
 from pushd.http.addresses import TOO_MANY_CONNECTIONS, canonical
 from pushd.http.messages import Request
 from pushd.model import Client
-from pushd.presence.arrivals import Presence
+from pushd.presence.arrivals import Arrivals
 from pushd.protocol import deflate, frames
 from pushd.protocol.session import Session
 from pushd.values import MAX_USER_ID
@@ -34,11 +34,11 @@ class Gateway:
     With `is_draining`, nobody may any more.
     """
 
-    def __init__(self, shared: Shared, presence: Presence, authenticator: Authenticator) -> None:
+    def __init__(self, shared: Shared, arrivals: Arrivals, authenticator: Authenticator) -> None:
         self._shared = shared
         self._hub = shared.hub
         self._reader = shared.reader
-        self._presence = presence
+        self._arrivals = arrivals
         self._authenticator = authenticator
         self._addresses = shared.addresses
         self._current = shared.current
@@ -157,7 +157,7 @@ class Gateway:
             self._hub.add(connection)
             self._hub.release(connection)
         else:
-            self._presence.arrive(connection)
+            self._arrivals.arrive(connection)
         self._reader.feed(connection, tail)
         if connection.is_closing() or connection.is_paused:
             return

@@ -9,9 +9,9 @@ from pushd.auth.authenticator import Authenticator, Identity
 from pushd.clock import Clock
 from pushd.errors import CloseCode, ErrorCode, RequestError, StoreError
 from pushd.model import User
-from pushd.presence.arrivals import Presence
 from pushd.protocol import frames
 from pushd.telemetry.metrics import Metrics
+from pushd.users.directory import CachedDirectory
 from pushd.ws.revocations import REVOKED, token_ids
 from pushd.ws.tasks import Tasks
 
@@ -31,14 +31,14 @@ class Renewals:
     def __init__(
         self,
         hub: Hub,
-        presence: Presence,
+        directory: CachedDirectory,
         authenticator: Authenticator,
         tasks: Tasks,
         metrics: Metrics,
         clock: Clock,
     ) -> None:
         self._hub = hub
-        self._presence = presence
+        self._directory = directory
         self._authenticator = authenticator
         self._tasks = tasks
         self._metrics = metrics
@@ -107,7 +107,7 @@ class Renewals:
 
     async def _learn(self, claims: User) -> None:
         try:
-            await self._presence.learn([claims])
+            await self._directory.learn([claims])
         except StoreError as error:
             log.warning("what a fresh token says is not noted", error=str(error), cause=repr(error.__cause__))
             self._metrics.errors.labels("directory").inc()

@@ -30,11 +30,9 @@ from pushd.config.schema import Config
 from pushd.core import Pauses
 from pushd.errors import StartError
 from pushd.model import MailboxItem, Notice, Target, TargetKind, User
-from pushd.presence import arrivals
 from pushd.stores import open_stores
 from pushd.stores.sqlite import set_aside
 from pushd.stores.sqlite.engine.schema import DATABASE_NAME
-from pushd.telemetry import supervision
 from pushd.writing import write_behind
 from tests.conftest import MakeConfig
 from tests.daemon import Client, Probe, until
@@ -119,7 +117,7 @@ class Attributes:
         return getattr(self._original, name)
 
 
-def replaced(place: Place, make: Callable[[Any], Any], patch: pytest.MonkeyPatch) -> None:
+def replaced(place: Place, make: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Have everybody who calls what is at `place` call what `make` makes of it."""
     first, *path = place.name.split(".")
     original = getattr(place.owner, first)
@@ -132,12 +130,12 @@ def replaced(place: Place, make: Callable[[Any], Any], patch: pytest.MonkeyPatch
         new = Attributes(original, ["encode"], make)
     else:
         new = make(original)
-    patch.setattr(place.owner, first, new)
+    monkeypatch.setattr(place.owner, first, new)
     if inspect.isfunction(original) and inspect.ismodule(place.owner):  # imported elsewhere by its name
         for module in modules():
             for name, value in list(vars(module).items()):
                 if value is original:
-                    patch.setattr(module, name, new)
+                    monkeypatch.setattr(module, name, new)
 
 
 class Odd:
@@ -371,7 +369,7 @@ class Life:
 
 _numbers = itertools.count()
 PATIENCE_S = 2.0
-SHORT_PAUSES = Pauses(look_aside_every_s=0.01, status_delay_s=0.01)
+SHORT_PAUSES = Pauses(look_aside_every_s=0.01, status_delay_s=0.01, alive_every_s=0.01)
 
 
 def data_dir(node: app.Node) -> str:
@@ -405,14 +403,6 @@ ERRORS: list[Callable[[], BaseException]] = [
 ]
 
 
-@pytest.fixture
-def patch(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Nothing waits longer than it must."""
-    monkeypatch.setattr(arrivals, "ALIVE_EVERY_S", 0.01)
-    monkeypatch.setattr(supervision, "FAILURES_WITHIN_S", -1.0)  # the test looks at it instead
-    return monkeypatch
-
-
 @asynccontextmanager
 async def running(config: Config) -> AsyncIterator[Probe]:
     async with app.running(config, SHORT_PAUSES) as node, Probe(node.port, node) as probe:
@@ -421,11 +411,11 @@ async def running(config: Config) -> AsyncIterator[Probe]:
 
 @pytest.mark.parametrize("share", range(SHARES))
 async def test_what_fails_once_costs_what_it_is_about_and_nothing_else(
-    make_config: MakeConfig, patch: pytest.MonkeyPatch, loop_errors: list[Any], share: int
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, loop_errors: list[Any], share: int
 ) -> None:
     calls, problems = Calls(), []
     config = make_config(records={"flush_ms": 1})
-    with patch.context() as counting:
+    with monkeypatch.context() as counting:
         async with open_stores(config, lambda *_: None) as stores:
             at_ports = list(store_calls(stores))
         for place in at_ports:
@@ -437,7 +427,7 @@ async def test_what_fails_once_costs_what_it_is_about_and_nothing_else(
         node: app.Node = probe.node
         bystander = await connected(probe, 5, is_acking=False)
         places = [*at_ports, *writer_steps(node), *codecs(), *codec_calls()]
-        with patch.context() as counting:
+        with monkeypatch.context() as counting:
             for place in places:
                 replaced(place, calls.make(place.label), counting)
             calls.total.clear()
@@ -451,7 +441,7 @@ async def test_what_fails_once_costs_what_it_is_about_and_nothing_else(
         for number, (place, error) in enumerate(here, 2):
             odd, before, ended = Odd(error()), seen(node), node.metrics.errors.labels("background").value
             life = Life(probe, bystander, number)
-            with patch.context() as failing:
+            with monkeypatch.context() as failing:
                 replaced(place, odd.make, failing)
                 try:
                     await life.live()
@@ -474,7 +464,7 @@ async def test_what_fails_once_costs_what_it_is_about_and_nothing_else(
 
 
 async def test_a_start_at_which_something_fails_once_comes_up_or_says_so_and_the_next_one_does(
-    make_config: MakeConfig, patch: pytest.MonkeyPatch, loop_errors: list[Any]
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, loop_errors: list[Any]
 ) -> None:
     config, calls = make_config(records={"flush_ms": 1}), Calls()
     async with running(config) as probe:
@@ -482,7 +472,7 @@ async def test_a_start_at_which_something_fails_once_comes_up_or_says_so_and_the
         places = [*codecs(), *codec_calls()]
     async with open_stores(config, lambda *_: None) as stores:
         places += store_calls(stores)
-    with patch.context() as counting:
+    with monkeypatch.context() as counting:
         for place in places:
             replaced(place, calls.make(place.label), counting)
         async with running(config):
@@ -491,7 +481,7 @@ async def test_a_start_at_which_something_fails_once_comes_up_or_says_so_and_the
     assert {"journal.unsettled", "outbox.counts"} <= {place.label for place in reached}
     for place, error in zip(reached, itertools.cycle(ERRORS), strict=False):
         odd = Odd(error())
-        with patch.context() as failing:
+        with monkeypatch.context() as failing:
             replaced(place, odd.make, failing)
             try:
                 async with running(config) as probe:

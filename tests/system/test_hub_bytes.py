@@ -34,9 +34,10 @@ from pushd.config.schema import Config, LimitsConfig
 from pushd.delivery.acknowledgements import Acknowledgements
 from pushd.http.addresses import Addresses
 from pushd.http.messages import Request
-from pushd.presence.arrivals import Presence
+from pushd.presence.arrivals import Arrivals
 from pushd.protocol.frames import Dialect, Opcode, close_frame, ws_frame
 from pushd.telemetry.metrics import Metrics
+from pushd.users.directory import CachedDirectory
 from pushd.ws._reader import Reader
 from pushd.ws.gateway import Gateway
 from pushd.ws.parser import longest_frames, parsing
@@ -220,19 +221,19 @@ class Node:
         self.reader = Reader(parsing, *longest_frames(current.config.limits))
         metrics, clock = Metrics(), Clock(now=loop.time)
         tasks, nobody = Tasks(metrics), cast(Authenticator, None)  # all are let in, and nobody is renewed
-        presence, receipts = cast(Presence, self), cast(Acknowledgements, self)
+        arrivals, acknowledgements = cast(Arrivals, self), cast(Acknowledgements, self)
         shared = Shared(
             hub=self.hub,
             reader=self.reader,
-            receipts=receipts,
-            renewals=Renewals(self.hub, presence, nobody, tasks, metrics, clock),
+            acknowledgements=acknowledgements,
+            renewals=Renewals(self.hub, cast(CachedDirectory, self), nobody, tasks, metrics, clock),
             tasks=tasks,
             addresses=Addresses(),
             current=current,
             metrics=metrics,
             clock=clock,
         )
-        self.gateway = Gateway(shared, presence, nobody)
+        self.gateway = Gateway(shared, arrivals, nobody)
         self.attached: list[Connection] = []
         self.numbers = count(1)
 
@@ -241,7 +242,7 @@ class Node:
         self.told.update((connection, message_id) for message_id in ids)
 
     def arrive(self, connection: Connection) -> None:
-        """What `Presence` does, but that notices stay held until the conductor says so."""
+        """What `Arrivals` does, but that notices stay held until the conductor says so."""
         self.attached.append(connection)
         self.hub.add(connection)
         self.hub.send(connection, self.frame(20))

@@ -51,3 +51,11 @@ async def house(make_house: Callable[..., House]) -> House:
     made = make_house()
     made.start_all()
     return made
+
+
+@pytest.fixture
+async def frail_house(make_house: Callable[..., House], frail: Any) -> House:
+    """The same over stores that fail or wait when told to."""
+    made = make_house(stores=frail)
+    made.start_all()
+    return made

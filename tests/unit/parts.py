@@ -30,7 +30,7 @@ from tests.daemon import until
 
 START_MS = 1_700_000_000_000
 NODE_ID = "node-1"
-SHORT_PAUSES = Pauses(retry_first_s=0.0, grow_after_s=0.001, settle_delay_s=0.0, status_delay_s=0.0)
+SHORT_PAUSES = Pauses(retry_first_s=0.0, grow_after_s=0.001, settle_delay_s=0.0, status_delay_s=0.0, alive_every_s=0.0)
 
 
 class Clock:
@@ -296,7 +296,7 @@ class House(Core):
 
     def start_all(self) -> None:
         self.start_writers()
-        self.start(self.dispatcher.run(), self.presence.serve_arrivals())
+        self.start(self.dispatcher.run(), self.arrivals.run())
 
     async def stop(self) -> None:
         for client in self._clients:
@@ -347,7 +347,7 @@ class House(Core):
     def arrive(self, user_id: int, **how: Any) -> Client:
         """A connection that presence is told of."""
         client = self.open(user_id, **how)
-        self.presence.arrive(client.connection)
+        self.arrivals.arrive(client.connection)
         return client
 
     # ---- what is stored

@@ -504,7 +504,7 @@ async def test_a_notice_returns_once_for_all_who_are_lost_at_once(house: House, 
 
 
 async def test_who_returns_at_once_finds_what_was_just_lost(house: House) -> None:
-    house.start(house.presence.serve_arrivals())
+    house.start(house.arrivals.run())
     first = house.connect(1, is_acking=True)
     flight = await to(house, 1)
     first.leave()

@@ -24,7 +24,7 @@ class Desk:
         self.clock = clock
         self.tasks = Tasks(house.metrics)
         authenticator = Authenticator(house.current, wall_s=lambda: clock.wall_ms() / 1000)
-        self.renewals = Renewals(house.hub, house.presence, authenticator, self.tasks, house.metrics, house.clock)
+        self.renewals = Renewals(house.hub, house.directory, authenticator, self.tasks, house.metrics, house.clock)
 
     async def renew(self, client: Client, user_id: int = 7, *, lives_s: float = 60, **claims: Any) -> int:
         """The code that the connection is closed with, 0 while it is open."""

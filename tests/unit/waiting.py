@@ -1,0 +1,31 @@
+"""Mailboxes that tests fill, and clients who wait for what is in them."""
+
+from __future__ import annotations
+
+from pushd.model import MailboxItem
+from tests.daemon import until
+from tests.unit.parts import START_MS, Client, House
+
+
+def item(message_id: str, size: int = 1) -> MailboxItem:
+    return MailboxItem(type="t", content=message_id.ljust(size, "."), message_id=message_id, ts=START_MS)
+
+
+async def fill(house: House, user_id: int, count: int, size: int = 1) -> list[str]:
+    """Put so many items into a mailbox; their ids, oldest first."""
+    ids = [f"w{index}" for index in range(count)]
+    await house.stores.mailbox.save([(item(message_id, size), [user_id]) for message_id in ids])
+    return ids
+
+
+async def greeted(*clients: Client) -> None:
+    for client in clients:
+        await until(lambda client=client: client.is_greeted)
+
+
+async def emptied(house: House, user_id: int) -> None:
+    async def is_empty() -> bool:
+        await house.writers.flushed()
+        return not await house.mailbox(user_id)
+
+    await until(is_empty)

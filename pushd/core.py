@@ -22,6 +22,7 @@ from pushd.in_flight import InFlight
 from pushd.model import Notice
 from pushd.ports import Stores
 from pushd.presence.arrivals import Presence
+from pushd.presence.statuses import CachedStatuses
 from pushd.telemetry import faults
 from pushd.telemetry.metrics import Metrics
 from pushd.users.directory import CachedDirectory
@@ -85,6 +86,7 @@ class Core:
         self.hub = hub = Hub(config.limits.max_pending_bytes)
         self.lanes: Lanes[InFlight] = Lanes(config.delivery.queue_size)
         self.directory = directory = CachedDirectory(stores.directory, current, clock.now)
+        self.statuses = CachedStatuses(stores.presence, current, clock.now)
         on_disk = past.outbox
         self.writers = writers = Writers(
             MailboxWriter(stores, metrics, aside, on_disk=on_disk.get(MailboxWriter.name, 0)),

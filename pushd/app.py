@@ -19,8 +19,18 @@ import uvloop
 from prometheus_client.core import Metric
 
 from pushd import __version__, streams
-from pushd.api.publishing import Api
+from pushd.api import openapi
+from pushd.api.answers import AnswerTurns
+from pushd.api.connections import ConnectionHandlers
+from pushd.api.mailboxes import MailboxHandlers
+from pushd.api.node import NodeHandlers
+from pushd.api.probes import Probes
+from pushd.api.publishing import PublishingHandlers
+from pushd.api.receipts import ReceiptHandlers
+from pushd.api.receive_records import ReceiveRecordHandlers
+from pushd.api.records import RecordHandlers
 from pushd.api.router import Router
+from pushd.api.table import Api, endpoints
 from pushd.auth import authenticator as auth
 from pushd.clock import Clock, wall_ms
 from pushd.config.schema import Config
@@ -74,23 +84,11 @@ class Node(Core):
         self.gateway = Gateway(
             self.hub, self.reader, presence, self.receipts, authenticator, current, metrics, self.clock
         )
-        api = Api(
-            hub=self.hub,
-            intake=self.intake,
-            lanes=self.lanes,
-            dispatcher=self.dispatcher,
-            receipts=self.receipts,
-            writers=writers,
-            stores=stores,
-            directory=self.directory,
-            health=health,
-            metrics=metrics,
-            current=current,
-            authenticator=authenticator,
-            clock=self.clock,
-        )
         health.set_aside = lambda: aside.total
-        self.router = Router(api, self.gateway)
+        api = endpoints(self._api())
+        description = msgspec.json.encode(openapi.document(api, config))
+        probes = Probes(health, metrics, description)
+        self.router = Router(api, probes, self.gateway, authenticator, current, metrics)
         health.watch_failures(
             [
                 lambda: "mailbox: replays wait for the store" if presence.failure else "",
@@ -98,6 +96,19 @@ class Node(Core):
             ]
         )
         metrics.read_at_scrape(self._at_scrape)
+
+    def _api(self) -> Api:
+        hub, records, mailbox, writers = self.hub, self.stores.records, self.stores.mailbox, self.writers
+        current, clock, turns = self.current, self.clock, AnswerTurns()
+        return Api(
+            publishing=PublishingHandlers(self.intake, records, writers, current),
+            records=RecordHandlers(records, writers, current, turns),
+            receive_records=ReceiveRecordHandlers(records, writers, current, turns),
+            receipts=ReceiptHandlers(self.receipts, records, hub, writers, current),
+            mailboxes=MailboxHandlers(mailbox, writers, current, clock, turns),
+            connections=ConnectionHandlers(hub, self.directory, self.statuses, current, clock, turns),
+            node=NodeHandlers(hub, self.lanes, self.dispatcher, writers, mailbox, self.health, self.metrics),
+        )
 
     @property
     def port(self) -> int:

@@ -27,12 +27,12 @@ class Rights(IntEnum):
 
 
 class Endpoint(NamedTuple):
-    """One row of the table. `{name}` in the path matches one segment; `handler` takes the API and a `Call`."""
+    """One row of the table. `{name}` in the path matches one segment; `data` is what `handler` returns or awaits."""
 
     method: str
     path: str
     rights: Rights
-    handler: Callable[[Any, Any], Any]
+    handler: Callable[[Call[Any, Any]], Any]
     data: Any
     about: str
     query: type = Nothing

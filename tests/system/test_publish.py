@@ -12,7 +12,6 @@ import httpx
 import pytest
 
 from pushd import app
-from pushd.api import router
 from tests.daemon import PREFIX, Probe, until
 from tests.unit.parts import Faulty
 
@@ -292,7 +291,7 @@ class TestLimits:
     @pytest.mark.parametrize("path", ["/system/notice", "/system/notice?wait_ms=100", "/system/notices"])
     async def test_a_journal_that_hangs(self, probe: Probe, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
         """The publisher is told in time; the notice is kept all the same once the journal goes on."""
-        monkeypatch.setattr(router, "ANSWER_WITHIN_S", 0.05)
+        probe.node.router.answer_within_s = 0.05
         client = await probe.client(7)
         journal = Faulty(probe.node.intake._journal)
         monkeypatch.setattr(probe.node.intake, "_journal", journal)

@@ -16,8 +16,18 @@ import msgspec
 import structlog
 from prometheus_client.core import Metric
 
-from pushd.api.publishing import Api
+from pushd.api import openapi
+from pushd.api.answers import AnswerTurns
+from pushd.api.connections import ConnectionHandlers
+from pushd.api.mailboxes import MailboxHandlers
+from pushd.api.node import NodeHandlers
+from pushd.api.probes import Probes
+from pushd.api.publishing import PublishingHandlers
+from pushd.api.receipts import ReceiptHandlers
+from pushd.api.receive_records import ReceiveRecordHandlers
+from pushd.api.records import RecordHandlers
 from pushd.api.router import Router
+from pushd.api.table import Api, endpoints
 from pushd.auth.authenticator import Authenticator, check_keys
 from pushd.clock import Clock, wall_ms
 from pushd.config.schema import Config
@@ -90,27 +100,28 @@ class Node(Core):
             clock=self.clock,
         )
         self.gateway = Gateway(self.shared, self.arrivals, authenticator)
-        api = Api(
-            hub=self.hub,
-            intake=self.intake,
-            lanes=self.lanes,
-            dispatcher=self.dispatcher,
-            acknowledgements=self.acknowledgements,
-            writers=writers,
-            stores=stores,
-            directory=self.directory,
-            health=health,
-            metrics=metrics,
-            current=current,
-            authenticator=authenticator,
-            clock=self.clock,
-        )
-        self.router = Router(api, self.gateway)
+        api = endpoints(self._api())
+        description = msgspec.json.encode(openapi.document(api, config))
+        probes = Probes(health, metrics, description)
+        self.router = Router(api, probes, self.gateway, authenticator, current, metrics)
         health.watch(
             {"mailbox: replays": self.mailboxes, **{f"{writer.name}: writes": writer for writer in writers.all()}},
             set_aside,
         )
         metrics.read_at_scrape(self._at_scrape)
+
+    def _api(self) -> Api:
+        hub, records, mailbox, writers = self.hub, self.stores.records, self.stores.mailbox, self.writers
+        current, clock, turns = self.current, self.clock, AnswerTurns()
+        return Api(
+            publishing=PublishingHandlers(self.intake, records, writers, current),
+            records=RecordHandlers(records, writers, current, turns),
+            receive_records=ReceiveRecordHandlers(records, writers, current, turns),
+            receipts=ReceiptHandlers(self.acknowledgements, records, hub, writers, current),
+            mailboxes=MailboxHandlers(mailbox, writers, current, clock, turns),
+            connections=ConnectionHandlers(hub, self.directory, self.statuses, current, clock, turns),
+            node=NodeHandlers(hub, self.lanes, self.dispatcher, writers, mailbox, self.health, self.metrics),
+        )
 
     @property
     def port(self) -> int:

@@ -28,6 +28,7 @@ from pushd.presence.hello import Greeting
 from pushd.presence.mailboxes import Mailboxes
 from pushd.presence.register import Register
 from pushd.presence.replay import Replays
+from pushd.presence.statuses import CachedStatuses
 from pushd.retry import FIRST_S
 from pushd.telemetry import faults
 from pushd.telemetry.metrics import Metrics
@@ -109,6 +110,7 @@ class Core:
         self.lanes: Lanes[InFlight] = Lanes(config.delivery.queue_size)
         self.directory = directory = CachedDirectory(stores.directory, current, clock.now)
         retry_first_s = pauses.retry_first_s
+        self.statuses = CachedStatuses(stores.presence, current, clock.now)
         backing = Backing(metrics, set_aside, stores.outbox, past.outbox, retry_first_s)
         self.writers = writers = Writers(
             MailboxWriter(stores.mailbox, backing),

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
+from pushd.values import MAX_MS, MIN_MS
+
 FORMS = 'expected "YYYY-MM-DD", "YYYY-MM-DD HH:MM:SS" or ISO 8601 such as "2026-03-01T12:00:00+08:00"'
 # The whole grammar: `datetime.fromisoformat` alone takes digits, weeks and 24:00 for dates as well.
 _FORM = re.compile(
@@ -18,29 +20,42 @@ _FORM = re.compile(
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def local_time(at_ms: int, timezone: ZoneInfo) -> str:
-    """ "YYYY-MM-DD HH:MM:SS" in `timezone`."""
-    return _second_text(at_ms // 1000, timezone)
+def date_and_time(at_ms: int, timezone: ZoneInfo) -> str:
+    """A time as "YYYY-MM-DD HH:MM:SS" in `timezone`."""
+    return _of_second(at_ms // 1000, timezone)
 
 
 @lru_cache(maxsize=1024)
-def _second_text(at_s: int, timezone: ZoneInfo) -> str:
-    """Remembered: notices of the same second say the same."""
+def _of_second(at_s: int, timezone: ZoneInfo) -> str:
+    """The text is remembered: it is the same for all notices of a second."""
     return datetime.fromtimestamp(at_s, timezone).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def since_ms(text: str, timezone: ZoneInfo) -> int:
-    """The moment from which on `text` counts: a date means its first, a time that comes twice the earlier one.
+def rfc3339(at_ms: int, timezone: ZoneInfo) -> str:
+    """A time in RFC 3339 with milliseconds. Of a time that no calendar has (other programs write into stores, too) it
+    is the nearest that one has."""
+    at_ms = max(MIN_MS, min(at_ms, MAX_MS))
+    return datetime.fromtimestamp(at_ms / 1000, timezone).isoformat(timespec="milliseconds")
 
-    Raises ValueError, whose text is for people.
+
+def rfc3339_or_none(at_ms: int, timezone: ZoneInfo) -> str | None:
+    """The same of a time that may be 0, which means never."""
+    return rfc3339(at_ms, timezone) if at_ms else None
+
+
+def since_ms(text: str, timezone: ZoneInfo) -> int:
+    """The first moment that `text` means: of a date its beginning, of a time that comes twice the earlier one.
+
+    Raises ValueError with a text for people.
     """
     return _ms(_parse(text, timezone))
 
 
 def before_ms(text: str, timezone: ZoneInfo) -> int:
-    """The first moment after `text`: a date includes the whole day, a second the whole second, both if it comes twice.
+    """The first moment after what `text` means: a date means the whole day, a second the whole second, and both of
+    them if it comes twice.
 
-    Raises ValueError, whose text is for people.
+    Raises ValueError with a text for people.
     """
     moment = _parse(text, timezone)
     if _is_date(text):

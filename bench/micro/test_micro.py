@@ -19,7 +19,7 @@ from pushd.config.schema import AuthConfig, Config, LimitsConfig
 from pushd.delivery.dedup import DedupWindow
 from pushd.delivery.lanes import Lanes
 from pushd.http.parser import RequestParser
-from pushd.local_time import local_time
+from pushd.local_time import date_and_time
 from pushd.model import Channel, DeliveryStatus, Notice, Outcome, Priority, Target, TargetKind
 from pushd.protocol import frames
 from pushd.protocol.frames import Dialect, Opcode
@@ -57,7 +57,7 @@ def test_encode_journal_entry(benchmark: BenchmarkFixture) -> None:
 
 
 def test_time_for_people(benchmark: BenchmarkFixture) -> None:
-    assert benchmark(local_time, NOTICE.accepted_ms, UTC) == "2026-01-01 00:00:00"
+    assert benchmark(date_and_time, NOTICE.accepted_ms, UTC) == "2026-01-01 00:00:00"
 
 
 def test_receive_ack(benchmark: BenchmarkFixture) -> None:

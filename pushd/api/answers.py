@@ -1,16 +1,18 @@
-"""The shape of every JSON answer (CONTRACT section 3): the envelope, errors, and how failures become them."""
+"""The shape of every JSON answer (CONTRACT section 3): the envelope, errors, how failures become them; and how many
+long ones are made at a time."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
 import orjson
 
 from pushd.errors import ErrorCode, RequestError
-from pushd.http.long_answers import Long
+from pushd.http.long_answers import Long, Turns
 from pushd.http.messages import Response
 
 Input = TypeVar("Input")
@@ -32,6 +34,15 @@ _CODE_OF_STATUS = {
     500: ErrorCode.INTERNAL,
     503: ErrorCode.QUEUE_FULL,
 }
+
+
+@dataclass(frozen=True)
+class AnswerTurns:
+    """How many long answers are made at a time, by their kind; each asker makes one."""
+
+    mailboxes: Turns = field(default_factory=lambda: Turns(2))
+    lists: Turns = field(default_factory=lambda: Turns(2))
+    bulk: Turns = field(default_factory=lambda: Turns(1))  # about many users
 
 
 class Envelope(msgspec.Struct):

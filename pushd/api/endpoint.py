@@ -32,7 +32,7 @@ class Endpoint(NamedTuple):
     method: str
     path: str
     rights: Rights
-    handler: Callable[[Any, Any], Any]
+    handler: Callable[[Call[Any, Any]], Any]
     data: Any
     about: str
     query: type = Nothing

@@ -10,7 +10,7 @@ import msgspec
 from pushd import __version__
 from pushd.api.endpoint import Endpoint, Rights
 from pushd.api.forms import Nothing
-from pushd.api.views import Published, Refused
+from pushd.api.publishing import Published, Refused
 from pushd.config.schema import Config
 from pushd.delivery.submission import Submission
 from pushd.model import RESERVED_TYPES

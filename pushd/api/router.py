@@ -3,92 +3,65 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
-from typing import Any, NamedTuple
-from urllib.parse import unquote
+from typing import Any
 
 import msgspec
 import structlog
 
-from pushd.api import answers, openapi
+from pushd.api import answers
 from pushd.api.endpoint import Call, Endpoint, Rights
-from pushd.api.publishing import Api
-from pushd.api.table import ENDPOINTS
+from pushd.api.probes import Probes
+from pushd.api.routes import Route, Routes
 from pushd.auth import origins
-from pushd.auth.authenticator import Identity
+from pushd.auth.authenticator import Authenticator, Identity
+from pushd.config.current import CurrentConfig
 from pushd.config.schema import quote
 from pushd.errors import ErrorCode, RequestError, StoreError
 from pushd.http.messages import Request, Response
 from pushd.later import Later
-from pushd.limits import TokenBucket
-from pushd.telemetry import faults, metrics
+from pushd.telemetry import faults
+from pushd.telemetry.metrics import Metrics
 from pushd.ws.gateway import Gateway
 from pushd.ws.upgrade import Upgrade
 
 log = structlog.get_logger("pushd.routes")
 ANSWER_WITHIN_S = 20.0
 NOBODY = Identity()
-FRESH_EXPOSITIONS = 10  # of the metrics, at once; then one each second, and others get the last one
 JSON = "application/json"
-SEGMENT = r"(?!\.\.?(?:/|\Z))[^/]{1,512}"  # "." and ".." are steps in a path, also when they are percent-encoded
 _READING = ("GET", "HEAD")
-_STATUSES_OF_THE_API = frozenset({413, 500})  # the front's that are about a call, not about HTTP or the upgrade
-
+# Of what the HTTP server answers by itself, these are about a call, not about HTTP or an upgrade.
+_STATUSES_OF_THE_API = frozenset({413, 500})
 
 Answer = Response | Later[Response] | Awaitable[Response]
 
 
-class Route(NamedTuple):
-    """An endpoint with its decoders made."""
-
-    endpoint: Endpoint
-    empty_query: Any
-    decode_body: Callable[[bytes], Any] | None
-
-
-def _route(endpoint: Endpoint) -> Route:
-    decoder: Any = None if endpoint.body is None else msgspec.json.Decoder(endpoint.body)
-    return Route(endpoint, endpoint.query(), None if decoder is None else decoder.decode)
-
-
 class Router:
-    """The front's application: finds the route, checks source and rights, and turns what comes back into an answer."""
+    """The application of the HTTP server: finds the route, checks source and rights, and makes an answer of what comes
+    back."""
 
-    def __init__(self, api: Api, gateway: Gateway) -> None:
-        self._api = api
+    def __init__(
+        self,
+        endpoints: tuple[Endpoint, ...],
+        probes: Probes,
+        gateway: Gateway,
+        authenticator: Authenticator,
+        current: CurrentConfig,
+        metrics: Metrics,
+        *,
+        answer_within_s: float = ANSWER_WITHIN_S,
+    ) -> None:
+        self.endpoints = endpoints
+        self.answer_within_s = answer_within_s
+        self._routes = Routes(current.config.server.api_prefix, endpoints)
+        self._probes = probes.by_path()
         self._gateway = gateway
-        self._current = api.current
-        self._authenticator = api.authenticator
-        self.answer_within_s = ANSWER_WITHIN_S
-        prefix = api.current.config.server.api_prefix
-        self._exact: dict[str, dict[str, Route]] = {}
-        self._patterns: list[tuple[re.Pattern[str], dict[str, Route]]] = []
-        for endpoint in ENDPOINTS:
-            self._methods(prefix + endpoint.path)[endpoint.method] = _route(endpoint)
-        self._exposition = _Exposition(api.metrics.text)
-        self._openapi = msgspec.json.encode(openapi.document(ENDPOINTS, api.current.config))
-        self._probes = {
-            "/healthz": self._healthz,
-            "/readyz": self._readyz,
-            "/metrics": self._metrics,
-            "/openapi.json": self._describe,
-        }
+        self._authenticator = authenticator
+        self._current = current
+        self._metrics = metrics
 
-    def _methods(self, path: str) -> dict[str, Route]:
-        if "{" not in path:
-            return self._exact.setdefault(path, {})
-        pattern = re.compile(re.sub(r"\\{(\w+)\\}", lambda name: f"(?P<{name[1]}>{SEGMENT})", re.escape(path)))
-        for known, methods in self._patterns:
-            if known == pattern:
-                return methods
-        methods = {}
-        self._patterns.append((pattern, methods))
-        return methods
-
-    # ---- what the front asks
+    # ---- what the HTTP server asks
 
     def judge_head(self, request: Request) -> Response | bool:
         """The refusal of a request whatever its body is; else whether its body will be read."""
@@ -120,9 +93,9 @@ class Router:
         return self._storeless(TimeoutError())
 
     def failure(self, status: int, text: str) -> Response:
-        """The answer to what the front refuses by itself."""
+        """The answer to what the HTTP server refuses by itself."""
         if status == 500:
-            self._api.metrics.errors.labels("request").inc()
+            self._metrics.errors.labels("request").inc()
         in_body = self._current.config.server.status_in_body and status in _STATUSES_OF_THE_API
         return answers.of_status(status, text, status_in_body=in_body)
 
@@ -157,7 +130,7 @@ class Router:
         try:
             self._gateway.attach(transport, request, upgrade, tail)
         except Exception:
-            self._api.metrics.errors.labels("request").inc()
+            self._metrics.errors.labels("request").inc()
             raise
 
     # ---- routing
@@ -187,7 +160,7 @@ class Router:
     def _handle(self, route: Route, request: Request, identity: Identity, params: dict[str, str]) -> Any:
         query = _decoded_query(route, request) if request.query_string else route.empty_query
         body = None if route.decode_body is None else _decoded_body(route.decode_body, request)
-        return route.endpoint.handler(self._api, Call(request, identity, params, query, body))
+        return route.endpoint.handler(Call(request, identity, params, query, body))
 
     def _authorized(self, request: Request) -> tuple[Route, dict[str, str], Identity]:
         """What is asked for, by whom. Raises RequestError where there is no such thing, or no right to it."""
@@ -195,10 +168,7 @@ class Router:
         return route, params, self._identify(request, route.endpoint.rights)
 
     def _find(self, request: Request) -> tuple[Route, dict[str, str]]:
-        params: dict[str, str] = {}
-        methods = self._exact.get(request.path)
-        if methods is None:
-            methods, params = self._match(request)
+        methods, params = self._routes.at(request.path)
         if methods is None:
             if request.path in self._gateway.paths():
                 raise _NotAnUpgrade if request.method in _READING else _MethodNotAllowed(("GET",))
@@ -207,13 +177,6 @@ class Router:
         if route is None:
             raise _MethodNotAllowed((*methods, "HEAD") if "GET" in methods else methods)
         return route, params
-
-    def _match(self, request: Request) -> tuple[dict[str, Route] | None, dict[str, str]]:
-        for pattern, candidates in self._patterns:
-            match = pattern.fullmatch(request.path)
-            if match is not None:
-                return candidates, {name: unquote(value) for name, value in match.groupdict().items()}
-        return None, {}
 
     def _identify(self, request: Request, rights: Rights) -> Identity:
         if rights is Rights.PUBLIC:
@@ -244,8 +207,8 @@ class Router:
         return self._failed(RequestError(ErrorCode.STORE_UNAVAILABLE, "a store does not answer", retry_after_s=5))
 
     def _crashed(self, error: Exception) -> Response:
-        """The answer to what failed in a way that nobody foresaw: of that only the log speaks."""
-        faults.logged(self._api.metrics, "request", error)
+        """The answer to a failure that nobody foresaw: only the log says what it was."""
+        faults.logged(self._metrics, "request", error)
         return self.failure(500, "internal error")
 
     def _failed(self, error: RequestError) -> Response:
@@ -253,37 +216,6 @@ class Router:
             error, status_in_body=self._current.config.server.status_in_body, status=getattr(error, "status", None)
         )
         return response if not isinstance(error, _WithHeaders) else _extended(response, error.headers)
-
-    # ---- probes
-
-    def _healthz(self, request: Request) -> Response:
-        return Response(200, b'{"status":"ok"}')
-
-    def _readyz(self, request: Request) -> Response:
-        if self._api.health.can_publish:
-            return Response(200, b'{"status":"ready"}')
-        status = b'{"status":"draining"}' if self._api.health.is_draining else b'{"status":"unavailable"}'
-        return Response(503, status, headers=(("Retry-After", "5"),))
-
-    def _metrics(self, request: Request) -> Response:
-        return Response(200, self._exposition.text(time.monotonic()), metrics.CONTENT_TYPE)
-
-    def _describe(self, request: Request) -> Response:
-        return Response(200, self._openapi)
-
-
-class _Exposition:
-    """What `make` says, made anew for who asks now and then; for a flood a second old at most."""
-
-    def __init__(self, make: Callable[[], bytes]) -> None:
-        self._make = make
-        self._made = b""
-        self._fresh = TokenBucket(1, FRESH_EXPOSITIONS, time.monotonic())
-
-    def text(self, now: float) -> bytes:
-        if self._fresh.take(now):
-            self._made = self._make()
-        return self._made
 
 
 def _decoded_query(route: Route, request: Request) -> Any:

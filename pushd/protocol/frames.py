@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from pushd.errors import ErrorCode
-from pushd.local_time import local_time
+from pushd.local_time import date_and_time
 from pushd.model import MailboxItem, Mark, Notice
 from pushd.protocol.deflate import RSV1, deflated
 
@@ -187,7 +187,7 @@ def notice_frame(notice: Notice, timezone: ZoneInfo) -> NoticeFrame:
         type=notice.type,
         content=notice.content,
         data=notice.data,
-        time=local_time(notice.accepted_ms, timezone),
+        time=date_and_time(notice.accepted_ms, timezone),
         ts=notice.accepted_ms,
         message_id=notice.message_id,
         priority=notice.priority,
@@ -202,7 +202,7 @@ def mailbox_item(notice: Notice, timezone: ZoneInfo, saved_ms: int) -> MailboxIt
         content=notice.content,
         message_id=notice.message_id,
         data=notice.data,
-        time=local_time(notice.accepted_ms, timezone),
+        time=date_and_time(notice.accepted_ms, timezone),
         ts=notice.accepted_ms,
         priority=notice.priority,
         need_confirm=notice.need_confirm,

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from bson import Code, DatetimeMS, Decimal128, Int64, MinKey, ObjectId, Regex, Timestamp
 
-from pushd.api import views
+from pushd.api.records import push_view
 from pushd.config.schema import Config, PresenceConfig, RecordsConfig, ServerConfig
 from pushd.errors import StartError, StoreError, StoreLost, StoreUnavailable
 from pushd.model import Arrival, Mark, Receipt, Target, TargetKind
@@ -626,5 +626,5 @@ async def test_a_push_record_of_any_kind_can_be_shown(node: MongoNode, database:
         database[PUSHES].insert_one({"message_id": f"odd{number}", field: value})
         row = await node.stores.records.push_record(f"odd{number}")
         assert row is not None
-        assert msgspec.json.encode(views.push_view(row, ZoneInfo("Asia/Shanghai"))), value
+        assert msgspec.json.encode(push_view(row, ZoneInfo("Asia/Shanghai"))), value
         assert all(abs(at) <= MAX_MS for at in (row.push_ms, row.expires_ms, row.created_ms, row.updated_ms))

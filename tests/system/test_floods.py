@@ -8,9 +8,9 @@ import time
 from typing import Any
 
 import pytest
+from prometheus_client.core import Metric
 
-from pushd.api.router import FRESH_EXPOSITIONS
-from pushd.telemetry.metrics import Metrics
+from pushd.api.probes import FRESH_EXPOSITIONS
 from tests import raw
 from tests.daemon import PREFIX, Probe, until
 from tests.raw import Raw
@@ -115,10 +115,14 @@ async def test_all_bodies_under_way_have_a_limit(start: Any) -> None:
     await until(lambda: held(probe) == 0)
 
 
-async def test_scrapes_are_fresh_now_and_then(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, text = [], Metrics.text
-    monkeypatch.setattr(Metrics, "text", lambda metrics: made.append(time.monotonic()) or text(metrics))
-    probe = await start()
+async def test_scrapes_are_fresh_now_and_then(probe: Probe) -> None:
+    made: list[float] = []
+
+    def note_time() -> list[Metric]:
+        made.append(time.monotonic())
+        return []
+
+    probe.node.metrics.read_at_scrape(note_time)
     for _ in range(FRESH_EXPOSITIONS):
         await probe.http.get("/metrics")
     assert len(made) == FRESH_EXPOSITIONS

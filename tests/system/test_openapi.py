@@ -13,7 +13,6 @@ import tomli_w
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 from pushd.api import openapi
-from pushd.api.table import ENDPOINTS
 from tests.daemon import PREFIX, Probe
 from tests.tokens import API_KEY, JWT
 
@@ -112,14 +111,16 @@ class TestDocument:
 
     @pytest.mark.parametrize("prefix", [PREFIX, "/push/v1"])
     async def test_it_has_the_endpoints_and_nothing_else(self, start: Any, prefix: str) -> None:
-        operations = operations_of(await document_of(await start(server={"api_prefix": prefix})))
-        assert set(operations) == {(endpoint.method, prefix + endpoint.path) for endpoint in ENDPOINTS}
+        probe = await start(server={"api_prefix": prefix})
+        operations = operations_of(await document_of(probe))
+        endpoints = probe.node.router.endpoints
+        assert set(operations) == {(endpoint.method, prefix + endpoint.path) for endpoint in endpoints}
         names = [operation["operationId"] for operation in operations.values()]
         assert len(names) == len(set(names))
 
     async def test_parameters_are_those_of_the_forms(self, probe: Probe) -> None:
         operations = operations_of(await document_of(probe))
-        for endpoint in ENDPOINTS:
+        for endpoint in probe.node.router.endpoints:
             operation = operations[endpoint.method, PREFIX + endpoint.path]
             names = {part["name"] for part in operation["parameters"] if part["in"] == "query"}
             assert names == set(endpoint.query.__struct_fields__)  # type: ignore[attr-defined]
@@ -156,9 +157,9 @@ class TestDocument:
         response = await probe.http.post("/openapi.json")
         assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
 
-    def test_two_of_a_kind(self, make_config: Any) -> None:
-        config = make_config()
-        assert openapi.document(ENDPOINTS, config) == openapi.document(ENDPOINTS, config)
+    async def test_two_of_a_kind(self, probe: Probe) -> None:
+        endpoints, config = probe.node.router.endpoints, probe.node.current.config
+        assert openapi.document(endpoints, config) == openapi.document(endpoints, config)
 
 
 class TestQueries:
@@ -210,5 +211,6 @@ class TestConformance:
         output, _ = await process.communicate()
         text = output.decode()
         assert process.returncode == 0, text
-        assert f"Selected: {len(ENDPOINTS)}/{len(ENDPOINTS)}" in text, text
+        total = len(probe.node.router.endpoints)
+        assert f"Selected: {total}/{total}" in text, text
         assert probe.node.metrics.errors.collect()[0].samples == [], "the daemon logged errors"

@@ -7,9 +7,8 @@ import json
 from typing import Any, ClassVar
 
 import pytest
+from prometheus_client.core import Metric
 
-from pushd.api import router
-from pushd.writing.writers import Writers
 from tests import raw
 from tests.daemon import PREFIX, Client, Probe, until
 from tests.raw import Raw
@@ -225,15 +224,15 @@ class TestCors:
         assert await answer(trickle) == (408, "https://admin.example")
         assert await answer(b"GET /x HTT") == (408, "*")  # nobody knows who asks
 
-        def fail(*_: Any) -> None:
+        def fail() -> list[Metric]:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(router._Exposition, "text", fail)
+        probe.node.metrics.read_at_scrape(fail)
         response = await probe.http.get("/metrics", headers=origin)
         assert (response.status_code, response.headers["access-control-allow-origin"]) == (500, "https://admin.example")
         probe.node.router.answer_within_s = 0.01
         never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        monkeypatch.setattr(Writers, "records_written", lambda _: never)
+        monkeypatch.setattr(probe.node.stores.records, "push_stats", lambda _: never)
         response = await probe.http.get(f"{PREFIX}/notification/records", headers=origin)
         assert (response.status_code, response.headers["access-control-allow-origin"]) == (503, "https://admin.example")
         assert response.headers["retry-after"]

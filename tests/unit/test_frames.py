@@ -227,7 +227,7 @@ def test_a_mailbox_item_keeps_when_it_was_published_and_when_it_expires() -> Non
     ],
 )
 def test_local_time(at_ms: int, zone: str, text: str) -> None:
-    assert frames.local_time(at_ms, ZoneInfo(zone)) == text
+    assert frames.date_and_time(at_ms, ZoneInfo(zone)) == text
 
 
 CLIENT_MESSAGES = [

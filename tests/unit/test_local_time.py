@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushd import local_time as moments
+from pushd.local_time import before_ms, date_and_time, rfc3339, rfc3339_or_none, since_ms
 
 ZONE = ZoneInfo("Asia/Shanghai")  # UTC+8
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -41,13 +41,13 @@ MIDNIGHT = 1_740_758_400_000  # 2025-03-01 00:00:00 in ZONE
     ],
 )
 def test_from_and_up_to(text: str, since: int, before: int) -> None:
-    assert moments.since_ms(text, ZONE) == since
-    assert moments.before_ms(text, ZONE) == before
+    assert since_ms(text, ZONE) == since
+    assert before_ms(text, ZONE) == before
 
 
 @pytest.mark.parametrize(("date", "hours"), [("2025-03-30", 23), ("2025-10-26", 25), ("2025-06-01", 24)])
 def test_a_day_is_as_long_as_its_zone_has_it(date: str, hours: int) -> None:
-    assert moments.before_ms(date, BERLIN) - moments.since_ms(date, BERLIN) == hours * 3_600_000
+    assert before_ms(date, BERLIN) - since_ms(date, BERLIN) == hours * 3_600_000
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_day_is_as_long_as_its_zone_has_it(date: str, hours: int) -> None:
      "9999-12-31T23:59:59Z", "9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "0000-00-00 00:00:00"],
 )  # fmt: skip
 def test_what_is_no_moment(text: str) -> None:
-    for parse in (moments.since_ms, moments.before_ms):
+    for parse in (since_ms, before_ms):
         with pytest.raises(ValueError, match="YYYY-MM-DD HH:MM:SS"):
             parse(text, ZONE)
 
@@ -74,38 +74,56 @@ def test_what_is_no_moment(text: str) -> None:
 def test_a_time_that_was_skipped_is_none() -> None:
     for text in ("2025-03-30 02:30:00", "2025-03-30T02:00", "2025-03-30T02:59:59.999"):
         with pytest.raises(ValueError, match="Europe/Berlin"):
-            moments.since_ms(text, BERLIN)
-        assert moments.since_ms(text, ZONE)
-    assert moments.since_ms("2025-03-30T02:30:00Z", BERLIN) == moments.since_ms("2025-03-30 04:30:00", BERLIN)
+            since_ms(text, BERLIN)
+        assert since_ms(text, ZONE)
+    assert since_ms("2025-03-30T02:30:00Z", BERLIN) == since_ms("2025-03-30 04:30:00", BERLIN)
 
 
 def test_a_time_that_came_twice_is_meant_both_times() -> None:
     text, hour_ms = "2025-10-26 02:30:00", 3_600_000
-    assert moments.before_ms(text, BERLIN) - moments.since_ms(text, BERLIN) == hour_ms + 1000
+    assert before_ms(text, BERLIN) - since_ms(text, BERLIN) == hour_ms + 1000
 
 
 def test_a_day_whose_midnight_was_skipped_begins_after_it() -> None:
     zone = ZoneInfo("America/Sao_Paulo")
-    begin = moments.since_ms("2017-10-15", zone)
-    assert begin == moments.since_ms("2017-10-15 01:00:00", zone) == moments.before_ms("2017-10-14", zone)
-    assert moments.before_ms("2017-10-15", zone) - begin == 23 * 3_600_000
+    begin = since_ms("2017-10-15", zone)
+    assert begin == since_ms("2017-10-15 01:00:00", zone) == before_ms("2017-10-14", zone)
+    assert before_ms("2017-10-15", zone) - begin == 23 * 3_600_000
 
 
 @given(at=st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)))
 def test_milliseconds_are_exact(at: datetime) -> None:
     at = at.replace(microsecond=at.microsecond // 1000 * 1000)
     at_ms = (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
-    assert moments.since_ms(at.isoformat(), ZONE) == at_ms
-    assert moments.before_ms(at.isoformat(), ZONE) > at_ms
+    assert since_ms(at.isoformat(), ZONE) == at_ms
+    assert before_ms(at.isoformat(), ZONE) > at_ms
 
 
 @given(st.text(min_size=10, max_size=40))
 def test_any_text_is_a_moment_or_a_value_error(text: str) -> None:
-    for parse in (moments.since_ms, moments.before_ms):
+    for parse in (since_ms, before_ms):
         with suppress(ValueError):
             assert abs(parse(text, ZONE)) < 2**53
 
 
-def test_local_time() -> None:
-    assert moments.local_time(MIDNIGHT + 999, ZONE) == "2025-03-01 00:00:00"
-    assert moments.local_time(MIDNIGHT, ZoneInfo("UTC")) == "2025-02-28 16:00:00"
+def test_date_and_time() -> None:
+    assert date_and_time(MIDNIGHT + 999, ZONE) == "2025-03-01 00:00:00"
+    assert date_and_time(MIDNIGHT, ZoneInfo("UTC")) == "2025-02-28 16:00:00"
+
+
+@pytest.mark.parametrize(
+    ("at_ms", "text"), [(MIDNIGHT + 123, "2025-03-01T00:00:00.123+08:00"), (0, "1970-01-01T08:00:00.000+08:00")]
+)
+def test_rfc3339(at_ms: int, text: str) -> None:
+    assert rfc3339(at_ms, ZONE) == text
+
+
+def test_0_may_mean_never() -> None:
+    assert rfc3339_or_none(0, ZONE) is None
+    assert rfc3339_or_none(MIDNIGHT, ZONE) == rfc3339(MIDNIGHT, ZONE)
+
+
+def test_times_that_no_calendar_has() -> None:
+    for zone in (ZONE, ZoneInfo("America/Adak"), ZoneInfo("Pacific/Kiritimati")):
+        assert rfc3339(2**63 - 1, zone).startswith("9999-12-3")
+        assert rfc3339(-(2**63), zone).startswith("0001-01-0")

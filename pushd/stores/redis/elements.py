@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from pushd.local_time import local_time
+from pushd.local_time import date_and_time
 from pushd.model import RESERVED_TYPES, MailboxItem, Priority
 from pushd.values import is_deeper
 
@@ -257,6 +257,6 @@ def _moment_ms(value: Any) -> int:
 
 def _time(at_ms: int, timezone: ZoneInfo) -> str:
     try:
-        return local_time(at_ms, timezone)
+        return date_and_time(at_ms, timezone)
     except (ValueError, OverflowError, OSError):
         return ""

@@ -1,0 +1,62 @@
+"""What load balancers, scrapers and tools ask without credentials: is it alive, is it ready, its metrics, its API."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from pushd.http.messages import Request, Response
+from pushd.limits import TokenBucket
+from pushd.telemetry.health import Health
+from pushd.telemetry.metrics import CONTENT_TYPE, Metrics
+
+FRESH_EXPOSITIONS = 10  # of the metrics, at once; then one each second, and others get the last one
+
+
+class Probes:
+    """Answers them. `description` is the OpenAPI document."""
+
+    def __init__(self, health: Health, metrics: Metrics, description: bytes) -> None:
+        self._health = health
+        self._exposition = Exposition(metrics.text, time.monotonic)
+        self._description = description
+
+    def by_path(self) -> dict[str, Callable[[Request], Response]]:
+        """Which answer belongs to which path."""
+        return {
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+            "/metrics": self._metrics,
+            "/openapi.json": self._describe,
+        }
+
+    def _healthz(self, request: Request) -> Response:
+        return Response(200, b'{"status":"ok"}')
+
+    def _readyz(self, request: Request) -> Response:
+        if self._health.can_publish:
+            return Response(200, b'{"status":"ready"}')
+        status = b'{"status":"draining"}' if self._health.is_draining else b'{"status":"unavailable"}'
+        return Response(503, status, headers=(("Retry-After", "5"),))
+
+    def _metrics(self, request: Request) -> Response:
+        return Response(200, self._exposition.text(), CONTENT_TYPE)
+
+    def _describe(self, request: Request) -> Response:
+        return Response(200, self._description)
+
+
+class Exposition:
+    """A text that costs much to make: made anew for who asks now and then; a flood gets one that is a second old."""
+
+    def __init__(self, make: Callable[[], bytes], now: Callable[[], float]) -> None:
+        self._make = make
+        self._now = now
+        self._made = b""
+        self._fresh = TokenBucket(1, FRESH_EXPOSITIONS, now())
+
+    def text(self) -> bytes:
+        """The text, at most a second older than the newest that could be made."""
+        if self._fresh.take(self._now()):
+            self._made = self._make()
+        return self._made

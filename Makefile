@@ -60,7 +60,7 @@ abuse: setup
 load: setup
 	$(BIN)/python bench/load.py -c 1000 -n 10000 ws://localhost:8801/ws
 
-# configs/reference.toml is made from the schema in pushd/config.py.
+# configs/reference.toml is made from the schema in pushd/config/schema.py.
 reference: setup
 	$(BIN)/python -m pushd.config.toml > configs/reference.toml
 

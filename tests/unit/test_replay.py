@@ -14,8 +14,8 @@ from pushd.model import MailboxItem
 from pushd.ports import Mailbox, Stores
 from pushd.protocol import frames
 from tests.daemon import until
-from tests.unit.parts import House, with_store
-from tests.unit.waiting import emptied, fill, greeted, item
+from tests.unit.parts import House, item, with_store
+from tests.unit.waiting import emptied, fill, greeted
 
 Build = Callable[..., House]
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from pushd.model import MailboxItem
 from tests.daemon import until
-from tests.unit.parts import START_MS, Client, House
-
-
-def item(message_id: str, size: int = 1) -> MailboxItem:
-    return MailboxItem(type="t", content=message_id.ljust(size, "."), message_id=message_id, ts=START_MS)
+from tests.unit.parts import Client, House, item
 
 
 async def fill(house: House, user_id: int, count: int, size: int = 1) -> list[str]:

@@ -22,7 +22,7 @@ from pushd.delivery.intake import Intake
 from pushd.delivery.lanes import Lanes
 from pushd.delivery.submission import Sender, Submission
 from pushd.errors import CloseCode, ErrorCode, RequestError
-from pushd.http.long_answers import Long, Turns, encoded
+from pushd.http.long_answers import FairSemaphore, Long, encoded
 from pushd.http.messages import Request
 from pushd.in_flight import Attempt, InFlight
 from pushd.later import Later, all_decided
@@ -83,9 +83,9 @@ class Api:
         # From when they are stale, and what they are.
         self._statuses: LRUCache[int, tuple[float, OnlineStatus]] = LRUCache(STATUSES_REMEMBERED)
         self._batches = Share(BATCHES_S)
-        self._mailbox_turns = Turns(MAILBOXES_AT_ONCE)
-        self.list_turns = Turns(LISTS_AT_ONCE)
-        self.bulk_turns = Turns(1)
+        self._mailbox_turns = FairSemaphore(MAILBOXES_AT_ONCE)
+        self.list_turns = FairSemaphore(LISTS_AT_ONCE)
+        self.bulk_turns = FairSemaphore(1)
 
     async def statuses(self, user_ids: Collection[int]) -> dict[int, OnlineStatus]:
         """The stored online status of these users, at most `presence.status_ttl_s` old."""

@@ -8,11 +8,11 @@ from math import inf
 from typing import Any, Protocol, cast
 
 from pushd.http import messages
-from pushd.http.admission import Line
+from pushd.http.admission import GOING_ON, KNOWN, STRANGER, Line
 from pushd.http.answer_queue import AnswerQueue
 from pushd.http.deadlines import Deadline
 from pushd.http.messages import Refusal, Request, Response
-from pushd.http.parser import Phase, RequestParser
+from pushd.http.parser import IDLE, RequestParser
 from pushd.http.reading import HELD_BYTES, Reading
 from pushd.http.shared import Shared
 from pushd.http.states import State
@@ -26,8 +26,6 @@ _SLOW = Refusal(408, "the request took too long to arrive")
 
 # To look a member up in its class takes ten times as long as to look up a name.
 READING, QUEUED, UPGRADE_QUEUED, DECIDING, WAITING, SENDING, LINGERING, LINGERING_QUEUED, HANDED_OVER, GONE = State
-KNOWN, STRANGER, GOING_ON = Line
-IDLE = Phase.IDLE
 
 
 class Owner(Protocol):

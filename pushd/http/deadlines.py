@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
-from pushd.http.parser import Phase
+from pushd.http.parser import BODY, IDLE, Phase
 
 MIN_BODY_BYTES_PER_S = 8 * 1024
 
@@ -35,7 +35,7 @@ class Deadline:
     def __init__(self, times: Times, first_head_at: float) -> None:
         self._times = times
         self._at = first_head_at
-        self._phase: Phase | None = Phase.IDLE  # that `_at` is for; None: for no message that arrives
+        self._phase: Phase | None = IDLE  # that `_at` is for; None: for no message that arrives
         self._body_since = 0.0
         self._unsent_until = inf
 
@@ -48,11 +48,11 @@ class Deadline:
         """Wait for more of the message that arrives: the time for a phase begins once, not anew with each byte."""
         is_new = phase is not self._phase
         self._phase = phase
-        if phase is Phase.BODY:
+        if phase is BODY:
             self._body_since = now if is_new else self._body_since
             self._at = self._body_since + self._times.body_s + body_bytes / MIN_BODY_BYTES_PER_S
         elif is_new:
-            self._at = now + (self._times.idle_s if phase is Phase.IDLE else head_s)
+            self._at = now + (self._times.idle_s if phase is IDLE else head_s)
 
     def answered(self) -> None:
         """A message was answered: the next one has time of its own, whatever phase it is in."""

@@ -6,7 +6,7 @@ import asyncio
 
 from pushd.http.bodies import Bodies, Holder
 from pushd.http.messages import Request
-from pushd.http.parser import Phase, RequestParser
+from pushd.http.parser import BODY, RequestParser
 from pushd.http.shared import Shared
 
 HELD_BYTES = 64 * 1024  # of requests that wait for the one in work; reading is paused beyond
@@ -51,7 +51,7 @@ class Reading:
             self._transport.pause_reading()
         elif not has_eof:
             self._transport.resume_reading()
-            if self._parser.phase is Phase.BODY:
+            if self._parser.phase is BODY:
                 self._shared.turns.count_read(2 * HELD_BYTES)  # what comes is kept as well
 
     def has_room_for(self, request: Request) -> bool:
@@ -64,7 +64,7 @@ class Reading:
 
     def may_go_on(self) -> bool:
         """Whether there is room for the body that arrives. Others may have to give way to it."""
-        if self._parser.phase is not Phase.BODY or not self.held_bytes or self._holder is None:
+        if self._parser.phase is not BODY or not self.held_bytes or self._holder is None:
             return True
         return self._bodies.arrives(self._holder, self._shared.limits.max_bodies_bytes, self._shared.loop.time())
 

@@ -33,9 +33,9 @@ from pushd.clock import Clock, wall_ms
 from pushd.config.schema import Config
 from pushd.core import PAUSES, Core, Past, Pauses, read_past
 from pushd.errors import StartError, StoreError
-from pushd.http import server as front
 from pushd.http import sockets
 from pushd.http.addresses import Addresses
+from pushd.http.server import HttpServer, listening
 from pushd.ports import Revocations, Stores
 from pushd.presence.drain import close_all
 from pushd.stores import open_revocations, open_stores
@@ -81,7 +81,7 @@ class Node(Core):
         self.health = health
         self.mailbox = stores.mailbox
         self.remotes = stores.remotes
-        self.front: front.Front | None = None
+        self.server: HttpServer | None = None
         self.reader = Reader(parsing, *longest_frames(config.limits))
         self.authenticator = authenticator = Authenticator(current, revocations)
         self.revocation_watch = (
@@ -126,7 +126,7 @@ class Node(Core):
     @property
     def port(self) -> int:
         """The port in use, also when the configuration says 0."""
-        return self.front.port if self.front else 0
+        return self.server.port if self.server else 0
 
     def background(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
         """What runs for as long as the node does, by name; stopped in reverse order. It may be run again."""
@@ -194,10 +194,8 @@ class Node(Core):
         self.current.config = current
         self.hub.set_max_pending_bytes(current.limits.max_pending_bytes)
         self.reader.set_max_frame_bytes(*longest_frames(current.limits))
-        if self.front is not None:
-            self.front.limits = current.limits
-            if tls is not None:
-                self.front.renew_tls(tls)
+        if self.server is not None:
+            self.server.renew(current.limits, tls)
         logs.configure(current.log)
         log.info("configuration reloaded", restart_needed=current != new)
 
@@ -280,13 +278,13 @@ async def running(
         )
         async with _read(node.reader), supervised(node.background(), health):
             node.restore(past)
-            async with front.listening(
+            async with listening(
                 node.router,
                 config,
                 open_sockets=lambda: node.gateway.open_sockets,
                 addresses=node.shared.addresses,
                 on_refused=lambda reason: metrics.rejected.labels(reason).inc(),
-            ) as node.front:
+            ) as node.server:
                 yield node
             for connection in node.hub.snapshot():
                 connection.abort()

@@ -12,7 +12,7 @@ import msgspec
 import orjson
 
 from pushd.errors import ErrorCode, RequestError
-from pushd.http.long_answers import Long, Turns
+from pushd.http.long_answers import Long
 from pushd.http.messages import Response
 
 Input = TypeVar("Input")
@@ -40,9 +40,9 @@ _CODE_OF_STATUS = {
 class AnswerTurns:
     """How many long answers are made at a time, by their kind; each asker makes one."""
 
-    mailboxes: Turns = field(default_factory=lambda: Turns(2))
-    lists: Turns = field(default_factory=lambda: Turns(2))
-    bulk: Turns = field(default_factory=lambda: Turns(1))  # about many users
+    mailboxes: FairSemaphore = field(default_factory=lambda: FairSemaphore(2))
+    lists: FairSemaphore = field(default_factory=lambda: FairSemaphore(2))
+    bulk: FairSemaphore = field(default_factory=lambda: FairSemaphore(1))  # about many users
 
 
 class Envelope(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""Connections at a pace: a few in each turn of the loop, so that a storm of them does not hold up what is live.
+"""Admission: how many new connections one turn of the loop takes, so that a storm does not hold up what is live.
 
 uvloop's own server takes everything that waits at once, and handshakes come when they like: 5,000 clients that
 reconnected together made turns of 700 ms. Here so many are accepted, so many read from for the first time, and so many
@@ -12,13 +12,15 @@ import errno
 import select
 import socket
 import ssl
-import time
 from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
+from time import monotonic
 from typing import Any
 
 import structlog
+
+from pushd.turns import Repeated, Slice
 
 ACCEPTS_PER_TURN = 8
 SLICE_S = 0.0005  # of admitting in one turn of the loop
@@ -34,37 +36,30 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _log = structlog.get_logger("pushd.front")
 
 
-class Pace:
+class UpgradeQueue:
     """Lets upgrades through for about SLICE_S in each turn of the loop, in the order in which they came."""
 
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, *, crowd: int = CROWD, now: Callable[[], float] = monotonic) -> None:
         self._waiting: deque[Callable[[], None]] = deque()
-        self._is_due = False
+        self._work = Repeated(self._serve)
+        self._crowd = crowd
+        self._now = now
 
     @property
     def is_crowded(self) -> bool:
         """So many wait that others had better not come yet."""
-        return len(self._waiting) > CROWD
+        return len(self._waiting) > self._crowd
 
     def queue(self, enter: Callable[[], None]) -> None:
         """Have `enter` called when it is its turn."""
         self._waiting.append(enter)
-        self._come_again()
+        self._work.wake()
 
-    def _come_again(self) -> None:
-        if self._waiting and not self._is_due:
-            self._is_due = True
-            self._loop.call_soon(self._serve)
-
-    def _serve(self) -> None:
-        self._is_due = False
-        until = time.monotonic() + SLICE_S
-        try:
-            while self._waiting and time.monotonic() < until:
-                self._waiting.popleft()()
-        finally:
-            self._come_again()
+    def _serve(self) -> bool:
+        part = Slice(SLICE_S, self._now)
+        while self._waiting and not part.is_over:
+            self._waiting.popleft()()
+        return bool(self._waiting)
 
 
 class Line(IntEnum):
@@ -75,7 +70,10 @@ class Line(IntEnum):
     GOING_ON = 2  # with a request that goes on, or another one behind it
 
 
-class Turns:
+KNOWN, STRANGER, GOING_ON = Line  # to look a member up in its class takes ten times as long
+
+
+class RequestTurns:
     """Shares out the time for HTTP requests: about TURN_S in each turn of the loop, at most SHARE_S for a connection.
 
     Whoever comes when that is used up, or has more to do, waits: those who were answered before in one line, strangers
@@ -83,8 +81,9 @@ class Turns:
     that of many, and a publisher does not wait for a crowd of strangers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, now: Callable[[], float] = monotonic) -> None:
         self._loop = asyncio.get_running_loop()
+        self._now = now
         self._lines: dict[Line, deque[Callable[[], None]]] = {line: deque() for line in Line}
         self._is_begun = False  # time of a turn, which ends with `_serve`
         self._until = 0.0
@@ -94,15 +93,15 @@ class Turns:
     def is_free(self, line: Line) -> bool:
         """Whether one of this line is served at once; its share begins now. Who is known has time that is his alone."""
         has_time = self._has_time(SHARE_S)
-        if line is Line.KNOWN and not has_time:
-            now = time.monotonic()
+        if line is KNOWN and not has_time:
+            now = self._now()
             self._known_until = self._known_until or now + TURN_S
             has_time = now < self._known_until
         return has_time and not self._lines[line]
 
     def has_share_left(self) -> bool:
         """Whether the one that is served may go on."""
-        return time.monotonic() < self._share_until
+        return self._now() < self._share_until
 
     def _has_time(self, share_s: float) -> bool:
         now = self._begin()
@@ -111,7 +110,7 @@ class Turns:
 
     def _begin(self) -> float:
         """What time it is; the first one in a turn of the loop who asks begins its time, until the next turn."""
-        now = time.monotonic()
+        now = self._now()
         if not self._is_begun:
             self._is_begun = True
             self._until, self._known_until = now + TURN_S, 0.0
@@ -140,20 +139,21 @@ class Turns:
             for index, line in enumerate(lines):
                 if left[index]:
                     left[index] -= 1
-                    self._share_until = time.monotonic() + share_s
+                    self._share_until = self._now() + share_s
                     line.popleft()()
             if not self._has_time(share_s):
                 break
 
 
-class Porch:
-    """Connections that have said nothing yet. Those who begin to are read from a few in each turn of the loop.
+class FirstReads:
+    """Watches connections that have said nothing yet, and lets a few of those who begin to be read in each turn.
 
     uvloop reads from all who have sent something in one turn: the heads of 2,500 clients were one of 76 ms.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, per_turn: int = FIRST_READS_PER_TURN) -> None:
         self._loop = asyncio.get_running_loop()
+        self._per_turn = per_turn
         self._epoll = select.epoll()
         self._waiting: dict[int, Callable[[], None]] = {}
         self._loop.add_reader(self._epoll.fileno(), self._serve)
@@ -169,12 +169,12 @@ class Porch:
             self._epoll.unregister(fd)
 
     def close(self) -> None:
-        """Nobody is on it any more."""
+        """Watch nobody any more."""
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 
     def _serve(self) -> None:
-        for fd, _ in self._epoll.poll(0, FIRST_READS_PER_TURN):
+        for fd, _ in self._epoll.poll(0, self._per_turn):
             read = self._waiting[fd]
             self.forget(fd)
             read()
@@ -185,20 +185,20 @@ class Acceptor:
 
     `let_in` gets the address of the peer; where it says None, the connection is closed at once. One that cannot be
     opened, such as for want of a TLS handshake, is told so by `connection_lost`, and was perhaps never made. None is
-    taken while `pace` is crowded. `options`: those of TLS of `loop.connect_accepted_socket`; they may change, and hold
-    for connections accepted from then on.
+    taken while `upgrades` is crowded. `options`: those of TLS of `loop.connect_accepted_socket`; they may change, and
+    hold for connections accepted from then on.
     """
 
     def __init__(
         self,
         listener: socket.socket,
-        pace: Pace,
+        upgrades: UpgradeQueue,
         let_in: Callable[[str], asyncio.Protocol | None],
         options: dict[str, Any],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
-        self._pace = pace
+        self._upgrades = upgrades
         self._let_in = let_in
         self._options = options
         self._opening: set[asyncio.Task[None]] = set()
@@ -229,7 +229,7 @@ class Acceptor:
         await asyncio.gather(*self._opening, return_exceptions=True)
 
     def _accept(self) -> None:
-        if self._pace.is_crowded:
+        if self._upgrades.is_crowded:
             self._wait(CROWDED_S)
             return
         for _ in range(ACCEPTS_PER_TURN):

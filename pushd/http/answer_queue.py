@@ -3,66 +3,70 @@
 from __future__ import annotations
 
 import asyncio
-from time import time
-from typing import TYPE_CHECKING
 
 import structlog
 
 from pushd.http import messages
+from pushd.http.application import BROKEN
+from pushd.http.long_answers import Sending
 from pushd.http.messages import Refusal, Request, Response
-
-if TYPE_CHECKING:
-    from pushd.http.long_answers import Sending
-    from pushd.http.server import Front
+from pushd.http.shared import Shared
 
 SHARED_BYTES = 8 * 1024  # a longer body is written as it is: where many get the same one, it is kept once
 ANSWERS_BYTES = 32 * 1024  # of answers in one write: then the kernel must take them before another request is answered
 PIECES_AT_ONCE = 8  # of a long answer
 
-BROKEN = Refusal(500, "internal error")
 _TOO_MUCH = Refusal(503, "too many long answers are under way")
 
 _log = structlog.get_logger("pushd.front")
 
 
 class AnswerQueue:
-    """Takes answers and writes them together; of a long one what the peer takes, when it does."""
+    """Takes answers and writes them together; of a long one what the peer takes, when it does.
 
-    __slots__ = ("_front", "_pieces", "held_bytes", "more")
+    `is_last`: the last answer of the connection is among those that were put into it.
+    """
 
-    def __init__(self, front: Front) -> None:
-        self._front = front
+    __slots__ = ("_pieces", "_shared", "held_bytes", "is_last", "more")
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
         self._pieces: list[bytes] = []
         self.held_bytes = 0
+        self.is_last = False
         self.more: Sending | None = None  # the rest of a long answer
 
     @property
     def has_room(self) -> bool:
         """Whether another answer may be put behind these."""
-        return self.held_bytes < ANSWERS_BYTES and self.more is None
+        return self.held_bytes < ANSWERS_BYTES and self.more is None and not self.is_last
 
-    def say(self, request: Request | None, refused: Request | None, response: Response) -> bool:
-        """Put the answer to `request` behind the others; whether there may be another one behind it.
+    def is_late(self, now: float) -> bool:
+        """Whether the peer should have taken a long answer by now."""
+        return self.more is not None and now >= self.more.until
+
+    def say(self, request: Request | None, refused: Request | None, response: Response) -> None:
+        """Put the answer to `request` behind the others.
 
         Without a request, it answers bytes that were none: of them `refused` is what was understood.
         """
-        front = self._front
-        keep_alive = request is not None and request.keep_alive and not request.is_upgrade and not front.is_draining
+        shared, application = self._shared, self._shared.application
+        keep_alive = request is not None and request.keep_alive and not request.is_upgrade and not shared.is_draining
         head_only = request is not None and request.method == "HEAD"
         if response.more and not head_only:
-            self.more = front.unsent.send(response, front.loop.time())
-            response = front.fail(_TOO_MUCH) if self.more is None else response
+            self.more = shared.unsent.send(response, shared.loop.time())
+            response = application.fail(_TOO_MUCH) if self.more is None else response
         if request is None or "origin" in request.headers:
-            response = front.shared(request or refused, response)
-        date = messages.date_line(int(time()))
+            response = application.shared(request or refused, response)
+        date = messages.date_line(int(shared.wall_s()))
         try:
             self._put(response, keep_alive, head_only, date)
         except Exception:
             _log.exception("answer cannot be encoded", status=response.status)
             self.give_up()
             keep_alive, self.more = False, None
-            self._put(front.shared(request or refused, front.fail(BROKEN)), keep_alive, head_only, date)
-        return keep_alive
+            self._put(application.shared(request or refused, application.fail(BROKEN)), keep_alive, head_only, date)
+        self.is_last = not keep_alive
 
     def _put(self, response: Response, keep_alive: bool, head_only: bool, date: bytes) -> None:
         is_shared = len(response.body) > SHARED_BYTES and not head_only

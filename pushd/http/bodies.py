@@ -19,10 +19,11 @@ class Bodies:
     """Counts the bytes that connections hold of requests: what arrives, what waits behind it, and what is worked on.
 
     A request that has come in one piece finds room even while slow ones fill the rest; and slow ones cannot fill it for
-    long: where there is no room for a body, those that began PATIENCE_S ago and more give way, the oldest first.
+    long: where there is no room for a body, those that began `patience_s` ago and more give way, the oldest first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patience_s: float = PATIENCE_S) -> None:
+        self.patience_s = patience_s
         self.held_bytes = 0
         self._arriving: dict[Holder, float] = {}  # since when, oldest first
 
@@ -35,7 +36,7 @@ class Bodies:
         self._arriving.setdefault(holder, now)
         while self.held_bytes > max_bytes:
             oldest, since = next(iter(self._arriving.items()))
-            if oldest is holder or since + PATIENCE_S > now:
+            if oldest is holder or since + self.patience_s > now:
                 return False
             self.ends(oldest)
             oldest.give_way()

@@ -26,23 +26,38 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Unsent:
-    """Bytes of long answers that wait in memory for their peers to take them."""
+    """Bytes of long answers that wait in memory for their peers to take them.
 
-    def __init__(self) -> None:
+    There may be `max_bytes` of them, `max_bytes_of_one` of one owner; a peer has `within_s` and a second more for each
+    `bytes_per_s` of an answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_bytes: int = UNSENT_BYTES,
+        max_bytes_of_one: int = UNSENT_BYTES_OF_ONE,
+        within_s: float = WITHIN_S,
+        bytes_per_s: float = BYTES_PER_S,
+    ) -> None:
+        self.max_bytes = max_bytes
+        self.max_bytes_of_one = max_bytes_of_one
+        self.within_s = within_s
+        self.bytes_per_s = bytes_per_s
         self.total = 0
         self._of: Counter[int] = Counter()
 
     def send(self, response: Response, now: float) -> Sending | None:
         """Hold what there is `more` of an answer until it is written; None where there is no room for it.
 
-        One answer always has room where none of its owner's and less than UNSENT_BYTES altogether wait.
+        One answer always has room where none of its owner's and less than `max_bytes` altogether wait.
         """
         size, mine = sum(map(len, response.more)), self._of[response.owner]
-        if (self.total and self.total + size > UNSENT_BYTES) or (mine and mine + size > UNSENT_BYTES_OF_ONE):
+        if (self.total and self.total + size > self.max_bytes) or (mine and mine + size > self.max_bytes_of_one):
             return None
         self.total += size
         self._of[response.owner] = mine + size
-        return Sending(self, response, now + WITHIN_S + size / BYTES_PER_S)
+        return Sending(self, response, now + self.within_s + size / self.bytes_per_s)
 
     def give_back(self, owner: int, size: int) -> None:
         """They are written, or nobody wants them any more."""
@@ -76,7 +91,7 @@ class Sending:
         self._pieces.clear()
 
 
-class Turns:
+class FairSemaphore:
     """Lets `most` long answers be made at a time, and one for each who asks: who asks often waits for himself."""
 
     def __init__(self, most: int) -> None:

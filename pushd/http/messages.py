@@ -1,6 +1,6 @@
 """What HTTP/1.1 messages mean (RFC 9110, RFC 9112), without I/O: requests, their faults, and answers as bytes.
 
-`request_parser` cuts a connection's bytes into heads and bodies; here a head becomes a `Request` or a `Refusal`: the
+`parser` cuts a connection's bytes into heads and bodies; here a head becomes a `Request` or a `Refusal`: the
 forms of a target, Host, framing, expectations, and which requests are WebSocket upgrades (RFC 6455 section 4.2.1).
 """
 

@@ -61,6 +61,10 @@ class Phase(Enum):
     BODY = auto()
 
 
+# To look a member up in its class takes ten times as long as to look up a name.
+IDLE, HEAD, BODY = Phase
+
+
 class KnownHead(NamedTuple):
     """What a head meant: the same bytes mean the same again, on any connection."""
 
@@ -70,7 +74,8 @@ class KnownHead(NamedTuple):
 
 # A publisher's requests have the same few heads over and over, which differ in their length at most. The oldest goes
 # when there are too many; a head is looked up whole, so nobody finds another's credentials here without having them.
-_known: FIFOCache[bytes, KnownHead] = FIFOCache(MAX_KNOWN_HEADS)
+KnownHeads = FIFOCache[bytes, KnownHead]
+_KNOWN: KnownHeads = FIFOCache(MAX_KNOWN_HEADS)
 
 
 class RequestParser:
@@ -84,15 +89,19 @@ class RequestParser:
     not at all; a message with one gets an httptools parser of its own. So there is at most one head in its hands, the
     count of a head's bytes is exact, and the tail of an upgrade begins where it should.
 
-    A request of the usual kind whose head came before, byte for byte, does not reach httptools at all.
+    A request of the usual kind whose head came before, byte for byte, does not reach httptools at all: it is among the
+    `known` heads, which parsers share.
     """
 
-    def __init__(self, *, max_body_bytes: int, peer: str = "", is_secure: bool = False) -> None:
+    def __init__(
+        self, *, max_body_bytes: int, peer: str = "", is_secure: bool = False, known: KnownHeads = _KNOWN
+    ) -> None:
         self.failure: Refusal | None = None
-        self.phase = Phase.IDLE
+        self.phase = IDLE
         self._max_body_bytes = max_body_bytes
         self._peer = peer
         self._is_secure = is_secure
+        self._known = known
         self._is_over = False
         self._data = b""
         self._at = 0
@@ -104,7 +113,7 @@ class RequestParser:
         self._start_message()
 
     def _start_message(self) -> None:
-        self.phase = Phase.IDLE
+        self.phase = IDLE
         self._target = b""
         self._line_bytes = 0  # of the request line, as far as it came
         self._has_line = False
@@ -134,7 +143,7 @@ class RequestParser:
     def has_upgrade(self) -> bool:
         """Whether what comes next looks like a whole WebSocket upgrade. Others may be one, too, and this one not."""
         data = self._data
-        return self.phase is Phase.IDLE and data.find(_EMPTY_LINE, self._at) >= 0 and b"pgrade: websocket" in data
+        return self.phase is IDLE and data.find(_EMPTY_LINE, self._at) >= 0 and b"pgrade: websocket" in data
 
     @property
     def body_bytes(self) -> int:
@@ -169,13 +178,13 @@ class RequestParser:
         A chunked body is read in parts of about 0.2 ms, between which `has_time` is asked.
         """
         while not self._is_over and self._at < len(self._data):
-            if self.phase is Phase.IDLE:
+            if self.phase is IDLE:
                 request = self._next_known()
                 if request is not None:
                     return request
                 if not self._skip_empty_lines():
                     break
-            if self.phase is Phase.BODY:
+            if self.phase is BODY:
                 self._read_body()
             else:
                 self._read_head()
@@ -190,7 +199,7 @@ class RequestParser:
         """The next request when its head is known and its body is here."""
         begin, data = self._at, self._data
         head_end = data.find(_EMPTY_LINE, begin) + len(_EMPTY_LINE)
-        known = _known.get(data[begin:head_end])
+        known = self._known.get(data[begin:head_end])
         if known is None:
             return None
         end = head_end + known.content_length
@@ -227,8 +236,8 @@ class RequestParser:
             rest = self._data[self._at :].lstrip(b"\r\n")
             self._at = len(self._data) - len(rest)
         if self._at < len(self._data):
-            self.phase = Phase.HEAD
-        return self.phase is Phase.HEAD
+            self.phase = HEAD
+        return self.phase is HEAD
 
     def _read_head(self) -> None:
         piece = self._piece = self._cut()
@@ -240,7 +249,7 @@ class RequestParser:
             pass  # Java's client offers `h2c` with every first request; we do not take it up (RFC 9110 section 7.8)
         except httptools.HttpParserError as error:
             self._refuse(400, str(error))
-        if self.phase is Phase.BODY:
+        if self.phase is BODY:
             self._http = _NO_PARSER
         elif self._piece_bytes >= MAX_HEAD_BYTES:  # nothing bounds what httptools keeps of an unfinished head
             self._refuse(431, "the head is too big")
@@ -363,10 +372,10 @@ class RequestParser:
         is_whole = self._piece_bytes == len(self._piece) <= MAX_KNOWN_HEAD_BYTES
         is_usual = "host" in head.headers and _UNUSUAL.isdisjoint(head.headers)
         if is_whole and request.keep_alive and is_usual:
-            _known[self._piece] = KnownHead(request.again(b"", "", is_secure=False), head.content_length)
+            self._known[self._piece] = KnownHead(request.again(b"", "", is_secure=False), head.content_length)
 
     def _expect_body(self, head: Head) -> None:
-        self.phase = Phase.BODY
+        self.phase = BODY
         self._missing_bytes = head.content_length
         if head.is_chunked:
             headers_left = MAX_HEADERS - len(self._headers) - self._more_headers
@@ -376,7 +385,7 @@ class RequestParser:
 
     def on_message_complete(self) -> None:
         """The message is whole, unless a body follows, which httptools does not see."""
-        if self._request is not None and not self._is_over and self.phase is Phase.HEAD:
+        if self._request is not None and not self._is_over and self.phase is HEAD:
             self._end_message()
 
     def _end_message(self) -> None:

@@ -7,6 +7,7 @@ import errno
 import resource
 import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +112,17 @@ def _check_readable(file: str) -> None:
         raise StartError(f"cannot read TLS file {file!r}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def room_for(max_connections: int) -> int:
+def room_for(
+    max_connections: int,
+    *,
+    getrlimit: Callable[[int], tuple[int, int]] = resource.getrlimit,
+    setrlimit: Callable[[int, tuple[int, int]], None] = resource.setrlimit,
+) -> int:
     """How many connections the descriptors suffice for, after taking as many of them as this process may have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
     if soft == resource.RLIM_INFINITY:
         return max_connections

@@ -163,7 +163,7 @@ class TestVanishing:
             client.send(raw.upgrade("/ws?user_id=7"))
             await client.writer.drain()
             client.reset()
-        await until(lambda: probe.node.front.connections <= 1)  # the probe's own
+        await until(lambda: probe.node.server.connections <= 1)  # the probe's own
         await _is_forgotten(probe)
         published = await probe.publish(target="custom", user_ids=[7])
         assert published["offline_count"] == 1

@@ -28,7 +28,7 @@ def announce(path: str, *headers: str, method: str = "POST", size: int = SIZE) -
 
 
 def held(probe: Probe) -> int:
-    count: int = probe.node.front.bodies.held_bytes
+    count: int = probe.node.server.shared.bodies.held_bytes
     return count
 
 

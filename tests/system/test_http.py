@@ -13,7 +13,6 @@ from urllib.parse import quote, unquote
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pushd.http import answer_queue
 from tests import raw
 from tests.daemon import PREFIX, Probe
 from tests.raw import Raw
@@ -296,10 +295,10 @@ class TestHeads:
             assert headers["date"].endswith(" GMT"), (status, head)
             assert before <= date <= datetime.now(UTC), head
 
-    async def test_the_date_is_that_of_the_answer(self, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_the_date_is_that_of_the_answer(self, probe: Probe) -> None:
         seen = []
         for at_s in (784_111_777.9, 784_111_778.0):
-            monkeypatch.setattr(answer_queue, "time", lambda at_s=at_s: at_s)
+            probe.node.server.shared.wall_s = lambda at_s=at_s: at_s
             seen.append((await probe.http.get("/healthz")).headers["date"])
         assert seen == ["Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:38 GMT"]
 

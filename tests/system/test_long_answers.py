@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from pushd.http import long_answers
 from tests.daemon import PREFIX, Probe, until
 
 DATA = "d" * 60_000
@@ -67,7 +66,7 @@ async def test_a_mailbox_and_a_page_of_records_are_whole(full: Probe) -> None:
 async def test_pipelined_requests_are_answered_behind_a_long_answer_that_is_taken_slowly(full: Probe) -> None:
     async with connected(full) as (reader, writer):
         writer.write(asked(MAILBOX) + asked(MAILBOX, "HEAD") + asked("/healthz") + asked(MAILBOX) + asked("/healthz"))
-        await until(lambda: full.node.front.unsent.total > 0)  # nobody reads yet
+        await until(lambda: full.node.server.shared.unsent.total > 0)  # nobody reads yet
         status, body = await read_answer(reader)
         assert status == 200
         assert len(json.loads(body)["data"]["offline_messages"]) == COUNT
@@ -76,7 +75,7 @@ async def test_pipelined_requests_are_answered_behind_a_long_answer_that_is_take
         assert (await read_answer(reader))[1] == b'{"status":"ok"}'
         assert len((await read_answer(reader))[1]) == len(body)
         assert (await read_answer(reader))[1] == b'{"status":"ok"}'
-        assert full.node.front.unsent.total == 0
+        assert full.node.server.shared.unsent.total == 0
 
 
 async def test_answers_do_not_mix_however_fast_they_are_taken(full: Probe) -> None:
@@ -90,7 +89,7 @@ async def test_answers_do_not_mix_however_fast_they_are_taken(full: Probe) -> No
 async def test_an_answer_that_is_the_last_of_its_connection_comes_whole(full: Probe) -> None:
     async with connected(full) as (reader, writer):
         writer.write(f"GET {MAILBOX} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-        await until(lambda: full.node.front.unsent.total > 0)
+        await until(lambda: full.node.server.shared.unsent.total > 0)
         answer = await reader.read()
         assert len(json.loads(answer.partition(b"\r\n\r\n")[2])["data"]["offline_messages"]) == COUNT
 
@@ -98,29 +97,29 @@ async def test_an_answer_that_is_the_last_of_its_connection_comes_whole(full: Pr
 async def test_what_nobody_takes_is_given_back_when_the_peer_goes(full: Probe) -> None:
     async with connected(full) as (_, writer):
         writer.write(asked(MAILBOX))
-        await until(lambda: full.node.front.unsent.total > 0)
-    await until(lambda: full.node.front.unsent.total == 0)
-    assert not full.node.front.unsent._of
+        await until(lambda: full.node.server.shared.unsent.total > 0)
+    await until(lambda: full.node.server.shared.unsent.total == 0)
+    assert not full.node.server.shared.unsent._of
 
 
-async def test_there_is_room_for_so_many_bytes_and_then_503(full: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_answers, "UNSENT_BYTES_OF_ONE", 3_000_000)
+async def test_there_is_room_for_so_many_bytes_and_then_503(full: Probe) -> None:
+    full.node.server.shared.unsent.max_bytes_of_one = 3_000_000
     async with connected(full) as (_, writer):
         writer.write(asked(MAILBOX))
-        await until(lambda: full.node.front.unsent.total > 0)
+        await until(lambda: full.node.server.shared.unsent.total > 0)
         refused = await full.http.get(MAILBOX)
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
-    await until(lambda: full.node.front.unsent.total == 0)
+    await until(lambda: full.node.server.shared.unsent.total == 0)
     assert (await full.http.get(MAILBOX)).status_code == 200
 
 
-async def test_who_takes_it_too_slowly_does_without(full: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_answers, "WITHIN_S", 0.0)
-    monkeypatch.setattr(long_answers, "BYTES_PER_S", 1e9)
+async def test_who_takes_it_too_slowly_does_without(full: Probe) -> None:
+    unsent = full.node.server.shared.unsent
+    unsent.within_s, unsent.bytes_per_s = 0.0, 1e9
     async with connected(full) as (reader, writer):
         writer.write(asked(MAILBOX))
-        await until(lambda: full.node.front.unsent.total > 0)
-        await until(lambda: full.node.front.unsent.total == 0)
+        await until(lambda: full.node.server.shared.unsent.total > 0)
+        await until(lambda: full.node.server.shared.unsent.total == 0)
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await read_answer(reader)
 

@@ -7,25 +7,35 @@ from itertools import pairwise
 
 import httptools
 import pytest
-from cachetools import FIFOCache
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pushd.http import parser as request_parser
 from pushd.http.messages import Request
-from pushd.http.parser import MAX_HEAD_BYTES, MAX_HEADERS, MAX_KNOWN_HEAD_BYTES, MAX_TARGET_BYTES, Phase, RequestParser
+from pushd.http.parser import (
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_KNOWN_HEAD_BYTES,
+    MAX_TARGET_BYTES,
+    KnownHeads,
+    Phase,
+    RequestParser,
+)
 
 MAX_BODY_BYTES = 1000
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-@pytest.fixture(autouse=True)
-def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_parser, "_known", FIFOCache(request_parser.MAX_KNOWN_HEADS))
+def heads(count: int = 100) -> KnownHeads:
+    """Room for heads that parsers learn."""
+    return KnownHeads(count)
 
 
-def parser() -> RequestParser:
-    return RequestParser(max_body_bytes=MAX_BODY_BYTES, peer="192.0.2.1", is_secure=True)
+def parser(
+    known: KnownHeads | None = None, *, max_body_bytes: int = MAX_BODY_BYTES, peer: str = "192.0.2.1"
+) -> RequestParser:
+    """One that knows what those with the same `known` have learned."""
+    known = heads() if known is None else known
+    return RequestParser(max_body_bytes=max_body_bytes, peer=peer, is_secure=peer == "192.0.2.1", known=known)
 
 
 def drain(source: RequestParser) -> list[Request]:
@@ -35,9 +45,9 @@ def drain(source: RequestParser) -> list[Request]:
     return requests
 
 
-def parse(*pieces: bytes) -> tuple[list[Request], int, bytes]:
+def parse(*pieces: bytes, known: KnownHeads | None = None) -> tuple[list[Request], int, bytes]:
     """Requests, status of the failure (0 for none) and tail."""
-    source, requests = parser(), []
+    source, requests = parser(known), []
     for piece in pieces:
         source.feed(piece)
         requests += drain(source)
@@ -50,15 +60,15 @@ def seen(request: Request) -> tuple[object, ...]:
     return request.method, request.target, request.headers, request.body, request.keep_alive, request.is_upgrade
 
 
-def one(data: bytes) -> Request:
-    requests, status, _ = parse(data)
+def one(data: bytes, known: KnownHeads | None = None) -> Request:
+    requests, status, _ = parse(data, known=known)
     assert status == 0
     (request,) = requests
     return request
 
 
-def status_of(data: bytes) -> int:
-    return parse(data)[1]
+def status_of(data: bytes, known: KnownHeads | None = None) -> int:
+    return parse(data, known=known)[1]
 
 
 # What is read
@@ -170,7 +180,8 @@ POST = b"POST /a?b=c HTTP/1.1\r\nHost: x:1\r\nAuthorization: Bearer t\r\nContent
 
 
 def test_a_known_head_means_the_same_on_every_connection() -> None:
-    first, second = parser(), RequestParser(max_body_bytes=5, peer="192.0.2.2")
+    known = heads()
+    first, second = parser(known), parser(known, max_body_bytes=5, peer="192.0.2.2")
     first.feed(POST + b"hello")
     (learned,) = drain(first)
     second.feed(POST + b"world" + GET + POST + b"again")
@@ -191,8 +202,9 @@ def test_a_known_head_does_not_reach_httptools() -> None:
 
 
 def test_the_body_behind_a_known_head_may_come_later() -> None:
-    assert one(POST + b"hello").body == b"hello"
-    source = parser()
+    known = heads()
+    assert one(POST + b"hello", known).body == b"hello"
+    source = parser(known)
     for piece, phase in ((POST[:-1], Phase.HEAD), (POST[-1:] + b"he", Phase.BODY), (b"ll", Phase.BODY)):
         source.feed(piece)
         assert drain(source) == []
@@ -204,8 +216,9 @@ def test_the_body_behind_a_known_head_may_come_later() -> None:
 
 
 def test_a_known_head_may_announce_too_much_for_another_connection() -> None:
-    assert one(POST + b"hello").body == b"hello"
-    source = RequestParser(max_body_bytes=4)
+    known = heads()
+    assert one(POST + b"hello", known).body == b"hello"
+    source = parser(known, max_body_bytes=4)
     source.feed(POST + b"hello")
     assert source.next() is None
     assert source.failure is not None
@@ -225,8 +238,9 @@ def test_a_known_head_may_announce_too_much_for_another_connection() -> None:
     ],
 )
 def test_unusual_heads_are_not_learned(field: bytes) -> None:
-    parse(b"GET / HTTP/1.1\r\nHost: a\r\n" + field + b"\r\n\r\n0\r\n\r\n")
-    assert not request_parser._known
+    known = heads()
+    parse(b"GET / HTTP/1.1\r\nHost: a\r\n" + field + b"\r\n\r\n0\r\n\r\n", known=known)
+    assert not known
 
 
 @pytest.mark.parametrize(
@@ -234,14 +248,15 @@ def test_unusual_heads_are_not_learned(field: bytes) -> None:
     [b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n", b"nonsense\r\n\r\n"],
 )
 def test_a_refused_head_is_refused_again(head: bytes) -> None:
-    assert status_of(head) == status_of(head) >= 400
+    known = heads()
+    assert status_of(head, known) == status_of(head, known) >= 400
 
 
-def test_so_many_heads_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_parser, "_known", FIFOCache(10))
-    heads = [b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number for number in range(25)]
-    parse(*heads)
-    assert list(request_parser._known) == heads[-10:]
+def test_so_many_heads_are_known() -> None:
+    known = heads(10)
+    sent = [b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number for number in range(25)]
+    parse(*sent, known=known)
+    assert list(known) == sent[-10:]
 
 
 # What is refused
@@ -299,19 +314,20 @@ def test_a_request_line_may_come_in_any_pieces() -> None:
 def test_a_token_of_8_kb_fits_wherever_it_stands() -> None:
     token = b"x" * 8192
     head = b"GET /ws?token=%b HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer %b\r\n\r\n" % (token, token)
-    request = one(head)
+    known = heads()
+    request = one(head, known)
     assert request.query["token"] == token.decode()
     assert request.headers["authorization"] == f"Bearer {token.decode()}"
-    assert not request_parser._known  # too big to be worth it
+    assert not known  # too big to be worth it
 
 
 def test_a_head_without_a_host_is_not_learned() -> None:
     """On loopback it is served where health is asked for, elsewhere not."""
-    head = b"GET /healthz HTTP/1.1\r\n\r\n"
-    local = RequestParser(max_body_bytes=0, peer="127.0.0.1")
+    head, known = b"GET /healthz HTTP/1.1\r\n\r\n", heads()
+    local = parser(known, max_body_bytes=0, peer="127.0.0.1")
     local.feed(head)
     assert local.next() is not None
-    assert status_of(head) == 400
+    assert status_of(head, known) == 400
 
 
 def test_what_is_refused_says_where_it_comes_from() -> None:
@@ -441,17 +457,18 @@ def cut(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[begin:end] for begin, end in pairwise([0, *sorted(min(at, len(data)) for at in cuts), len(data)])]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # what is known may grow from one to the next
 @given(st.lists(SENT, max_size=4), st.data())
 def test_what_was_sent_is_read_in_any_pieces(sent: list[Sent], data: st.DataObject) -> None:
     stream = b"".join(request.wire for request in sent)
     pieces = cut(stream, data.draw(st.lists(st.integers(0, len(stream)), max_size=10)))
-    requests, status, tail = parse(*pieces)
-    assert (status, tail) == (0, b"")
-    assert len(requests) == len(sent)
-    for request, expected in zip(requests, sent, strict=True):
-        assert (request.method, request.path, request.body) == (expected.method, expected.path, expected.body)
-        assert expected.fields.items() <= request.headers.items()
+    known = heads()
+    for _ in ("for the first time", "with heads that are known"):
+        requests, status, tail = parse(*pieces, known=known)
+        assert (status, tail) == (0, b"")
+        assert len(requests) == len(sent)
+        for request, expected in zip(requests, sent, strict=True):
+            assert (request.method, request.path, request.body) == (expected.method, expected.path, expected.body)
+            assert expected.fields.items() <= request.headers.items()
 
 
 FRAGMENTS = [
@@ -469,14 +486,16 @@ FRAGMENTS = [
 BYTES = st.binary(max_size=200) | st.lists(st.sampled_from(FRAGMENTS), max_size=25).map(b"".join)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(BYTES)
 @example(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n\r")
 def test_any_bytes_give_the_same_whole_and_one_by_one(data: bytes) -> None:
-    whole, whole_status, whole_tail = parse(data)
-    single, single_status, single_tail = parse(*(data[at : at + 1] for at in range(len(data))))
+    known = heads()
+    whole, whole_status, whole_tail = parse(data, known=known)
+    single, single_status, single_tail = parse(*(data[at : at + 1] for at in range(len(data))), known=known)
+    again, again_status, again_tail = parse(data, known=known)
     assert [seen(request) for request in whole] == [seen(request) for request in single]
-    assert whole_status == single_status
+    assert [seen(request) for request in whole] == [seen(request) for request in again]
+    assert whole_status == single_status == again_status
     assert whole_status in {0, 400, 413, 417, 501}
     if whole_status == 0:
-        assert whole_tail == single_tail
+        assert whole_tail == single_tail == again_tail

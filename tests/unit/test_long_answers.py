@@ -10,8 +10,7 @@ import msgspec
 import pytest
 
 from pushd.api import answers
-from pushd.http import long_answers
-from pushd.http.long_answers import PIECE_BYTES, Encoded, Long, Turns, Unsent, encoded
+from pushd.http.long_answers import PIECE_BYTES, Encoded, FairSemaphore, Long, Unsent, encoded
 from pushd.http.messages import Response
 
 
@@ -66,7 +65,7 @@ async def test_what_items_hold_is_given_back_on_the_way() -> None:
 
 
 async def test_one_turn_for_each_who_asks_and_so_many_in_all() -> None:
-    turns, running, ended = Turns(2), list[int](), list[int]()
+    turns, running, ended = FairSemaphore(2), list[int](), list[int]()
     gate = asyncio.Event()
 
     async def ask(asker: int) -> None:
@@ -90,10 +89,8 @@ def response(size: int, owner: int) -> Response:
     return Response(200, more=[b"x" * size], owner=owner)
 
 
-def test_what_waits_for_peers_is_bounded_for_each_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_answers, "UNSENT_BYTES", 100)
-    monkeypatch.setattr(long_answers, "UNSENT_BYTES_OF_ONE", 40)
-    unsent = Unsent()
+def test_what_waits_for_peers_is_bounded_for_each_and_in_all() -> None:
+    unsent = Unsent(max_bytes=100, max_bytes_of_one=40)
     first = unsent.send(response(30, 1), now=5.0)
     assert first is not None
     assert first.until > 5.0
@@ -111,13 +108,12 @@ def test_what_waits_for_peers_is_bounded_for_each_and_in_all(monkeypatch: pytest
     assert unsent.send(response(0, 4), now=5.0) is not None
 
 
-def test_one_answer_has_room_however_long_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_answers, "UNSENT_BYTES", 100)
-    assert Unsent().send(response(1000, 1), now=5.0) is not None
+def test_one_answer_has_room_however_long_it_is() -> None:
+    assert Unsent(max_bytes=100).send(response(1000, 1), now=5.0) is not None
 
 
 async def test_who_has_had_his_turn_is_forgotten() -> None:
-    turns = Turns(1)
+    turns = FairSemaphore(1)
     for asker in range(100):
         async with turns.turn(asker):
             assert list(turns._askers) == [asker]

@@ -1,4 +1,4 @@
-"""The front alone, on a free port, with an application that does as its paths say."""
+"""The HTTP server alone, on a free port, with an application that does as its paths say."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from cryptography.x509.oid import NameOID
 
 from pushd.config.schema import AuthConfig, Config, LimitsConfig, ServerConfig
 from pushd.errors import StartError
-from pushd.http import bodies, sockets
-from pushd.http import connection as http_connection
-from pushd.http import server as front_module
+from pushd.http import sockets
 from pushd.http.addresses import Addresses
+from pushd.http.connection import HttpConnection
+from pushd.http.deadlines import Times
 from pushd.http.messages import Request, Response
-from pushd.http.server import Front, listening
+from pushd.http.server import HttpServer, listening
 from pushd.later import Later
 
 HEAD = b"Host: localhost\r\n"
@@ -178,15 +178,15 @@ class Client:
 
 
 class Place:
-    """A front, its application, and clients for it."""
+    """A server, its application, and clients for it."""
 
-    def __init__(self, front: Front, application: FakeApplication, stack: AsyncExitStack) -> None:
-        self.front = front
+    def __init__(self, server: HttpServer, application: FakeApplication, stack: AsyncExitStack) -> None:
+        self.server = server
         self.application = application
         self._stack = stack
 
     async def connect(self, data: bytes = b"", **options: Any) -> Client:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.front.port, **options)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.server.port, **options)
         self._stack.callback(writer.close)
         client = Client(reader, writer)
         client.send(data)
@@ -201,7 +201,7 @@ Open = Callable[..., Awaitable[Place]]
 
 @pytest.fixture
 async def opened() -> AsyncIterator[Open]:
-    """Opens a front: `place = await opened(limits={...}, server={...}, open_sockets=...)`."""
+    """Opens a server: `place = await opened(limits={...}, server={...}, open_sockets=...)`."""
     async with AsyncExitStack() as stack:
 
         async def open_one(
@@ -213,8 +213,8 @@ async def opened() -> AsyncIterator[Open]:
                 auth=AuthConfig(mode="jwt", jwt_secret="s" * 32),
             )
             application = FakeApplication()
-            front = await stack.enter_async_context(listening(application, config, **options))
-            return Place(front, application, stack)
+            http_server = await stack.enter_async_context(listening(application, config, **options))
+            return Place(http_server, application, stack)
 
         yield open_one
 
@@ -245,7 +245,7 @@ async def test_a_connection_answers_one_request_after_the_other(place: Place, pa
         status, headers, body = await client.receive()
         assert (status, headers["connection"]) == (200, "keep-alive")
         assert body == f"POST {path} {size}".encode()
-    assert place.front.connections == 1
+    assert place.server.connections == 1
     assert place.application.requests[0].peer == "127.0.0.1"
 
 
@@ -278,7 +278,7 @@ async def _flood(client: Client, data: bytes) -> None:
 
 async def test_the_standard_client(place: Place) -> None:
     def use() -> list[tuple[int, bytes]]:
-        connection = http.client.HTTPConnection("127.0.0.1", place.front.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", place.server.port, timeout=5)
         answers = []
         for method, body, chunked in (("POST", b"abc", False), ("POST", [b"ab", b"c"], True), ("HEAD", None, False)):
             connection.request(method, "/awaited", body, encode_chunked=chunked)
@@ -339,7 +339,7 @@ async def test_an_upgrade_may_come_right_behind_an_answer_in_pieces(place: Place
     assert (await client.receive())[2] == b"GET /pending-more 0 and more"
     assert await client.status() == 101
     assert await client.reader.readexactly(5) == b"hello"
-    await until(lambda: place.front.connections == 0 and not place.front.unsent.total)
+    await until(lambda: place.server.connections == 0 and not place.server.shared.unsent.total)
 
 
 async def test_a_peer_that_half_closes_without_a_request_is_closed(place: Place) -> None:
@@ -367,9 +367,9 @@ async def test_a_handler_goes_on_when_its_client_leaves(place: Place, go: Callab
     client = await place.connect(post(path, b""))
     await place.application.started.wait()
     go(client)
-    await until(lambda: place.front.connections == 0 or go is leave)
+    await until(lambda: place.server.connections == 0 or go is leave)
     place.application.release.set()
-    await until(lambda: place.application.finished == 1 and place.front.connections == 0)
+    await until(lambda: place.application.finished == 1 and place.server.connections == 0)
 
 
 @pytest.mark.parametrize("path", ["/boom", "/late-boom", "/pending-boom", "/cancelled", "/wrong"])
@@ -420,7 +420,7 @@ async def test_the_answer_reaches_a_client_that_is_still_sending(place: Place) -
 async def test_a_refused_client_that_lingers_is_dropped(place: Place) -> None:
     client = await place.connect(b"nonsense\r\n\r\n")
     assert await client.status() == 400
-    await until(lambda: place.front.connections == 0)
+    await until(lambda: place.server.connections == 0)
 
 
 async def test_an_application_that_cannot_say_why_still_refuses(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -435,12 +435,10 @@ async def test_an_application_that_cannot_say_why_still_refuses(place: Place, mo
 
 
 @pytest.fixture
-async def hasty(opened: Open, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """A front whose times are short."""
-    monkeypatch.setattr(front_module, "SWEEP_S", 0.02)
-    for name in ("IDLE_S", "BODY_S", "ANSWER_S", "LINGER_S"):
-        monkeypatch.setattr(http_connection, name, 0.2)
-    return await opened(limits={"handshake_timeout_s": 0.2})
+async def hasty(opened: Open) -> Place:
+    """A server whose times are short."""
+    times = Times(idle_s=0.2, body_s=0.2, answer_s=0.2, linger_s=0.2, sweep_s=0.02)
+    return await opened(limits={"handshake_timeout_s": 0.2}, times=times)
 
 
 async def test_a_connection_that_says_nothing_is_closed(hasty: Place) -> None:
@@ -491,7 +489,7 @@ async def test_a_pending_answer_is_given_up_in_time_and_the_connection_goes_on(h
 async def test_an_answer_that_is_not_taken_drops_the_connection(hasty: Place) -> None:
     await hasty.connect(b"GET /big HTTP/1.1\r\n" + HEAD + b"\r\n", limit=1024)
     await until(lambda: hasty.application.requests)
-    await until(lambda: hasty.front.connections == 0)
+    await until(lambda: hasty.server.connections == 0)
 
 
 async def test_an_undecided_upgrade_is_refused(hasty: Place) -> None:
@@ -509,7 +507,7 @@ async def test_an_upgrade_is_handed_over_with_what_came_behind_it(place: Place) 
     assert await client.status() == 200
     assert await client.status() == 101
     assert await client.reader.readexactly(8) == b"tail\r\n\r\n"
-    assert place.front.connections == 0
+    assert place.server.connections == 0
     client.send(b"more")
     assert await client.reader.readexactly(4) == b"more"
 
@@ -531,7 +529,7 @@ async def test_a_hand_over_leaves_nothing_for_the_garbage_collector(place: Place
         client = await place.connect(UPGRADE)
         assert await client.status() == 101
         await asyncio.sleep(0)
-        left = [thing for thing in gc.get_objects() if isinstance(thing, http_connection.HttpConnection)]
+        left = [thing for thing in gc.get_objects() if isinstance(thing, HttpConnection)]
         assert left == []
     finally:
         gc.enable()
@@ -558,7 +556,7 @@ async def test_upgrades_are_refused(place: Place, old: bytes, new: bytes, status
 async def test_a_hand_over_that_fails_closes_the_connection(place: Place) -> None:
     client = await place.connect(UPGRADE.replace(b"/ws", b"/ws?broken"))
     assert await client.is_closed()
-    assert place.front.connections == 0
+    assert place.server.connections == 0
 
 
 @pytest.mark.parametrize("go", [reset, leave, half_close])
@@ -567,7 +565,7 @@ async def test_admission_ends_when_the_peer_leaves(place: Place, go: Callable[[C
     await place.application.started.wait()
     go(client)
     await asyncio.wait_for(place.application.cancelled.wait(), 5)
-    await until(lambda: place.front.connections == 0)
+    await until(lambda: place.server.connections == 0)
 
 
 # Limits of connections
@@ -587,9 +585,8 @@ async def test_one_connection_too_many_is_told_so(opened: Open) -> None:
     assert (await place.ask(GET))[0] == 200
 
 
-async def test_a_flood_of_connections_over_the_limit_is_dropped(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front_module, "MAX_REFUSED", 0)
-    place = await opened(limits={"max_connections": 1}, open_sockets=lambda: 1)
+async def test_a_flood_of_connections_over_the_limit_is_dropped(opened: Open) -> None:
+    place = await opened(limits={"max_connections": 1}, open_sockets=lambda: 1, max_refused=0)
     client = await place.connect()
     with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
         await client.reader.readuntil(b"nothing like that")
@@ -610,7 +607,7 @@ async def test_a_body_is_refused_at_the_head(place: Place, framing: bytes, extra
     assert (status, headers["connection"], body) == (401, "close", b"refused")
     assert await client.is_closed()
     assert not place.application.requests
-    assert not place.front.bodies.held_bytes
+    assert not place.server.shared.bodies.held_bytes
 
 
 async def test_who_writes_all_of_a_body_before_reading_gets_the_answer(place: Place) -> None:
@@ -626,14 +623,14 @@ async def test_who_writes_all_of_a_body_before_reading_gets_the_answer(place: Pl
 async def test_a_body_that_nobody_reads_is_not_kept(place: Place) -> None:
     client = await place.connect(announce("/unread", 900_000) + bytes(899_999))
     await asyncio.sleep(0.05)
-    assert place.front.bodies.held_bytes == 0
+    assert place.server.shared.bodies.held_bytes == 0
     client.send(b"x" + GET)
     assert (await client.receive())[2] == b"POST /unread 0"
     assert (await client.receive())[2] == b"GET /sync 0"
 
 
 async def arrived(place: Place, count: int) -> None:
-    await until(lambda: place.front.bodies.held_bytes == count)
+    await until(lambda: place.server.shared.bodies.held_bytes == count)
 
 
 async def test_bodies_have_room_together(opened: Open) -> None:
@@ -665,11 +662,11 @@ async def test_bodies_worked_on_take_room_too(opened: Open, path: str) -> None:
     await arrived(place, 0)
 
 
-async def test_slow_bodies_give_way_to_new_ones(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_bodies_give_way_to_new_ones(opened: Open) -> None:
     place = await opened(limits={"max_bodies_bytes": 100_000})
     slow = await place.connect(announce("/sync", 90_001) + bytes(90_000))
     await arrived(place, 90_000)
-    monkeypatch.setattr(bodies, "PATIENCE_S", 0.0)
+    place.server.shared.bodies.patience_s = 0.0
     quick = await place.connect(announce("/sync", 50_001) + bytes(50_000))
     assert await slow.status() == 503
     quick.send(b"x")
@@ -677,9 +674,7 @@ async def test_slow_bodies_give_way_to_new_ones(opened: Open, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("path", ["/slow", "/pending-slow"])
-async def test_a_body_that_turned_out_empty_does_not_give_way(
-    opened: Open, monkeypatch: pytest.MonkeyPatch, path: str
-) -> None:
+async def test_a_body_that_turned_out_empty_does_not_give_way(opened: Open, path: str) -> None:
     place = await opened(limits={"max_bodies_bytes": 100_000})
     empty = await place.connect(
         post(path, b"").replace(b"Content-Length: 0\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n0")
@@ -687,7 +682,7 @@ async def test_a_body_that_turned_out_empty_does_not_give_way(
     await arrived(place, 1)
     empty.send(b"\r\n\r\n" + GET[:-1])
     await place.application.started.wait()
-    monkeypatch.setattr(bodies, "PATIENCE_S", 0.0)
+    place.server.shared.bodies.patience_s = 0.0
     assert (await place.ask(announce("/sync", 100_002) + bytes(100_001)))[0] == 503
     place.application.release.set()
     assert (await empty.receive())[2] == f"POST {path} 0".encode()
@@ -740,11 +735,11 @@ async def test_pipelines_take_turns(place: Place, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("go", [reset, half_close, leave])
 async def test_who_leaves_while_waiting_for_a_turn(place: Place, go: Callable[[Client], None]) -> None:
-    place.front.turns.is_free = lambda line: False  # type: ignore[method-assign]
+    place.server.shared.turns.is_free = lambda line: False  # type: ignore[method-assign]
     clients = [await place.connect(GET * 50 + announce("/refused", 10)) for _ in range(20)]
     for client in clients:
         go(client)
-    await until(lambda: place.front.connections == 0)
+    await until(lambda: place.server.connections == 0)
 
 
 # Addresses
@@ -760,7 +755,7 @@ async def test_an_address_has_so_many_connections(opened: Open) -> None:
     assert (status, refused) == (429, ["rate_limited"])
     assert int(headers["retry-after"]) > 0
     second.writer.close()
-    await until(lambda: place.front.connections == 1)
+    await until(lambda: place.server.connections == 1)
     assert (await place.ask(GET))[0] == 200
 
 
@@ -782,21 +777,20 @@ async def test_connections_count_before_their_tls_handshake(opened: Open, tmp_pa
     limits = {"max_connections": 3, "handshake_timeout_s": 0.3}
     place = await opened(limits=limits, server=_certificate(tmp_path), addresses=addresses)
     silent = [await place.connect() for _ in range(3)]
-    await until(lambda: place.front.connections == 3)
+    await until(lambda: place.server.connections == 3)
     assert addresses.open_from("127.0.0.1") == 3
     over = await place.connect()
     assert await over.is_closed(), "without a word"
     silent[0].send(b"no handshake at all")
     reset(silent[1])
-    await until(lambda: place.front.connections == addresses.open_from("127.0.0.1") == 0)
+    await until(lambda: place.server.connections == addresses.open_from("127.0.0.1") == 0)
 
 
-async def test_every_end_gives_a_place_back_once(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a connection does, it counts once as long as it is the front's."""
-    monkeypatch.setattr(front_module, "SWEEP_S", 0.02)
+async def test_every_end_gives_a_place_back_once(opened: Open) -> None:
+    """Whatever a connection does, it counts once as long as it is the server's."""
     addresses = Addresses()
     limits = {"max_connections_per_ip": 25, "handshake_timeout_s": 0.5}
-    place = await opened(limits=limits, addresses=addresses)
+    place = await opened(limits=limits, addresses=addresses, times=Times(sweep_s=0.02))
     begun = [
         *(b"", GET, GET[:9], b"nonsense\r\n\r\n", UPGRADE, UPGRADE.replace(b"/ws", b"/ws?no")),
         *(UPGRADE.replace(b"/ws", b"/ws?wait"), UPGRADE.replace(b"/ws", b"/ws?broken"), post("/boom", b"")),
@@ -805,7 +799,7 @@ async def test_every_end_gives_a_place_back_once(opened: Open, monkeypatch: pyte
     choose, open_now = random.Random(7), list[Client]()
 
     def is_exact() -> bool:
-        return addresses.open_from("127.0.0.1") == place.front.connections
+        return addresses.open_from("127.0.0.1") == place.server.connections
 
     for _ in range(150):
         open_now.append(await place.connect(choose.choice(begun)))
@@ -813,12 +807,12 @@ async def test_every_end_gives_a_place_back_once(opened: Open, monkeypatch: pyte
             choose.choice([reset, half_close, leave])(open_now.pop(choose.randrange(len(open_now))))
         await asyncio.sleep(choose.choice([0, 0, 0.001]))
         assert is_exact()
-        assert place.front.connections <= 25
+        assert place.server.connections <= 25
     place.application.release.set()
     for client in open_now:
         reset(client)
-    await until(lambda: place.front.connections == 0 and is_exact())
-    assert not place.front.bodies.held_bytes
+    await until(lambda: place.server.connections == 0 and is_exact())
+    assert not place.server.shared.bodies.held_bytes
 
 
 # The end
@@ -827,25 +821,25 @@ async def test_every_end_gives_a_place_back_once(opened: Open, monkeypatch: pyte
 async def test_draining(place: Place) -> None:
     busy = await place.connect(post("/slow", b"") + GET)
     await place.application.started.wait()
-    place.front.stop_accepting()
+    place.server.stop_accepting()
     place.application.release.set()
     status, headers, _ = await busy.receive()
     assert (status, headers["connection"]) == (200, "close")
     assert await busy.is_closed()
     busy.writer.close()
-    await asyncio.wait_for(place.front.wait_idle(), 5)
+    await asyncio.wait_for(place.server.wait_idle(), 5)
     with pytest.raises(ConnectionError):
         await place.connect()
 
 
 async def test_nothing_is_left_at_the_end() -> None:
     application = FakeApplication()
-    async with listening(application, Config(server=ServerConfig(port=0))) as front:
-        streams = [await asyncio.open_connection("127.0.0.1", front.port) for _ in range(3)]
+    async with listening(application, Config(server=ServerConfig(port=0))) as http_server:
+        streams = [await asyncio.open_connection("127.0.0.1", http_server.port) for _ in range(3)]
         streams[0][1].write(post("/slow", b""))
         streams[1][1].write(UPGRADE.replace(b"/ws", b"/ws?wait"))
-        await until(lambda: application.requests and application.started.is_set() and front.connections == 3)
-    assert front.connections == 0
+        await until(lambda: application.requests and application.started.is_set() and http_server.connections == 3)
+    assert http_server.connections == 0
     assert asyncio.all_tasks() == {asyncio.current_task()}
     for reader, writer in streams:
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
@@ -865,26 +859,30 @@ async def test_a_host_that_is_not_ours_is_one_line(host: str, shown: str) -> Non
         sockets.listen(host, 0)
 
 
-async def test_the_limit_of_connections_is_what_the_descriptors_allow(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    limits = [1000, 4000]
-    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))
-    monkeypatch.setattr(resource, "setrlimit", lambda _, wanted: limits.__setitem__(slice(None), wanted))
+async def test_the_limit_of_connections_is_what_the_descriptors_allow() -> None:
+    soft, hard = 1000, 4000
+
+    def raise_limit(_: int, wanted: tuple[int, int]) -> None:
+        nonlocal soft, hard
+        soft, hard = wanted
+
+    def room_for(max_connections: int) -> int:
+        return sockets.room_for(max_connections, getrlimit=lambda _: (soft, hard), setrlimit=raise_limit)
+
     with structlog.testing.capture_logs() as logs:
-        assert sockets.room_for(3000) == 4000 - sockets.SPARE_DESCRIPTORS
+        assert room_for(3000) == 4000 - sockets.SPARE_DESCRIPTORS
         assert logs == []
-        assert sockets.room_for(100_000) == 4000 - sockets.SPARE_DESCRIPTORS
+        assert room_for(100_000) == 4000 - sockets.SPARE_DESCRIPTORS
     assert [line["log_level"] for line in logs] == ["warning"]
-    limits[:] = [resource.RLIM_INFINITY] * 2
-    assert sockets.room_for(100_000) == 100_000
+    soft = hard = resource.RLIM_INFINITY
+    assert room_for(100_000) == 100_000
 
 
 async def test_localhost_is_both_loopback_addresses(opened: Open) -> None:
     place = await opened(server={"host": "localhost"})
     hosts = ["127.0.0.1", "::1"] if _has_ipv6() else ["127.0.0.1"]
     for host in hosts:
-        _, writer = await asyncio.open_connection(host, place.front.port)
+        _, writer = await asyncio.open_connection(host, place.server.port)
         writer.close()
 
 
@@ -904,7 +902,7 @@ async def test_kinds_of_addresses(opened: Open, host: str, answering: list[str],
     place = await opened(server={"host": host})
     for address in answering:
         async with asyncio.timeout(5):
-            reader, writer = await asyncio.open_connection(address, place.front.port)
+            reader, writer = await asyncio.open_connection(address, place.server.port)
             writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             assert await reader.read()
             writer.close()
@@ -913,7 +911,7 @@ async def test_kinds_of_addresses(opened: Open, host: str, answering: list[str],
         )  # IPv4 looks like IPv4
     for address in silent:
         with pytest.raises(OSError):
-            await asyncio.open_connection(address, place.front.port)
+            await asyncio.open_connection(address, place.server.port)
 
 
 def _has_ipv6() -> bool:
@@ -928,9 +926,9 @@ def _has_ipv6() -> bool:
 async def test_a_taken_port_is_one_line(opened: Open) -> None:
     place = await opened()
     with pytest.raises(
-        StartError, match=rf"^cannot listen on 127\.0\.0\.1:{place.front.port}: Address already in use$"
+        StartError, match=rf"^cannot listen on 127\.0\.0\.1:{place.server.port}: Address already in use$"
     ):
-        await opened(server={"port": place.front.port})
+        await opened(server={"port": place.server.port})
 
 
 def _certificate(folder: Path) -> dict[str, str]:
@@ -978,9 +976,9 @@ async def test_nothing_is_left_of_tls_at_the_end(tmp_path: Path) -> None:
     files = _certificate(tmp_path)
     context = ssl.create_default_context(cafile=files["tls_cert"])
     application = FakeApplication()
-    async with listening(application, Config(server=ServerConfig(port=0, **files))) as front:
-        streams = [await asyncio.open_connection("127.0.0.1", front.port, ssl=context) for _ in range(2)]
-        streams.append(await asyncio.open_connection("127.0.0.1", front.port))
+    async with listening(application, Config(server=ServerConfig(port=0, **files))) as http_server:
+        streams = [await asyncio.open_connection("127.0.0.1", http_server.port, ssl=context) for _ in range(2)]
+        streams.append(await asyncio.open_connection("127.0.0.1", http_server.port))
         streams[0][1].write(post("/slow", b""))
         await application.started.wait()
     assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -1,0 +1,81 @@
+"""Reading from one connection as far as there is room: counts what is kept of its requests, and pauses."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pushd.http.bodies import Bodies, Holder
+from pushd.http.messages import Request
+from pushd.http.parser import BODY, RequestParser
+from pushd.http.shared import Shared
+
+HELD_BYTES = 64 * 1024  # of requests that wait for the one in work; reading is paused beyond
+
+
+class Reading:
+    """What is kept of one connection's requests, as the `Bodies` of all count it, and whether more is read.
+
+    `worked_bytes` are those of the body of the request in work.
+    """
+
+    __slots__ = ("_bodies", "_fd", "_holder", "_is_paused", "_parser", "_shared", "_transport", "held_bytes",
+                 "worked_bytes")  # fmt: skip
+
+    def __init__(self, shared: Shared, transport: asyncio.Transport, parser: RequestParser, holder: Holder) -> None:
+        self._shared = shared
+        self._bodies: Bodies = shared.bodies
+        self._transport = transport
+        self._parser = parser
+        self._holder: Holder | None = holder
+        self._fd = -1  # of one that was silent at first
+        self._is_paused = False
+        self.held_bytes = 0  # as `Bodies` counts them
+        self.worked_bytes = 0
+
+    def await_first(self) -> None:
+        """Nothing has come yet: let the turn of the loop be chosen in which the first bytes are read."""
+        self._fd = self._transport.get_extra_info("socket").fileno()
+        self._transport.pause_reading()
+        self._shared.first_reads.watch(self._fd, self._transport.resume_reading)
+
+    def balance(self, *, has_to_queue: bool, has_eof: bool) -> None:
+        """Count what is kept, and pause or resume reading: nothing is read before a turn, nor what must be held."""
+        held_bytes = self._parser.kept_bytes + self.worked_bytes
+        if held_bytes != self.held_bytes:
+            self._hold(held_bytes)
+        is_full = has_to_queue or self._parser.held_bytes > HELD_BYTES
+        if is_full is self._is_paused:
+            return
+        self._is_paused = is_full
+        if is_full:
+            self._transport.pause_reading()
+        elif not has_eof:
+            self._transport.resume_reading()
+            if self._parser.phase is BODY:
+                self._shared.turns.count_read(2 * HELD_BYTES)  # what comes is kept as well
+
+    def has_room_for(self, request: Request) -> bool:
+        """Whether a request that has come whole may be worked on."""
+        if self.held_bytes and self._holder is not None:
+            self._bodies.ends(self._holder)
+        if not request.body:
+            return True
+        return self._bodies.has_room(len(request.body) - self.held_bytes, self._shared.limits.max_bodies_bytes)
+
+    def may_go_on(self) -> bool:
+        """Whether there is room for the body that arrives. Others may have to give way to it."""
+        if self._parser.phase is not BODY or not self.held_bytes or self._holder is None:
+            return True
+        return self._bodies.arrives(self._holder, self._shared.limits.max_bodies_bytes, self._shared.loop.time())
+
+    def end(self) -> None:
+        """Keep nothing any more. Cuts the reference cycle with the holder: no work for the garbage collector."""
+        self._hold(0)
+        self._shared.first_reads.forget(self._fd)
+        self._holder = None
+
+    def _hold(self, count: int) -> None:
+        self._bodies.held_bytes += count - self.held_bytes
+        self.held_bytes = count
+        if not count and self._holder is not None:
+            self._bodies.ends(self._holder)

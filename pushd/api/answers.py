@@ -12,7 +12,7 @@ import msgspec
 import orjson
 
 from pushd.errors import ErrorCode, RequestError
-from pushd.http.long_answers import Long
+from pushd.http.long_answers import FairSemaphore, Long
 from pushd.http.messages import Response
 
 Input = TypeVar("Input")

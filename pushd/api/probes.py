@@ -54,9 +54,13 @@ class Exposition:
         self._now = now
         self._made = b""
         self._fresh = TokenBucket(1, FRESH_EXPOSITIONS, now())
+        self._rests_until = 0.0  # making takes half of the time at most: others have their turn in between
 
     def text(self) -> bytes:
         """The text, at most a second older than the newest that could be made."""
-        if self._fresh.take(self._now()):
+        begun = self._now()
+        if begun >= self._rests_until and self._fresh.take(begun):
             self._made = self._make()
+            ended = self._now()
+            self._rests_until = ended + (ended - begun)
         return self._made

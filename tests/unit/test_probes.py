@@ -19,6 +19,21 @@ def test_a_flood_gets_what_was_made_a_second_ago() -> None:
     assert [int(exposition.text()) for _ in range(3)] == [FRESH_EXPOSITIONS + 1] * 3
 
 
+def test_making_takes_half_of_the_time_at_most() -> None:
+    clock, numbers = Clock(), itertools.count(1)
+
+    def make() -> bytes:
+        clock.move(0.25)
+        return str(next(numbers)).encode()
+
+    exposition = Exposition(make, clock)
+    assert [int(exposition.text()) for _ in range(3)] == [1, 1, 1]
+    clock.move(0.125)
+    assert int(exposition.text()) == 1
+    clock.move(0.125)
+    assert int(exposition.text()) == 2
+
+
 def test_a_text_that_cannot_be_made_is_tried_again() -> None:
     text = b""
     exposition = Exposition(lambda: text or bytes(1 // 0), Clock())

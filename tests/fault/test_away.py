@@ -25,6 +25,11 @@ def nowhere() -> str:
     return f"127.0.0.1:{free_port()}"
 
 
+async def are_down(probe: Probe) -> bool:
+    health = await probe.get("/websocket/health")
+    return bool(health["stores"] == {"mailbox": "down", "records": "down", "directory": "down"})
+
+
 async def test_it_starts_without_any_of_its_stores(start: Start) -> None:
     probe = await start(
         mailbox={"url": f"redis://{nowhere()}/0"},
@@ -32,9 +37,8 @@ async def test_it_starts_without_any_of_its_stores(start: Start) -> None:
         directory={"url": f"mysql://user@{nowhere()}/db"},
     )
     client = await probe.client(7, ack=True)
+    await until(lambda: are_down(probe))
     assert await is_degraded(probe)
-    health = await probe.get("/websocket/health")
-    assert health["stores"] == {"mailbox": "down", "records": "down", "directory": "down"}
     assert (await probe.http.get("/readyz")).status_code == 200
     published = await probe.publish("live all the same", wait_ms=0, target="custom", user_ids=[7, 8])
     assert (await client.receive())["message_id"] == published["message_id"]

@@ -468,8 +468,12 @@ async def test_a_start_at_which_something_fails_once_comes_up_or_says_so_and_the
 ) -> None:
     config, calls = make_config(records={"flush_ms": 1}), Calls()
     async with running(config) as probe:
-        kept = await Life(probe, await connected(probe, 5, is_acking=False), 1).publish(user_ids=[77])
+        publisher = await connected(probe, 5, is_acking=False)
+        kept = await Life(probe, publisher, 1).publish(user_ids=[77])
         places = [*codecs(), *codec_calls()]
+        await publisher.close()  # and nobody is left as online: only the very next start would tell of it
+        await until(lambda: not probe.node.hub.users_total)
+        await probe.node.writers.statuses_written()
     async with open_stores(config, lambda *_: None) as stores:
         places += store_calls(stores)
     with monkeypatch.context() as counting:

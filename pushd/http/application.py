@@ -85,9 +85,12 @@ class GuardedApplication:
         except (Exception, asyncio.CancelledError):
             return self.crashed(request)
 
-    def too_late(self) -> Response:
+    def too_late(self, request: Request) -> Response:
         """The answer instead of a `Later` one whose time is over."""
-        return self._application.too_late()
+        try:
+            return self._application.too_late()
+        except Exception:
+            return self.crashed(request)
 
     def admit(self, request: Request) -> Any:
         """The refusal of an upgrade as a Response, what it is allowed with, or an awaitable of either."""

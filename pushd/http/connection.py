@@ -435,7 +435,7 @@ class HttpConnection(asyncio.Protocol):
         elif self._pending is not None:
             request, answer = self._pending
             self._stop_waiting(answer)
-            self._answer(request, self._shared.application.too_late())
+            self._answer(request, self._shared.application.too_late(request))
         elif self._parser.phase is IDLE:
             self._transport.close()
         else:

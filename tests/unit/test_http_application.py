@@ -30,7 +30,7 @@ def test_what_it_says_is_passed_on(guarded: GuardedApplication) -> None:
     assert guarded.handle(Request(target=b"/a")) == Response(200, b"/a")
     assert guarded.judge_head(Request()) is True
     assert guarded.admit(UPGRADE) == "admitted"
-    assert guarded.too_late() == Response(503, b"too late")
+    assert guarded.too_late(Request()) == Response(503, b"too late")
     assert guarded.shared(None, Response(200)).headers == (("X-Shared", "yes"),)
     assert guarded.answer_within_s == 60.0
 
@@ -43,7 +43,7 @@ def test_headers_of_a_refusal_replace_those_of_the_answer(
     assert guarded.fail(Refusal(503, "no", (("retry-after", "1"),))).headers == (("X", "y"), ("retry-after", "1"))
 
 
-@pytest.mark.parametrize("name", ["handle", "judge_head", "admit"])
+@pytest.mark.parametrize("name", ["handle", "judge_head", "admit", "too_late"])
 def test_an_exception_is_a_500_without_details(
     guarded: GuardedApplication, application: Application, name: str
 ) -> None:

@@ -76,7 +76,7 @@ class FakeApplication:
             return Response(401, b"refused")
         return request.path != "/unread"
 
-    def shared(self, request: Request | None, response: Response) -> Response:
+    def share(self, request: Request | None, response: Response) -> Response:
         return response
 
     def handle(self, request: Request) -> Response | Later[Response] | Awaitable[Response]:
@@ -141,10 +141,10 @@ class FakeApplication:
             raise
         return Response(401, b"no") if "no" in request.query else "admitted"
 
-    def attach(self, transport: asyncio.Transport, request: Request, admission: str, tail: bytes) -> None:
+    def attach(self, transport: asyncio.Transport, request: Request, upgrade: str, tail: bytes) -> None:
         if "broken" in request.query:
             raise RuntimeError("secret")
-        assert admission == "admitted"
+        assert upgrade == "admitted"
         assert not transport.is_reading()
         transport.set_protocol(Echo(transport))
         transport.write(b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + tail)
@@ -560,7 +560,7 @@ async def test_a_hand_over_that_fails_closes_the_connection(place: Place) -> Non
 
 
 @pytest.mark.parametrize("go", [reset, leave, half_close])
-async def test_admission_ends_when_the_peer_leaves(place: Place, go: Callable[[Client], None]) -> None:
+async def test_a_decision_on_an_upgrade_ends_when_the_peer_leaves(place: Place, go: Callable[[Client], None]) -> None:
     client = await place.connect(UPGRADE.replace(b"/ws", b"/ws?wait"))
     await place.application.started.wait()
     go(client)

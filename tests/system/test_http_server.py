@@ -852,7 +852,12 @@ async def test_nothing_is_left_at_the_end() -> None:
 
 @pytest.mark.parametrize(
     ("host", "shown"),
-    [("no-such-host.invalid", "no-such-host.invalid:0"), ("192.0.2.1", "192.0.2.1:0"), ("x" * 64, "x:0")],
+    [
+        ("no-such-host.invalid", "no-such-host.invalid:0"),
+        ("192.0.2.1", "192.0.2.1:0"),
+        ("x" * 64, "x:0"),
+        ("::%lo", "[::%lo]:0"),
+    ],
 )
 async def test_a_host_that_is_not_ours_is_one_line(host: str, shown: str) -> None:
     with pytest.raises(StartError, match=rf"^cannot listen on .*{re.escape(shown)}: [^\n]+$"):

@@ -89,7 +89,10 @@ class AnswerQueue:
         pieces.clear()
 
     def write_more(self, transport: asyncio.Transport) -> bool:
-        """A share of the rest; whether that was all. One who takes it as fast as it comes must not keep the loop."""
+        """Write a share of the rest, and say whether that was all.
+
+        A peer that takes it as fast as it comes must not keep the loop.
+        """
         more = self.more
         for _ in range(PIECES_AT_ONCE):
             if not more or transport.get_write_buffer_size() or transport.is_closing():
@@ -100,6 +103,6 @@ class AnswerQueue:
         return not more
 
     def give_up(self) -> None:
-        """Nobody wants the rest."""
+        """Give the rest of a long answer up: nobody wants it."""
         if self.more is not None:
             self.more.end()

@@ -26,7 +26,7 @@ class Rights(IntEnum):
 class Endpoint(NamedTuple):
     """One row of the table. `{name}` in the path matches one segment.
 
-    `handler` takes the API and a `Call`, and returns what goes into `data`, a `Later` for it, or an awaitable.
+    `handler` takes a `Call`, and returns what goes into `data`, a `Later` for it, or an awaitable.
     """
 
     method: str

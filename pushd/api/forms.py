@@ -18,7 +18,8 @@ from pushd.model import UserId
 from pushd.records import Slice
 from pushd.values import NO_NUL
 
-_SURE_TO_EXIST = r"^(19|20)\d\d-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8]) ([01]\d|2[0-3]):[0-5]\d:[0-5]\d$"  # of all times
+# Of the local times only those that every month has: whoever makes one up by the pattern is not refused.
+_LOCAL_TIME = r"^(19|20)\d\d-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8]) ([01]\d|2[0-3]):[0-5]\d:[0-5]\d$"
 Page = Annotated[int, Meta(ge=1, le=1_000_000, description="Page, from 1.")]
 PageSize = Annotated[int, Meta(ge=1, le=100, description="Items of a page.")]
 Order = Literal["asc", "desc"]
@@ -26,7 +27,7 @@ Time = Annotated[
     str,
     Meta(
         description='"YYYY-MM-DD", "YYYY-MM-DD HH:MM:SS" (in server.timezone) or ISO 8601.',
-        extra_json_schema={"anyOf": [{"format": "date"}, {"format": "date-time"}, {"pattern": _SURE_TO_EXIST}]},
+        extra_json_schema={"anyOf": [{"format": "date"}, {"format": "date-time"}, {"pattern": _LOCAL_TIME}]},
     ),
 ]
 Text = Annotated[str, Meta(max_length=500, pattern=NO_NUL)]

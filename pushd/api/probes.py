@@ -14,7 +14,7 @@ FRESH_EXPOSITIONS = 10  # of the metrics, at once; then one each second, and oth
 
 
 class Probes:
-    """Answers them. `description` is the OpenAPI document."""
+    """Answers what is asked without credentials. `description` is the OpenAPI document."""
 
     def __init__(self, health: Health, metrics: Metrics, description: bytes) -> None:
         self._health = health
@@ -22,7 +22,7 @@ class Probes:
         self._description = description
 
     def by_path(self) -> dict[str, Callable[[Request], Response]]:
-        """Which answer belongs to which path."""
+        """What answers the requests to each path."""
         return {
             "/healthz": self._healthz,
             "/readyz": self._readyz,

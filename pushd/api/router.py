@@ -99,7 +99,7 @@ class Router:
         in_body = self._current.config.server.status_in_body and status in _STATUSES_OF_THE_API
         return answers.of_status(status, text, status_in_body=in_body)
 
-    def shared(self, request: Request | None, response: Response) -> Response:
+    def share(self, request: Request | None, response: Response) -> Response:
         """Any answer as it leaves: the page of an allowed origin can read it.
 
         Without a request, nobody knows who is answered: then any page can, where any but our own is allowed at all.
@@ -126,7 +126,7 @@ class Router:
             return answers.failure(error)
 
     def attach(self, transport: asyncio.Transport, request: Request, upgrade: Upgrade, tail: bytes) -> None:
-        """Take an admitted connection over."""
+        """Take over the connection of an upgrade that was allowed."""
         try:
             self._gateway.attach(transport, request, upgrade, tail)
         except Exception:

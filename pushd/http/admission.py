@@ -164,7 +164,7 @@ class FirstReads:
         self._epoll.register(fd, select.EPOLLIN)
 
     def forget(self, fd: int) -> None:
-        """Wait for it no more. Harmless when nobody does; call it before the descriptor is closed."""
+        """Watch a descriptor no more. Harmless when nobody does; call it before the descriptor is closed."""
         if self._waiting.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 

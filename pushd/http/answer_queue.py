@@ -12,7 +12,7 @@ from pushd.http.long_answers import Sending
 from pushd.http.messages import Refusal, Request, Response
 from pushd.http.shared import Shared
 
-SHARED_BYTES = 8 * 1024  # a longer body is written as it is: where many get the same one, it is kept once
+JOINED_BYTES = 8 * 1024  # a longer body is written as it is: where many get the same one, it is kept once
 ANSWERS_BYTES = 32 * 1024  # of answers in one write: then the kernel must take them before another request is answered
 PIECES_AT_ONCE = 8  # of a long answer
 
@@ -57,7 +57,7 @@ class AnswerQueue:
             self.more = shared.unsent.send(response, shared.loop.time())
             response = application.fail(_TOO_MUCH) if self.more is None else response
         if request is None or "origin" in request.headers:
-            response = application.shared(request or refused, response)
+            response = application.share(request or refused, response)
         date = messages.date_line(int(shared.wall_s()))
         try:
             self._put(response, keep_alive, head_only, date)
@@ -65,15 +65,15 @@ class AnswerQueue:
             _log.exception("answer cannot be encoded", status=response.status)
             self.give_up()
             keep_alive, self.more = False, None
-            self._put(application.shared(request or refused, application.fail(BROKEN)), keep_alive, head_only, date)
+            self._put(application.share(request or refused, application.fail(BROKEN)), keep_alive, head_only, date)
         self.is_last = not keep_alive
 
     def _put(self, response: Response, keep_alive: bool, head_only: bool, date: bytes) -> None:
-        is_shared = len(response.body) > SHARED_BYTES and not head_only
-        answer = messages.encode(response, keep_alive=keep_alive, head_only=head_only or is_shared, date=date)
+        is_apart = len(response.body) > JOINED_BYTES and not head_only
+        answer = messages.encode(response, keep_alive=keep_alive, head_only=head_only or is_apart, date=date)
         self._pieces.append(answer)
         self.held_bytes += len(answer)
-        if is_shared:
+        if is_apart:
             self._pieces.append(response.body)
             self.held_bytes += len(response.body)
 
@@ -81,7 +81,7 @@ class AnswerQueue:
         """Write all but the rest of a long answer, unless the transport is closing."""
         pieces = self._pieces
         if pieces and not transport.is_closing():
-            if self.held_bytes > SHARED_BYTES:
+            if self.held_bytes > JOINED_BYTES:
                 transport.writelines(pieces)
             else:
                 transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
@@ -89,7 +89,10 @@ class AnswerQueue:
         pieces.clear()
 
     def write_more(self, transport: asyncio.Transport) -> bool:
-        """A share of the rest; whether that was all. One who takes it as fast as it comes must not keep the loop."""
+        """Write a share of the rest, and say whether that was all.
+
+        A peer that takes it as fast as it comes must not keep the loop.
+        """
         more = self.more
         for _ in range(PIECES_AT_ONCE):
             if not more or transport.get_write_buffer_size() or transport.is_closing():
@@ -100,6 +103,6 @@ class AnswerQueue:
         return not more
 
     def give_up(self) -> None:
-        """Nobody wants the rest."""
+        """Give the rest of a long answer up: nobody wants it."""
         if self.more is not None:
             self.more.end()

@@ -39,7 +39,7 @@ class Application(Protocol[UpgradeT]):
     def failure(self, status: int, text: str) -> Response:
         """The answer to what the server refuses by itself; `text` is written for people and holds no secret."""
 
-    def shared(self, request: Request | None, response: Response) -> Response:
+    def share(self, request: Request | None, response: Response) -> Response:
         """Any answer as it leaves, to a request with an Origin, or to one of which too little was read to know."""
 
     def admit(self, request: Request) -> Response | UpgradeT | Awaitable[Response | UpgradeT]:
@@ -72,7 +72,7 @@ class GuardedApplication:
             return self.crashed(request)
 
     def handle(self, request: Request) -> Response | Later[Response] | Awaitable[Response]:
-        """The answer to a request that is no upgrade, or what it will be known by."""
+        """The answer to a request that is no upgrade, or what it can be awaited by."""
         try:
             return self._application.handle(request)
         except Exception:
@@ -85,9 +85,12 @@ class GuardedApplication:
         except (Exception, asyncio.CancelledError):
             return self.crashed(request)
 
-    def too_late(self) -> Response:
+    def too_late(self, request: Request) -> Response:
         """The answer instead of a `Later` one whose time is over."""
-        return self._application.too_late()
+        try:
+            return self._application.too_late()
+        except Exception:
+            return self.crashed(request)
 
     def admit(self, request: Request) -> Any:
         """The refusal of an upgrade as a Response, what it is allowed with, or an awaitable of either."""
@@ -125,10 +128,10 @@ class GuardedApplication:
         _log.exception("request failed", method=request.method, path=request.path)
         return self.fail(BROKEN)
 
-    def shared(self, request: Request | None, response: Response) -> Response:
+    def share(self, request: Request | None, response: Response) -> Response:
         """The answer as the application lets it leave, or as it is if it cannot say."""
         try:
-            return self._application.shared(request, response)
+            return self._application.share(request, response)
         except Exception:
             _log.exception("an answer could not be shared", status=response.status)
             return response

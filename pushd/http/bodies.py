@@ -9,7 +9,7 @@ WHOLE_SHARE = 1.25  # of `max_bytes`: up to where requests that have come whole 
 
 
 class Holder(Protocol):
-    """Who holds bytes of a body."""
+    """A connection that holds bytes of a body."""
 
     def give_way(self) -> None:
         """Hold nothing any more: others need the room."""
@@ -43,5 +43,5 @@ class Bodies:
         return True
 
     def ends(self, holder: Holder) -> None:
-        """Its body has come, or is given up. Harmless when there is none."""
+        """Wait no more for the body of `holder`: it has come, or is given up. Harmless when there is none."""
         self._arriving.pop(holder, None)

@@ -28,7 +28,7 @@ _SLOW = Refusal(408, "the request took too long to arrive")
 READING, QUEUED, UPGRADE_QUEUED, DECIDING, WAITING, SENDING, LINGERING, LINGERING_QUEUED, HANDED_OVER, GONE = State
 
 
-class Owner(Protocol):
+class Server(Protocol):
     """What a connection needs of the server that made it."""
 
     def forget(self, connection: HttpConnection) -> None:
@@ -44,8 +44,8 @@ class HttpConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_deadline", "_has_eof", "_is_choked", "_is_known", "_is_secure", "_out", "_owner", "_parser", "_pending",
-        "_reading", "_refusal", "_shared", "_state", "_task", "_transport", "peer",
+        "_deadline", "_has_eof", "_is_choked", "_is_known", "_is_secure", "_out", "_parser", "_pending",
+        "_reading", "_refusal", "_server", "_shared", "_state", "_task", "_transport", "peer",
     )  # fmt: skip
 
     # From `connection_made` until the connection is handed over.
@@ -55,10 +55,10 @@ class HttpConnection(asyncio.Protocol):
     _deadline: Deadline
 
     def __init__(
-        self, shared: Shared, owner: Owner, peer: str, *, is_secure: bool, refusal: Refusal | None = None
+        self, shared: Shared, server: Server, peer: str, *, is_secure: bool, refusal: Refusal | None = None
     ) -> None:
         self._shared = shared
-        self._owner = owner
+        self._server = server
         self._is_secure = is_secure
         self._refusal = refusal
         self.peer = peer
@@ -135,14 +135,14 @@ class HttpConnection(asyncio.Protocol):
             self._reading.end()
             if state is DECIDING:
                 self._cancel_task()
-        self._owner.forget(self)
+        self._server.forget(self)
 
     def pause_writing(self) -> None:
         """The peer does not take its answers: work on no more requests."""
         self._is_choked = True
 
     def resume_writing(self) -> None:
-        """It took all of them: go on."""
+        """The peer took all of its answers: go on."""
         self._is_choked = False
         self._deadline.taken()
         if self._state is SENDING:
@@ -154,7 +154,7 @@ class HttpConnection(asyncio.Protocol):
 
     @property
     def _line(self) -> Line:
-        """In which it would wait for its turn with what has just come."""
+        """The line in which it would wait for its turn with what has just come."""
         if self._parser.phase is not IDLE:
             return GOING_ON
         return KNOWN if self._is_known else STRANGER
@@ -189,7 +189,7 @@ class HttpConnection(asyncio.Protocol):
             self._settle()
 
     def _answer_ready(self) -> None:
-        """Reply to requests until one must be waited for, the connection is handed off, or there is nothing to do."""
+        """Reply to requests until one must be waited for, the connection is handed over, or there is nothing to do."""
         has_share_left, out = self._shared.turns.has_share_left, self._out
         while self._state is READING and not self._is_choked and out.has_room:
             request = self._parser.next(has_share_left)
@@ -289,7 +289,7 @@ class HttpConnection(asyncio.Protocol):
             self._task.cancel()
 
     def _ask_to_upgrade(self, request: Request) -> Response | None:
-        """The refusal; None when it may yet come, after the hand-off, or when the peer, who sends no more, is gone."""
+        """The refusal; None when it may yet come, after the hand-over, or when the peer, who sends no more, is gone."""
         if self._has_eof:
             return None
         verdict = self._shared.application.admit(request)
@@ -303,7 +303,7 @@ class HttpConnection(asyncio.Protocol):
         return None
 
     async def _decided(self, request: Request, verdict: Awaitable[Any]) -> Response | None:
-        """The refusal of an upgrade, or None after the hand-off."""
+        """The refusal of an upgrade, or None after the hand-over."""
         decision = await verdict
         if isinstance(decision, Response):
             return decision
@@ -320,7 +320,7 @@ class HttpConnection(asyncio.Protocol):
         self._reading.end()
         self._parser.close()
         self._transport.pause_reading()
-        self._owner.forget(self)
+        self._server.forget(self)
         if self._shared.application.attach(self._transport, request, upgrade, tail):
             # uvloop keeps this object for as long as the transport lives: let it be small.
             self._task = None
@@ -435,7 +435,7 @@ class HttpConnection(asyncio.Protocol):
         elif self._pending is not None:
             request, answer = self._pending
             self._stop_waiting(answer)
-            self._answer(request, self._shared.application.too_late())
+            self._answer(request, self._shared.application.too_late(request))
         elif self._parser.phase is IDLE:
             self._transport.close()
         else:

@@ -60,7 +60,7 @@ class Unsent:
         return Sending(self, response, now + self.within_s + size / self.bytes_per_s)
 
     def give_back(self, owner: int, size: int) -> None:
-        """They are written, or nobody wants them any more."""
+        """Make room again: so many bytes of this owner are written, or nobody wants them any more."""
         self.total -= size
         self._of[owner] -= size
         if not self._of[owner]:
@@ -86,7 +86,7 @@ class Sending:
         return piece
 
     def end(self) -> None:
-        """Nobody wants the rest."""
+        """Give the rest up: nobody wants it."""
         self._unsent.give_back(self._owner, sum(map(len, self._pieces)))
         self._pieces.clear()
 
@@ -100,7 +100,7 @@ class FairSemaphore:
 
     @asynccontextmanager
     async def turn(self, asker: int) -> AsyncIterator[None]:
-        """Wait for it; the block is the turn."""
+        """Wait for a turn, which lasts as long as the block."""
         mine = self._askers.get(asker)
         if mine is None:
             mine = self._askers[asker] = asyncio.Lock()
@@ -116,13 +116,13 @@ class Encoded:
         self._last = bytearray()
 
     def add(self, text: bytes) -> None:
-        """Behind what there is."""
+        """Put a text behind what there is."""
         self._last += text
         if len(self._last) >= PIECE_BYTES:
             self._end_piece()
 
     def join(self, other: Encoded) -> None:
-        """The other's behind what there is."""
+        """Put the text of another one behind what there is."""
         for piece in other.pieces():
             if len(piece) < PIECE_BYTES:
                 self.add(piece)

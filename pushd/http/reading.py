@@ -18,7 +18,7 @@ class Reading:
     `worked_bytes` are those of the body of the request in work.
     """
 
-    __slots__ = ("_bodies", "_fd", "_holder", "_is_paused", "_parser", "_shared", "_transport", "held_bytes",
+    __slots__ = ("_bodies", "_fd", "_holder", "_is_paused", "_parser", "_shared", "_transport", "counted_bytes",
                  "worked_bytes")  # fmt: skip
 
     def __init__(self, shared: Shared, transport: asyncio.Transport, parser: RequestParser, holder: Holder) -> None:
@@ -29,7 +29,7 @@ class Reading:
         self._holder: Holder | None = holder
         self._fd = -1  # of one that was silent at first
         self._is_paused = False
-        self.held_bytes = 0  # as `Bodies` counts them
+        self.counted_bytes = 0  # as `Bodies` counts them
         self.worked_bytes = 0
 
     def await_first(self) -> None:
@@ -40,9 +40,9 @@ class Reading:
 
     def balance(self, *, has_to_queue: bool, has_eof: bool) -> None:
         """Count what is kept, and pause or resume reading: nothing is read before a turn, nor what must be held."""
-        held_bytes = self._parser.kept_bytes + self.worked_bytes
-        if held_bytes != self.held_bytes:
-            self._hold(held_bytes)
+        kept_bytes = self._parser.kept_bytes + self.worked_bytes
+        if kept_bytes != self.counted_bytes:
+            self._count(kept_bytes)
         is_full = has_to_queue or self._parser.held_bytes > HELD_BYTES
         if is_full is self._is_paused:
             return
@@ -56,26 +56,26 @@ class Reading:
 
     def has_room_for(self, request: Request) -> bool:
         """Whether a request that has come whole may be worked on."""
-        if self.held_bytes and self._holder is not None:
+        if self.counted_bytes and self._holder is not None:
             self._bodies.ends(self._holder)
         if not request.body:
             return True
-        return self._bodies.has_room(len(request.body) - self.held_bytes, self._shared.limits.max_bodies_bytes)
+        return self._bodies.has_room(len(request.body) - self.counted_bytes, self._shared.limits.max_bodies_bytes)
 
     def may_go_on(self) -> bool:
         """Whether there is room for the body that arrives. Others may have to give way to it."""
-        if self._parser.phase is not BODY or not self.held_bytes or self._holder is None:
+        if self._parser.phase is not BODY or not self.counted_bytes or self._holder is None:
             return True
         return self._bodies.arrives(self._holder, self._shared.limits.max_bodies_bytes, self._shared.loop.time())
 
     def end(self) -> None:
         """Keep nothing any more. Cuts the reference cycle with the holder: no work for the garbage collector."""
-        self._hold(0)
+        self._count(0)
         self._shared.first_reads.forget(self._fd)
         self._holder = None
 
-    def _hold(self, count: int) -> None:
-        self._bodies.held_bytes += count - self.held_bytes
-        self.held_bytes = count
-        if not count and self._holder is not None:
+    def _count(self, kept_bytes: int) -> None:
+        self._bodies.held_bytes += kept_bytes - self.counted_bytes
+        self.counted_bytes = kept_bytes
+        if not kept_bytes and self._holder is not None:
             self._bodies.ends(self._holder)

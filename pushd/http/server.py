@@ -149,7 +149,7 @@ class HttpServer:
                 self._addresses.enter(peer)
             self._connections.add(connection)
         else:
-            self.shared.refused("queue_full" if refusal is _FULL else "rate_limited")
+            self.shared.note_refused("queue_full" if refusal is _FULL else "rate_limited")
             if self._is_secure or len(self._refused) >= self._max_refused:
                 return None
             connection = HttpConnection(self.shared, self, peer, is_secure=False, refusal=refusal)

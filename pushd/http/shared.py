@@ -75,10 +75,10 @@ class Shared:
 
     def crowded(self) -> Response:
         """The answer to a body for which there is no room."""
-        self.refused("bodies_full")
+        self.note_refused("bodies_full")
         return self.application.fail(_CROWDED)
 
-    def refused(self, reason: str) -> None:
+    def note_refused(self, reason: str) -> None:
         """Tell that something was refused for want of room: the log hears it once in `QUIET_S`."""
         self._on_refused(reason)
         now = self.loop.time()

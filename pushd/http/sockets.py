@@ -55,7 +55,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 
 def _resolve(host: str, port: int) -> list[_Address]:
-    names = _BOTH.get(canonical(host) or host.lower(), (host,))
+    is_zoned = "%" in host  # names one interface, and "::" all of them
+    names = (host,) if is_zoned else _BOTH.get(canonical(host) or host.lower(), (host,))
     try:
         found = [info for name in names for info in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)]
     except (OSError, UnicodeError) as error:

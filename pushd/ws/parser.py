@@ -86,7 +86,7 @@ def picows_protocol(answer: WSUpgradeResponseWithListener, max_frame_bytes: int)
         lambda _request: answer,
         picows_log,
         True,  # disconnect_on_exception
-        None,  # handshake timeout: the front has kept it
+        None,  # handshake timeout: the HTTP connection has kept it
         False,  # auto-ping: the heartbeat sweeps
         1.0,
         1.0,

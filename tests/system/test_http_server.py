@@ -76,7 +76,7 @@ class FakeApplication:
             return Response(401, b"refused")
         return request.path != "/unread"
 
-    def shared(self, request: Request | None, response: Response) -> Response:
+    def share(self, request: Request | None, response: Response) -> Response:
         return response
 
     def handle(self, request: Request) -> Response | Later[Response] | Awaitable[Response]:
@@ -141,10 +141,10 @@ class FakeApplication:
             raise
         return Response(401, b"no") if "no" in request.query else "admitted"
 
-    def attach(self, transport: asyncio.Transport, request: Request, admission: str, tail: bytes) -> None:
+    def attach(self, transport: asyncio.Transport, request: Request, upgrade: str, tail: bytes) -> None:
         if "broken" in request.query:
             raise RuntimeError("secret")
-        assert admission == "admitted"
+        assert upgrade == "admitted"
         assert not transport.is_reading()
         transport.set_protocol(Echo(transport))
         transport.write(b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + tail)
@@ -560,7 +560,7 @@ async def test_a_hand_over_that_fails_closes_the_connection(place: Place) -> Non
 
 
 @pytest.mark.parametrize("go", [reset, leave, half_close])
-async def test_admission_ends_when_the_peer_leaves(place: Place, go: Callable[[Client], None]) -> None:
+async def test_a_decision_on_an_upgrade_ends_when_the_peer_leaves(place: Place, go: Callable[[Client], None]) -> None:
     client = await place.connect(UPGRADE.replace(b"/ws", b"/ws?wait"))
     await place.application.started.wait()
     go(client)
@@ -852,7 +852,12 @@ async def test_nothing_is_left_at_the_end() -> None:
 
 @pytest.mark.parametrize(
     ("host", "shown"),
-    [("no-such-host.invalid", "no-such-host.invalid:0"), ("192.0.2.1", "192.0.2.1:0"), ("x" * 64, "x:0")],
+    [
+        ("no-such-host.invalid", "no-such-host.invalid:0"),
+        ("192.0.2.1", "192.0.2.1:0"),
+        ("x" * 64, "x:0"),
+        ("::%lo", "[::%lo]:0"),
+    ],
 )
 async def test_a_host_that_is_not_ours_is_one_line(host: str, shown: str) -> None:
     with pytest.raises(StartError, match=rf"^cannot listen on .*{re.escape(shown)}: [^\n]+$"):

@@ -206,7 +206,7 @@ def whole_frames(data: bytes) -> bytes:
 
 
 class Node:
-    """A node without its core: the gateway takes connections over at once, as the front does after an upgrade."""
+    """A node without its core: the gateway takes connections over at once, as the HTTP server does after an upgrade."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng

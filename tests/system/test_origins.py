@@ -168,7 +168,7 @@ class TestCors:
             assert response.headers["access-control-allow-private-network"] == "true"
             assert response.headers["access-control-allow-origin"] == "https://admin.example"
 
-    FRONT: ClassVar[list[tuple[str, int]]] = [
+    HEADS: ClassVar[list[tuple[str, int]]] = [
         ("GET /healthz HTTP/1.1\nHost: a b\n{}", 400),
         ("GET  /healthz HTTP/1.1\nHost: a\n{}", 400),
         ("GET /%zz HTTP/1.1\nHost: a\n{}", 400),
@@ -196,9 +196,9 @@ class TestCors:
         ("GET /metrics HTTP/1.0\n{}", 200),
     ]
 
-    @pytest.mark.parametrize("index", range(len(FRONT)))
-    async def test_what_the_front_refuses_can_be_read_as_well(self, probe: Probe, index: int) -> None:
-        head, expected = self.FRONT[index]
+    @pytest.mark.parametrize("index", range(len(HEADS)))
+    async def test_what_the_http_server_says_by_itself_can_be_read_as_well(self, probe: Probe, index: int) -> None:
+        head, expected = self.HEADS[index]
         for origin, allowed in (("https://admin.example", True), ("https://evil.example", False)):
             async with await Raw.connect(probe.port) as client:
                 client.send((head.format(f"Origin: {origin}").replace("\n", "\r\n") + "\r\n\r\n").encode())

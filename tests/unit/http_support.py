@@ -33,7 +33,7 @@ class Application:
     def failure(self, status: int, text: str) -> Response:
         return self._say(text, status)
 
-    def shared(self, request: Request | None, response: Response) -> Response:
+    def share(self, request: Request | None, response: Response) -> Response:
         response.headers += (("X-Shared", self._say("yes").body.decode()),)
         return response
 

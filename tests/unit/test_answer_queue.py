@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from pushd.config.schema import LimitsConfig
-from pushd.http.answer_queue import ANSWERS_BYTES, PIECES_AT_ONCE, SHARED_BYTES, AnswerQueue
+from pushd.http.answer_queue import ANSWERS_BYTES, JOINED_BYTES, PIECES_AT_ONCE, AnswerQueue
 from pushd.http.messages import Request, Response
 from pushd.http.shared import Shared
 from tests.unit.http_support import Application, Transport
@@ -39,7 +39,7 @@ async def test_answers_are_one_write(queue: AnswerQueue) -> None:
 
 
 async def test_a_long_body_is_written_as_it_is(queue: AnswerQueue) -> None:
-    transport, body = Transport(), bytes(SHARED_BYTES + 1)
+    transport, body = Transport(), bytes(JOINED_BYTES + 1)
     queue.say(Request(), None, Response(200, body))
     queue.flush(transport)
     assert transport.written[1:] == [body]

@@ -217,19 +217,6 @@ def test_a_mailbox_item_keeps_when_it_was_published_and_when_it_expires() -> Non
     )
 
 
-@pytest.mark.parametrize(
-    ("at_ms", "zone", "text"),
-    [
-        (0, "UTC", "1970-01-01 00:00:00"),
-        (1_700_000_000_999, "UTC", "2023-11-14 22:13:20"),
-        (1_711_846_799_000, "Europe/Berlin", "2024-03-31 01:59:59"),
-        (1_711_846_800_000, "Europe/Berlin", "2024-03-31 03:00:00"),
-    ],
-)
-def test_local_time(at_ms: int, zone: str, text: str) -> None:
-    assert frames.date_and_time(at_ms, ZoneInfo(zone)) == text
-
-
 CLIENT_MESSAGES = [
     ({"type": "ping"}, frames.Ping()),
     ({"type": "ping", "extra": [1, {}]}, frames.Ping()),

@@ -30,8 +30,8 @@ def test_what_it_says_is_passed_on(guarded: GuardedApplication) -> None:
     assert guarded.handle(Request(target=b"/a")) == Response(200, b"/a")
     assert guarded.judge_head(Request()) is True
     assert guarded.admit(UPGRADE) == "admitted"
-    assert guarded.too_late() == Response(503, b"too late")
-    assert guarded.shared(None, Response(200)).headers == (("X-Shared", "yes"),)
+    assert guarded.too_late(Request()) == Response(503, b"too late")
+    assert guarded.share(None, Response(200)).headers == (("X-Shared", "yes"),)
     assert guarded.answer_within_s == 60.0
 
 
@@ -43,7 +43,7 @@ def test_headers_of_a_refusal_replace_those_of_the_answer(
     assert guarded.fail(Refusal(503, "no", (("retry-after", "1"),))).headers == (("X", "y"), ("retry-after", "1"))
 
 
-@pytest.mark.parametrize("name", ["handle", "judge_head", "admit"])
+@pytest.mark.parametrize("name", ["handle", "judge_head", "admit", "too_late"])
 def test_an_exception_is_a_500_without_details(
     guarded: GuardedApplication, application: Application, name: str
 ) -> None:
@@ -62,7 +62,7 @@ def test_one_that_cannot_even_say_that_it_failed(guarded: GuardedApplication, ap
     application.error = RuntimeError("secret")
     with capture_logs() as logs:
         assert guarded.handle(Request()) == Response(500)
-        assert guarded.shared(None, Response(200, b"x")) == Response(200, b"x")
+        assert guarded.share(None, Response(200, b"x")) == Response(200, b"x")
     assert [line["event"] for line in logs] == [
         "request failed",
         "failure answer failed",

@@ -138,7 +138,7 @@ def test_requests_wait_as_bytes() -> None:
     assert source.held_bytes == 2 * len(GET)
 
 
-def test_stages() -> None:
+def test_phases() -> None:
     source = parser()
     for piece, phase, body_bytes in (
         (b"POST / HT", Phase.HEAD, 0),

@@ -49,7 +49,7 @@ def body(size: int, missing: int = 1) -> bytes:
 async def test_what_arrives_and_what_is_worked_on_is_counted_until_the_end(shared: Shared) -> None:
     upload = Upload(shared)
     upload.feed(body(600))
-    assert shared.bodies.held_bytes == upload.reading.held_bytes == 600
+    assert shared.bodies.held_bytes == upload.reading.counted_bytes == 600
     upload.reading.worked_bytes = 50
     upload.reading.balance(has_to_queue=False, has_eof=False)
     assert shared.bodies.held_bytes == 650

@@ -29,7 +29,7 @@ async def test_each_refusal_counts_and_the_log_hears_of_a_reason_once(shared: Sh
     with capture_logs() as logs:
         for _ in range(3):
             assert shared.crowded().status == 503
-        shared.refused("queue_full")
+        shared.note_refused("queue_full")
     assert refused == ["bodies_full", "bodies_full", "bodies_full", "queue_full"]
     assert [line["reason"] for line in logs] == ["bodies_full", "queue_full"]
 

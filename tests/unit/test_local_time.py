@@ -106,9 +106,18 @@ def test_any_text_is_a_moment_or_a_value_error(text: str) -> None:
             assert abs(parse(text, ZONE)) < 2**53
 
 
-def test_date_and_time() -> None:
-    assert date_and_time(MIDNIGHT + 999, ZONE) == "2025-03-01 00:00:00"
-    assert date_and_time(MIDNIGHT, ZoneInfo("UTC")) == "2025-02-28 16:00:00"
+@pytest.mark.parametrize(
+    ("at_ms", "zone", "text"),
+    [
+        (MIDNIGHT + 999, "Asia/Shanghai", "2025-03-01 00:00:00"),
+        (MIDNIGHT, "UTC", "2025-02-28 16:00:00"),
+        (0, "UTC", "1970-01-01 00:00:00"),
+        (1_711_846_799_000, "Europe/Berlin", "2024-03-31 01:59:59"),
+        (1_711_846_800_000, "Europe/Berlin", "2024-03-31 03:00:00"),
+    ],
+)
+def test_date_and_time(at_ms: int, zone: str, text: str) -> None:
+    assert date_and_time(at_ms, ZoneInfo(zone)) == text
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ class RecordWriter:
         self.written(batch)
 
     def parts(self, batch: RecordBatch) -> Sequence[RecordBatch]:
-        """Cuts push records from receipts, and both by halves; each part holds the notices by itself."""
+        """Cuts push records from receipts, and both by halves; the notices wait for each part by itself."""
         parts: list[RecordBatch] = []
         if batch.push_records and (batch.rows or batch.receipts):
             parts = [RecordBatch(batch.push_records, [], []), RecordBatch([], batch.rows, [], batch.receipts)]

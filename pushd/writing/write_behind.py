@@ -157,7 +157,7 @@ class WriteBehind(Generic[B]):
         self._is_dirty.set()
 
     def give_way_to(self, queue: Sized) -> None:
-        """From now on, writes that nobody waits for wait while something is in `queue`, GIVE_WAY_MOST_S at most.
+        """From now on, writes that nobody waits for wait while something is in `queue`, `Backing.give_way_most_s` at most.
 
         The queue itself is looked at before every batch, so that putting something into it costs nothing more.
         """
@@ -171,7 +171,7 @@ class WriteBehind(Generic[B]):
     async def flushed(self) -> None:
         """Returns when everything given before this call is in the store.
 
-        Raises StoreUnavailable when the store has failed for PATIENCE_S, or the writer ends before.
+        Raises StoreUnavailable when the store has failed for `Backing.patience_s`, or the writer ends before.
         """
         if self._is_idle and not self._is_dirty.is_set():
             return

@@ -73,7 +73,7 @@ async def test_whatever_a_read_raises_is_its_own_failure(readers: Readers, error
     def fail(_: sqlite3.Connection) -> None:
         raise error
 
-    with pytest.raises(StoreError, match="^records: odd$") as raised:
+    with pytest.raises(StoreError, match=r"^records: odd$") as raised:
         await readers.read("records", "panic", fail)
     assert raised.value.__cause__ is error
     assert await readers.read("records", "count", count) == (0,)

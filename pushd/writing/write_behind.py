@@ -157,7 +157,7 @@ class WriteBehind(Generic[B]):
         self._is_dirty.set()
 
     def give_way_to(self, queue: Sized) -> None:
-        """From now on, writes that nobody waits for wait while something is in `queue`, `Backing.give_way_most_s` at most.
+        """From now on, writes that nobody waits for wait while something is in `queue`: `give_way_most_s` at most.
 
         The queue itself is looked at before every batch, so that putting something into it costs nothing more.
         """

@@ -319,12 +319,12 @@ class Acknowledgements:
         """Put into the mailbox what was not acknowledged within `delivery.ack_timeout_s`, a share in each turn of the
         loop."""
         now = self._now()
-        part = Slice(self.expire_s, self._now)
+        one_slice = Slice(self.expire_s, self._now)
         while self._deadlines:
             flight, (deadline, user_ids) = next(iter(self._deadlines.items()))
             if deadline > now:
                 break
-            if part.is_over:
+            if one_slice.is_over:
                 asyncio.get_running_loop().call_soon(self.expire)
                 break
             share = user_ids[-self.expired_at_once :]

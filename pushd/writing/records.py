@@ -181,9 +181,9 @@ class RecordWriter:
             except Exception as error:  # names are not worth a receipt
                 faults.noted(self._metrics, "names", error)
             receipts: list[Receipt] = []
-            part = Slice()
+            one_slice = Slice()
             for start in range(0, len(batch.rows), ROWS_PER_CLOCK_READING):
-                await part.rest()
+                await one_slice.rest()
                 rows = batch.rows[start : start + ROWS_PER_CLOCK_READING]
                 receipts += [self._receipt(row, users.get(row[1])) for row in rows]
             batch.receipts = receipts

@@ -94,7 +94,7 @@ class InFlight:
         return self._saves == 0
 
     def answer(self) -> Answer:
-        """What can be said of it by now."""
+        """What its publisher is told of it by now."""
         notice = self.notice
         return Answer(
             notice.message_id, notice.content, notice.accepted_ms, notice.target.kind, notice.type,
@@ -164,7 +164,7 @@ class InFlight:
         self._work += 1
 
     def end_save(self) -> None:
-        """They are there."""
+        """The copies of one `add_save` are in the mailboxes, or safe on disk."""
         self._saved()
         self.end_work()
 
@@ -212,7 +212,7 @@ class Attempt(Later["Attempt"]):
 
     @property
     def notice(self) -> Notice:
-        """Of an attempt that is not settled."""
+        """The notice of an attempt that is not settled."""
         assert self.flight is not None  # noqa: S101 - for the type checker
         return self.flight.notice
 

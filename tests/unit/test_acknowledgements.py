@@ -167,7 +167,7 @@ def test_who_left_is_noted_once_for_all_fan_outs() -> None:
     for user_id in range(10):
         places.append(left.place)
         left.note(user_id)
-    assert [[*left.since(mark)] for mark in places] == [[*range(first, 10)] for first in range(10)]
+    assert [[*left.since(place)] for place in places] == [[*range(first, 10)] for first in range(10)]
     left.forget(places[4])
     assert [*left.since(places[6])] == [6, 7, 8, 9]
     left.forget(left.place)

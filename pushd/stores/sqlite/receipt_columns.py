@@ -1,4 +1,4 @@
-"""The receive records that lists are made of, in memory: see pushd._columns.
+"""The receive records that lists are made of, in memory: see _columns.pyi.
 
 The writing thread says which records it has changed as soon as they are committed. They are read again before the next
 answer, so that this is what the table had when the answer began, or later.

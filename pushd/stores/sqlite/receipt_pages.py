@@ -1,4 +1,4 @@
-"""Pages and counts of the lists that filters make of receive records in columns: see pushd._columns."""
+"""Pages and counts of the lists that filters make of receive records in columns: see _columns.pyi."""
 
 from __future__ import annotations
 

@@ -140,7 +140,9 @@ class InFlight:
         """So many recipients are not waited for any more; so many of them have received it."""
         self.waiting -= count
         self.delivered_count += received
-        self.end_work(count)
+        self._work -= count  # as end_work, which would be one more call for each acknowledgement
+        if self._work == 0:
+            self._on_settled(self)
 
     def keep_copy(self, copy: MailboxItem) -> None:
         """Keep what its recipients' mailboxes share."""

@@ -161,6 +161,28 @@ async def test_what_many_did_not_acknowledge_expires_in_shares(house: House, clo
     assert [await house.mailbox(user_id) for user_id in users] == [[flight.notice.message_id]] * 7
 
 
+async def test_one_answer_is_for_all_fan_outs_of_an_id_that_are_under_way(house: House) -> None:
+    flights = [InFlight(notice(seq, message_id="again"), accepted_at=0.0) for seq in (1, 2)]
+    house.connect(1, is_acking=True)
+    for flight in flights:
+        house.acknowledgements.sending(flight)
+    house.acknowledgements.acknowledge(1, ["again"])
+    for flight in flights:
+        house.acknowledgements.sent(flight, [], [1])
+        house.acknowledgements.all_sent(flight)
+    assert [flight.delivered_count for flight in flights] == [1, 1]
+    assert house.acknowledgements.waiting_total == 0
+
+
+async def test_nothing_is_kept_of_a_notice_that_all_have_answered(house: House) -> None:
+    client = house.connect(1, is_acking=True)
+    flight = await house.publish(target="custom", user_ids=[1])
+    await until(lambda: house.acknowledgements.waiting_total == 1)
+    assert list(house.acknowledgements._deadlines) == [flight]
+    client.ack(flight.notice.message_id)
+    assert not house.acknowledgements._deadlines
+
+
 def test_who_left_is_noted_once_for_all_fan_outs() -> None:
     left = Left()
     places = []

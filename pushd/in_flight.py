@@ -94,7 +94,7 @@ class InFlight:
         return self._saves == 0
 
     def answer(self) -> Answer:
-        """What can be said of it by now."""
+        """What its publisher is told of it by now."""
         notice = self.notice
         return Answer(
             notice.message_id, notice.content, notice.accepted_ms, notice.target.kind, notice.type,
@@ -140,7 +140,9 @@ class InFlight:
         """So many recipients are not waited for any more; so many of them have received it."""
         self.waiting -= count
         self.delivered_count += received
-        self.end_work(count)
+        self._work -= count  # as end_work, which would be one more call for each acknowledgement
+        if self._work == 0:
+            self._on_settled(self)
 
     def keep_copy(self, copy: MailboxItem) -> None:
         """Keep what its recipients' mailboxes share."""
@@ -164,7 +166,7 @@ class InFlight:
         self._work += 1
 
     def end_save(self) -> None:
-        """They are there."""
+        """The copies of one `add_save` are in the mailboxes, or safe on disk."""
         self._saved()
         self.end_work()
 
@@ -212,7 +214,7 @@ class Attempt(Later["Attempt"]):
 
     @property
     def notice(self) -> Notice:
-        """Of an attempt that is not settled."""
+        """The notice of an attempt that is not settled."""
         assert self.flight is not None  # noqa: S101 - for the type checker
         return self.flight.notice
 

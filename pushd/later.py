@@ -51,7 +51,7 @@ class _Step(Later[U], Generic[T, U]):
         self._failed = failed
 
     def result(self) -> U:
-        """See `Later.then`."""
+        """What the step makes of the answer before it. Raises what that failed with, unless `failed` takes it."""
         try:
             return self._step(self._before.result())
         except Exception as error:

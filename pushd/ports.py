@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from pushd.model import Arrival, MailboxItem, Mark, Notice, PushRecord, Receipt, User
 from pushd.records import (
     OnlineStatus,
+    Part,
     PushFilter,
     PushRow,
     PushSort,
@@ -22,7 +23,6 @@ from pushd.records import (
     ReceiptRow,
     ReceiptSort,
     ReceiptStats,
-    Slice,
     UserReceipts,
     UserSummary,
 )
@@ -119,7 +119,7 @@ class RecordStore(Protocol):
     async def unread_counts(self, user_ids: Collection[int]) -> dict[int, int]:
         """Unread, unexpired receive records per user; users with none may be absent."""
 
-    async def push_records(self, where: PushFilter, sort: PushSort, part: Slice) -> list[PushRow]:
+    async def push_records(self, where: PushFilter, sort: PushSort, part: Part) -> list[PushRow]:
         """A part of the matching push records; ties by push time and message_id, so that pages do not overlap."""
 
     async def push_record(self, message_id: str) -> PushRow | None:
@@ -131,7 +131,7 @@ class RecordStore(Protocol):
     async def delete(self, message_id: str) -> bool:
         """Drop a push record and its receive records; False when there was none. Not what waits in mailboxes."""
 
-    async def receive_records(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
+    async def receive_records(self, where: ReceiptFilter, sort: ReceiptSort, part: Part) -> list[ReceiptRow]:
         """A part of the matching receive records, sorted without ties."""
 
     async def receive_stats(self, where: ReceiptFilter) -> ReceiptStats:

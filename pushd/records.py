@@ -32,8 +32,8 @@ class ReceiptSort(StrEnum):
     USERNAME = "username"
 
 
-class Slice(msgspec.Struct, frozen=True):
-    """A part of a sorted list: skip `offset`, then at most `limit`."""
+class Part(msgspec.Struct, frozen=True):
+    """Which part of a sorted list: skip `offset`, then at most `limit`."""
 
     offset: int
     limit: int

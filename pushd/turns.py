@@ -64,9 +64,9 @@ class Repeated:
 
 async def sliced(items: Iterable[T], seconds: float = SLICE_S) -> AsyncIterator[T]:
     """The same items; whenever they have taken so long, the loop does what else there is to do before the next one."""
-    part = Slice(seconds)
+    one_slice = Slice(seconds)
     for item in items:
-        await part.rest()
+        await one_slice.rest()
         yield item
 
 

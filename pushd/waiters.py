@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from itertools import islice
-from typing import TypeVar
-
-T = TypeVar("T")
 
 RESOLVED_AT_ONCE = 64  # whoever waited goes on in the same turn of the loop: so many take it a few milliseconds
 

@@ -15,7 +15,7 @@ from msgspec import Meta
 from pushd.errors import ErrorCode, RequestError
 from pushd.local_time import before_ms, since_ms
 from pushd.model import UserId
-from pushd.records import Slice
+from pushd.records import Part
 from pushd.values import NO_NUL
 
 # Of the local times only those that every month has: whoever makes one up by the pattern is not refused.
@@ -68,6 +68,6 @@ def _milliseconds(field: str, text: str | None, read: Callable[[str, ZoneInfo], 
         raise RequestError(ErrorCode.INVALID_REQUEST, f"{field}: {error}", details={"field": field}) from None
 
 
-def slice_of(page: int, page_size: int, order: Order) -> Slice:
+def part_of(page: int, page_size: int, order: Order) -> Part:
     """The part of a sorted list that a page is."""
-    return Slice(offset=(page - 1) * page_size, limit=page_size, is_descending=order == "desc")
+    return Part(offset=(page - 1) * page_size, limit=page_size, is_descending=order == "desc")

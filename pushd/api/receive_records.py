@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from pushd.api.answers import AnswerTurns
 from pushd.api.endpoint import Call
-from pushd.api.forms import Nothing, Order, Page, PageSize, PeriodQuery, Text, slice_of
+from pushd.api.forms import Nothing, Order, Page, PageSize, PeriodQuery, Text, part_of
 from pushd.api.receipts import rate, status_view
 from pushd.config.current import CurrentConfig
 from pushd.http.long_answers import Encoded, Long, encoded
@@ -194,7 +194,7 @@ class ReceiveRecordHandlers:
         """GET /notification/admin-receive-records."""
         query = call.query
         where = query.filter(self._current.timezone)
-        part = slice_of(query.page, query.page_size, query.sort_order)
+        part = part_of(query.page, query.page_size, query.sort_order)
         await self._writers.records_written()
         async with self._turns.lists.turn(call.identity.user_id):
             rows = await self._records.receive_records(where, query.sort_by, part)

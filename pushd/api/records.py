@@ -14,7 +14,7 @@ from msgspec import Meta
 from pushd.api import answers
 from pushd.api.answers import AnswerTurns
 from pushd.api.endpoint import Call
-from pushd.api.forms import Nothing, Order, Page, PageSize, PeriodQuery, Text, slice_of
+from pushd.api.forms import Nothing, Order, Page, PageSize, PeriodQuery, Text, part_of
 from pushd.api.receipts import StatusView, status_view
 from pushd.config.current import CurrentConfig
 from pushd.http.long_answers import Long, encoded
@@ -153,7 +153,7 @@ class RecordHandlers:
         """GET /notification/records."""
         query = call.query
         where = query.filter(self._current.timezone)
-        part = slice_of(query.page, query.page_size, query.sort_order)
+        part = part_of(query.page, query.page_size, query.sort_order)
         await self._writers.records_written()
         async with self._turns.lists.turn(call.identity.user_id):
             stats = await self._records.push_stats(where)

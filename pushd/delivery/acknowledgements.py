@@ -34,7 +34,7 @@ EXPIRE_S = 0.001  # in each turn of the loop
 
 
 class Left:
-    """Who left while fan-outs were under way, noted once for all of them: each fan-out asks who left since its mark."""
+    """Who left while fan-outs were under way, noted once for all of them: each fan-out asks who left since it began."""
 
     def __init__(self) -> None:
         self._user_ids: list[int] = []
@@ -44,7 +44,7 @@ class Left:
         return len(self._user_ids)
 
     @property
-    def mark(self) -> int:
+    def place(self) -> int:
         """The place of the user who leaves next."""
         return self._forgotten + len(self._user_ids)
 
@@ -52,16 +52,16 @@ class Left:
         """A user's connection has closed."""
         self._user_ids.append(user_id)
 
-    def since(self, mark: int) -> Iterable[int]:
-        """Who left at `mark` and later; a user may come several times."""
-        return islice(self._user_ids, mark - self._forgotten, None)
+    def since(self, place: int) -> Iterable[int]:
+        """Who left at `place` and later; a user may come several times."""
+        return islice(self._user_ids, place - self._forgotten, None)
 
-    def forget(self, mark: int) -> None:
-        """Nobody asks for those before `mark` any more."""
-        count = mark - self._forgotten
+    def forget(self, place: int) -> None:
+        """Nobody asks for those before `place` any more."""
+        count = place - self._forgotten
         if count == len(self._user_ids) or count >= LEFT_AT_ONCE:
             del self._user_ids[:count]
-            self._forgotten = mark
+            self._forgotten = place
 
 
 class Acknowledgements:
@@ -115,7 +115,7 @@ class Acknowledgements:
         if former is not None:
             early_received = former.early_received  # one answer is for both
             self._overtaken.append(former)
-        flight.note_sending(self._left.mark, early_received)
+        flight.note_sending(self._left.place, early_received)
         self._under_way[flight.notice.message_id] = flight
 
     def sent(self, flight: InFlight, handed: list[int], waiting: list[int]) -> None:
@@ -124,10 +124,10 @@ class Acknowledgements:
         They may be named in several calls, each user once.
         """
         online = len(handed) + len(waiting)
-        if flight.early_received or flight.left_before < self._left.mark:
+        if flight.early_received or flight.left_before < self._left.place:
             handed, waiting = self._sort_early(flight, handed, waiting)
         if handed:
-            self._note_received(flight, handed)
+            self._record_received(flight, handed)
         flight.note_sent(online, len(handed), len(waiting))
         if waiting:
             self._await_answers(flight, waiting)
@@ -139,7 +139,7 @@ class Acknowledgements:
         unsure = waiting_ids - received
         left = unsure.intersection(self._left.since(flight.left_before))
         gone = {user_id for user_id in left if not self._hub.has_acking(user_id)}
-        self._note_sent(flight, gone)
+        self._record_sent(flight, gone)
         self.to_mailbox(flight, gone)
         return [*handed, *received], list(unsure - gone)
 
@@ -153,7 +153,7 @@ class Acknowledgements:
         flight.note_all_sent()
         if self._left:
             under_way = (*self._under_way.values(), *self._overtaken)
-            self._left.forget(min((one.left_before for one in under_way), default=self._left.mark))
+            self._left.forget(min((one.left_before for one in under_way), default=self._left.place))
         if self._watchers and (watchers := self._watchers.pop(message_id, None)) is not None:
             watchers.resolve()
 
@@ -192,11 +192,11 @@ class Acknowledgements:
         self._writers.mailbox.save(flight, copy, user_ids)
         self._writers.records.note(flight, notice.message_id, user_ids, _offline(notice.accepted_ms))
 
-    def _note_received(self, flight: InFlight, user_ids: Collection[int]) -> None:
+    def _record_received(self, flight: InFlight, user_ids: Collection[int]) -> None:
         outcome = self._received(flight.notice.accepted_ms, is_online=True, channel=Channel.WEBSOCKET)
         self._writers.records.note(flight, flight.notice.message_id, user_ids, outcome)
 
-    def _note_sent(self, flight: InFlight, user_ids: Collection[int]) -> None:
+    def _record_sent(self, flight: InFlight, user_ids: Collection[int]) -> None:
         outcome = Outcome(created_ms=flight.notice.accepted_ms, is_online=True)
         self._writers.records.note(flight, flight.notice.message_id, user_ids, outcome)
 
@@ -224,7 +224,7 @@ class Acknowledgements:
             self._deadlines[flight] = (deadline, user_ids)
         else:
             earlier[1].extend(user_ids)
-        self._note_sent(flight, user_ids)
+        self._record_sent(flight, user_ids)
 
     # ---- answers
 
@@ -238,7 +238,7 @@ class Acknowledgements:
         removable = []
         for message_id in message_ids:
             if mine is not None and (flight := mine.pop(message_id, None)) is not None:
-                self._note_received(flight, (user_id,))
+                self._record_received(flight, (user_id,))
                 self._answered(flight, 1, received=1)
             elif (running := self._under_way.get(message_id)) is not None:
                 running.early_received.add(user_id)
@@ -319,12 +319,12 @@ class Acknowledgements:
         """Put into the mailbox what was not acknowledged within `delivery.ack_timeout_s`, a share in each turn of the
         loop."""
         now = self._now()
-        part = Slice(self.expire_s, self._now)
+        one_slice = Slice(self.expire_s, self._now)
         while self._deadlines:
             flight, (deadline, user_ids) = next(iter(self._deadlines.items()))
             if deadline > now:
                 break
-            if part.is_over:
+            if one_slice.is_over:
                 asyncio.get_running_loop().call_soon(self.expire)
                 break
             share = user_ids[-self.expired_at_once :]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from math import inf
-from typing import Generic
+from typing import Generic, TypeVar
 
-from pushd.delivery.lanes import T
+T = TypeVar("T")
 
 
 class DedupWindow(Generic[T]):

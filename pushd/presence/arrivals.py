@@ -93,9 +93,9 @@ class Arrivals:
                 await self._welcome([connection])
             return
         async with self._welcoming:  # one slice in each turn of the loop
-            part = Slice(SLICE_S)
+            one_slice = Slice(SLICE_S)
             for connection in connections:
-                await part.rest()
+                await one_slice.rest()
                 try:
                     self._greeting.greet(connection, unread.get(connection.user_id, 0))
                     self._replays.replay(connection, waiting.get(connection.user_id, ()))

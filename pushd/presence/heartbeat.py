@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+
+import structlog
 
 from pushd._fastpath import Connection, Hub
 from pushd.clock import Clock
@@ -13,6 +14,8 @@ from pushd.errors import CloseCode, StoreError
 from pushd.ports import PresenceStore
 from pushd.presence.failures import Failures
 from pushd.writing.writers import Writers
+
+log = structlog.get_logger("pushd.presence")
 
 SWEEP_EVERY_S = 0.25
 SWEEPS_PER_ROUND = 4  # every connection is looked at once a second
@@ -78,9 +81,12 @@ class LifeSign:
         self._every_s = every_s
 
     async def run(self) -> None:
-        """Give life signs until cancelled."""
+        """Give life signs until cancelled; one that the store does not take is left out."""
         while True:
-            with contextlib.suppress(StoreError), self._failures.carrying_on("alive"):  # health has seen a StoreError
-                await self._writers.statuses_written()  # whom a former process left is looked at before
-                await self._statuses.alive(self._wall_ms())
+            with self._failures.carrying_on("alive"):
+                try:
+                    await self._writers.statuses_written()  # whom a former process left is looked at before
+                    await self._statuses.alive(self._wall_ms())
+                except StoreError as error:
+                    log.debug("no life sign is stored", error=str(error))  # health has seen it
             await asyncio.sleep(self._every_s)

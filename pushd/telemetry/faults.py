@@ -19,8 +19,6 @@ T = TypeVar("T")
 # Not a failure: the process or a coroutine is to end. Any other BaseException is a failure, as are panics of libraries
 # in Rust.
 ENDINGS = (KeyboardInterrupt, SystemExit, GeneratorExit)
-
-
 FOR_GOOD = "failed for good"
 
 

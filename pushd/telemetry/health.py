@@ -105,7 +105,7 @@ class Health:
 
     @property
     def uptime_s(self) -> float:
-        """Since the start."""
+        """How long the node has been running."""
         return self._now() - self.started_at
 
     async def watch_store(

@@ -144,7 +144,7 @@ class RecordWriter:
         self.written(batch)
 
     def parts(self, batch: RecordBatch) -> Sequence[RecordBatch]:
-        """Cuts push records from receipts, and both by halves; each part holds the notices by itself."""
+        """Cuts push records from receipts, and both by halves; the notices wait for each part by itself."""
         parts: list[RecordBatch] = []
         if batch.push_records and (batch.rows or batch.receipts):
             parts = [RecordBatch(batch.push_records, [], []), RecordBatch([], batch.rows, [], batch.receipts)]
@@ -181,9 +181,9 @@ class RecordWriter:
             except Exception as error:  # names are not worth a receipt
                 faults.noted(self._metrics, "names", error)
             receipts: list[Receipt] = []
-            part = Slice()
+            one_slice = Slice()
             for start in range(0, len(batch.rows), ROWS_PER_CLOCK_READING):
-                await part.rest()
+                await one_slice.rest()
                 rows = batch.rows[start : start + ROWS_PER_CLOCK_READING]
                 receipts += [self._receipt(row, users.get(row[1])) for row in rows]
             batch.receipts = receipts

@@ -127,7 +127,7 @@ class WriteBehind(Generic[B]):
     ) -> None:
         self.name = writes.name
         self.failure = ""  # why the last attempt failed; "" while it works
-        self.on_disk = backing.left.get(self.name, 0)  # batches in the outbox
+        self.on_disk = backing.left.get(self.name, 0) if has_outbox else 0  # batches in the outbox
         self._writes = writes
         self._metrics = backing.metrics
         self._delay_s = delay_s
@@ -136,7 +136,7 @@ class WriteBehind(Generic[B]):
         self._outbox = backing.outbox if has_outbox else None
         self._patience_s = backing.patience_s
         self._give_way_most_s = backing.give_way_most_s
-        self._urgent: list[Sized] = []  # queues of work that comes first
+        self._preferred: list[Sized] = []  # queues of work that comes first
         self._unwritten = _Unwritten()
         if self.on_disk:
             self._unwritten.to_disk(is_old=True)
@@ -157,21 +157,21 @@ class WriteBehind(Generic[B]):
         self._is_dirty.set()
 
     def give_way_to(self, queue: Sized) -> None:
-        """From now on, writes that nobody waits for wait while something is in `queue`, GIVE_WAY_MOST_S at most.
+        """From now on, writes that nobody waits for wait while something is in `queue`: `give_way_most_s` at most.
 
         The queue itself is looked at before every batch, so that putting something into it costs nothing more.
         """
-        self._urgent.append(queue)
+        self._preferred.append(queue)
 
     @property
     def gives_way(self) -> bool:
         """Whether something is under way that these writes would slow down."""
-        return any(map(len, self._urgent))
+        return any(map(len, self._preferred))
 
     async def flushed(self) -> None:
         """Returns when everything given before this call is in the store.
 
-        Raises StoreUnavailable when the store has failed for PATIENCE_S, or the writer ends before.
+        Raises StoreUnavailable when the store has failed for `Backing.patience_s`, or the writer ends before.
         """
         if self._is_idle and not self._is_dirty.is_set():
             return

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from pushd.model import Mark
-from pushd.records import ReceiptFilter, ReceiptSort, Slice
+from pushd.records import Part, ReceiptFilter, ReceiptSort
 from pushd.stores.sqlite.receipt_columns import ReceiptColumns
 from pushd.telemetry.supervision import supervised
 from tests.daemon import until
@@ -23,7 +23,7 @@ BY_NAME = ReceiptFilter(username="user")
 
 async def names(node: Node) -> list[str]:
     """A list that is made of the columns."""
-    rows = await node.stores.records.receive_records(BY_NAME, ReceiptSort.USERNAME, Slice(0, 10))
+    rows = await node.stores.records.receive_records(BY_NAME, ReceiptSort.USERNAME, Part(0, 10))
     return [row.username for row in rows]
 
 

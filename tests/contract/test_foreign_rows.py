@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pushd.model import Mark, Notice, Target, TargetKind
-from pushd.records import PushFilter, PushSort, ReceiptFilter, ReceiptSort, Slice
+from pushd.records import Part, PushFilter, PushSort, ReceiptFilter, ReceiptSort
 from pushd.stores.sqlite.engine.schema import LADDER
 from tests.samples import DELIVERED, PENDING, item, push_record, receipt
 
@@ -31,7 +31,7 @@ TABLES = (
     "receive_counts",
 )
 GOOD = len(ODD) + 1  # which no odd value goes to
-WHOLE = Slice(0, 100)
+WHOLE = Part(0, 100)
 
 
 def columns() -> Iterator[tuple[str, str]]:
@@ -87,7 +87,7 @@ async def test_all_that_is_good_is_read(node: Node, table: str, column: str) -> 
     name = f"m{GOOD}"
     for sort in PushSort:
         for is_descending in (True, False):
-            found = await records.push_records(PushFilter(), sort, Slice(0, 100, is_descending))
+            found = await records.push_records(PushFilter(), sort, Part(0, 100, is_descending))
             assert len(found) == GOOD + 1
             assert name in {row.message_id for row in found}
     assert (await records.push_stats(PushFilter())).total_records == GOOD + 1

@@ -83,6 +83,28 @@ async def test_a_server_that_is_away_is_waited_for(node: MongoNode, monkeypatch:
     assert node.health.error == ""
 
 
+async def test_a_failure_is_noted_though_the_server_went_away_after_it(
+    node: MongoNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message_ids = [f"m{number:03}" for number in range(NOTICES_AT_ONCE + 1)]  # two calls count them
+    async with opened_records(node, every_s=0.001) as (records, counts):
+        real, failures = counts._connection.count, [StoreLost("records", "no answer"), TypeError("odd")]
+
+        async def count(operation: str, work: Any) -> Any:
+            if failures:
+                raise failures.pop()
+            return await real(operation, work)
+
+        await records.write(
+            [push_record(name) for name in message_ids], [receipt(name, 1, DELIVERED) for name in message_ids]
+        )
+        monkeypatch.setattr(counts._connection, "count", count)
+        async with supervised(records.background, node.health, first_pause_s=0.0):
+            await until(lambda: counts_of(node, message_ids[-1]) == (1, 0))
+    assert node.health.error == "stored counts failed"
+    assert node.metrics.errors.labels("background").value == 1
+
+
 async def test_stored_counts_are_true_after_the_end(node: MongoNode) -> None:
     await node.stores.records.write([push_record("m1")], [receipt("m1", 1, DELIVERED)])
     await node.stop()

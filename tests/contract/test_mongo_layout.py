@@ -17,7 +17,7 @@ from pushd.api.records import push_view
 from pushd.config.schema import Config, PresenceConfig, RecordsConfig, ServerConfig
 from pushd.errors import StartError, StoreError, StoreLost, StoreUnavailable
 from pushd.model import Arrival, Mark, Receipt, Target, TargetKind
-from pushd.records import PushFilter, PushSort, PushStats, ReceiptFilter, ReceiptSort, ReceiptStats, Slice
+from pushd.records import Part, PushFilter, PushSort, PushStats, ReceiptFilter, ReceiptSort, ReceiptStats
 from pushd.stores import mongo
 from pushd.stores.mongo.presence import MongoPresence
 from pushd.stores.mongo.records import MongoRecords
@@ -33,7 +33,7 @@ from .mongo_node import PUSH_FIELDS, MongoNode, opened_records
 
 IMPLEMENTATIONS = ("mongodb",)
 PUSHES, STATUSES = "push_records", "admin_user_online_status"
-ALL = Slice(offset=0, limit=1000)
+ALL = Part(offset=0, limit=1000)
 DAY_S = 86_400
 PASSWORD = "p@ss:word"
 
@@ -364,7 +364,7 @@ async def test_foreign_receive_records_are_listed(node: MongoNode, database: Any
     records = await foreign(node)
     for sort in ReceiptSort:
         for is_descending in (True, False):
-            part = Slice(0, 10, is_descending=is_descending)
+            part = Part(0, 10, is_descending=is_descending)
             assert len(await records.receive_records(ReceiptFilter(), sort, part)) == 3
     (row,) = await records.receive_records(ReceiptFilter(user_id=5), ReceiptSort.CREATED_AT, ALL)
     midnight_ms = 1_698_796_800_000

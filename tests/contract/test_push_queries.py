@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from pushd.model import Channel, DeliveryStatus, Mark, Outcome, Priority, Target, TargetKind
 from pushd.ports import Stores
-from pushd.records import PushFilter, PushRow, PushSort, PushStats, ReceiptFilter, ReceiptSort, Slice
+from pushd.records import Part, PushFilter, PushRow, PushSort, PushStats, ReceiptFilter, ReceiptSort
 from tests.samples import DELIVERED, EXPIRED, OFFLINE, PENDING, RECEIPTS, push_record, receipt
 
 from .conftest import START_MS, Node
 
 IMPLEMENTATIONS = ("sqlite", "mongodb")
-ALL = Slice(offset=0, limit=10_000)
+ALL = Part(offset=0, limit=10_000)
 NEWEST = PushSort.PUSH_TIME
 CONTENTS = ("Server DOWN", "100% done", "under_score", "back\\slash", "系统维护通知", "")
 NOTICES = range(40)
@@ -109,7 +109,7 @@ async def test_pages_are_sorted_by_time_and_id_where_the_key_is_equal(
     rows.sort(key=lambda row: (row[sort], row["push_time"], row["message_id"]), reverse=is_descending)
     listed: list[PushRow] = []
     for offset in range(0, len(rows) + page, page):
-        part = Slice(offset=offset, limit=page, is_descending=is_descending)
+        part = Part(offset=offset, limit=page, is_descending=is_descending)
         found = await node.stores.records.push_records(where, sort, part)
         assert len(found) == max(0, min(page, len(rows) - offset))
         listed += found

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from pushd.model import Channel, DeliveryStatus, Mark, Outcome
 from pushd.ports import Stores
-from pushd.records import ReceiptFilter, ReceiptRow, ReceiptSort, ReceiptStats, Slice, UserReceipts, UserSummary
+from pushd.records import Part, ReceiptFilter, ReceiptRow, ReceiptSort, ReceiptStats, UserReceipts, UserSummary
 from tests.samples import DELIVERED, EXPIRED, OFFLINE, PENDING, RECEIPTS, push_record, receipt
 
 from .conftest import Node
 
 IMPLEMENTATIONS = ("sqlite", "mongodb")
-ALL = Slice(offset=0, limit=10_000)
+ALL = Part(offset=0, limit=10_000)
 NEWEST = ReceiptSort.CREATED_AT
 NAMES = ("Ada", "ada_b", "100%", "back\\slash", "王小明", "Öl", "")
 USERS = range(1, 15)
@@ -117,7 +117,7 @@ async def test_pages_hold_every_match_once_and_in_order(
     expected = sorted((row["message_id"], row["user_id"]) for row in await fill(node) if matches(row, where))
     listed: list[ReceiptRow] = []
     for offset in range(0, len(expected) + page, page):
-        part = Slice(offset=offset, limit=page, is_descending=is_descending)
+        part = Part(offset=offset, limit=page, is_descending=is_descending)
         found = await node.stores.records.receive_records(where, sort, part)
         assert len(found) == max(0, min(page, len(expected) - offset))
         listed += found
@@ -130,7 +130,7 @@ async def test_pages_hold_every_match_once_and_in_order(
 @pytest.mark.parametrize("is_descending", [True, False])
 async def test_every_sort_lists_everything(node: Node, sort: ReceiptSort, is_descending: bool) -> None:
     rows = await fill(node)
-    part = Slice(0, len(rows) + 1, is_descending=is_descending)
+    part = Part(0, len(rows) + 1, is_descending=is_descending)
     listed = await node.stores.records.receive_records(ReceiptFilter(), sort, part)
     keys = [key_of(row, sort) for row in listed]
     assert keys == sorted(keys, reverse=is_descending)

@@ -161,19 +161,41 @@ async def test_what_many_did_not_acknowledge_expires_in_shares(house: House, clo
     assert [await house.mailbox(user_id) for user_id in users] == [[flight.notice.message_id]] * 7
 
 
+async def test_one_answer_is_for_all_fan_outs_of_an_id_that_are_under_way(house: House) -> None:
+    flights = [InFlight(notice(seq, message_id="again"), accepted_at=0.0) for seq in (1, 2)]
+    house.connect(1, is_acking=True)
+    for flight in flights:
+        house.acknowledgements.sending(flight)
+    house.acknowledgements.acknowledge(1, ["again"])
+    for flight in flights:
+        house.acknowledgements.sent(flight, [], [1])
+        house.acknowledgements.all_sent(flight)
+    assert [flight.delivered_count for flight in flights] == [1, 1]
+    assert house.acknowledgements.waiting_total == 0
+
+
+async def test_nothing_is_kept_of_a_notice_that_all_have_answered(house: House) -> None:
+    client = house.connect(1, is_acking=True)
+    flight = await house.publish(target="custom", user_ids=[1])
+    await until(lambda: house.acknowledgements.waiting_total == 1)
+    assert list(house.acknowledgements._deadlines) == [flight]
+    client.ack(flight.notice.message_id)
+    assert not house.acknowledgements._deadlines
+
+
 def test_who_left_is_noted_once_for_all_fan_outs() -> None:
     left = Left()
-    marks = []
+    places = []
     for user_id in range(10):
-        marks.append(left.mark)
+        places.append(left.place)
         left.note(user_id)
-    assert [[*left.since(mark)] for mark in marks] == [[*range(first, 10)] for first in range(10)]
-    left.forget(marks[4])
-    assert [*left.since(marks[6])] == [6, 7, 8, 9]
-    left.forget(left.mark)
-    assert [*left.since(left.mark)] == []
+    assert [[*left.since(place)] for place in places] == [[*range(first, 10)] for first in range(10)]
+    left.forget(places[4])
+    assert [*left.since(places[6])] == [6, 7, 8, 9]
+    left.forget(left.place)
+    assert [*left.since(left.place)] == []
     left.note(10)
-    assert left.mark == 11
+    assert left.place == 11
     assert [*left.since(10)] == [10]
 
 
@@ -181,9 +203,9 @@ def test_of_many_who_left_the_earliest_are_forgotten() -> None:
     left = Left()
     for user_id in range(3 * LEFT_AT_ONCE):
         left.note(user_id)
-        left.forget(left.mark - 1)
+        left.forget(left.place - 1)
         assert len(left._user_ids) <= LEFT_AT_ONCE
-    assert [*left.since(left.mark - 1)] == [3 * LEFT_AT_ONCE - 1]
+    assert [*left.since(left.place - 1)] == [3 * LEFT_AT_ONCE - 1]
 
 
 async def test_leaving_after_the_timeout_saves_nothing_twice(house: House, clock: Clock) -> None:

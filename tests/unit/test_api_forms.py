@@ -6,9 +6,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from pushd.api.forms import PeriodQuery, slice_of
+from pushd.api.forms import PeriodQuery, part_of
 from pushd.errors import ErrorCode, RequestError
-from pushd.records import Slice
+from pushd.records import Part
 
 ZONE = ZoneInfo("Asia/Shanghai")
 MIDNIGHT, DAY_MS = 1_740_758_400_000, 86_400_000  # 2025-03-01 00:00:00 in ZONE
@@ -30,5 +30,5 @@ def test_what_is_no_time_is_refused_by_name(field: str) -> None:
 
 
 def test_pages() -> None:
-    assert slice_of(1, 10, "desc") == Slice(offset=0, limit=10, is_descending=True)
-    assert slice_of(3, 10, "asc") == Slice(offset=20, limit=10, is_descending=False)
+    assert part_of(1, 10, "desc") == Part(offset=0, limit=10, is_descending=True)
+    assert part_of(3, 10, "asc") == Part(offset=20, limit=10, is_descending=False)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from pushd.errors import CloseCode
+from pushd.errors import CloseCode, StoreError, StoreUnavailable
 from pushd.presence import heartbeat
 from tests.daemon import until
 from tests.unit.parts import Clock, House
@@ -96,3 +96,16 @@ async def test_a_step_that_fails_does_not_end_the_watch(house: House, monkeypatc
         house.start(house.heartbeat.run(every_s=0.0), house.life_sign.run())
         await until(lambda: calls.count("expire") > 2 and calls.count("alive") > 2)
     assert sorted(line["event"] for line in logs) == ["alive failed", "sweep failed"]
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("presence", "away"), StoreError("presence", "never")])
+async def test_a_life_sign_that_the_store_does_not_take_is_left_out(
+    frail_house: House, frail: Any, error: StoreError
+) -> None:
+    """That the store fails is in health already."""
+    frail.presence.fail("alive", 3, error)
+    with capture_logs() as logs:
+        frail_house.start(frail_house.life_sign.run())
+        await until(lambda: frail.presence.calls.count("alive") > 3)
+    assert frail_house.metrics.errors.labels("alive").value == 0
+    assert {line["log_level"] for line in logs} == {"debug"}

@@ -118,11 +118,17 @@ async def failing(
             yield frail, health
 
 
-async def test_a_failure_is_logged_counted_and_in_health_and_it_is_run_again(path: Path, thread: SqliteThread) -> None:
-    """A full disk is no broken machinery, however long it lasts."""
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(sqlite3.OperationalError("disk I/O error"), "disk I/O error"), (MemoryError(), "MemoryError")],
+)
+async def test_a_failure_is_logged_counted_and_in_health_and_it_is_run_again(
+    path: Path, thread: SqliteThread, error: Exception, text: str
+) -> None:
+    """A full disk, or too little memory, is no broken machinery, however long it lasts."""
     before = path.stat().st_size
     with capture_logs() as logs:
-        async with failing(path, thread, sqlite3.OperationalError("disk I/O error"), 20) as (frail, health):
+        async with failing(path, thread, error, 20) as (frail, health):
             await thread.submit("test", "fill", fill)
             await until(lambda: frail.times == 0)
             await thread.submit("test", "fill", fill)
@@ -130,7 +136,7 @@ async def test_a_failure_is_logged_counted_and_in_health_and_it_is_run_again(pat
     assert health._metrics.errors.labels("background").value == 20
     assert health.error == "checkpoint failed"
     (entry,) = logs
-    assert (entry["task"], entry["error"]) == ("checkpoint", "journal: disk I/O error")
+    assert (entry["task"], entry["error"]) == ("checkpoint", f"journal: {text}")
 
 
 async def test_broken_machinery_is_not_hidden(path: Path, thread: SqliteThread) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from pushd.model import Channel, DeliveryStatus
-from pushd.records import PushFilter, PushSort, ReceiptFilter, ReceiptSort, Slice
+from pushd.records import Part, PushFilter, PushSort, ReceiptFilter, ReceiptSort
 from pushd.stores.sqlite import push_queries, receipt_columns, receipt_queries, records
 from pushd.stores.sqlite.engine.connection import open_connection
 from pushd.stores.sqlite.engine.schema import APPLICATION_ID, LADDER, prepare
 from pushd.stores.sqlite.engine.statements import Query
 
-PAGE = Slice(20, 10)
+PAGE = Part(20, 10)
 ANY = ReceiptFilter()
 NEWEST = ReceiptSort.CREATED_AT
 STATES = {
@@ -108,7 +108,7 @@ def test_a_list_is_read_off_an_index(
     connection: sqlite3.Connection, query: object, index: str, is_descending: bool
 ) -> None:
     assert callable(query)
-    plan = plan_of(connection, query(Slice(0, 10, is_descending)))
+    plan = plan_of(connection, query(Part(0, 10, is_descending)))
     assert index in " ".join(plan)
     assert not sorts(plan), plan
     assert not bare_scans(plan), plan

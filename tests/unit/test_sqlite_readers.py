@@ -68,6 +68,17 @@ async def test_nothing_is_written(readers: Readers) -> None:
     assert await readers.read("records", "count", count) == (0,)
 
 
+@pytest.mark.parametrize("error", [TypeError("odd"), BaseException("odd"), asyncio.CancelledError("odd")])
+async def test_whatever_a_read_raises_is_its_own_failure(readers: Readers, error: BaseException) -> None:
+    def fail(_: sqlite3.Connection) -> None:
+        raise error
+
+    with pytest.raises(StoreError, match=r"^records: odd$") as raised:
+        await readers.read("records", "panic", fail)
+    assert raised.value.__cause__ is error
+    assert await readers.read("records", "count", count) == (0,)
+
+
 async def test_every_read_is_observed(path: Path) -> None:
     seen: list[tuple[str, str, bool]] = []
 

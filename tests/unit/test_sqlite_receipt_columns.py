@@ -14,14 +14,14 @@ import pytest
 
 from pushd.errors import StoreError
 from pushd.model import Channel, DeliveryStatus, Mark, Outcome, Receipt
-from pushd.records import ReceiptFilter, ReceiptSort, Slice
+from pushd.records import Part, ReceiptFilter, ReceiptSort
 from pushd.stores.sqlite import receipt_columns
 from pushd.stores.sqlite.receipt_columns import ReceiptColumns
 from tests.contract.conftest import Node
 from tests.contract.test_receipt_queries import counted, fill, matches
 from tests.samples import RECEIPTS, push_record, receipt
 
-WHOLE = Slice(0, 10_000)
+WHOLE = Part(0, 10_000)
 NAMED = (ReceiptFilter(username=""), ReceiptFilter(username="a"), ReceiptFilter(username="USER", is_read=True))
 SENT = Outcome(1000, status=DeliveryStatus.PENDING)
 GOT = Outcome(1000, received_ms=1500, status=DeliveryStatus.DELIVERED)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from pushd.model import Channel, DeliveryStatus, Mark, Outcome
-from pushd.records import ReceiptFilter, ReceiptRow, ReceiptSort, Slice
+from pushd.records import Part, ReceiptFilter, ReceiptRow, ReceiptSort
 from pushd.stores.sqlite import receipt_columns, receipt_queries
 from pushd.stores.sqlite.receipt_columns import ReceiptColumns
 from tests.contract.conftest import Node
@@ -32,7 +32,7 @@ async def pages(
     node: Node, filters: Sequence[ReceiptFilter] = FILTERS, sorts: Sequence[ReceiptSort] = tuple(ReceiptSort)
 ) -> list[list[ReceiptRow]]:
     return [
-        await node.stores.records.receive_records(where, sort, Slice(offset, 13, is_descending))
+        await node.stores.records.receive_records(where, sort, Part(offset, 13, is_descending))
         for where in filters
         for sort in sorts
         for offset in (0, 13, 29, 100, 160)
@@ -149,12 +149,12 @@ async def test_every_page_of_a_long_list_is_where_sorting_by_hand_puts_it(
         for where in (ReceiptFilter(username=name), ReceiptFilter(username=name, is_read=True, is_received=True)):
             if sort in receipt_queries.TIMES and not where.is_read:
                 continue  # those without a time come in another order
-            whole = await node.stores.records.receive_records(where, sort, Slice(0, 10_000, is_descending=False))
+            whole = await node.stores.records.receive_records(where, sort, Part(0, 10_000, is_descending=False))
             assert len(whole) == (await node.stores.records.receive_stats(where)).total_users > 2_500
             assert whole == sorted(whole, key=ORDERS[sort])
             for offset in range(0, len(whole) + 500, 487):
-                forwards = await node.stores.records.receive_records(where, sort, Slice(offset, 20, False))
-                backwards = await node.stores.records.receive_records(where, sort, Slice(offset, 20, True))
+                forwards = await node.stores.records.receive_records(where, sort, Part(offset, 20, False))
+                backwards = await node.stores.records.receive_records(where, sort, Part(offset, 20, True))
                 assert forwards == whole[offset : offset + 20]
                 assert backwards == whole[::-1][offset : offset + 20]
     finally:
@@ -170,8 +170,8 @@ async def test_the_other_direction_is_the_list_reversed(tmp_path: Path, sort: Re
         for where in (*FILTERS, ReceiptFilter(username="a", is_read=False), ReceiptFilter(username="A", since_ms=1020)):
             total = (await node.stores.records.receive_stats(where)).total_users
             for is_descending in (True, False):
-                whole = await node.stores.records.receive_records(where, sort, Slice(0, 1000, is_descending))
-                backwards = await node.stores.records.receive_records(where, sort, Slice(0, 1000, not is_descending))
+                whole = await node.stores.records.receive_records(where, sort, Part(0, 1000, is_descending))
+                backwards = await node.stores.records.receive_records(where, sort, Part(0, 1000, not is_descending))
                 assert whole == backwards[::-1]
                 assert len(whole) == total
     finally:

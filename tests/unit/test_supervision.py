@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from pushd.errors import StartError, StoreError, StoreUnavailable
+from pushd.retry import Backoff
 from pushd.telemetry import supervision
 from pushd.telemetry.health import Health
 from pushd.telemetry.metrics import Metrics
@@ -95,6 +96,24 @@ async def test_a_store_that_fails_is_no_broken_machinery(health: Health, metrics
     (entry,) = logs  # once, since the cause is the same
     assert (entry["event"], entry["task"]) == ("failed, and is run again", "work 0")
     assert entry["error"] == str(error)
+
+
+@pytest.mark.parametrize(("within_s", "resets"), [(0.0, 3), (1000.0, 0)])
+async def test_what_ran_for_a_while_before_it_failed_is_run_again_soon(
+    health: Health, within_s: float, resets: int
+) -> None:
+    class Pauses(Backoff):
+        resets = 0
+
+        def reset(self) -> None:
+            self.resets += 1
+
+    frail, pauses = Work(3), Pauses(0.0)
+    running = asyncio.create_task(supervision._run_again("frail", frail.run, health, within_s, pauses))
+    await until(lambda: frail.is_running)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert pauses.resets == resets
 
 
 async def test_what_ends_by_itself_is_run_again(health: Health) -> None:

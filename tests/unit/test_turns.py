@@ -8,16 +8,16 @@ from pushd.turns import Repeated, Share, Slice, sliced
 
 async def test_a_slice_ends_and_another_one_begins() -> None:
     now = 10.0
-    part = Slice(1.0, lambda: now)
-    await part.rest()
+    one_slice = Slice(1.0, lambda: now)
+    await one_slice.rest()
     now = 10.9
-    assert not part.is_over
+    assert not one_slice.is_over
     now = 11.0
-    assert part.is_over
-    await part.rest()
-    assert not part.is_over
+    assert one_slice.is_over
+    await one_slice.rest()
+    assert not one_slice.is_over
     now = 12.0
-    assert part.is_over
+    assert one_slice.is_over
 
 
 async def test_work_is_done_once_in_each_turn_of_the_loop_until_nothing_is_left() -> None:

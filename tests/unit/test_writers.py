@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from pushd._fastpath import FanOut
 from pushd.errors import StoreUnavailable
-from pushd.model import Arrival, DeliveryStatus, Outcome, PushRecord
+from pushd.model import Arrival, DeliveryStatus, Outcome, Priority, PushRecord
 from pushd.writing.writers import Writers
 from tests.daemon import until
 from tests.unit.parts import START_MS, Counted, House
@@ -71,6 +72,18 @@ async def test_records_give_way_to_what_is_in_the_queues_that_come_first(make_ho
     house.writers.give_way_to(queue)
     assert [writer.name for writer in house.writers.all() if writer.gives_way] == ["records"]
     queue.clear()
+    assert not house.writers.records.writer.gives_way
+
+
+async def test_records_give_way_to_fan_outs(house: House) -> None:
+    for user_id in range(1, 41):
+        house.connect(user_id)
+    fan_outs = house.dispatcher.fan_outs
+    fan_outs.most_s = 1e-9
+    end = fan_outs.add(FanOut("long", lambda dialect: b"\x81\x02{}", None), Priority.NORMAL)
+    assert end is not None
+    assert house.writers.records.writer.gives_way
+    await end
     assert not house.writers.records.writer.gives_way
 
 

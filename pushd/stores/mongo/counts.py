@@ -95,6 +95,8 @@ class StoredCounts:
             for chunk in batched(sorted(waiting), NOTICES_AT_ONCE):
                 failures += await self._count(chunk)
                 waiting.difference_update(chunk)
+        except StoreUnavailable as error:
+            failures.append(error)
         finally:
             if waiting:
                 self.changed(waiting)

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from pymongo import ASCENDING, DESCENDING
 
-from pushd.records import PushFilter, PushRow, PushSort, Slice
+from pushd.records import Part, PushFilter, PushRow, PushSort
 from pushd.stores.mongo.connection import Document
 from pushd.stores.mongo.documents import (
     as_text,
@@ -43,7 +43,7 @@ def condition(where: PushFilter, zone: ZoneInfo) -> Document:
     return conditions | time_condition("push_time", where.since_ms, where.before_ms, zone)
 
 
-def order(sort: PushSort, part: Slice) -> Sort:
+def order(sort: PushSort, part: Part) -> Sort:
     """Ties by push_time and message_id, which is unique."""
     direction = DESCENDING if part.is_descending else ASCENDING
     return [(name, direction) for name in dict.fromkeys((sort.value, "push_time", "message_id"))]

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from pymongo import ASCENDING, DESCENDING
 
-from pushd.records import ReceiptFilter, ReceiptRow, ReceiptSort, Slice
+from pushd.records import Part, ReceiptFilter, ReceiptRow, ReceiptSort
 from pushd.stores.mongo.connection import Document
 from pushd.stores.mongo.counts import sum_if
 from pushd.stores.mongo.documents import (
@@ -38,7 +38,7 @@ def condition(where: ReceiptFilter, zone: ZoneInfo) -> Document:
     return conditions | time_condition("created_at", where.since_ms, where.before_ms, zone)
 
 
-def order(sort: ReceiptSort, part: Slice) -> Sort:
+def order(sort: ReceiptSort, part: Part) -> Sort:
     """No ties: message_id and user_id together are unique. The order of users has each one's newest first."""
     direction = DESCENDING if part.is_descending else ASCENDING
     match sort:

@@ -17,6 +17,7 @@ from pushd.errors import StoreError
 from pushd.model import Mark, PushRecord, Receipt
 from pushd.ports import Work
 from pushd.records import (
+    Part,
     PushFilter,
     PushRow,
     PushSort,
@@ -25,7 +26,6 @@ from pushd.records import (
     ReceiptRow,
     ReceiptSort,
     ReceiptStats,
-    Slice,
     UserReceipts,
     UserSummary,
 )
@@ -129,7 +129,7 @@ class MongoRecords:
             counts.update((number(row["_id"]), number(row["n"])) for row in rows)
         return counts
 
-    async def push_records(self, where: PushFilter, sort: PushSort, part: Slice) -> list[PushRow]:
+    async def push_records(self, where: PushFilter, sort: PushSort, part: Part) -> list[PushRow]:
         """A part of the matching push records."""
         if part.limit <= 0:
             return []
@@ -189,7 +189,7 @@ class MongoRecords:
             ).deleted_count
         return dropped > 0
 
-    async def receive_records(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
+    async def receive_records(self, where: ReceiptFilter, sort: ReceiptSort, part: Part) -> list[ReceiptRow]:
         """A part of the matching receive records.
 
         Sorted by an index with CREATED_AT or a `message_id` or `user_id`; else the server sorts what matches.

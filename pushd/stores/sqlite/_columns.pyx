@@ -22,7 +22,7 @@ cdef enum:
     BUCKETS = 1024
     FEW = 4096  # are sorted rather than looked through again
 
-# `pushd._columns.pyi` says what follows among equals.
+# `_columns.pyi` says what follows among equals.
 CREATED, CREATED_BY_STATE, RECEIVED, READ, CONFIRMED, USER_ID, USERNAME = range(BY_USERNAME + 1)
 STATES = MARKS
 

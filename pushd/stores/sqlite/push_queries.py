@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pushd.records import PushFilter, PushSort, Slice
+from pushd.records import Part, PushFilter, PushSort
 from pushd.stores.sqlite.engine.statements import JSON_VALUE, SUM, Parameter, Query
 
 # A record may name 10,000 users and carry 64 KB of data: decoding so many takes the loop a few milliseconds at most.
@@ -70,7 +70,7 @@ ROW = f"{_ROWS} FROM push_records WHERE message_id = :message_id"
 DROP_PUSH_RECORD = "DELETE FROM push_records WHERE message_id = :message_id"
 
 
-def page(where: PushFilter, sort: PushSort, part: Slice) -> Query:
+def page(where: PushFilter, sort: PushSort, part: Part) -> Query:
     """Selects the rowids of a page as a JSON array."""
     direction = "DESC" if part.is_descending else "ASC"
     keys = dict.fromkeys((sort.value, "push_time", "message_id"))

@@ -1,4 +1,4 @@
-"""The receive records that lists are made of, in memory: see pushd._columns.
+"""The receive records that lists are made of, in memory: see _columns.pyi.
 
 The writing thread says which records it has changed as soon as they are committed. They are read again before the next
 answer, so that this is what the table had when the answer began, or later.
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from pushd.model import Receipt
-from pushd.records import ReceiptFilter, ReceiptSort, ReceiptStats, Slice
+from pushd.records import Part, ReceiptFilter, ReceiptSort, ReceiptStats
 from pushd.stores.sqlite._columns import NoticeColumns, Owners
 from pushd.stores.sqlite.engine.statements import SUM
 from pushd.stores.sqlite.receipt_pages import STATE_NUMBER, ReceiptList, folded
@@ -143,7 +143,7 @@ class ReceiptColumns:
             self._current(connection)
 
     def answer(
-        self, connection: sqlite3.Connection, where: ReceiptFilter, sort: ReceiptSort, part: Slice
+        self, connection: sqlite3.Connection, where: ReceiptFilter, sort: ReceiptSort, part: Part
     ) -> Answer | None:
         """A page of records, of a user's only by name, and their counts. None when there are too many records.
 

@@ -10,18 +10,18 @@ from time import monotonic
 
 import msgspec
 
-from pushd.records import ReceiptFilter, ReceiptRow, ReceiptSort, ReceiptStats, Slice
+from pushd.records import Part, ReceiptFilter, ReceiptRow, ReceiptSort, ReceiptStats
 from pushd.stores.sqlite import receipt_queries
 from pushd.stores.sqlite.engine.statements import Query, Reads, decoded_rows
 from pushd.stores.sqlite.receipt_columns import Answer, ReceiptColumns
 
-Page = Callable[[Slice], Awaitable[list[ReceiptRow]]]
+Page = Callable[[Part], Awaitable[list[ReceiptRow]]]
 
 # Who asked for a list will ask for another: for so long, what was written is read again this often rather than then.
 ASKED_S, FRESH_S = 600.0, 0.25
 
 _rows = msgspec.json.Decoder(list[ReceiptRow])
-_NOTHING = Slice(0, 0)
+_NOTHING = Part(0, 0)
 
 
 class ReceiptLists:
@@ -66,7 +66,7 @@ class ReceiptLists:
         self._counted = (changes, where, counted)
         return counted
 
-    async def page(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
+    async def page(self, where: ReceiptFilter, sort: ReceiptSort, part: Part) -> list[ReceiptRow]:
         """A part of the matching receive records."""
         if where.user_id is not None:
             return await self.rows(receipt_queries.sorted_all(where, sort, part))
@@ -79,7 +79,7 @@ class ReceiptLists:
         total = (await self.stats(where)).total_users
         return await _from_nearer_end(part, total, partial(self._page, where, sort))
 
-    async def _answer(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> Answer | None:
+    async def _answer(self, where: ReceiptFilter, sort: ReceiptSort, part: Part) -> Answer | None:
         """What the columns say; None when there are too many records for them."""
         self._asked_s = monotonic()
         changes = self.columns.changes
@@ -90,7 +90,7 @@ class ReceiptLists:
             self._counted = (changes, where, answer.stats)
         return answer
 
-    async def _is_short(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> bool:
+    async def _is_short(self, where: ReceiptFilter, sort: ReceiptSort, part: Part) -> bool:
         """True when SQLite has to pass few records on the way to the page."""
         total = (await self.stats(where)).total_users
         if where.message_id is not None and total <= receipt_queries.SORTED_ROWS:
@@ -103,7 +103,7 @@ class ReceiptLists:
     async def _numbers(self, name: str, query: Query) -> tuple[int, ...]:
         return await self._reads.numbers(name, query.statement, **query.parameters)
 
-    async def _page(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
+    async def _page(self, where: ReceiptFilter, sort: ReceiptSort, part: Part) -> list[ReceiptRow]:
         """A page by SQLite alone."""
         if receipt_queries.is_narrow(where):
             return await self.rows(receipt_queries.sorted_all(where, sort, part))
@@ -119,7 +119,7 @@ class ReceiptLists:
         """True when so few match, or all of one notice, that they are sorted rather than walked to."""
         return where.message_id is not None or (await self.stats(where)).total_users <= receipt_queries.SORTED_ROWS
 
-    async def _by_creation(self, where: ReceiptFilter, part: Slice) -> list[ReceiptRow]:
+    async def _by_creation(self, where: ReceiptFilter, part: Part) -> list[ReceiptRow]:
         """A page by created_at: sought where adding up what comes before it is cheap, else walked to."""
         is_sought = False
         if receipt_queries.has_state(where):
@@ -128,7 +128,7 @@ class ReceiptLists:
         query = receipt_queries.sought if is_sought else receipt_queries.walked
         return await self.rows(query(where, part))
 
-    async def _by_time(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
+    async def _by_time(self, where: ReceiptFilter, sort: ReceiptSort, part: Part) -> list[ReceiptRow]:
         """A page by a time that a record need not have: those without it are in an order of their own."""
         flag = receipt_queries.TIMES[sort]
         rows: list[ReceiptRow] = []
@@ -143,7 +143,7 @@ class ReceiptLists:
             part = msgspec.structs.replace(part, offset=max(0, part.offset - total))
         return rows
 
-    async def _side(self, side: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
+    async def _side(self, side: ReceiptFilter, sort: ReceiptSort, part: Part) -> list[ReceiptRow]:
         if not getattr(side, receipt_queries.TIMES[sort]):
             return await self._by_creation(side, part)
         if await self._is_sorted(side):
@@ -157,10 +157,10 @@ def _is_by_name(where: ReceiptFilter) -> bool:
     return where.username is not None and where.user_id is None
 
 
-async def _from_nearer_end(part: Slice, total: int, page: Page) -> list[ReceiptRow]:
+async def _from_nearer_end(part: Part, total: int, page: Page) -> list[ReceiptRow]:
     """What `page` has for a part of a list of `total`, looked for from the other end where that is nearer."""
     if part.offset * 2 < total:
         return await page(part)
     limit = max(0, min(part.limit, total - part.offset))
-    mirrored = Slice(total - part.offset - limit, limit, not part.is_descending)
+    mirrored = Part(total - part.offset - limit, limit, not part.is_descending)
     return (await page(mirrored))[::-1] if limit else []

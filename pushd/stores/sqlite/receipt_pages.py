@@ -1,4 +1,4 @@
-"""Pages and counts of the lists that filters make of receive records in columns: see pushd._columns."""
+"""Pages and counts of the lists that filters make of receive records in columns: see _columns.pyi."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 from pushd.model import Channel, DeliveryStatus
-from pushd.records import ReceiptFilter, ReceiptSort, ReceiptStats, Slice
+from pushd.records import Part, ReceiptFilter, ReceiptSort, ReceiptStats
 from pushd.stores.sqlite import _columns
 from pushd.stores.sqlite._columns import NoticeColumns, Owners, Selection
 from pushd.stores.sqlite.engine.schema import STATE
@@ -61,7 +61,7 @@ class ReceiptList:
         flags = (sum(count * state[flag] for count, state in counted) for flag in range(len(FLAGS)))
         return ReceiptStats(sum(self._counts), *flags)
 
-    def rowids(self, sort: ReceiptSort, part: Slice) -> list[int]:
+    def rowids(self, sort: ReceiptSort, part: Part) -> list[int]:
         """Of one page, in the order of the list."""
         total = sum(self._counts)
         limit = min(part.limit, total - part.offset)

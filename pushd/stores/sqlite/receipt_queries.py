@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pushd.records import ReceiptFilter, ReceiptSort, Slice
+from pushd.records import Part, ReceiptFilter, ReceiptSort
 from pushd.stores.sqlite.engine.schema import COUNTED, STATE
 from pushd.stores.sqlite.engine.statements import JSON_VALUE, SUM, Parameter, Query
 
@@ -165,14 +165,14 @@ def runs(where: ReceiptFilter) -> Query:
     return Query(f"SELECT count(*) FROM ({counted})", parameters_of(where))  # noqa: S608 - constants only
 
 
-def walked(where: ReceiptFilter, part: Slice) -> Query:
+def walked(where: ReceiptFilter, part: Part) -> Query:
     """A page by created_at. Costs the entries of the times up to the end of the page."""
     index = "state" if has_state(where) else "created"
     more = () if where.message_id is None else (_TIMES_OF_NOTICE,)
     return _page(where, part, f"{_TABLE} INDEXED BY receive_records_{index}", order_of(("created_at",), part), *more)
 
 
-def sought(where: ReceiptFilter, part: Slice) -> Query:
+def sought(where: ReceiptFilter, part: Part) -> Query:
     """The same page as `walked` gives with a filter by state. Costs the rows of receive_counts that match."""
     order = order_of(COUNTED, part, "counts")
     inner = f"""
@@ -192,7 +192,7 @@ def sought(where: ReceiptFilter, part: Slice) -> Query:
     return Query(PAGE.format(inner), parameters_of(where) | _limits(part))
 
 
-def by_user(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> Query:
+def by_user(where: ReceiptFilter, sort: ReceiptSort, part: Part) -> Query:
     """A page of everybody's records by user_id or username. Costs the entries up to its end."""
     if sort is ReceiptSort.USER_ID:
         return _page(where, part, _BY_USER, order_of(("user_id",), part))
@@ -201,7 +201,7 @@ def by_user(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> Query:
     return _page(where, part, _IN_ORDER_OF_NAMES, order)
 
 
-def by_time(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> Query:
+def by_time(where: ReceiptFilter, sort: ReceiptSort, part: Part) -> Query:
     """A page of the records that have the time `sort` names. Costs the entries up to its end.
 
     `where` need not ask for the flag that says so: the index has no others.
@@ -211,7 +211,7 @@ def by_time(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> Query:
     return _page(where, part, index, order_of((sort.value,), part), has_time)
 
 
-def sorted_all(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> Query:
+def sorted_all(where: ReceiptFilter, sort: ReceiptSort, part: Part) -> Query:
     """A page found by sorting all that match, in the order of `walked`, `by_user` and `by_time`."""
     source = _source(where)
     if not is_narrow(where) and (where.message_id is None or has_state(where)):
@@ -219,7 +219,7 @@ def sorted_all(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> Query:
     return _page(where, part, source, _keys(where, sort, part))
 
 
-def _keys(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> str:
+def _keys(where: ReceiptFilter, sort: ReceiptSort, part: Part) -> str:
     """All columns of the index that is walked for this sort; each user's newest come first when ascending."""
     if sort is ReceiptSort.CREATED_AT:
         return order_of((*COUNTED, "user_id") if has_state(where) else ("created_at", "message_id", "user_id"), part)
@@ -229,11 +229,11 @@ def _keys(where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> str:
     return f"{order_of(by, part)}, {_newest(part)}, {order_of(('received_at', *then, *STATE, 'rowid'), part)}"
 
 
-def _newest(part: Slice) -> str:
+def _newest(part: Part) -> str:
     return f"receipt.created_at {'ASC' if part.is_descending else 'DESC'}"
 
 
-def _page(where: ReceiptFilter, part: Slice, source: str, order: str, *more: str) -> Query:
+def _page(where: ReceiptFilter, part: Part, source: str, order: str, *more: str) -> Query:
     conditions = clause_of(where, *more, users=_users(source))
     inner = f"""
     SELECT receipt.rowid AS id FROM {source} {conditions} ORDER BY {order} LIMIT :limit OFFSET :offset
@@ -277,11 +277,11 @@ def parameters_of(where: ReceiptFilter) -> dict[str, Parameter]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _limits(part: Slice) -> dict[str, Parameter]:
+def _limits(part: Part) -> dict[str, Parameter]:
     return {"limit": part.limit, "offset": part.offset}
 
 
-def order_of(keys: tuple[str, ...], part: Slice, table: str = "receipt") -> str:
+def order_of(keys: tuple[str, ...], part: Part, table: str = "receipt") -> str:
     """The terms of an ORDER BY in the direction of `part`."""
     direction = "DESC" if part.is_descending else "ASC"
     return ", ".join(f"{table}.{key} {direction}" for key in keys)

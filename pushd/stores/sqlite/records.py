@@ -16,6 +16,7 @@ import orjson
 from pushd.batched import batched
 from pushd.model import Mark, PushRecord, Receipt
 from pushd.records import (
+    Part,
     PushFilter,
     PushRow,
     PushSort,
@@ -24,7 +25,6 @@ from pushd.records import (
     ReceiptRow,
     ReceiptSort,
     ReceiptStats,
-    Slice,
     UserReceipts,
     UserSummary,
 )
@@ -171,7 +171,7 @@ class SqliteRecords:
             counts.update(orjson.loads(document or b"[]"))
         return counts
 
-    async def push_records(self, where: PushFilter, sort: PushSort, part: Slice) -> list[PushRow]:
+    async def push_records(self, where: PushFilter, sort: PushSort, part: Part) -> list[PushRow]:
         """A part of the matching push records."""
         rowids = orjson.loads(await self._read("push_records", push_queries.page(where, sort, part)))
         rows: list[PushRow] = []
@@ -200,7 +200,7 @@ class SqliteRecords:
         dropped += await self._statements.change("delete", push_queries.DROP_PUSH_RECORD, message_id=message_id)
         return dropped > 0
 
-    async def receive_records(self, where: ReceiptFilter, sort: ReceiptSort, part: Slice) -> list[ReceiptRow]:
+    async def receive_records(self, where: ReceiptFilter, sort: ReceiptSort, part: Part) -> list[ReceiptRow]:
         """A part of the matching receive records."""
         return await self._lists.page(where, sort, part)
 

@@ -54,7 +54,7 @@ class Checkpoints:
             seen = self._thread.done_total
             try:
                 await self._move()
-            except sqlite3.Error as error:
+            except (sqlite3.Error, MemoryError) as error:  # SQLITE_NOMEM comes as a MemoryError
                 raise translated("journal", error) from error
 
     async def _move(self) -> None:

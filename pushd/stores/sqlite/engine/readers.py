@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from time import monotonic
 from typing import TypeVar
 
-from pushd.errors import StartError, StoreUnavailable
+from pushd.errors import StartError, StoreError, StoreUnavailable
 from pushd.ports import Observe
 from pushd.stores.sqlite.engine.connection import open_connection
 from pushd.stores.sqlite.engine.failures import translated
@@ -43,8 +43,10 @@ class Readers:
             raise StoreUnavailable(store, "closed")
         began_s, is_done = monotonic(), False
         try:
-            result = await self._loop.run_in_executor(self._pool, self._run, run)
+            result = await self._loop.run_in_executor(self._pool, self._run, store, run)
             is_done = True
+        except StoreError:
+            raise
         except Exception as error:
             raise translated(store, error) from error
         finally:
@@ -52,10 +54,12 @@ class Readers:
                 self._observe(store, name, monotonic() - began_s, is_done)
         return result
 
-    def _run(self, run: Callable[[sqlite3.Connection], Result]) -> Result:
+    def _run(self, store: str, run: Callable[[sqlite3.Connection], Result]) -> Result:
         connection = self._idle.get()  # there are as many as threads
         try:
             return run(connection)
+        except BaseException as error:  # a panic of a library as well
+            raise translated(store, error) from error
         finally:
             self._idle.put(connection)
 

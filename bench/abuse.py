@@ -14,7 +14,7 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from bench.loadlib import drive_plan  # noqa: E402
 from bench.loadlib.bystander import Bystander  # noqa: E402
 from bench.loadlib.figures import Spread  # noqa: E402
-from bench.loadlib.floods import FLOODS  # noqa: E402
+from bench.loadlib.floods import FLOODS, PREPARED  # noqa: E402
 from bench.loadlib.machine import usage_of  # noqa: E402
 from bench.loadlib.options import LoadError  # noqa: E402
 from bench.loadlib.servers import ROOT, Server, cores, daemon, on_core, scratch  # noqa: E402
@@ -60,7 +60,12 @@ async def abuse(name: str, seconds: float) -> Row:
             await asyncio.sleep(CALM_S)
             await bystander.caught_up()
             calm, before = bystander.take_spread(), usage_of(server.process.pid).rss_bytes
-            did = await flooded(name, server, seconds)
+
+            async def prepared() -> None:
+                await bystander.caught_up()
+                bystander.take_spread()  # what was published to fill the stores is no flood
+
+            did = await flooded(name, server, seconds, prepared)
             try:
                 await bystander.caught_up()
             except LoadError as error:
@@ -69,15 +74,18 @@ async def abuse(name: str, seconds: float) -> Row:
             return Row(name, calm, bystander.take_spread(), before / 1e6, most / 1e6, bystander.refused, did)
 
 
-async def flooded(name: str, server: Server, seconds: float) -> dict[str, int]:
-    """What the flood says it did. Raises LoadError."""
+async def flooded(name: str, server: Server, seconds: float, prepared: Callable[[], Awaitable[None]]) -> dict[str, int]:
+    """What the flood says it did; `prepared` is called when it has filled the stores it floods. Raises LoadError."""
     command = [sys.executable, "-m", "bench.loadlib.floods", name, str(server.port), str(seconds)]
     process = await asyncio.create_subprocess_exec(
         *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
+    assert process.stdout is not None  # for the type checker
+    assert process.stderr is not None
     try:
         async with asyncio.timeout(seconds + GRACE_S):
-            output, errors = await process.communicate()
+            errors, output = await asyncio.gather(process.stderr.read(), _output(process.stdout, prepared))
+            await process.wait()
     except TimeoutError:
         process.kill()
         await process.wait()
@@ -85,6 +93,16 @@ async def flooded(name: str, server: Server, seconds: float) -> dict[str, int]:
     if process.returncode:
         raise LoadError(f"{name}: {errors.decode(errors='replace')[-500:]}")
     return dict(json.loads(output))
+
+
+async def _output(lines: asyncio.StreamReader, prepared: Callable[[], Awaitable[None]]) -> bytes:
+    output = b""
+    async for line in lines:
+        if line.strip() == PREPARED.encode():
+            await prepared()
+        else:
+            output += line
+    return output
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -68,6 +68,11 @@ def post(port: int, path: str, body: bytes) -> bytes:
     return head.encode() + body
 
 
+def get(port: int, path: str) -> bytes:
+    """A whole GET of a backend that has an API key."""
+    return f"GET {PREFIX}{path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-API-Key: {API_KEY}\r\n\r\n".encode()
+
+
 @dataclass(frozen=True)
 class Notice:
     """A notice to publish. `number` is known by its content again; `due_ns` after the start, 0 = as soon as possible.

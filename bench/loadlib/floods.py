@@ -2,8 +2,8 @@
 
     python -m bench.loadlib.floods NAME PORT SECONDS
 
-does it for that long and prints what it did as JSON. To 127.0.0.1 only, and bounded: each flood has so many connections
-at the most, and ends by itself.
+does it for that long and prints what it did as JSON; before that a line "prepared", if it had to fill stores first. To
+127.0.0.1 only, and bounded: each flood has so many connections at the most, and ends by itself.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ FIRST_USER = 100  # the bystander is another one
 MOST_CONNECTIONS = 1_200
 CONNECT_WITHIN_S = 5.0
 PING = 0x9
+PREPARED = "prepared"
 USER_AGENTS = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.{n}.0",
     "Mozilla/5.0 (iPhone; CPU iPhone OS 17_{n} like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Mobile/15E148",
@@ -102,11 +103,17 @@ class Flood:
         self.port = port
         self._seconds = seconds
         self.book: Counter[str] = Counter()
-        self.begin_again()
+        self.ends = time.monotonic() + seconds
 
-    def begin_again(self) -> None:
-        """The preparations are over: time counts from here on."""
+    async def begin_again(self) -> None:
+        """The preparations are over and written, which whoever started us is told: time counts from here on."""
+        async with self.peer() as peer:
+            await peer.connect()
+            for path in ("stats", f"offline-messages?user_id={FIRST_USER}"):  # each waits for what is being written
+                await peer.send(drive_plan.get(self.port, f"/notification/{path}"))
+                await peer.answer()
         self.ends = time.monotonic() + self._seconds
+        print(PREPARED, flush=True)
 
     @property
     def is_over(self) -> bool:
@@ -384,7 +391,7 @@ async def large_answers(flood: Flood) -> None:
             flood.book["kB"] += await peer.answer() // 1000
             flood.book["answers"] += 1
 
-    flood.begin_again()
+    await flood.begin_again()
     await flood.each(6, work)
 
 
@@ -460,7 +467,7 @@ async def replays(flood: Flood) -> None:
             await peer.upgrade(FIRST_USER + number, is_acking=True)
             await asyncio.sleep(3600)
 
-    flood.begin_again()
+    await flood.begin_again()
     await flood.each(50, work)
 
 
@@ -481,7 +488,7 @@ async def run(name: str, port: int, seconds: float) -> Counter[str]:
 
 
 def main() -> int:
-    """Prints the book."""
+    """Prints PREPARED, where there was something to prepare, and the book."""
     name, port, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
     allow_descriptors(MOST_CONNECTIONS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

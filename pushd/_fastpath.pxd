@@ -106,9 +106,11 @@ cdef class Connection:
 
 cdef class FanOut:
     cdef list frames                     # per dialect, encoded when the first connection needs it
-    cdef list encoders                   # of one notice each, as many as ids
+    cdef object encode                  # what gives the frame of a dialect
     cdef tuple ids                      # message_ids: of one notice, or of all that go together
     cdef FanOut leader                  # with which it goes, or None
+    cdef list followers                 # which go with it; None while none was offered
+    cdef Py_ssize_t joined_bytes        # of its frame and theirs, as JSON; 0 while it was not asked for
     cdef readonly bint is_walk          # the whole array, rather than a list of users
     cdef list users
     cdef object exclude                 # a set, or None

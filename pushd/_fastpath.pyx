@@ -257,14 +257,14 @@ cdef list ids_unique(UserIds* ids):
 cdef class FanOut:
     """One notice on its way to many connections; `Hub.advance` takes it further slice by slice.
 
-    `encode(dialect)` gives the complete WebSocket frame and is called once per dialect in use. With
+    `encode(dialect)` gives the complete WebSocket frame and is called for each dialect in use. With
     `users` None the whole array is walked. `exclude` is a set of user ids or None.
     """
 
     def __init__(self, str message_id, encode, list users=None, exclude=None):
         self.ids = (message_id,)
         self.frames = [None] * DIALECTS
-        self.encoders = [encode]
+        self.encode = encode
         self.users = users
         self.is_walk = users is None
         self.exclude = exclude or None
@@ -285,28 +285,37 @@ cdef class FanOut:
         return ids_unique(&self.waiting_ids) if self.leader is None else self.leader.waiting
 
     def absorb(self, FanOut other not None):
-        """Take another whole walk along, its frames behind one's own in every write. False when that cannot be.
+        """Take another one to the same connections along, its frames behind one's own in every write.
 
-        What comes of it is asked of `other` as if it had gone by itself.
+        False when that cannot be. What comes of it is asked of `other` as if it had gone by itself.
         """
-        if self.is_begun or other.is_begun or not (self.is_walk and other.is_walk) or self.exclude or other.exclude:
+        if self.is_begun or other.is_begun or other.followers:
             return False
-        if PyBytes_GET_SIZE(self._frame(0)) + PyBytes_GET_SIZE(other._frame(0)) > JOINED_BYTES:
+        if self.users != other.users or self.exclude != other.exclude:
             return False
+        if self.followers is None:
+            self._frame(1)
+            self.joined_bytes = PyBytes_GET_SIZE(self._frame(0))
+            self.followers = []
+        other._frame(1)  # one that cannot be encoded raises here, and goes by itself
+        if self.joined_bytes + PyBytes_GET_SIZE(other._frame(0)) > JOINED_BYTES:
+            return False
+        self.joined_bytes += PyBytes_GET_SIZE(other._frame(0))
         self.ids += other.ids
-        self.encoders += other.encoders
+        self.followers.append(other)
         self.frames = [None] * DIALECTS
-        other.leader = self
+        other.leader, other.absent = self, self.absent
         return True
 
     cdef bytes _frame(self, int dialect):
         frame = self.frames[dialect]
         if frame is None:
-            frames = [encode(dialect) for encode in self.encoders]
-            for frame in frames:
-                if type(frame) is not bytes:
-                    raise TypeError("a frame is bytes")
-            frame = self.frames[dialect] = frame if len(frames) == 1 else b"".join(frames)
+            frame = self.encode(dialect)
+            if type(frame) is not bytes:
+                raise TypeError("a frame is bytes")
+            if self.followers:
+                frame = b"".join([frame, *[(<FanOut>other)._frame(dialect) for other in self.followers]])
+            self.frames[dialect] = frame
         return <bytes>frame
 
     cdef int _note(self, Connection connection, int outcome) except -1:

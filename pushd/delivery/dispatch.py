@@ -17,12 +17,12 @@ from pushd.config.current import CurrentConfig
 from pushd.delivery.acknowledgements import Acknowledgements
 from pushd.delivery.fan_out import SLICE_S, FanOutQueue
 from pushd.delivery.lanes import Lanes
-from pushd.errors import StoreError
+from pushd.delivery.recipients import StoredRecipients, is_partly_delivered
 from pushd.in_flight import InFlight
-from pushd.model import Priority, PushRecord, TargetKind
+from pushd.model import PushRecord, TargetKind
 from pushd.ports import RecordStore
 from pushd.protocol import frames
-from pushd.retry import FIRST_S, Backoff
+from pushd.retry import FIRST_S
 from pushd.telemetry import faults
 from pushd.telemetry.metrics import Metrics
 from pushd.turns import Share, Slice
@@ -37,9 +37,12 @@ GROW_AFTER_S = 0.05  # a notice that waits longer gets another worker
 SHRINK_AFTER_S = 5.0
 LATE_ROUNDS = 3
 TURN_S = 0.001  # for notices that go out as they come, in each turn of the loop
+NOTING_S = 0.001  # for noting to whom broadcasts went, in each turn of the loop
+BURST_MOST = 128  # broadcasts that begin together
 AT_ONCE_MOST = 64  # recipients of a notice that is not worth a slice of its own: a millisecond of sends
-UNEXPECTED_MOST = 3  # failures of the stores that nobody foresaw, in a row: then the notice is set aside
 ASIDE_MOST = 1000  # notices that wait for stores without keeping a worker from others
+
+_Begun = tuple[float, FanOut, asyncio.Future[None] | None]  # a fan-out: since when, and who waits for its end
 
 
 class Dispatcher:
@@ -64,7 +67,7 @@ class Dispatcher:
         grow_after_s: float = GROW_AFTER_S,
         retry_first_s: float = FIRST_S,
     ) -> None:
-        self._records = records
+        self._stored = StoredRecipients(directory, records, writers, metrics, retry_first_s)
         self._hub = hub
         self._lanes = lanes
         self._directory = directory
@@ -74,7 +77,6 @@ class Dispatcher:
         self._metrics = metrics
         self._set_aside = set_aside
         self._grow_after_s = grow_after_s
-        self._retry_first_s = retry_first_s
         self._now = clock.now
         self._wall_ms = clock.wall_ms
         self.fan_outs = FanOutQueue(hub, clock.now)
@@ -82,6 +84,7 @@ class Dispatcher:
         self.aside_most = ASIDE_MOST
         self.worker_slice = Slice(SLICE_S, clock.now)  # of all: one that never waits would keep the loop to itself
         self._turn = Share(TURN_S, clock.now)  # for notices that go out as they come
+        self._noting = Share(NOTING_S, clock.now)
         self._resting: deque[asyncio.Future[None]] = deque()  # workers with nothing to do
         self._is_served = False  # a worker is on its way to the lanes, or takes from them until they are empty
         self._group: asyncio.TaskGroup | None = None
@@ -90,7 +93,6 @@ class Dispatcher:
         self._busy_s = 0.0
         self._busy_until = clock.now()  # up to when `_busy_s` counts
         self._aside = 0
-        self._has_stores = True
         self._measured_at = self._idle_since = clock.now()
         self.utilization = 0.0
 
@@ -173,8 +175,9 @@ class Dispatcher:
                 await self._rest()
                 continue
             if not self._is_done(flight):
+                begun = self._begin_burst(flight) if len(self._lanes) else None
                 self._leave_lanes()
-                await self._at_length(flight)
+                await self._at_length(flight, begun)
             if self.worker_slice.is_over:
                 await self.worker_slice.rest()
         self._leave_lanes()
@@ -228,7 +231,7 @@ class Dispatcher:
             or len(target.user_ids) > AT_ONCE_MOST
             or target.exclude_ids
             or notice.expires_ms
-            or self._is_partly_delivered(flight)
+            or is_partly_delivered(flight)
             or self.fan_outs.is_blocked(notice.priority)
         ):
             return False
@@ -246,10 +249,69 @@ class Dispatcher:
         self._busy_s += self._now() - began
         return True
 
-    async def _at_length(self, flight: InFlight) -> None:
+    def _begin_burst(self, flight: InFlight) -> _Begun | None:
+        """Begin a broadcast with those of its priority that wait behind it, each of which then goes on by itself."""
+        burst = [flight]
+        while (other := self._next_of_burst(flight, len(burst))) is not None:
+            burst.append(other)
+        if len(burst) == 1:
+            return None
+        began = self._now()
+        jobs: dict[InFlight, FanOut] = {}
+        for one in burst:
+            try:
+                jobs[one] = self._job(one, None)
+            except Exception as error:
+                if one is not flight:  # which fails by itself
+                    self._failed(one, error)
+        for one in jobs:
+            self._acknowledgements.sending(one)
+        ends = self.fan_outs.add_all(jobs.values(), flight.notice.priority)
+        begun = {one: (began, job, end) for (one, job), end in zip(jobs.items(), ends, strict=True)}
+        for one in burst[1:]:
+            if one in begun:
+                self._go_on(one, begun[one])
+        return begun.get(flight)
+
+    def _next_of_burst(self, flight: InFlight, count: int) -> InFlight | None:
+        other = self._lanes.first()
+        if (
+            other is None
+            or count >= BURST_MOST
+            or self._aside + count >= self.aside_most
+            or other.notice.priority is not flight.notice.priority
+            or not self._is_whole_walk(flight)
+            or not self._is_whole_walk(other)
+        ):
+            return None
+        return self._lanes.take()
+
+    def _is_whole_walk(self, flight: InFlight) -> bool:
+        notice = flight.notice
+        is_whole = notice.target.kind in (TargetKind.ALL, TargetKind.ONLINE) and not is_partly_delivered(flight)
+        return is_whole and not notice.is_expired(self._wall_ms())
+
+    def _go_on(self, flight: InFlight, begun: _Begun) -> None:
+        """Let a broadcast that was begun go on without a worker."""
+        assert self._group is not None  # noqa: S101 - for the type checker
+        self._aside += 1
+        self._group.create_task(self._follow(flight, begun)).add_done_callback(partial(self._ended, flight))
+
+    async def _follow(self, flight: InFlight, begun: _Begun) -> None:
+        try:
+            await faults.unless_cancelled(self._process(flight, begun))
+        except Exception as error:
+            self._failed(flight, error)
+
+    def _ended(self, flight: InFlight, task: asyncio.Task[None]) -> None:
+        self._aside -= 1
+        if task.cancelled():  # perhaps before it began
+            self._acknowledgements.all_sent(flight)
+
+    async def _at_length(self, flight: InFlight, begun: _Begun | None) -> None:
         self._count_busy(1)
         try:
-            await faults.unless_cancelled(self._process(flight))
+            await faults.unless_cancelled(self._process(flight, begun))
         except Exception as error:
             self._failed(flight, error)
         except asyncio.CancelledError:  # the journal keeps the notice; this may not be the end of the others
@@ -258,14 +320,14 @@ class Dispatcher:
         finally:
             self._count_busy(-1)
 
-    async def _process(self, flight: InFlight) -> None:
+    async def _process(self, flight: InFlight, begun: _Begun | None) -> None:
         notice = flight.notice
-        if notice.is_expired(self._wall_ms()):
+        if begun is None and notice.is_expired(self._wall_ms()):
             self._acknowledgements.expired(flight, await self._recipients(flight))
             self._conclude(flight, "expired")
             return
-        if notice.target.kind in (TargetKind.ALL, TargetKind.ONLINE) and not self._is_partly_delivered(flight):
-            await self._broadcast(flight)
+        if notice.target.kind in (TargetKind.ALL, TargetKind.ONLINE) and not is_partly_delivered(flight):
+            await self._broadcast(flight, begun)
         else:
             await self._deliver(flight, await self._recipients(flight))
         self._conclude(flight, "success")
@@ -273,14 +335,11 @@ class Dispatcher:
     async def _recipients(self, flight: InFlight) -> list[int]:
         """Find the recipients in the cache, else in the stores, however long these are down: others overtake then."""
         recipients = self._directory.cached_ids(flight.notice.target)
-        if recipients is None or self._is_partly_delivered(flight):
+        if recipients is None or is_partly_delivered(flight):
             with self._standing_aside():
-                recipients = await self._ask_stores(flight)
+                recipients = await self._stored.recipients(flight)
         excluded = flight.notice.target.exclude_ids
         return list(set(recipients).difference(excluded)) if excluded else recipients
-
-    def _is_partly_delivered(self, flight: InFlight) -> bool:
-        return flight.is_restored or flight.notice.is_resent
 
     @contextmanager
     def _standing_aside(self) -> Iterator[None]:
@@ -301,80 +360,40 @@ class Dispatcher:
             self._count_busy(1)
             self._workers.add(worker)
 
-    async def _ask_stores(self, flight: InFlight) -> list[int]:
-        backoff = Backoff(self._retry_first_s)
-        unexpected = 0
-        while True:
-            try:
-                recipients = await faults.unless_cancelled(self._missing(flight))
-            except StoreError as error:
-                self._stores_failed(flight, error)
-                await asyncio.sleep(backoff.next_s())
-            except Exception as error:
-                unexpected += 1
-                if unexpected == UNEXPECTED_MOST:
-                    raise
-                faults.noted(self._metrics, "recipients", error, message_id=flight.notice.message_id)
-                await asyncio.sleep(backoff.next_s())
-            else:
-                self._has_stores = True
-                return recipients
-
-    def _stores_failed(self, flight: InFlight, error: StoreError) -> None:
-        if self._has_stores:
-            log.warning("recipients unknown for now", message_id=flight.notice.message_id, error=str(error))
-        self._has_stores = False
-        self._metrics.errors.labels("recipients").inc()
-
-    async def _missing(self, flight: InFlight) -> list[int]:
-        """The recipients, but for those to whom a former process or an earlier publish delivered."""
-        target = flight.notice.target
-        if flight.notice.is_resent:
-            await self._writers.records_written()
-            return await self._records.not_received_by(flight.notice.message_id)
-        if not flight.is_restored:
-            return await self._directory.ids(target)
-        is_online = target.kind is TargetKind.ONLINE
-        everybody = await self._writers.statuses.were_online() if is_online else await self._directory.ids(target)
-        received = await self._received_by(flight)
-        missing = [user_id for user_id in everybody if user_id not in received]
-        flight.note_received_before(len(everybody) - len(missing))
-        return missing
-
-    async def _received_by(self, flight: InFlight) -> set[int]:
-        """Who has received it on record; nobody while the records cannot be asked: better twice than late."""
-        try:
-            await self._writers.records_written()
-            return await self._records.received_by(flight.notice.message_id)
-        except StoreError as error:
-            log.warning("may be delivered twice", message_id=flight.notice.message_id, error=str(error))
-            return set()
-
-    async def _broadcast(self, flight: InFlight) -> None:
+    async def _broadcast(self, flight: InFlight, begun: _Begun | None) -> None:
         """Send to every connection first, whoever that is; who else should have it is asked afterwards."""
-        job = await self._fan_out(flight, None)
-        sent = {*job.handed, *job.waiting}
-        absent = [user_id for user_id in await self._recipients(flight) if user_id not in sent]
+        job = await self._fan_out(flight, begun or self._begin(flight, None))
+        recipients = await self._recipients(flight)
+        absent: list[int] = []
+        if recipients:
+            await self._noting.turn()
+            sent = {*job.handed, *job.waiting}
+            absent = [user_id for user_id in recipients if user_id not in sent]
         await self._settle_absent(flight, absent, LATE_ROUNDS)
 
     async def _deliver(self, flight: InFlight, recipients: list[int]) -> None:
-        job = await self._fan_out(flight, recipients)
+        job = await self._fan_out(flight, self._begin(flight, recipients))
         await self._settle_absent(flight, job.absent, LATE_ROUNDS)
 
-    async def _fan_out(self, flight: InFlight, users: list[int] | None) -> FanOut:
+    def _begin(self, flight: InFlight, users: list[int] | None) -> _Begun:
         began = self._now()
         job = self._job(flight, users)
         self._acknowledgements.sending(flight)
-        await self._run(job, flight.notice.priority)
+        return began, job, self.fan_outs.add(job, flight.notice.priority)
+
+    async def _reached(self, under_way: asyncio.Future[None] | None) -> None:
+        if under_way is not None and under_way.done():
+            under_way.result()
+        elif under_way is not None:
+            with self._standing_aside():
+                await under_way
+
+    async def _fan_out(self, flight: InFlight, begun: _Begun) -> FanOut:
+        began, job, under_way = begun
+        await self._reached(under_way)
         self._observe(flight, began)
         await self._note_sent(flight, job)
         return job
-
-    async def _run(self, job: FanOut, priority: Priority) -> None:
-        under_way = self.fan_outs.add(job, priority)
-        if under_way is not None:
-            with self._standing_aside():
-                await under_way
 
     def _observe(self, flight: InFlight, began: float) -> None:
         ended = self._now()
@@ -386,6 +405,8 @@ class Dispatcher:
         for start in range(0, max(len(handed), len(waiting)), SETTLE_CHUNK):
             if start:
                 await asyncio.sleep(0)
+            if not self._noting.has_time():
+                await self._noting.turn()
             share = slice(start, start + SETTLE_CHUNK)
             self._acknowledgements.sent(flight, handed[share], waiting[share])
         self._acknowledgements.all_sent(flight)
@@ -411,9 +432,8 @@ class Dispatcher:
             if start + SETTLE_CHUNK < len(absent):
                 await asyncio.sleep(0)
         if late:
-            job = self._job(flight, late)
-            self._acknowledgements.sending(flight)
-            await self._run(job, flight.notice.priority)
+            _, job, under_way = self._begin(flight, late)
+            await self._reached(under_way)
             await self._note_sent(flight, job)
             await self._settle_absent(flight, job.absent, rounds - 1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from pushd._fastpath import FanOut
@@ -71,6 +71,17 @@ class FanOutQueue:
         """
         if not self.is_blocked(priority) and self._hub.advance(job, self.most_s):
             return None
+        return self._put(job, priority)
+
+    def add_all(self, jobs: Iterable[FanOut], priority: Priority) -> list[asyncio.Future[None]]:
+        """Send what has come together on its way, in one write as far as can be; the futures are those of `add`."""
+        is_blocked = self.is_blocked(priority)
+        ends = [self._put(job, priority) for job in jobs]
+        if not is_blocked:
+            self._advance(self.most_s)
+        return ends
+
+    def _put(self, job: FanOut, priority: Priority) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queues[priority].append((job, [done]))
         self._queued += 1
@@ -96,18 +107,18 @@ class FanOutQueue:
         if serving is None or serving.done() or not self._queued:
             return False
         try:
-            self._advance()
+            self._slice_s = min(self.most_s, next_slice_s(self._slice_s, self._now() - self._yielded_at))
+            self._advance(self._slice_s)
         except BaseException as error:
             serving.set_exception(error)
             return False
         self._yielded_at = self._now()
         return self._queued > 0
 
-    def _advance(self) -> None:
-        self._slice_s = min(self.most_s, next_slice_s(self._slice_s, self._now() - self._yielded_at))
+    def _advance(self, slice_s: float) -> None:
         first, failure = self._first or self._choose(), None
         try:
-            is_finished = self._hub.advance(first[0], self._slice_s)
+            is_finished = self._hub.advance(first[0], slice_s)
         except Exception as error:  # it cannot go on, which concerns nobody but its workers
             is_finished, failure = True, error
         if is_finished:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 import structlog
 
@@ -10,6 +11,7 @@ from pushd.http import messages
 from pushd.http.application import BROKEN
 from pushd.http.long_answers import Sending
 from pushd.http.messages import Refusal, Request, Response
+from pushd.http.pipeline import Begun
 from pushd.http.shared import Shared
 
 JOINED_BYTES = 8 * 1024  # a longer body is written as it is: where many get the same one, it is kept once
@@ -24,16 +26,18 @@ _log = structlog.get_logger("pushd.front")
 class AnswerQueue:
     """Takes answers and writes them together; of a long one what the peer takes, when it does.
 
-    `is_last`: the last answer of the connection is among those that were put into it.
+    `is_last`: the last answer of the connection is among those that were put into it. `behind` are the requests whose
+    answers come behind the next one, for they were begun as well.
     """
 
-    __slots__ = ("_pieces", "_shared", "held_bytes", "is_last", "more")
+    __slots__ = ("_pieces", "_shared", "behind", "held_bytes", "is_last", "more")
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._pieces: list[bytes] = []
         self.held_bytes = 0
         self.is_last = False
+        self.behind: deque[Begun] | None = None  # made when it is needed
         self.more: Sending | None = None  # the rest of a long answer
 
     @property
@@ -51,7 +55,8 @@ class AnswerQueue:
         Without a request, it answers bytes that were none: of them `refused` is what was understood.
         """
         shared, application = self._shared, self._shared.application
-        keep_alive = request is not None and request.keep_alive and not request.is_upgrade and not shared.is_draining
+        is_ending = shared.is_draining and not self.behind
+        keep_alive = request is not None and request.keep_alive and not request.is_upgrade and not is_ending
         head_only = request is not None and request.method == "HEAD"
         if response.more and not head_only:
             self.more = shared.unsent.send(response, shared.loop.time())

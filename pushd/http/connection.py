@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable
 from math import inf
 from typing import Any, Protocol, cast
@@ -13,6 +14,7 @@ from pushd.http.answer_queue import AnswerQueue
 from pushd.http.deadlines import Deadline
 from pushd.http.messages import Refusal, Request, Response
 from pushd.http.parser import IDLE, RequestParser
+from pushd.http.pipeline import Begun, begin_alike
 from pushd.http.reading import HELD_BYTES, Reading
 from pushd.http.shared import Shared
 from pushd.http.states import State
@@ -36,7 +38,8 @@ class Server(Protocol):
 
 
 class HttpConnection(asyncio.Protocol):
-    """At most one request is in work, the following ones held as bytes. No body is kept before its head was judged.
+    """At most one request is in work, or a `pipeline` of them that ask for the same; the following ones are held as
+    bytes. No body is kept before its head was judged.
 
     An answer that is there at once is written without a task, and so is a `Later` one once it is decided; any
     other awaitable gets a task for that time. What the connection waits for is its `State`; see there for a drawing.
@@ -106,6 +109,8 @@ class HttpConnection(asyncio.Protocol):
             return
         self._parser.feed(data)
         if state is not READING or self._is_choked:
+            if self._pending is not None and not self._is_choked and self._shared.turns.is_free(self._line):
+                self._begin_alike(self._pending)
             self._balance_reading()
         elif self._parser.has_upgrade:
             self._state = UPGRADE_QUEUED
@@ -131,6 +136,7 @@ class HttpConnection(asyncio.Protocol):
             if self._pending is not None:
                 self._stop_waiting(self._pending[1])
             self._out.give_up()
+            self._out.behind = None
             self._parser.close()
             self._reading.end()
             if state is DECIDING:
@@ -232,7 +238,7 @@ class HttpConnection(asyncio.Protocol):
                 self._transport.close()
             elif self._parser.take_continue():
                 self._transport.write(messages.CONTINUE)
-        self._balance_reading()
+        self._reading.balance(has_to_queue=False, has_eof=self._has_eof)  # who has to queue has returned
         if self._reading.may_go_on():
             self._set_deadline()
         else:
@@ -259,15 +265,53 @@ class HttpConnection(asyncio.Protocol):
         if isinstance(answer, Later):
             self._pending = request, answer
             answer.decided.add_done_callback(self._take_pending)
+            if self._parser.has_work:
+                self._begin_alike(self._pending)
         else:
             self._task = self._shared.spawn(self._work(request, answer))
         return None
 
+    def _begin_alike(self, pending: tuple[Request, Later[Response]]) -> None:
+        if self._out.behind is None:
+            self._out.behind = deque()
+        begin_alike(self._shared, self._parser, self._reading, pending, self._out.behind)
+
+    def _answer_behind(self, behind: deque[Begun]) -> None:
+        """Answer what was begun behind a request that is answered now, as far as that is decided, in one write."""
+        now = self._shared.loop.time()
+        while behind and self._state is READING and not self._out.is_last:
+            request, answer, until = behind.popleft()
+            if isinstance(answer, Later):
+                if answer.decided.done():
+                    answer = self._shared.application.result(request, answer)
+                elif now >= until:
+                    answer = self._shared.application.too_late()
+                else:
+                    self._wait_on(request, answer, until)
+                    return
+            self._reply(request, answer)
+        if self._out.is_last:
+            behind.clear()  # one before them could not be answered
+        self._reading.worked_bytes = sum(len(request.body) for request, _, _ in behind)
+        if not self._state.is_over:
+            self._go_on()
+
+    def _wait_on(self, request: Request, answer: Later[Response], until: float) -> None:
+        """Wait for an answer with those behind it."""
+        self._state = WAITING
+        self._pending = request, answer
+        answer.decided.add_done_callback(self._take_pending)
+        self._reading.worked_bytes = len(request.body) + sum(len(begun[0].body) for begun in self._out.behind or ())
+        self._flush()
+        self._balance_reading()
+        self._deadline.await_answer(until)
+
     def _take_pending(self, decided: asyncio.Future[Any]) -> None:
         """A pending answer is there; nobody waits for one that was given up."""
-        if self._pending is None or self._pending[1].decided is not decided:
+        pending = self._pending
+        if pending is None or pending[1].decided is not decided:
             return
-        request, answer = self._pending
+        request, answer = pending
         self._pending = None
         self._answer(request, self._shared.application.result(request, answer))
 
@@ -333,7 +377,10 @@ class HttpConnection(asyncio.Protocol):
         self._state = READING
         if response is not None:
             self._reply(request, response)
-        self._go_on()
+        if self._out.behind:
+            self._answer_behind(self._out.behind)
+        else:
+            self._go_on()
 
     def _reply(self, request: Request | None, response: Response) -> None:
         """Put an answer behind those to be written; None stands for bytes that were no request."""
@@ -362,7 +409,9 @@ class HttpConnection(asyncio.Protocol):
         if self._state is SENDING:
             self._state = READING
             self._flush()
-            if self._state is READING and not self._is_choked:
+            if self._out.behind:
+                self._answer_behind(self._out.behind)
+            elif self._state is READING and not self._is_choked:
                 self._go_on()
 
     # The end, and time.

@@ -208,6 +208,16 @@ class RequestParser:
         self._at = end
         return known.request.again(data[head_end:end], self._peer, self._is_secure)
 
+    def next_like(self, former: Request) -> Request | None:
+        """The next request if it is here, whole, with a head that came before, and asks for what `former` did."""
+        begin = self._at
+        if self._is_over or self.phase is not IDLE or begin >= len(self._data):
+            return None
+        request = self._next_known()
+        if request is not None and (request.method != former.method or request.target != former.target):
+            request, self._at = None, begin
+        return request
+
     def take_head(self) -> Request | None:
         """The request whose head has come and whose body has not yet, once."""
         is_untold, self._is_head_untold = self._is_head_untold, False

@@ -15,7 +15,7 @@ HELD_BYTES = 64 * 1024  # of requests that wait for the one in work; reading is 
 class Reading:
     """What is kept of one connection's requests, as the `Bodies` of all count it, and whether more is read.
 
-    `worked_bytes` are those of the body of the request in work.
+    `worked_bytes` are those of the bodies of the requests in work.
     """
 
     __slots__ = ("_bodies", "_fd", "_holder", "_is_paused", "_parser", "_shared", "_transport", "counted_bytes",

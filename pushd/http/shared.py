@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -21,6 +21,8 @@ from pushd.http.long_answers import Unsent
 from pushd.http.messages import Refusal, Response
 
 QUIET_S = 60.0  # after a line in the log about what was refused, per reason
+
+T = TypeVar("T")
 
 _CROWDED = Refusal(503, "too many request bodies are under way", (("Retry-After", "1"),))
 
@@ -57,9 +59,9 @@ class Shared:
         self.unsent = Unsent()
         self._on_refused = on_refused
         self._quiet_until: dict[str, float] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run a task that `end_tasks` ends."""
         task = self.loop.create_task(coroutine)
         self._tasks.add(task)

@@ -4,6 +4,7 @@
     READING ─────── what may be an upgrade comes ──► UPGRADE_QUEUED ── its turn ──► READING, where it is asked about
     READING ─────── the application must think about an upgrade ──► DECIDING ── refused ──► READING
     READING ─────── the application must think about a request ──► WAITING ── answered ──► READING or SENDING
+    READING ─────── one that was begun with it is not answered yet ──► WAITING
     READING ─────── a long answer is begun ──► SENDING ── all of it is written ──► READING
     READING, DECIDING ── an upgrade is allowed ──► HANDED_OVER
     any of these ── the last answer is written ──► LINGERING ◄── its turn ── LINGERING_QUEUED ◄── too much comes
@@ -31,7 +32,7 @@ class State(Enum):
     QUEUED = (2, False, True, False, False)  # for its turn; there are bytes to be looked at
     UPGRADE_QUEUED = (3, True, False, True, False)  # for its turn among the upgrades
     DECIDING = (4, True, False, True, False)  # for the application's word on an upgrade
-    WAITING = (5, True, False, False, False)  # for the application's answer to a request
+    WAITING = (5, True, False, False, False)  # for the application's answer to a request, the oldest in work
     SENDING = (6, True, False, False, False)  # for the peer to take a long answer
     LINGERING = (7, False, False, False, True)  # for the peer's end; what it sends is discarded
     LINGERING_QUEUED = (8, False, True, False, True)  # for its turn to discard more

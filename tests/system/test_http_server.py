@@ -34,6 +34,7 @@ from pushd.http.addresses import Addresses
 from pushd.http.connection import HttpConnection
 from pushd.http.deadlines import Times
 from pushd.http.messages import Request, Response
+from pushd.http.pipeline import BEGUN_MOST
 from pushd.http.server import HttpServer, listening
 from pushd.later import Later
 
@@ -108,6 +109,8 @@ class FakeApplication:
     def _respond(self, request: Request) -> Response:
         if request.path == "/pending-boom":
             raise RuntimeError("secret")
+        if request.path == "/pending-wrong":
+            return Response(200, headers=(("X", "a\r\nb"),))
         return self._answer(request)
 
     async def _await(self, request: Request) -> Response:
@@ -269,6 +272,94 @@ async def test_a_pipeline_waits_as_bytes_and_is_bounded(place: Place, path: byte
     place.application.release.set()
     assert (await client.receive())[2] == b"GET %b 0" % path
     assert (await client.receive())[2] == b"GET /sync 0"
+
+
+async def test_what_asks_for_the_same_is_begun_together_and_answered_in_order(place: Place) -> None:
+    place.application.release.set()
+    for number in range(1, 8):  # heads that came before
+        await place.ask(post("/pending-slow", bytes(number)))
+    place.application.release.clear()
+    place.application.requests.clear()
+    client = await place.connect(b"".join(post("/pending-slow", bytes(number)) for number in range(1, 5)))
+    await until(lambda: len(place.application.requests) == 4)
+    client.send(post("/pending-slow", bytes(5)) + post("/pending", bytes(6)) + post("/pending-slow", bytes(7)))
+    await until(lambda: len(place.application.requests) == 5)
+    await asyncio.sleep(0.05)
+    assert len(place.application.requests) == 5, "what is not the same waits"
+    place.application.release.set()
+    paths = ["/pending-slow"] * 5 + ["/pending", "/pending-slow"]
+    for number, path in enumerate(paths, 1):
+        status, headers, body = await client.receive()
+        assert (status, headers["connection"], body) == (200, "keep-alive", f"POST {path} {number}".encode())
+
+
+async def test_so_many_are_begun_together(place: Place) -> None:
+    client = await place.connect(post("/pending-slow", b"x") * 200)
+    await until(lambda: len(place.application.requests) >= 10)
+    await asyncio.sleep(0.1)
+    assert len(place.application.requests) <= BEGUN_MOST
+    place.application.release.set()
+    assert [await client.status() for _ in range(200)] == [200] * 200
+
+
+async def test_several_that_are_answered_too_late(opened: Open) -> None:
+    place = await opened(times=Times(sweep_s=0.02))
+    place.application.answer_within_s = 0.05
+    client = await place.connect(post("/pending-slow", b"x") * 3)
+    assert [await client.status() for _ in range(3)] == [503] * 3
+    client.send(GET)
+    assert await client.status() == 200
+
+
+async def test_each_of_several_has_time_of_its_own(opened: Open) -> None:
+    place = await opened(times=Times(sweep_s=0.02))
+    place.application.answer_within_s = 0.3
+    client = await place.connect(post("/pending-slow", b"x"))
+    await until(lambda: len(place.application.requests) == 1)
+    await asyncio.sleep(0.2)
+    client.send(post("/pending-slow", b"x"))
+    assert await client.status() == 503
+    assert len(place.application.requests) == 2
+    place.application.release.set()
+    assert await client.status() == 200
+
+
+async def test_who_leaves_several_behind(place: Place) -> None:
+    client = await place.connect(post("/pending-slow", b"x") * 3)
+    await until(lambda: len(place.application.requests) == 3)
+    reset(client)
+    await until(lambda: place.server.connections == 0)
+    place.application.release.set()
+    await until(lambda: place.application.finished == 3)
+
+
+async def test_all_that_was_begun_is_answered_when_the_server_ends(place: Place) -> None:
+    client = await place.connect(post("/pending-slow", b"x") * 3)
+    await until(lambda: len(place.application.requests) == 3)
+    place.server.shared.is_draining = True
+    place.application.release.set()
+    assert [(await client.receive())[1]["connection"] for _ in range(3)] == ["keep-alive", "keep-alive", "close"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "text"),
+    [("/pending-boom", 500, b"internal error"), ("/pending-more", 200, b"POST /pending-more 1 and more")],
+)
+async def test_several_that_fail_or_are_answered_in_pieces(place: Place, path: str, status: int, text: bytes) -> None:
+    client = await place.connect(post(path, b"x") * 5)
+    for _ in range(5):
+        said, _, body = await client.receive()
+        assert (said, body) == (status, text)
+    client.send(GET)
+    assert await client.status() == 200
+
+
+async def test_none_is_answered_behind_one_that_cannot_be(place: Place) -> None:
+    client = await place.connect(post("/pending-wrong", b"x") * 3)
+    status, headers, _ = await client.receive()
+    assert (status, headers["connection"]) == (500, "close")
+    assert await client.is_closed()
+    await until(lambda: place.server.connections == 0)
 
 
 async def _flood(client: Client, data: bytes) -> None:

@@ -121,8 +121,8 @@ class Picky:
 class Transport:
     """What the hub needs of uvloop's transport, on one end of a socketpair."""
 
-    def __init__(self) -> None:
-        self.ours, self.peer = socket.socketpair()
+    def __init__(self, kind: int = socket.SOCK_STREAM) -> None:
+        self.ours, self.peer = socket.socketpair(type=kind)
         self.ours.setblocking(False)
         self.peer.setblocking(False)
         self.buffer = b""
@@ -176,6 +176,14 @@ class Transport:
         junk = min(self.junk_bytes, len(data))
         self.junk_bytes -= junk
         return data[junk:]
+
+    def writes(self) -> list[bytes]:
+        """What each send(2) brought since the peer last looked, where the socket keeps them apart: SOCK_SEQPACKET."""
+        found = []
+        with suppress(BlockingIOError):
+            while chunk := self.peer.recv(1 << 20):
+                found.append(chunk)
+        return found
 
     def close_both(self) -> None:
         self.ours.close()
@@ -320,9 +328,17 @@ class House(Core):
         assert flight is not None
         return flight
 
-    def open(self, user_id: int, *, is_acking: bool = False, dialect: int = 0, ip: str = "127.0.0.1") -> Client:
+    def open(
+        self,
+        user_id: int,
+        *,
+        is_acking: bool = False,
+        dialect: int = 0,
+        ip: str = "127.0.0.1",
+        kind: int = socket.SOCK_STREAM,
+    ) -> Client:
         """A connection that nobody knows of yet."""
-        transport = Transport()
+        transport = Transport(kind)
         connection = Connection(
             self.hub,
             transport,  # type: ignore[arg-type]

@@ -22,6 +22,7 @@ USERS = (1, 2, 3)
 CROWD = 40  # in whose midst a slice ends, at the latest after 16 connections
 EVENTS = st.one_of(
     st.tuples(st.just("publish"), st.sampled_from(["custom", "all", "online"])),
+    st.tuples(st.just("burst"), st.lists(st.sampled_from(["custom", "all", "online"]), min_size=2, max_size=5)),
     st.tuples(st.just("connect"), st.sampled_from(USERS), st.booleans()),
     st.tuples(st.just("arrive"), st.sampled_from(USERS), st.booleans()),
     st.tuples(st.sampled_from(["leave", "clog", "unclog", "ack", "ack all"]), st.integers(0, 9)),
@@ -64,6 +65,11 @@ class Story:
     async def _publish(self, target: str) -> None:
         users = [self.base + user for user in USERS]
         self.flights.append(await self.house.publish(target=target, user_ids=users))
+
+    async def _burst(self, targets: list[str]) -> None:
+        """They enter the lanes together."""
+        users = [self.base + user for user in USERS]
+        self.flights += await asyncio.gather(*(self.house.publish(target=target, user_ids=users) for target in targets))
 
     @property
     def broadcasts(self) -> int:

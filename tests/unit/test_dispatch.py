@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,6 +16,7 @@ from pushd._fastpath import FanOut
 from pushd.delivery.dispatch import SHRINK_AFTER_S
 from pushd.delivery.fan_out import ROUND_S, SHORT_SLICE_S, SLICE_S, FanOutQueue, next_slice_s
 from pushd.errors import StoreError
+from pushd.in_flight import InFlight
 from pushd.model import Arrival, Channel, DeliveryStatus, Priority, Target, TargetKind, User
 from pushd.ports import Stores
 from pushd.protocol import frames
@@ -21,6 +24,7 @@ from pushd.protocol.deflate import inflated
 from pushd.protocol.frames import DEFLATED, ws_frame
 from tests.daemon import until
 from tests.unit.parts import START_MS, Client, Clock, House, notice, receipt
+from tests.unit.test_frames import parse
 
 Build = Callable[..., House]
 ANN, BEN = User(1, "ann", 1), User(2, "ben", 2)
@@ -238,6 +242,85 @@ async def test_broadcasts_that_wait_for_one_another_are_one_write(make_house: Bu
     # The first had begun; of those behind it, the second took three along.
     assert jobs[2].handed == jobs[1].handed
     assert not len(fan_outs)
+
+
+async def publish_together(house: House, *contents: str, **fields: Any) -> list[InFlight]:
+    """They are durable, and enter the lanes, at the same time."""
+    return await asyncio.gather(*(house.publish(content, **fields) for content in contents))
+
+
+@pytest.mark.parametrize("target", ["all", "online"])
+@pytest.mark.parametrize("most_s", [SLICE_S, SHORTEST])
+async def test_broadcasts_that_come_together_are_one_write(house: House, target: str, most_s: float) -> None:
+    house.dispatcher.fan_outs.most_s = most_s
+    clients = [house.connect(100 + number, kind=socket.SOCK_SEQPACKET) for number in range(40)]
+    contents = [f"{number} {'x' * 10 * number}" for number in range(6)]
+    flights = await publish_together(house, *contents, target=target)
+    await house.quiet()
+    for client in clients:
+        (write,) = client.transport.writes()
+        assert [json.loads(frame.data)["content"] for frame in parse(write)] == contents
+    everybody = {client.connection.user_id for client in clients}
+    for flight in flights:
+        assert await house.received_by(flight) == everybody
+        assert (flight.online_count, flight.delivered_count) == (40, 40)
+    assert sorted(house.ids_settled) == sorted(flight.notice.message_id for flight in flights)
+
+
+async def test_a_broadcast_that_comes_alone_does_not_wait(house: House) -> None:
+    client = house.connect(1, kind=socket.SOCK_SEQPACKET)
+    for content in ("first", "second"):
+        await house.publish(content, target="online")
+        await house.quiet()
+    assert len(client.transport.writes()) == 2
+
+
+async def test_what_comes_together_for_different_users_keeps_to_them(house: House) -> None:
+    clients = {user_id: house.connect(user_id) for user_id in (1, 2)}
+    await asyncio.gather(
+        house.publish("a", target="custom", user_ids=[1]),
+        house.publish("b", target="custom", user_ids=[2]),
+        house.publish("c", target="custom", user_ids=[1, 2]),
+        house.publish("d", target="online", exclude_ids=[1]),
+        house.publish("e", target="online", exclude_ids=[1]),
+        house.publish("f", target="online"),
+    )
+    await house.quiet()
+    assert {user_id: client.notices for user_id, client in clients.items()} == {1: list("acf"), 2: list("bcdef")}
+
+
+@pytest.mark.parametrize("target", ["online", "custom"])
+@pytest.mark.parametrize("bad", [0, 1, 2])
+async def test_one_of_a_burst_that_cannot_be_encoded_harms_no_other(
+    house: House, monkeypatch: pytest.MonkeyPatch, target: str, bad: int
+) -> None:
+    encode = frames.shared_frame
+
+    def refuse(message: Any, dialect: int) -> bytes:
+        if message.content == str(bad):
+            raise ValueError("not encodable")
+        return encode(message, dialect)
+
+    monkeypatch.setattr(frames, "shared_frame", refuse)
+    clients = [house.connect(number) for number in range(1, 30)]
+    flights = await publish_together(house, "0", "1", "2", target=target, user_ids=list(range(1, 30)))
+    await until(lambda: len(house.ids_settled) == 3)
+    others = [str(number) for number in range(3) if number != bad]
+    assert all(client.notices == others for client in clients)
+    assert [flight.is_delivered for flight in flights] == [number != bad for number in range(3)]
+
+
+async def test_who_leaves_amid_a_burst_finds_all_of_it_later(house: House) -> None:
+    house.dispatcher.fan_outs.most_s = SHORTEST
+    clients = crowd(house, 40)
+    stuck = house.connect(7)
+    stuck.clog()
+    flights = await publish_together(house, "a", "b", target="online")
+    await until(lambda: stuck.connection.unsent_bytes > 0)
+    stuck.leave()
+    await house.quiet()
+    assert all(client.notices == ["a", "b"] for client in clients)
+    assert await house.mailbox(7) == [flight.notice.message_id for flight in flights]
 
 
 async def test_fan_outs_that_begin_within_a_slice_or_after_all_are_through_are_served(make_house: Build) -> None:

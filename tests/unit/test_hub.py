@@ -637,6 +637,79 @@ def test_walks_that_go_together(hub: Hub, shop: Workshop, told: Told) -> None:
     assert told.handed[-1] == (held, ["first", "second"])
 
 
+def test_many_go_together_as_far_as_a_write_may_be_large(hub: Hub, shop: Workshop) -> None:
+    client = shop.join(1)
+    leader, others = fan_out("leader", size=1000), [fan_out(f"m{number}", size=1000) for number in range(40)]
+    taken = [other for other in others if leader.absorb(other)]
+    assert taken == others[: len(taken)]
+    assert len(taken) == 31, "32 frames of 1,004 bytes"
+    hub.set_max_pending_bytes(100_000)
+    run(hub, leader)
+    names = ["leader", *(f"m{number}" for number in range(31))]
+    assert shop.drain(client) == b"".join(text(f"{name}/0", 1000) for name in names)
+    assert all(job.handed == [1] and job.waiting == [] for job in (leader, *taken))
+
+
+def test_those_to_the_same_users_go_together(hub: Hub, shop: Workshop) -> None:
+    client, acking = shop.join(1), shop.join(2, is_acking=True)
+    first, second = fan_out("first", users=[1, 2, 9]), fan_out("second", users=[1, 2, 9])
+    assert first.absorb(second)
+    assert not first.absorb(fan_out("third", users=[1, 2]))
+    assert not first.absorb(fan_out("third"))
+    run(hub, first)
+    for job in (first, second):
+        assert (job.handed, job.waiting, job.absent) == ([1], [2], [9])
+    assert {shop.drain(client), shop.drain(acking)} == {text("first/0") + text("second/0")}
+
+
+def test_walks_that_exclude_the_same_users_go_together(hub: Hub, shop: Workshop) -> None:
+    client, excluded = shop.join(1), shop.join(2)
+    first, second = fan_out("first", exclude={2}), fan_out("second", exclude={2})
+    assert first.absorb(second)
+    assert not first.absorb(fan_out("third", exclude={1}))
+    run(hub, first)
+    assert (first.handed, second.handed) == ([1], [1])
+    assert (shop.drain(client), shop.drain(excluded)) == (text("first/0") + text("second/0"), b"")
+
+
+@pytest.mark.parametrize("dialect", [0, 1])
+def test_a_frame_that_cannot_be_encoded_is_not_taken_along(hub: Hub, shop: Workshop, dialect: int) -> None:
+    def refuse(wanted: int) -> bytes:
+        if wanted == dialect:
+            raise ValueError("not encodable")
+        return text("bad")
+
+    client = shop.join(1, dialect=dialect)
+    first, bad = fan_out("first"), FanOut("bad", refuse)
+    with pytest.raises(ValueError, match="not encodable"):
+        first.absorb(bad)
+    with pytest.raises(ValueError, match="not encodable"):
+        FanOut("bad", refuse).absorb(fan_out("other"))
+    assert first.absorb(fan_out("second"))
+    run(hub, first)
+    assert shop.drain(client) == text(f"first/{dialect}") + text(f"second/{dialect}")
+
+
+def test_who_has_taken_others_along_goes_with_nobody() -> None:
+    first, second = fan_out("first"), fan_out("second")
+    assert second.absorb(fan_out("third"))
+    assert not first.absorb(second)
+
+
+def test_a_slow_consumer_gets_none_of_those_that_go_together(hub: Hub, shop: Workshop, told: Told) -> None:
+    slow, other = shop.join(1), shop.join(2)
+    run(hub, fan_out("before", users=[2]))  # to whom is written directly from now on
+    fill(shop, slow)
+    first, second = fan_out("first", size=9000), fan_out("second", size=9000)
+    assert first.absorb(second)
+    hub.set_max_pending_bytes(slow.cost + 10_000)
+    run(hub, first)
+    assert (slow.close_code, other.close_code) == (4008, 0)
+    assert told.gone == [(slow, ["first", "second"])]
+    assert (first.handed, second.handed) == ([2], [2])
+    assert (first.waiting, second.waiting) == ([1], [1])
+
+
 def test_walks_that_go_alone(hub: Hub, shop: Workshop) -> None:
     for number in range(40):
         shop.join(number)

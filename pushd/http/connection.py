@@ -285,7 +285,7 @@ class HttpConnection(asyncio.Protocol):
                 if answer.decided.done():
                     answer = self._shared.application.result(request, answer)
                 elif now >= until:
-                    answer = self._shared.application.too_late()
+                    answer = self._shared.application.too_late(request)
                 else:
                     self._wait_on(request, answer, until)
                     return

@@ -29,7 +29,9 @@ from pushd.api.records import RecordHandlers
 from pushd.api.router import Router
 from pushd.api.table import Api, endpoints
 from pushd.auth.authenticator import Authenticator, check_keys
-from pushd.clock import Clock, wall_ms
+from pushd.basis import Basis
+from pushd.clock import wall_ms
+from pushd.config.current import CurrentConfig
 from pushd.config.schema import Config
 from pushd.core import PAUSES, Core, Past, Pauses, read_past
 from pushd.errors import StartError, StoreError
@@ -65,28 +67,24 @@ class Node(Core):
 
     def __init__(
         self,
-        config: Config,
+        basis: Basis,
         stores: Stores,
         revocations: Revocations | None,
         health: Health,
-        metrics: Metrics,
         past: Past,
         set_aside: SetAsideData,
-        *,
         pauses: Pauses = PAUSES,
-        revoked_within_s: float = REVOKED_WITHIN_S,
     ) -> None:
-        super().__init__(config, stores, set_aside, metrics, Clock(), node_id=node_id(config), past=past, pauses=pauses)
-        current, writers = self.current, self.writers
+        config, current, metrics = basis.current.config, basis.current, basis.metrics
+        super().__init__(basis, stores, set_aside, node_id=node_id(config), past=past, pauses=pauses)
+        writers = self.writers
         self.health = health
         self.mailbox = stores.mailbox
         self.remotes = stores.remotes
         self.server: HttpServer | None = None
         self.reader = Reader(parsing, *longest_frames(config.limits))
         self.authenticator = authenticator = Authenticator(current, revocations)
-        self.revocation_watch = (
-            None if revocations is None else RevocationWatch(self.hub, revocations, metrics, within_s=revoked_within_s)
-        )
+        self.revocation_watch = None if revocations is None else RevocationWatch(self.hub, revocations, metrics)
         tasks = Tasks(metrics)
         self.shared = Shared(
             hub=self.hub,
@@ -265,17 +263,9 @@ async def running(
     ):
         set_aside = SetAsideData(stores.set_aside, metrics, look_every_s=pauses.look_aside_every_s)
         past = await _past(stores, config, set_aside)
-        node = Node(
-            config,
-            stores,
-            revocations,
-            health,
-            metrics,
-            past,
-            set_aside,
-            pauses=pauses,
-            revoked_within_s=revoked_within_s,
-        )
+        node = Node(Basis(CurrentConfig(config), metrics), stores, revocations, health, past, set_aside, pauses)
+        if node.revocation_watch is not None:
+            node.revocation_watch.within_s = revoked_within_s
         async with _read(node.reader), supervised(node.background(), health):
             node.restore(past)
             async with listening(

@@ -10,13 +10,12 @@ from typing import Any
 import msgspec
 
 from pushd._fastpath import Connection, Hub
-from pushd.clock import Clock
-from pushd.config.current import CurrentConfig
-from pushd.config.schema import Config
+from pushd.basis import Basis
 from pushd.delivery.acknowledgements import Acknowledgements
 from pushd.delivery.dispatch import GROW_AFTER_S, Dispatcher
 from pushd.delivery.intake import Intake
 from pushd.delivery.lanes import Lanes
+from pushd.delivery.recipients import StoredRecipients
 from pushd.errors import PushdError
 from pushd.in_flight import InFlight
 from pushd.model import Notice
@@ -31,7 +30,6 @@ from pushd.presence.replay import Replays
 from pushd.presence.statuses import CachedStatuses
 from pushd.retry import FIRST_S
 from pushd.telemetry import faults
-from pushd.telemetry.metrics import Metrics
 from pushd.users.directory import CachedDirectory
 from pushd.writing.mailbox import MailboxWriter
 from pushd.writing.online_status import STATUS_DELAY_S, StatusWriter
@@ -91,11 +89,9 @@ class Core:
 
     def __init__(
         self,
-        config: Config,
+        basis: Basis,
         stores: Stores,
         set_aside: SetAsideData,
-        metrics: Metrics,
-        clock: Clock,
         *,
         node_id: str,
         past: Past,
@@ -103,9 +99,10 @@ class Core:
     ) -> None:
         self.stores = stores
         self.set_aside = set_aside
-        self.metrics = metrics
-        self.clock = clock
-        self.current = current = CurrentConfig(config)
+        self.metrics = metrics = basis.metrics
+        self.clock = clock = basis.clock
+        self.current = current = basis.current
+        config = current.config
         self.hub = hub = Hub(config.limits.max_pending_bytes)
         self.lanes: Lanes[InFlight] = Lanes(config.delivery.queue_size)
         self.directory = directory = CachedDirectory(stores.directory, current, clock.now)
@@ -120,35 +117,27 @@ class Core:
             ),
             SettledWriter(stores.journal, backing, delay_s=pauses.settle_delay_s),
         )
-        self.acknowledgements = acknowledgements = Acknowledgements(
-            hub, writers, stores.records, current, metrics, clock
-        )
+        self.acknowledgements = acknowledgements = Acknowledgements(hub, writers, stores.records, basis)
         self.dispatcher = Dispatcher(
             hub,
             self.lanes,
-            directory,
+            StoredRecipients(directory, stores.records, writers, metrics, retry_first_s),
             acknowledgements,
             writers,
-            current,
-            metrics,
-            clock,
             set_aside,
-            stores.records,
-            grow_after_s=pauses.grow_after_s,
-            retry_first_s=retry_first_s,
+            basis,
         )
+        self.dispatcher.grow_after_s = pauses.grow_after_s
         self.intake = Intake(
             stores.journal,
             self.lanes,
-            current,
-            metrics,
-            clock,
+            basis,
             wake=self.dispatcher.wake,
             on_settled=self.settled,
             last_seq=past.last_seq,
         )
         self.failures = failures = Failures(hub, metrics)
-        self.register = Register(hub, writers.statuses, current, metrics, clock)
+        self.register = Register(hub, writers.statuses, basis)
         self.greeting = Greeting(hub, stores.records, writers, current, node_id=node_id)
         self.mailboxes = Mailboxes(directory, stores.mailbox, writers, metrics)
         self.replays = Replays(

@@ -31,13 +31,14 @@ MAY_IMPORT = {
     "config": "tools",
     "protocol": "tools words config",
     "telemetry": "tools words config",
+    "basis": "tools config telemetry",
     # core: what a node does, however it is reached and wherever it stores
     "users": "tools words config telemetry",
     "_fastpath": "tools words protocol",
     "writing": "tools words config protocol telemetry users _fastpath",
-    "delivery": "tools words config protocol telemetry users _fastpath writing",
-    "presence": "tools words config protocol telemetry users _fastpath writing delivery",
-    "core": "tools words config protocol telemetry users _fastpath writing delivery presence",
+    "delivery": "tools words config protocol telemetry basis users _fastpath writing",
+    "presence": "tools words config protocol telemetry basis users _fastpath writing delivery",
+    "core": "tools words config protocol telemetry basis users _fastpath writing delivery presence",
     # edge: how a node is reached. HTTP and who is asking know nothing of what a node does
     "http": "tools config telemetry",
     "auth": "tools words config telemetry http",
@@ -54,7 +55,7 @@ MAY_IMPORT = {
     "stores.sqlite": "tools words config stores.causes stores.sqlite.engine",
     "stores": "tools words config stores.nobody stores.mysql stores.mongo stores.redis stores.sqlite",
     # start: the parts become a process
-    "app": "tools words config protocol telemetry users writing presence http auth ws api core stores signals streams",
+    "app": "tools words config telemetry basis users writing presence http auth ws api core stores signals streams",
     "daemon": "tools config telemetry signals streams app",
     "cli": "tools config auth users stores stores.sqlite signals daemon",
     "__main__": "signals streams cli",

@@ -12,15 +12,13 @@ from functools import lru_cache
 from itertools import islice
 
 from pushd._fastpath import Connection, Hub
-from pushd.clock import Clock
-from pushd.config.current import CurrentConfig
+from pushd.basis import Basis
 from pushd.errors import StoreError
 from pushd.in_flight import InFlight
 from pushd.model import Channel, DeliveryStatus, MailboxItem, Mark, Outcome
 from pushd.ports import RecordStore
 from pushd.protocol import frames
 from pushd.telemetry import faults
-from pushd.telemetry.metrics import Metrics
 from pushd.turns import Slice
 from pushd.waiters import Waiters
 from pushd.writing.writers import Writers
@@ -77,17 +75,15 @@ class Acknowledgements:
         hub: Hub,
         writers: Writers,
         records: RecordStore,
-        current: CurrentConfig,
-        metrics: Metrics,
-        clock: Clock,
+        basis: Basis,
     ) -> None:
         self._hub = hub
         self._writers = writers
         self._records = records
-        self._current = current
-        self._metrics = metrics
-        self._now = clock.now
-        self._wall_ms = clock.wall_ms
+        self._current = basis.current
+        self._metrics = basis.metrics
+        self._now = basis.clock.now
+        self._wall_ms = basis.clock.wall_ms
         self.returned_at_once = RETURNED_AT_ONCE
         self.expired_at_once = EXPIRED_AT_ONCE
         self.expire_s = EXPIRE_S

@@ -12,21 +12,16 @@ import msgspec
 import structlog
 
 from pushd._fastpath import FanOut, Hub
-from pushd.clock import Clock
-from pushd.config.current import CurrentConfig
+from pushd.basis import Basis
 from pushd.delivery.acknowledgements import Acknowledgements
 from pushd.delivery.fan_out import SLICE_S, FanOutQueue
 from pushd.delivery.lanes import Lanes
 from pushd.delivery.recipients import StoredRecipients, is_partly_delivered
 from pushd.in_flight import InFlight
 from pushd.model import PushRecord, TargetKind
-from pushd.ports import RecordStore
 from pushd.protocol import frames
-from pushd.retry import FIRST_S
 from pushd.telemetry import faults
-from pushd.telemetry.metrics import Metrics
 from pushd.turns import Share, Slice
-from pushd.users.directory import CachedDirectory
 from pushd.writing.set_aside import NOTICE, SetAsideData
 from pushd.writing.writers import Writers
 
@@ -48,40 +43,34 @@ _Begun = tuple[float, FanOut, asyncio.Future[None] | None]  # a fan-out: since w
 class Dispatcher:
     """Between `min_workers` and `max_workers` workers: they wait for stores, they do not compute in parallel.
 
-    `fan_outs`, `worker_slice` and `aside_most` may be others before `run`.
+    `fan_outs`, `worker_slice`, `aside_most` and `grow_after_s` may be others before `run`.
     """
 
     def __init__(
         self,
         hub: Hub,
         lanes: Lanes[InFlight],
-        directory: CachedDirectory,
+        stored: StoredRecipients,
         acknowledgements: Acknowledgements,
         writers: Writers,
-        current: CurrentConfig,
-        metrics: Metrics,
-        clock: Clock,
         set_aside: SetAsideData,
-        records: RecordStore,
-        *,
-        grow_after_s: float = GROW_AFTER_S,
-        retry_first_s: float = FIRST_S,
+        basis: Basis,
     ) -> None:
-        self._stored = StoredRecipients(directory, records, writers, metrics, retry_first_s)
+        clock = basis.clock
         self._hub = hub
         self._lanes = lanes
-        self._directory = directory
+        self._stored = stored
         self._acknowledgements = acknowledgements
         self._writers = writers
-        self._current = current
-        self._metrics = metrics
+        self._current = basis.current
+        self._metrics = basis.metrics
         self._set_aside = set_aside
-        self._grow_after_s = grow_after_s
         self._now = clock.now
         self._wall_ms = clock.wall_ms
         self.fan_outs = FanOutQueue(hub, clock.now)
         writers.give_way_to(self.fan_outs)
         self.aside_most = ASIDE_MOST
+        self.grow_after_s = GROW_AFTER_S
         self.worker_slice = Slice(SLICE_S, clock.now)  # of all: one that never waits would keep the loop to itself
         self._turn = Share(TURN_S, clock.now)  # for notices that go out as they come
         self._noting = Share(NOTING_S, clock.now)
@@ -132,7 +121,7 @@ class Dispatcher:
             self._group.create_task(self.fan_outs.serve())
             while True:
                 self._scale()
-                await asyncio.sleep(self._grow_after_s)
+                await asyncio.sleep(self.grow_after_s)
 
     def _scale(self) -> None:
         now = self._now()
@@ -141,7 +130,7 @@ class Dispatcher:
         if len(self._workers) < config.min_workers:
             for _ in range(config.min_workers - len(self._workers)):
                 self._grow()
-        elif self._lanes.oldest_age(now) > self._grow_after_s and len(self._workers) < config.max_workers:
+        elif self._lanes.oldest_age(now) > self.grow_after_s and len(self._workers) < config.max_workers:
             self._grow()
         elif self._busy or self._is_served:
             self._idle_since = now
@@ -334,7 +323,7 @@ class Dispatcher:
 
     async def _recipients(self, flight: InFlight) -> list[int]:
         """Find the recipients in the cache, else in the stores, however long these are down: others overtake then."""
-        recipients = self._directory.cached_ids(flight.notice.target)
+        recipients = self._stored.cached(flight)
         if recipients is None or is_partly_delivered(flight):
             with self._standing_aside():
                 recipients = await self._stored.recipients(flight)

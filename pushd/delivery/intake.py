@@ -11,8 +11,7 @@ from sys import getsizeof
 
 import msgspec
 
-from pushd.clock import Clock
-from pushd.config.current import CurrentConfig
+from pushd.basis import Basis
 from pushd.delivery.dedup import DedupWindow
 from pushd.delivery.lanes import Lanes
 from pushd.delivery.submission import Sender, Submission, data_bytes_of, notice_of, stored_notice
@@ -23,7 +22,6 @@ from pushd.model import Notice, TargetKind
 from pushd.ports import Journal
 from pushd.records import PushRow
 from pushd.telemetry import faults
-from pushd.telemetry.metrics import Metrics
 
 GROUP_MOST = 1000  # notices of one append
 REPEATS_MOST = 10_000  # of one notice that is not durable yet, waiting for that
@@ -43,18 +41,17 @@ class Intake:
         self,
         journal: Journal,
         lanes: Lanes[InFlight],
-        current: CurrentConfig,
-        metrics: Metrics,
-        clock: Clock,
+        basis: Basis,
         *,
         wake: Callable[[], None],
         on_settled: Callable[[InFlight], None],
         last_seq: int,
     ) -> None:
+        current, clock = basis.current, basis.clock
         self._journal = journal
         self._lanes = lanes
         self._current = current
-        self._metrics = metrics
+        self._metrics = basis.metrics
         self._now = clock.now
         self._wall_ms = clock.wall_ms
         self._wake = wake

@@ -10,7 +10,7 @@ from pushd.errors import StoreError
 from pushd.in_flight import InFlight
 from pushd.model import TargetKind
 from pushd.ports import RecordStore
-from pushd.retry import Backoff
+from pushd.retry import FIRST_S, Backoff
 from pushd.telemetry import faults
 from pushd.telemetry.metrics import Metrics
 from pushd.users.directory import CachedDirectory
@@ -35,7 +35,7 @@ class StoredRecipients:
         records: RecordStore,
         writers: Writers,
         metrics: Metrics,
-        retry_first_s: float,
+        retry_first_s: float = FIRST_S,
     ) -> None:
         self._directory = directory
         self._records = records
@@ -43,6 +43,10 @@ class StoredRecipients:
         self._metrics = metrics
         self._retry_first_s = retry_first_s
         self._has_stores = True
+
+    def cached(self, flight: InFlight) -> list[int] | None:
+        """All recipients as far as they are remembered; None when the directory must be asked."""
+        return self._directory.cached_ids(flight.notice.target)
 
     async def recipients(self, flight: InFlight) -> list[int]:
         """Ask for them until there is an answer. Raises what nobody foresaw when that happens several times."""

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from pushd._fastpath import Connection, Hub
-from pushd.clock import Clock
-from pushd.config.current import CurrentConfig
+from pushd.basis import Basis
 from pushd.errors import CloseCode
 from pushd.model import Arrival, Client
-from pushd.telemetry.metrics import Metrics
 from pushd.writing.online_status import StatusWriter
 
 
 class Register:
     """Enters connections, and notes when a user's first one came and the last one went."""
 
-    def __init__(
-        self, hub: Hub, statuses: StatusWriter, current: CurrentConfig, metrics: Metrics, clock: Clock
-    ) -> None:
+    def __init__(self, hub: Hub, statuses: StatusWriter, basis: Basis) -> None:
         self._hub = hub
         self._statuses = statuses
-        self._current = current
-        self._metrics = metrics
-        self._wall_ms = clock.wall_ms
+        self._current = basis.current
+        self._metrics = basis.metrics
+        self._wall_ms = basis.clock.wall_ms
 
     def enter(self, connection: Connection) -> bool:
         """Register a connection: live notices wait behind it until it is released. True when it is its user's first.

@@ -17,6 +17,7 @@ from pushd.model import Client
 from pushd.ports import Revocations
 from pushd.telemetry import faults
 from pushd.telemetry.metrics import Metrics
+from pushd.turns import sliced
 
 log = structlog.get_logger("pushd.gateway")
 
@@ -44,15 +45,15 @@ class RevocationWatch:
         self._hub = hub
         self._revocations = revocations
         self._metrics = metrics
-        self._half_s = within_s / 2
+        self.within_s = within_s
         self._sleep = sleep
 
     async def run(self) -> None:
         """Until cancelled. A round that fails is logged, and the next one comes in its time."""
         while True:
-            await self._sleep(self._half_s)
+            await self._sleep(self.within_s / 2)
             try:
-                async with asyncio.timeout(self._half_s):
+                async with asyncio.timeout(self.within_s / 2):
                     await faults.unless_cancelled(self._close_revoked())
             except (StoreError, TimeoutError) as error:
                 log.warning("revoked tokens cannot be asked for", error=str(error))
@@ -61,7 +62,7 @@ class RevocationWatch:
 
     async def _close_revoked(self) -> None:
         by_token: dict[str, list[Connection]] = {}
-        for connection in self._hub.snapshot():
+        async for connection in sliced(self._hub.snapshot()):
             for token_id in token_ids(connection.details):
                 by_token.setdefault(token_id, []).append(connection)
         # Asked also when there is nothing to ask for: so health knows whether new tokens could be checked.

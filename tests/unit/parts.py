@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 
 from pushd._fastpath import Connection
+from pushd.basis import Basis
+from pushd.config.current import CurrentConfig
 from pushd.config.schema import Config
 from pushd.core import Core, Past, Pauses
 from pushd.delivery.submission import Sender, Submission
@@ -274,11 +276,9 @@ class House(Core):
     def __init__(self, config: Config, stores: Stores, clock: Clock, *, last_seq: int = 0) -> None:
         metrics = Metrics()
         super().__init__(
-            config,
+            Basis(CurrentConfig(config), metrics, clock),
             stores,
             SetAsideData(stores.set_aside, metrics),
-            metrics,
-            clock,
             node_id=NODE_ID,
             past=Past(last_seq=last_seq),
             pauses=SHORT_PAUSES,

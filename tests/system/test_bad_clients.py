@@ -179,6 +179,7 @@ class TestVanishing:
         ids = [item["message_id"] for item in (await publishing).json()["data"]["items"]]
         assert await stay.receive_ids(100) == ids
         await until(lambda: probe.node.hub.connections_total == 1)
+        await until(lambda: probe.node.dispatcher.is_idle)
         # Every notice is accounted for: the kernel took it, or it waits, once.
         mailboxes = [await probe.mailbox(user_id) for user_id in range(2, 32)]
         for message_id in (ids[0], ids[50], ids[99]):

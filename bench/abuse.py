@@ -23,6 +23,7 @@ import uvloop
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from bench.loadlib import drive_plan  # noqa: E402
+from bench.loadlib.admin import Admin, Metrics, lag_between  # noqa: E402
 from bench.loadlib.bystander import Bystander  # noqa: E402
 from bench.loadlib.figures import Spread  # noqa: E402
 from bench.loadlib.floods import FLOODS, PREPARED  # noqa: E402
@@ -39,13 +40,18 @@ GRACE_S = 60.0  # for a flood to end by itself
 
 @dataclass(frozen=True)
 class Row:
-    """One flood. `before_mb` and `most_mb`: resident memory of the daemon, in the calm and at its highest."""
+    """One flood.
+
+    `before_mb` and `most_mb`: resident memory of the daemon, in the calm and at its highest. `lag_ms`: the daemon's
+    loop was never later with its timer; a bound of its histogram.
+    """
 
     name: str
     calm: Spread
     flood: Spread
     before_mb: float
     most_mb: float
+    lag_ms: float
     refused: int
     did: dict[str, int]
 
@@ -65,13 +71,30 @@ async def abuse(name: str, seconds: float) -> Row:
                 await bystander.caught_up()
                 bystander.take_spread()  # what was published to fill the stores is no flood
 
+            earlier = await scraped(server.port)
             did = await flooded(name, server, seconds, prepared)
             try:
                 await bystander.caught_up()
             except LoadError as error:
                 raise LoadError(f"{error}; the daemon ended with {server.process.poll()}") from None
             most = bystander.most_rss_bytes
-            return Row(name, calm, bystander.take_spread(), before / 1e6, most / 1e6, bystander.refused, did)
+            lag = lag_between(earlier, await scraped(server.port))
+            return Row(
+                name,
+                calm,
+                bystander.take_spread(),
+                before / 1e6,
+                most / 1e6,
+                lag.max_below_ms,
+                bystander.refused,
+                did,
+            )
+
+
+async def scraped(port: int) -> Metrics:
+    """What the daemon counts. Raises LoadError."""
+    async with Admin(port) as admin:
+        return await admin.metrics()
 
 
 async def flooded(name: str, server: Server, seconds: float, prepared: Callable[[], Awaitable[None]]) -> dict[str, int]:
@@ -108,12 +131,12 @@ async def _output(lines: asyncio.StreamReader, prepared: Callable[[], Awaitable[
 def table(rows: Sequence[Row]) -> str:
     """For people, and for docs/operations.md."""
     lines = [
-        "| flood | it did | RSS before → most, MB | bystander in the calm, p50 / p99 / worst, ms | meanwhile, ms |",
-        "|---|---|---|---|---|",
+        "| flood | it did | RSS before → most, MB | before, p50 / p99 / worst, ms | meanwhile, ms | loop late, ms |",
+        "|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {row.name} | {', '.join(f'{number:,} {what}' for what, number in row.did.items())} "
-        f"| {row.before_mb:.0f} → {row.most_mb:.0f} | {_times(row.calm)} | {_times(row.flood)} |"
+        f"| {row.before_mb:.0f} → {row.most_mb:.0f} | {_times(row.calm)} | {_times(row.flood)} | {row.lag_ms:g} |"
         for row in rows
     ]
     return "\n".join(lines)

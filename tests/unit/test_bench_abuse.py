@@ -14,8 +14,10 @@ def test_each_flood_says_what_it_does() -> None:
 
 
 def test_a_line_of_the_table() -> None:
-    row = Row("reads", Spread(9, 1.0, 2.0, 3.0), Spread(9, 4.0, 5.0, 6.25), 60.2e0, 80.4, 0, {"frames": 51_785})
-    assert table([row]).splitlines()[-1] == "| reads | 51,785 frames | 60 → 80 | 1.0 / 2.0 / 3.0 | 4.0 / 5.0 / 6.2 |"
+    row = Row("reads", Spread(9, 1.0, 2.0, 3.0), Spread(9, 4.0, 5.0, 6.25), 60.2e0, 80.4, 25.0, 0, {"frames": 51_785})
+    assert (
+        table([row]).splitlines()[-1] == "| reads | 51,785 frames | 60 → 80 | 1.0 / 2.0 / 3.0 | 4.0 / 5.0 / 6.2 | 25 |"
+    )
 
 
 def test_no_two_user_agents_are_alike() -> None:

@@ -1,0 +1,1 @@
+"""The ledger: what became of every notice for every recipient, each fact once, in columns."""

@@ -34,7 +34,15 @@ extensions = [
         extra_link_args=flavour["link"],
         define_macros=flavour["macros"],
     )
-    for module in ("pushd._fastpath", "pushd.ws._reader", "pushd.stores.sqlite._columns", "pushd.ledger._ledger")
+    for module in (
+        "pushd._fastpath",
+        "pushd.ws._reader",
+        "pushd.stores.sqlite._columns",
+        "pushd.ledger._ledger",
+        "pushd.ledger._names",
+        "pushd.ledger._passes",
+        "pushd.ledger._lists",
+    )
 ]
 
 setup(

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
+from tempfile import mkdtemp
 from time import monotonic
 from typing import Any
 
@@ -55,6 +56,7 @@ class Node:
 
     stores: Stores
     keeps_records = True  # in the ledger
+    max_per_user = MAX_PER_USER
 
     def __init__(self, directory: Path) -> None:
         self.clock = Clock()
@@ -83,13 +85,20 @@ class Node:
     async def start(self) -> None:
         config = Config(
             server=ServerConfig(data_dir=str(self.directory / "data")),
-            mailbox=MailboxConfig(max_per_user=MAX_PER_USER, ttl_days=TTL_DAYS, **self.mailbox_section()),
+            mailbox=MailboxConfig(max_per_user=self.max_per_user, ttl_days=TTL_DAYS, **self.mailbox_section()),
             **self.sections(),
         )
         self.stores = await self._open.enter_async_context(open_stores(config, _ignored, self.clock))
         self.metrics = Metrics()
         self.health = Health(self.metrics, monotonic)
         await self._open.enter_async_context(supervised(self.stores.background, self.health, first_pause_s=0.0))
+
+    def renew(self) -> None:
+        """Let the next start find nothing."""
+        self.directory = Path(mkdtemp(dir=self.directory))
+        self.clock.now_ms = START_MS
+        self.accepted.clear()
+        self._last_seq = 0
 
     async def stop(self) -> None:
         await self._open.aclose()

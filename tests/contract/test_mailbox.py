@@ -155,7 +155,7 @@ async def test_items_wait_ttl_days(node: Node) -> None:
 
 
 async def test_what_is_saved_again_waits_anew(node: Node) -> None:
-    """A notice that is sent again, however long ago it was published. (An element that Redis still has stays as it is.)"""
+    """A notice that is sent again, however long ago it was published; but an element that Redis still has stays."""
     first = ["a"] if type(node) is Node else []
     (old,) = await node.accept("a", accepted_ms=START_MS)
     await node.stores.mailbox.save([(item_of(old), [1])])

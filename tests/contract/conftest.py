@@ -123,6 +123,10 @@ class Node:
             self.accepted.setdefault(accepted.message_id, accepted)
         return notices
 
+    def follow(self, seq: int) -> None:
+        """What is accepted next comes behind it."""
+        self._last_seq = seq
+
     def record(self, message_id: str, status: str = "accepted", total: int = 0, online: int = 0) -> PushRecord:
         """The push record of a notice that was accepted."""
         return PushRecord(self.accepted[message_id], status, total, online)

@@ -40,6 +40,9 @@ extensions = [
         "pushd.stores.sqlite._columns",
         "pushd.ledger._notices",
         "pushd.ledger._ledger",
+        "pushd.ledger._names",
+        "pushd.ledger._passes",
+        "pushd.ledger._lists",
     )
 ]
 

@@ -41,6 +41,7 @@ extensions = [
         "pushd.ledger._notices",
         "pushd.ledger._ledger",
         "pushd.ledger._names",
+        "pushd.ledger._notices",
         "pushd.ledger._passes",
         "pushd.ledger._lists",
     )

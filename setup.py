@@ -41,7 +41,6 @@ extensions = [
         "pushd.ledger._notices",
         "pushd.ledger._ledger",
         "pushd.ledger._names",
-        "pushd.ledger._notices",
         "pushd.ledger._passes",
         "pushd.ledger._lists",
     )

@@ -124,6 +124,7 @@ cdef class Ledger:
     cdef readonly int64_t last_seq
     cdef uint32_t readers         # passes under way
     cdef list graveyard
+    cdef object log               # _changes.Log: what of the log is in the file; None: not asked for yet
 
     cdef Block* dense_of(self, int64_t seq) noexcept
     cdef Chunk* chunk_of(self, int64_t seq) noexcept

@@ -34,7 +34,7 @@ extensions = [
         extra_link_args=flavour["link"],
         define_macros=flavour["macros"],
     )
-    for module in ("pushd._fastpath", "pushd.ws._reader", "pushd.stores.sqlite._columns")
+    for module in ("pushd._fastpath", "pushd.ws._reader", "pushd.stores.sqlite._columns", "pushd.ledger._notices")
 ]
 
 setup(

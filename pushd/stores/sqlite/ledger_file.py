@@ -50,6 +50,8 @@ BODIES = "SELECT seq, CAST(body AS BLOB) FROM notice WHERE seq IN ({}) ORDER BY 
 MESSAGE_IDS = "SELECT seq, message_id FROM notice WHERE seq IN ({}) AND typeof(message_id) = 'text'"
 CLIENT_ROWS = "SELECT * FROM client WHERE number IN ({})"
 
+_NEVER = (UnicodeEncodeError, OverflowError, sqlite3.IntegrityError, sqlite3.ProgrammingError)
+
 Read = Callable[[str, str, Run], Awaitable[Any]]  # readers.Readers.read
 
 
@@ -65,7 +67,7 @@ class Flush(NamedTuple):
         """All or nothing. Raises sqlite3.Error."""
         with transaction(connection):
             for statement, rows in self.rows:
-                connection.executemany(statement, rows)
+                _insert(connection, statement, rows)
             for key, body in self.parts:
                 if body is None:
                     connection.execute(DROP_PART, (key,))
@@ -250,6 +252,22 @@ def _look_at(done: asyncio.Future[None]) -> None:
     """Whoever waited may have been cancelled: an error is no surprise to the loop."""
     if not done.cancelled():
         done.exception()
+
+
+def _insert(connection: sqlite3.Connection, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Insert these; a row that SQLite can never have must not keep all others from the disk."""
+    try:
+        connection.executemany(statement, rows)
+    except _NEVER:
+        for row in rows:
+            try:
+                connection.execute(statement, [_mended(value) for value in row])
+            except _NEVER as error:
+                log.error("a row of the ledger cannot be stored", row=repr(row), error=str(error))
+
+
+def _mended(value: Any) -> Any:
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def _is_text(message_id: str) -> bool:

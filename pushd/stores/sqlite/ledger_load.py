@@ -22,7 +22,7 @@ from pushd.stores.sqlite.engine.statements import HIGHEST_OWN
 log = structlog.get_logger("pushd.stores.sqlite")
 
 CHUNK = 4096  # notices of one (_ledger.pxd, PAGE)
-KNOWN, SETTLED, DENSE, HIDDEN = 0x01, 0x02, 0x04, 0x08  # _ledger.pxd, NoticeState
+KNOWN, SETTLED, DENSE, HIDDEN, STATUS = 0x01, 0x02, 0x04, 0x08, 0xC0  # _ledger.pxd, NoticeState
 CHUNKS, DENSE_BLOCKS = 0, 1  # kinds of parts
 
 # A notice that was appended behind others with higher numbers may have been unknown to the last flush, too. That is one

@@ -148,6 +148,7 @@ cdef class Ledger:
     cdef uint32_t readers         # passes under way
     cdef Grave* graveyard
     cdef uint32_t grave_count, grave_room
+    cdef object log               # _log.Log: what of the log is in the file; None: not asked for yet
 
     # memory: what passes may read comes from `taken` and goes to `release`; the rest is `resized`
     cdef void* taken(self, size_t size) except NULL

@@ -44,6 +44,9 @@ extensions = [
         "pushd.ledger._passes",
         "pushd.ledger._lists",
         "pushd.ledger._changes",
+        "pushd.ledger._log",
+        "pushd.ledger._loading",
+        "pushd.ledger._replay",
     )
 ]
 

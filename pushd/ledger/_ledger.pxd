@@ -141,6 +141,7 @@ cdef class Ledger:
     cdef list touched_chunks      # their keys
     cdef list dropped             # keys of parts to delete; some may never have been stored
     cdef public int64_t flush     # number of the last one taken
+    cdef object log               # _log.Log: what of the log is in the file; None until it is asked for
     # limits and sums
     cdef public uint32_t max_waiting
     cdef readonly size_t memory   # bytes
@@ -148,7 +149,6 @@ cdef class Ledger:
     cdef uint32_t readers         # passes under way
     cdef Grave* graveyard
     cdef uint32_t grave_count, grave_room
-    cdef object log               # _log.Log: what of the log is in the file; None: not asked for yet
 
     # memory: what passes may read comes from `taken` and goes to `release`; the rest is `resized`
     cdef void* taken(self, size_t size) except NULL

@@ -20,7 +20,7 @@ from pushd.ledger._ledger cimport (
     is_counting,
     is_unread,
 )
-from pushd.ledger._loading cimport FAR, MOST_PAGES, expect_states, expect_users, head_of, page_numbered
+from pushd.ledger._loading cimport MOST_PAGES, expect_states, expect_users, head_of, is_number, page_numbered
 from pushd.ledger._log cimport (
     ENTRY_CHANGES,
     ENTRY_DROPPED,
@@ -84,7 +84,7 @@ def replay(Ledger ledger not None, int64_t flush, bytes body not None):
     """
     cdef Head head
     cdef Log log = log_of(ledger)
-    if not 0 < flush < FAR:
+    if flush == 0 or not is_number(flush):
         raise ValueError(f"flush {flush}, expected one from 1 on")
     ledger.flush = max(ledger.flush, flush)  # damaged or not, the number is taken
     head = head_of(body, KIND_CHANGE, 0, flush)
@@ -126,7 +126,7 @@ cdef int walk_notices(Ledger ledger, Log log, int64_t flush, Cursor* cursor, bin
     cdef uint8_t state
     cdef Chunk* chunk = NULL
     cdef uint32_t changed = 0
-    if number < <uint64_t>FAR >> 12:
+    if number < <uint64_t>1 << 46:
         chunk = ledger.chunk_of(<int64_t>number * PAGE)
     for index in range(count):
         place += number_at(cursor) + (index > 0)
@@ -212,8 +212,6 @@ cdef Block* block_for_rows(Ledger ledger, int64_t flush, uint64_t number, uint64
     """The page, if the rows are not in what is stored of it. Rows before `first` that are lost are dead ones."""
     cdef Block* block
     cdef uint32_t place
-    if number < ledger.page_count and ledger.pages[number] == NULL:
-        return NULL  # dropped, or damaged and followed by others
     block = page_numbered(ledger, <uint32_t>number)
     if block.upto >= flush:
         return NULL
@@ -234,7 +232,7 @@ cdef int walk_changes(Ledger ledger, Log log, int64_t flush, Cursor* cursor, bin
     cdef uint32_t changed = 0
     if cursor.is_short:
         return 0
-    if (kind != KIND_DENSE and kind != KIND_PAGE) or number >= <uint64_t>FAR:
+    if (kind != KIND_DENSE and kind != KIND_PAGE) or not is_number(<int64_t>number):
         raise ValueError(f"kind {kind}, number {number} of a block, expected kind 1 or 2")
     if kind == KIND_DENSE:
         block = ledger.dense_of(<int64_t>number)
@@ -291,14 +289,14 @@ cdef int walk_dropped(Ledger ledger, int64_t flush, Cursor* cursor, bint is_real
     cdef Block* block
     if cursor.is_short:
         return 0
-    if (kind != KIND_DENSE and kind != KIND_PAGE) or number >= <uint64_t>FAR:
+    if (kind != KIND_DENSE and kind != KIND_PAGE) or not is_number(<int64_t>number):
         raise ValueError(f"kind {kind}, number {number} of a block, expected kind 1 or 2")
     if not is_real:
         return 0
     if kind == KIND_DENSE:
         block = ledger.dense_of(<int64_t>number)
         if block != NULL and block.upto < flush:
-            ledger.free_dense(block)
+            ledger.free_dense(<int64_t>number)
     elif number < ledger.page_count:
         block = ledger.pages[number]
         if block != NULL and block.upto < flush:
@@ -315,6 +313,7 @@ def ready(Ledger ledger not None):
     cdef uint32_t user, index
     cdef Chunk* chunk
     cdef Log log = log_of(ledger)
+    cdef list touched = []
     for user in range(ledger.user_count):
         ledger.unreads[user] = ledger.waitings[user] = 0
         ledger.dense_floors[user] = ledger.dense_count
@@ -331,10 +330,12 @@ def ready(Ledger ledger not None):
     for index in range(ledger.chunk_count):
         chunk = ledger.chunks[index]
         if chunk != NULL:
-            chunk.is_touched = False
-            chunk.dirty_count = 0
             undo_lost(ledger, chunk)
-    ledger.touched_chunks = []
+            chunk.dirty_count = 0
+            chunk.is_touched = log.is_outdated(chunk)
+            if chunk.is_touched:
+                touched.append(chunk.key)
+    ledger.touched_chunks = touched
     ledger.dropped = []
     ledger.bounded = 0
 
@@ -446,6 +447,4 @@ cdef int count_page(Ledger ledger, Block* page) except -1:
         if state & WAITING:
             ledger.waitings[user] += 1
             ledger.vector_floors[user] = min(ledger.vector_floors[user], vector.count - 1)
-    if page.low > page.high:
-        page.low, page.high = 0, NOWHERE
     return count_positions(page)

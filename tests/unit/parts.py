@@ -117,7 +117,7 @@ class Picky:
                 raise self._error
             return await operation(*given, **options)
 
-        return call if name in ("save", "remove", "write", "connected", "disconnected", "settle") else operation
+        return call if name in ("save", "remove", "write", "note", "connected", "disconnected", "settle") else operation
 
 
 class Transport:

@@ -39,6 +39,8 @@ OLDEST_SQLITE = (3, 35, 0)
 
 LOCK_NAME = "pushd.lock"
 
+EMBEDDED = "sqlite:"  # as a store's address: it is here
+
 log = structlog.get_logger("pushd.sqlite")
 
 
@@ -51,7 +53,8 @@ async def open_stores(
 ) -> AsyncIterator[Stores]:
     """The stores in `server.data_dir`, which is this process's alone until the end of the block.
 
-    Opening blocks the loop for a few milliseconds. `observe(store, operation, seconds, ok)` is called on the loop for
+    Opening blocks the loop until the ledger is loaded, tenths of a second for 10 million receipts, or until an older
+    database is converted. What is changed by the end of the block is written. `observe(store, operation, seconds, ok)` is called on the loop for
     every operation; `clock` gives milliseconds since the epoch. Raises StartError with one line that names the path.
     """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
@@ -62,10 +65,11 @@ async def open_stores(
         _warn_of_others(path)
         connections, waits_from = _open(path, is_durable=config.delivery.fsync == "batch")
         thread = SqliteThread(connections, journal.commit, observe)
+        most, has_records = config.mailbox.max_per_user, config.records.url == EMBEDDED
         try:
             async with (
                 reading(path, observe) as readers,
-                open_ledger(path, thread, readers.read, max_waiting=config.mailbox.max_per_user) as file,
+                open_ledger(path, thread, readers.read, max_waiting=most, has_records=has_records) as file,
             ):
                 with checkpoints(path, thread) as moving:
                     yield Stores(

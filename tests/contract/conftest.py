@@ -6,9 +6,8 @@ A module names the implementations it is for as `IMPLEMENTATIONS`; without it th
 from __future__ import annotations
 
 import importlib
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 from time import monotonic
@@ -26,6 +25,7 @@ from pushd.stores.sqlite.engine.thread import Connections, SqliteThread
 from pushd.telemetry.health import Health
 from pushd.telemetry.metrics import Metrics
 from pushd.telemetry.supervision import supervised
+from tests import stored
 from tests.mariadb import found
 from tests.samples import notice
 
@@ -142,9 +142,7 @@ class Node:
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """What is stored, with the names of CONTRACT section 5, times in milliseconds or None, flags 0 or 1."""
-        with closing(sqlite3.connect(self.directory / "data" / "pushd.db")) as connection:
-            connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute(f"SELECT * FROM {table}")]
+        return stored.rows(self.directory, table)
 
     def fill_directory(self, users: list[User]) -> None:
         """Put users where the directory reads them."""

@@ -1,4 +1,4 @@
-"""Builds the three extensions. PUSHD_BUILD=release (default), trace (Cython line tracing) or asan."""
+"""Builds the extensions. PUSHD_BUILD=release (default), trace (Cython line tracing) or asan."""
 
 import os
 
@@ -34,7 +34,16 @@ extensions = [
         extra_link_args=flavour["link"],
         define_macros=flavour["macros"],
     )
-    for module in ("pushd._fastpath", "pushd.ws._reader", "pushd.stores.sqlite._columns")
+    for module in (
+        "pushd._fastpath",
+        "pushd.ws._reader",
+        "pushd.stores.sqlite._columns",
+        "pushd.ledger._notices",
+        "pushd.ledger._ledger",
+        "pushd.ledger._names",
+        "pushd.ledger._passes",
+        "pushd.ledger._lists",
+    )
 ]
 
 setup(

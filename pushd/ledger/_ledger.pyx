@@ -1,0 +1,944 @@
+# cython: cdivision=True
+"""The ledger itself: notices, their receipts and who waits for what, in memory. `_ledger.pxd` shows how they lie there.
+
+Everything here runs on the loop's thread. A seq that the ledger does not know has no receipts: asking for them finds
+nothing, and noting them does nothing. User numbers that were never added raise IndexError. Whatever is wrong with
+an argument, the ledger is as it was; after a MemoryError a list of users may have been noted up to one of them.
+"""
+
+from cpython.long cimport PyLong_AsLongLong
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcpy, memmove, memset
+
+cdef enum:
+    MOST_USERS = 1 << 31
+    MOST_PAGES = 1 << 20
+    RECENT = 16        # entries of a vector that are looked at before pages are looked for
+    LANE = 32          # compared at once
+
+
+cdef bint any_of(const uint32_t* values, uint32_t wanted) noexcept nogil:
+    """Whether the wanted one is among the next LANE values."""
+    cdef uint32_t i, found = 0
+    for i in range(LANE):
+        found |= values[i] == wanted
+    return found
+
+
+cdef bint any_between(const uint32_t* lows, const uint32_t* highs, uint32_t wanted) noexcept nogil:
+    """Whether one of the next LANE ranges has the wanted one."""
+    cdef uint32_t i, found = 0
+    for i in range(LANE):
+        found |= (lows[i] <= wanted) & (wanted <= highs[i])
+    return found
+
+
+cdef uint32_t entry_of(const Vector* vector, uint64_t row) noexcept nogil:
+    """The first entry that is not below the row."""
+    cdef uint32_t low = 0, high = vector.count, middle
+    if high and vector.rows[high - 1] < row:
+        return high
+    while low < high:
+        middle = low + (high - low) // 2
+        if vector.rows[middle] < row:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef int release_columns(Ledger ledger, Block* block) except -1:
+    cdef int kind
+    ledger.release(block.users, block.capacity * sizeof(uint32_t))
+    ledger.release(block.notices, block.capacity * sizeof(uint32_t))
+    ledger.release(block.states, block.capacity)
+    ledger.release(block.clients, block.capacity * sizeof(uint32_t))
+    for kind in range(KINDS):
+        ledger.release(block.times[kind], block.capacity * sizeof(uint32_t))
+    return 0
+
+
+cdef int release_chunk(Ledger ledger, Chunk* chunk) except -1:
+    if chunk == NULL:
+        return 0
+    if chunk.dirty != NULL:
+        free(chunk.dirty)
+        ledger.memory -= chunk.dirty_room * sizeof(uint32_t)
+    ledger.release(chunk.created_low, PAGE * sizeof(uint32_t))
+    ledger.release(chunk.created_high, PAGE)
+    ledger.release(chunk.labels, PAGE * sizeof(uint32_t))
+    ledger.release(chunk.states, PAGE)
+    ledger.release(chunk, sizeof(Chunk))
+    return 0
+
+
+cdef Block* new_block(Ledger ledger, int64_t key, uint32_t capacity, bint is_page) except NULL:
+    cdef Block* block = <Block*>ledger.taken(sizeof(Block))
+    cdef int kind
+    block.key, block.low, block.capacity = key, NOWHERE, capacity or 1
+    for kind in range(KINDS):
+        block.earliest[kind] = NOWHERE
+    try:
+        block.states = <uint8_t*>ledger.taken(block.capacity)
+        if is_page:
+            block.users = <uint32_t*>ledger.taken(block.capacity * sizeof(uint32_t))
+            block.notices = <uint32_t*>ledger.taken(block.capacity * sizeof(uint32_t))
+    except MemoryError:
+        release_columns(ledger, block)
+        ledger.release(block, sizeof(Block))
+        raise
+    return block
+
+
+cdef void exchange(Block* block, Block* wide, uint32_t capacity) noexcept:
+    """The block gets the wider columns, the other one the block's."""
+    cdef Block old = block[0]
+    cdef int kind
+    memcpy(wide.states, old.states, old.count)
+    if old.clients != NULL:
+        memcpy(wide.clients, old.clients, old.count * sizeof(uint32_t))
+    for kind in range(KINDS):
+        if old.times[kind] != NULL:
+            memcpy(wide.times[kind], old.times[kind], old.count * sizeof(uint32_t))
+        block.times[kind] = wide.times[kind]
+    block.states, block.clients, block.capacity = wide.states, wide.clients, capacity
+    wide[0] = old
+
+
+cdef uint32_t* read_numbers(list numbers, uint32_t end) except NULL:
+    """The numbers, all below the end. To be freed."""
+    cdef size_t i, count = <size_t>len(numbers)
+    cdef uint32_t* values = <uint32_t*>malloc((count or 1) * sizeof(uint32_t))
+    cdef long long value
+    cdef object number
+    if values == NULL:
+        raise MemoryError
+    try:
+        for i in range(count):
+            number = numbers[i]
+            if not isinstance(number, int):  # others might run code that shortens the list
+                raise TypeError(f"expected int, found {type(number).__name__}")
+            value = PyLong_AsLongLong(number)
+            if not 0 <= value < end:
+                raise IndexError(f"number {value} of {end}")
+            values[i] = <uint32_t>value
+    except BaseException:
+        free(values)
+        raise
+    return values
+
+
+cdef class Ledger:
+    """Who was sent which notice and how far it got with each, who waits for what, and what is unread."""
+
+    def __cinit__(self, uint32_t max_waiting):
+        self.max_waiting = max_waiting
+        self.touched_chunks = []
+        self.dropped = []
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        self.readers = 0
+        for i in range(self.dense_count):
+            self.dense[i].is_touched = False
+            self.discard(self.dense[i], -1)
+        for i in range(self.page_count):
+            if self.pages[i] != NULL:
+                self.pages[i].is_touched = False
+                self.discard(self.pages[i], -1)
+        for i in range(self.chunk_count):
+            release_chunk(self, self.chunks[i])
+        for i in range(self.user_room):
+            free(self.vectors[i].rows)
+        for i in range(self.grave_count):
+            free(self.graveyard[i].memory)
+        free(self.dense); free(self.pages); free(self.chunks); free(self.touched); free(self.graveyard)
+        free(self.lows); free(self.highs); free(self.peaks)
+        free(self.unreads); free(self.waitings); free(self.dense_floors); free(self.vector_floors); free(self.vectors)
+
+    # ---- memory
+
+    cdef void* taken(self, size_t size) except NULL:
+        cdef void* memory = calloc(1, size or 1)
+        if memory == NULL:
+            raise MemoryError
+        self.memory += size
+        return memory
+
+    cdef int release(self, void* memory, size_t size) except -1:
+        """Frees it once no pass is under way. What cannot even be remembered for later is lost."""
+        cdef Grave* graves
+        if memory == NULL:
+            return 0
+        if self.readers == 0:
+            free(memory)
+            self.memory -= size
+            return 0
+        if self.grave_count == self.grave_room:
+            graves = <Grave*>realloc(self.graveyard, (self.grave_room * 2 + 64) * sizeof(Grave))
+            if graves == NULL:
+                return 0
+            self.graveyard, self.grave_room = graves, self.grave_room * 2 + 64
+        self.graveyard[self.grave_count] = Grave(memory, size)
+        self.grave_count += 1
+        return 0
+
+    cdef void* resized(self, void* memory, size_t old_size, size_t size) except NULL:
+        cdef void* moved = realloc(memory, size)
+        if moved == NULL:
+            raise MemoryError
+        if size > old_size:
+            memset(<char*>moved + old_size, 0, size - old_size)
+        self.memory += size - old_size
+        return moved
+
+    cdef void enter(self) noexcept:
+        self.readers += 1
+
+    cdef void leave(self) noexcept:
+        cdef uint32_t i
+        self.readers -= 1
+        if self.readers:
+            return
+        for i in range(self.grave_count):
+            free(self.graveyard[i].memory)
+            self.memory -= self.graveyard[i].size
+        self.grave_count = 0
+
+    cdef int reserve_users(self, uint32_t count) except -1:
+        cdef size_t room = <size_t>count + count // 8 + 64
+        cdef uint32_t** columns[4]
+        cdef void* moved[5]
+        cdef int i
+        columns[:] = [&self.unreads, &self.waitings, &self.dense_floors, &self.vector_floors]
+        for i in range(5):  # not resized: untouched zeros cost no memory
+            moved[i] = calloc(room, sizeof(Vector) if i == 4 else sizeof(uint32_t))
+            if moved[i] == NULL:
+                while i:
+                    i -= 1
+                    free(moved[i])
+                raise MemoryError
+        for i in range(4):
+            if self.user_room:
+                memcpy(moved[i], columns[i][0], self.user_room * sizeof(uint32_t))
+            free(columns[i][0])
+            columns[i][0] = <uint32_t*>moved[i]
+        if self.user_room:
+            memcpy(moved[4], self.vectors, self.user_room * sizeof(Vector))
+        free(self.vectors)
+        self.vectors = <Vector*>moved[4]
+        self.memory += (room - self.user_room) * (4 * sizeof(uint32_t) + sizeof(Vector))
+        self.user_room = <uint32_t>room
+        return 0
+
+    # ---- notices
+
+    cdef Chunk* chunk_of(self, int64_t seq) noexcept:
+        if seq < self.base_seq or (seq - self.base_seq) // PAGE >= self.chunk_count:
+            return NULL
+        return self.chunks[(seq - self.base_seq) // PAGE]
+
+    cdef Chunk* new_chunk(self, int64_t seq) except NULL:
+        cdef int64_t base = self.base_seq if self.chunk_count else seq - seq % PAGE
+        cdef int64_t index = (seq - base) // PAGE
+        cdef Chunk* chunk
+        cdef size_t room
+        if seq < base or index >= MOST_CHUNKS or index > self.chunk_count + JUMP // PAGE:
+            raise ValueError(f"seq {seq} is too far from the others")
+        if index < self.chunk_count and self.chunks[index] != NULL:
+            return self.chunks[index]
+        if index >= self.chunk_room:
+            room = index + index // 8 + 8
+            self.chunks = <Chunk**>self.resized(
+                self.chunks, self.chunk_room * sizeof(Chunk*), room * sizeof(Chunk*)
+            )
+            self.chunk_room = <uint32_t>room
+        chunk = <Chunk*>self.taken(sizeof(Chunk))
+        try:
+            chunk.created_low = <uint32_t*>self.taken(PAGE * sizeof(uint32_t))
+            chunk.created_high = <uint8_t*>self.taken(PAGE)
+            chunk.labels = <uint32_t*>self.taken(PAGE * sizeof(uint32_t))
+            chunk.states = <uint8_t*>self.taken(PAGE)
+        except MemoryError:
+            release_chunk(self, chunk)
+            raise
+        chunk.key = seq // PAGE
+        self.base_seq = base
+        self.chunks[index] = chunk
+        if index >= self.chunk_count:
+            self.chunk_count = <uint32_t>index + 1
+        return chunk
+
+    cdef void place_in_time(self, Chunk* chunk, uint32_t place, int64_t created_ms) noexcept:
+        cdef int64_t index = chunk.key - self.base_seq // PAGE, other, offset
+        cdef uint32_t i
+        if place < chunk.count:
+            created_ms = max(created_ms, created_of(chunk, place))  # a gap's: that of the notice before
+            for i in range(place + 1, chunk.count):
+                if chunk.states[i]:
+                    created_ms = min(created_ms, created_of(chunk, i))
+                    break
+        elif chunk.count:
+            created_ms = max(created_ms, created_of(chunk, chunk.count - 1))
+        else:
+            for other in range(index - 1, -1, -1):
+                if self.chunks[other] != NULL and self.chunks[other].count:
+                    created_ms = max(created_ms, created_of(self.chunks[other], self.chunks[other].count - 1))
+                    break
+        if place >= chunk.count:
+            for other in range(index + 1, self.chunk_count):
+                if self.chunks[other] != NULL and self.chunks[other].count:
+                    created_ms = min(created_ms, created_of(self.chunks[other], 0))
+                    break
+            if chunk.count == 0:
+                chunk.base_ms = created_ms
+            for i in range(chunk.count, place):
+                chunk.created_low[i] = chunk.created_low[chunk.count - 1] if chunk.count else 0
+                chunk.created_high[i] = chunk.created_high[chunk.count - 1] if chunk.count else 0
+            chunk.count = place + 1
+        offset = min(created_ms - chunk.base_ms, (<int64_t>1 << 40) - 1)
+        i = place
+        while True:  # gaps after it go with it
+            chunk.created_low[i] = <uint32_t>offset
+            chunk.created_high[i] = <uint8_t>(offset >> 32)
+            i += 1
+            if i >= chunk.count or chunk.states[i] or created_of(chunk, i) >= chunk.base_ms + offset:
+                break
+        chunk.is_stale = True
+
+    cdef int note_chunk(self, Chunk* chunk, uint32_t place) except -1:
+        cdef uint32_t i
+        cdef size_t room
+        if chunk.dirty_count == chunk.dirty_room:
+            if chunk.dirty_room >= 2 * PAGE:
+                for i in range(PAGE):
+                    chunk.dirty[i] = i
+                chunk.dirty_count = PAGE
+            else:
+                room = <size_t>chunk.dirty_room * 2 + 16
+                chunk.dirty = <uint32_t*>self.resized(
+                    chunk.dirty, chunk.dirty_room * sizeof(uint32_t), room * sizeof(uint32_t)
+                )
+                chunk.dirty_room = <uint32_t>room
+        if not chunk.is_touched:
+            self.touched_chunks.append(chunk.key)
+            chunk.is_touched = True
+        chunk.dirty[chunk.dirty_count] = place
+        chunk.dirty_count += 1
+        chunk.is_stale = True
+        return 0
+
+    cdef uint8_t notice_of(self, int64_t seq) noexcept:
+        cdef Chunk* chunk = self.chunk_of(seq)
+        return 0 if chunk == NULL else chunk.states[seq % PAGE]
+
+    cdef int turn(self, Chunk* chunk, uint32_t place, uint8_t state) except -1:
+        """The notice's new state; its unread receipts begin or cease to count with it."""
+        cdef Walk walk
+        cdef int change = is_counting(state) - is_counting(chunk.states[place])
+        self.note_chunk(chunk, place)
+        if change and chunk.states[place]:
+            self.begin(&walk, chunk.key * PAGE + place)
+            while self.step(&walk):
+                if is_unread(walk.block.states[walk.place]):
+                    self.unreads[walk.user] += change
+        chunk.states[place] = state
+        return 0
+
+    # ---- receipts: where they are
+
+    cdef uint32_t dense_index(self, int64_t seq) noexcept:
+        cdef uint32_t low = 0, high = self.dense_count, middle
+        if high and self.dense[high - 1].key <= seq:
+            return high - (self.dense[high - 1].key == seq)
+        while low < high:
+            middle = (low + high) // 2
+            if self.dense[middle].key < seq:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    cdef Block* dense_of(self, int64_t seq) noexcept:
+        cdef uint32_t index = self.dense_index(seq)
+        if index == self.dense_count or self.dense[index].key != seq:
+            return NULL
+        return self.dense[index]
+
+    cdef Block* new_dense(self, int64_t seq, uint32_t count) except NULL:
+        cdef uint32_t index = self.dense_index(seq), user, room
+        cdef Block* block
+        if index < self.dense_count and self.dense[index].key == seq:
+            return self.dense[index]
+        if self.dense_count == self.dense_room:
+            room = self.dense_room + self.dense_room // 4 + 64
+            self.dense = <Block**>self.resized(
+                self.dense, self.dense_room * sizeof(Block*), room * sizeof(Block*)
+            )
+            self.dense_room = room
+        block = new_block(self, seq, count, False)
+        block.count = block.counts[0] = count
+        memmove(self.dense + index + 1, self.dense + index, (self.dense_count - index) * sizeof(Block*))
+        self.dense[index] = block
+        if index < self.dense_count:
+            for user in range(self.user_count):
+                self.dense_floors[user] += self.dense_floors[user] > index
+        self.dense_count += 1
+        return block
+
+    cdef int widen(self, Block* block, uint32_t count) except -1:
+        cdef Block wide
+        cdef uint32_t capacity = count + count // 8 + 64
+        cdef int kind
+        if count <= block.count:
+            return 0
+        if count > block.capacity:
+            wide = block[0]
+            wide.states, wide.clients = NULL, NULL
+            for kind in range(KINDS):
+                wide.times[kind] = NULL
+            try:
+                wide.states = <uint8_t*>self.taken(capacity)
+                if block.clients != NULL:
+                    wide.clients = <uint32_t*>self.taken(capacity * sizeof(uint32_t))
+                for kind in range(KINDS):
+                    if block.times[kind] != NULL:
+                        wide.times[kind] = <uint32_t*>self.taken(capacity * sizeof(uint32_t))
+            except MemoryError:
+                wide.capacity = capacity
+                release_columns(self, &wide)
+                raise
+            exchange(block, &wide, capacity)
+            release_columns(self, &wide)
+        block.counts[0] += count - block.count
+        block.count = count
+        block.stale |= 1 | (16 if block.clients != NULL else 0)
+        for kind in range(KINDS):
+            block.stale |= (2 << kind) if block.times[kind] != NULL else 0
+        return 0
+
+    cdef int discard(self, Block* block, int kind) except -1:
+        """Frees the block; of what kind it is says which keys of the file go, -1 none."""
+        cdef uint32_t i
+        cdef int part
+        if block.is_touched:
+            for i in range(self.touched_count):
+                if self.touched[i] == block:
+                    self.touched_count -= 1
+                    self.touched[i] = self.touched[self.touched_count]
+                    break
+        if kind >= 0:
+            for part in range(KINDS + 2):
+                self.dropped.append(block.key << 5 | kind << 3 | part)
+        if block.dirty != NULL:
+            free(block.dirty)
+            self.memory -= block.dirty_room * sizeof(uint32_t)
+        release_columns(self, block)
+        self.release(block, sizeof(Block))
+        return 0
+
+    cdef int free_dense(self, Block* block) except -1:
+        cdef uint32_t index = self.dense_index(block.key), user
+        cdef int64_t seq = block.key
+        cdef Chunk* chunk = self.chunk_of(seq)
+        if chunk != NULL:
+            self.note_chunk(chunk, seq % PAGE)
+            chunk.states[seq % PAGE] &= ~DENSE
+        self.dense_count -= 1
+        memmove(self.dense + index, self.dense + index + 1, (self.dense_count - index) * sizeof(Block*))
+        for user in range(self.user_count):
+            self.dense_floors[user] -= self.dense_floors[user] > index
+        return self.discard(block, 1)
+
+    cdef Block* new_page(self) except NULL:
+        cdef size_t room, old = self.page_room
+        cdef Block* block
+        if self.page_count == MOST_PAGES:
+            raise OverflowError("no more rows")
+        if self.page_count == self.page_room:
+            room = old + old // 4 + 64
+            self.lows = <uint32_t*>self.resized(self.lows, old * sizeof(uint32_t), room * sizeof(uint32_t))
+            self.highs = <uint32_t*>self.resized(self.highs, old * sizeof(uint32_t), room * sizeof(uint32_t))
+            self.peaks = <uint32_t*>self.resized(self.peaks, old * sizeof(uint32_t), room * sizeof(uint32_t))
+            self.pages = <Block**>self.resized(self.pages, old * sizeof(Block*), room * sizeof(Block*))
+            self.page_room = <uint32_t>room
+        block = new_block(self, self.page_count, PAGE, True)
+        self.pages[self.page_count] = block
+        self.page_count += 1
+        return block
+
+    cdef int add_column(self, Block* block, int part) except -1:
+        cdef uint32_t** column = &block.clients if part == KINDS + 1 else &block.times[part - 1]
+        if column[0] == NULL:
+            column[0] = <uint32_t*>self.taken(block.capacity * sizeof(uint32_t))
+            block.stale |= 1 << part
+        return 0
+
+    cdef void bound(self) noexcept:
+        cdef Block* page
+        while self.bounded + 1 < self.page_count:
+            page = self.pages[self.bounded]
+            self.lows[self.bounded] = NOWHERE if page == NULL else page.low
+            self.highs[self.bounded] = 0 if page == NULL else page.high
+            self.peaks[self.bounded] = self.highs[self.bounded]
+            if self.bounded:
+                self.peaks[self.bounded] = max(self.peaks[self.bounded], self.peaks[self.bounded - 1])
+            self.bounded += 1
+
+    cdef uint32_t peak_of(self, uint32_t page) noexcept:
+        """The greatest offset of a notice in this page and those before."""
+        cdef uint32_t before
+        if page < self.bounded:
+            return self.peaks[page]
+        before = self.peaks[page - 1] if page else 0
+        return before if self.pages[page] == NULL else max(before, self.pages[page].high)
+
+    cdef bint look_in(self, uint32_t page, uint32_t user, uint32_t notice, Block** block, uint32_t* place) noexcept:
+        cdef Vector* vector = &self.vectors[user]
+        cdef uint64_t first = <uint64_t>page * PAGE
+        cdef uint32_t entry = entry_of(vector, first + PAGE)
+        if self.pages[page] == NULL:
+            return False
+        while entry and vector.rows[entry - 1] >= first:
+            entry -= 1
+            if self.pages[page].notices[vector.rows[entry] % PAGE] == notice:
+                block[0], place[0] = self.pages[page], vector.rows[entry] % PAGE
+                return True
+        return False
+
+    cdef bint find(self, int64_t seq, uint32_t user, Block** block, uint32_t* place) noexcept:
+        cdef uint8_t state = self.notice_of(seq)
+        cdef uint32_t notice = <uint32_t>seq, offset, entry, row, page, i
+        cdef Vector* vector
+        if state == 0 or user >= self.user_count:
+            return False
+        if state & DENSE:
+            block[0], place[0] = self.dense_of(seq), user
+            return block[0] != NULL and user < block[0].count
+        vector = &self.vectors[user]
+        if vector.count == 0:
+            return False
+        offset = <uint32_t>(seq - self.base_seq)
+        self.bound()
+        if self.bounded < self.page_count and self.look_in(self.bounded, user, notice, block, place):
+            return True
+        if self.bounded == 0 or offset > self.peaks[self.bounded - 1]:
+            return False
+        entry = vector.count
+        while entry and vector.count - entry < RECENT:
+            entry -= 1
+            row = vector.rows[entry]
+            block[0], place[0] = self.pages[row // PAGE], row % PAGE
+            if block[0] != NULL and block[0].notices[place[0]] == notice:
+                return True
+        page = self.bounded
+        while page:
+            if page % LANE == 0 and not any_between(self.lows + page - LANE, self.highs + page - LANE, offset):
+                page -= LANE
+                continue
+            page -= 1
+            if self.lows[page] <= offset <= self.highs[page] and self.look_in(page, user, notice, block, place):
+                return True
+        return False
+
+    cdef void begin(self, Walk* walk, int64_t seq) noexcept:
+        cdef uint8_t state = self.notice_of(seq)
+        walk.block, walk.page, walk.place = NULL, 0, NOWHERE
+        walk.notice, walk.offset = <uint32_t>seq, <uint32_t>(seq - self.base_seq)
+        if state & DENSE:
+            walk.page, walk.block = NOWHERE, self.dense_of(seq)
+        elif state == 0:
+            walk.page = NOWHERE
+        else:
+            self.bound()
+
+    cdef bint step(self, Walk* walk) noexcept:
+        cdef Block* block = walk.block
+        cdef uint32_t place = walk.place + 1
+        if walk.page == NOWHERE:
+            if block == NULL:
+                return False
+            while place < block.count and block.states[place] == 0:
+                place += 1
+            walk.place = walk.user = place
+            return place < block.count
+        while True:
+            while block != NULL and place < block.count:
+                if place % LANE == 0 and place + LANE <= block.count and not any_of(block.notices + place, walk.notice):
+                    place += LANE
+                    continue
+                if block.notices[place] == walk.notice and block.states[place]:
+                    walk.block, walk.place, walk.user = block, place, block.users[place]
+                    return True
+                place += 1
+            block, place = NULL, 0
+            while walk.page < self.page_count and block == NULL:
+                if walk.page < self.bounded:
+                    if walk.page % LANE == 0 and walk.page + LANE <= self.bounded:
+                        if not any_between(self.lows + walk.page, self.highs + walk.page, walk.offset):
+                            walk.page += LANE
+                            continue
+                    if self.lows[walk.page] <= walk.offset <= self.highs[walk.page]:
+                        block = self.pages[walk.page]
+                elif self.pages[walk.page] != NULL and self.pages[walk.page].low <= walk.offset <= self.pages[walk.page].high:
+                    block = self.pages[walk.page]
+                walk.page += 1
+            if block == NULL:
+                walk.block, walk.place = NULL, NOWHERE
+                return False
+
+    # ---- receipts: changes
+
+    cdef int touch(self, Block* block) except -1:
+        cdef size_t room
+        if block.is_touched:
+            return 0
+        if self.touched_count == self.touched_room:
+            room = self.touched_room * 2 + 64
+            self.touched = <Block**>self.resized(
+                self.touched, self.touched_room * sizeof(Block*), room * sizeof(Block*)
+            )
+            self.touched_room = <uint32_t>room
+        self.touched[self.touched_count] = block
+        self.touched_count += 1
+        block.is_touched = True
+        return 0
+
+    cdef int note_dirty(self, Block* block, uint32_t place) except -1:
+        cdef size_t room
+        cdef uint32_t i
+        self.touch(block)
+        if block.upto == 0 if block.users == NULL else place >= block.logged:
+            return 0
+        if block.dirty_count == block.dirty_room:
+            if block.dirty_room >= 2 * block.count + 16:
+                for i in range(block.count):
+                    block.dirty[i] = i
+                block.dirty_count = block.count
+            else:
+                room = <size_t>block.dirty_room * 2 + 16
+                block.dirty = <uint32_t*>self.resized(
+                    block.dirty, block.dirty_room * sizeof(uint32_t), room * sizeof(uint32_t)
+                )
+                block.dirty_room = <uint32_t>room
+        block.dirty[block.dirty_count] = place
+        block.dirty_count += 1
+        return 0
+
+    cdef int own(self, uint32_t user, uint32_t row) except -1:
+        cdef Vector* vector = &self.vectors[user]
+        cdef size_t room
+        if vector.count == vector.room:
+            room = <size_t>vector.room + (vector.room >> 3) + 4
+            vector.rows = <uint32_t*>self.resized(
+                vector.rows, vector.room * sizeof(uint32_t), room * sizeof(uint32_t)
+            )
+            vector.room = <uint32_t>room
+        vector.rows[vector.count] = row
+        vector.count += 1
+        return 0
+
+    cdef void put(self, Block* block, uint32_t place, uint32_t user, uint8_t state, bint counts) noexcept:
+        cdef uint8_t old = block.states[place]
+        block.counts[old] -= 1
+        block.counts[state] += 1
+        block.states[place] = state
+        block.stale |= 1
+        if counts:
+            self.unreads[user] += is_unread(state) - is_unread(old)
+        if old & WAITING and not state & WAITING:
+            self.waitings[user] -= 1
+        elif state & WAITING and not old & WAITING:
+            self.lower_floors(block, place, user)
+            self.waitings[user] += 1
+
+    cdef void lower_floors(self, Block* block, uint32_t place, uint32_t user) noexcept:
+        """Something begins to wait for the user there."""
+        cdef uint32_t entry
+        if self.waitings[user] == 0:
+            self.dense_floors[user], self.vector_floors[user] = self.dense_count, self.vectors[user].count
+        if block.users == NULL:
+            self.dense_floors[user] = min(self.dense_floors[user], self.dense_index(block.key))
+        else:
+            entry = entry_of(&self.vectors[user], block.key * PAGE + place)
+            self.vector_floors[user] = min(self.vector_floors[user], entry)
+
+    cdef void put_time(self, Block* block, int kind, uint32_t place, uint32_t value) noexcept:
+        cdef uint32_t* times = block.times[kind]
+        if value == 0 or (times[place] and times[place] <= value):
+            return
+        times[place] = value
+        block.stale |= 2 << kind
+        block.earliest[kind] = min(block.earliest[kind], value)
+        block.latest[kind] = max(block.latest[kind], value)
+
+    cdef int append_row(self, int64_t seq, uint32_t user, Block** block, uint32_t* place) except -1:
+        """A row with state 0 for this notice and user."""
+        cdef Block* page = self.pages[self.page_count - 1] if self.page_count else NULL
+        cdef uint32_t offset = <uint32_t>(seq - self.base_seq)
+        if page == NULL or page.count == PAGE:
+            page = self.new_page()
+        self.touch(page)
+        self.own(user, <uint32_t>(page.key * PAGE + page.count))
+        block[0], place[0] = page, page.count
+        page.users[page.count], page.notices[page.count] = user, <uint32_t>seq
+        page.low, page.high = min(page.low, offset), max(page.high, offset)
+        page.counts[0] += 1
+        page.stale |= 1
+        page.count += 1
+        self.row_count += 1
+        return 0
+
+    cdef int merge(self, Block* block, uint32_t place, uint32_t user, uint8_t state, uint32_t received, uint32_t client,
+                   bint counts) except -1:
+        """What is said of a receipt joins what is known of it."""
+        cdef uint8_t old = block.states[place]
+        if received:
+            self.add_column(block, 1)
+        if client:
+            self.add_column(block, KINDS + 1)
+        self.note_dirty(block, place)
+        if received:
+            self.put_time(block, 0, place, received)
+        if client and client > block.clients[place]:
+            block.clients[place] = client
+            block.stale |= 16
+        self.put(block, place, user, max(old & STEPS, state & STEPS) | ((old | state) & ~STEPS), counts)
+        if self.waitings[user] > self.max_waiting:
+            self.trim(user)
+        return 0
+
+    cdef int note_all(self, int64_t seq, const uint32_t* users, const uint32_t* clients, size_t count, uint8_t state,
+                      int64_t received_ms) except -1:
+        """`note` and `wait`, of users that there are. Receipts of a hidden notice are only waited for."""
+        cdef Chunk* chunk = self.chunk_of(seq)
+        cdef uint8_t notice_state = self.notice_of(seq)
+        cdef Block* block
+        cdef uint32_t received = 0, place
+        cdef size_t i
+        cdef bint counts = is_counting(notice_state)
+        if notice_state & HIDDEN:
+            state &= WAITING
+        if notice_state == 0 or state == 0:
+            return 0
+        if received_ms > 0 and not notice_state & HIDDEN:
+            received = offset_of_time(created_of(chunk, seq % PAGE), received_ms)
+            state = max(state & STEPS, <int>DELIVERED) | (state & ~STEPS)
+        for i in range(count):
+            if not self.find(seq, users[i], &block, &place):
+                if notice_state & DENSE:
+                    block, place = self.dense_of(seq), users[i]
+                    self.widen(block, self.user_count)
+                else:
+                    self.append_row(seq, users[i], &block, &place)
+            self.merge(block, place, users[i], state, received, clients[i] if clients != NULL else 0, counts)
+        return 0
+
+    # ---- what waits
+
+    cdef bint oldest_waiting(self, uint32_t user, Block** block, uint32_t* place) noexcept:
+        """Moves the floors up to what waits for the user, and finds the lower seq of the two. False: nothing."""
+        cdef Vector* vector = &self.vectors[user]
+        cdef uint32_t index = self.dense_floors[user], entry = self.vector_floors[user], row
+        cdef Block* page = NULL
+        while index < self.dense_count and (
+            user >= self.dense[index].count or not self.dense[index].states[user] & WAITING
+        ):
+            index += 1
+        while entry < vector.count:
+            row = vector.rows[entry]
+            page = self.pages[row // PAGE]
+            if page != NULL and page.states[row % PAGE] & WAITING:
+                break
+            entry += 1
+        self.dense_floors[user], self.vector_floors[user] = index, entry
+        if entry < vector.count:
+            block[0], place[0] = page, row % PAGE
+            if index == self.dense_count or self.dense[index].key > seq_of(self, page.notices[row % PAGE]):
+                return True
+        elif index == self.dense_count:
+            return False
+        block[0], place[0] = self.dense[index], user
+        return True
+
+    cdef int stop_waiting(self, Block* block, uint32_t place, uint32_t user) except -1:
+        self.note_dirty(block, place)
+        self.put(block, place, user, block.states[place] & ~WAITING, False)
+        return 0
+
+    cdef int trim(self, uint32_t user) except -1:
+        cdef Block* block
+        cdef uint32_t place
+        while self.waitings[user] > self.max_waiting and self.oldest_waiting(user, &block, &place):
+            self.stop_waiting(block, place, user)
+        return 0
+
+    cdef int forget(self, Block* block, uint32_t place, uint32_t user, uint8_t kept, bint counts) except -1:
+        """Only these bits stay of a receipt."""
+        cdef int kind
+        self.note_dirty(block, place)
+        for kind in range(KINDS):
+            if block.times[kind] != NULL and block.times[kind][place]:
+                block.times[kind][place] = 0
+                block.stale |= 2 << kind
+        if block.clients != NULL and block.clients[place]:
+            block.clients[place] = 0
+            block.stale |= 16
+        self.put(block, place, user, block.states[place] & kept, counts)
+        return 0
+
+    cdef int drop_chunks(self, int64_t seq) except -1:
+        return 0
+
+    cdef tuple described(self, int64_t seq, Block* block, uint32_t place):
+        return ()
+
+    # ---- for Python: notices
+
+    def add_users(self, uint32_t count):
+        """User numbers below `count` exist from now on."""
+        if count > MOST_USERS:
+            raise OverflowError(f"{count} users are too many")
+        if count > self.user_room:
+            self.reserve_users(count)
+        if count > self.user_count:
+            self.user_count = count
+
+    def add_notice(self, int64_t seq, int64_t created_ms, uint32_t label, uint8_t state=KNOWN):
+        """There is a notice, accepted then, or at the same time as the one before if that is later.
+
+        A seq again gets another label and state. ValueError: a seq below the first chunk or more than JUMP beyond the last.
+        """
+        cdef Chunk* chunk
+        cdef uint32_t place
+        if seq < 0 or created_ms < 0 or state & DENSE:
+            raise ValueError(f"notice {seq} of {created_ms} with state {state}")
+        chunk = self.new_chunk(seq)
+        place = <uint32_t>(seq % PAGE)
+        self.note_chunk(chunk, place)
+        if chunk.states[place] == 0:
+            self.place_in_time(chunk, place, created_ms)
+        chunk.labels[place] = label
+        self.turn(chunk, place, state | KNOWN | (chunk.states[place] & DENSE))
+        self.last_seq = max(self.last_seq, seq)
+
+    def notice_state(self, int64_t seq):
+        """Its state; 0: there is none."""
+        return self.notice_of(seq)
+
+    def set_notice(self, int64_t seq, uint8_t set=0, uint8_t clear=0):
+        """Sets and clears bits of its state. For HIDDEN and OVER there are `hide` and `expire`."""
+        if (set | clear) & (KNOWN | DENSE | HIDDEN):
+            raise ValueError(f"bits {set} and {clear}")
+        if self.notice_of(seq):
+            self.turn(self.chunk_of(seq), <uint32_t>(seq % PAGE), (self.notice_of(seq) & ~clear) | set)
+
+    def created_ms(self, int64_t seq):
+        """When it was accepted; 0: there is no such notice."""
+        return created_of(self.chunk_of(seq), <uint32_t>(seq % PAGE)) if self.notice_of(seq) else 0
+
+    def label(self, int64_t seq):
+        """Its label; 0: there is no such notice."""
+        return self.chunk_of(seq).labels[seq % PAGE] if self.notice_of(seq) else 0
+
+    def begin_dense(self, int64_t seq):
+        """Its receipts go to a dense block from now on. Of no effect once it has any."""
+        cdef Walk walk
+        cdef Chunk* chunk = self.chunk_of(seq)
+        if self.notice_of(seq) == 0 or self.notice_of(seq) & DENSE:
+            return
+        self.begin(&walk, seq)
+        if self.step(&walk):
+            return
+        self.note_chunk(chunk, <uint32_t>(seq % PAGE))
+        self.new_dense(seq, self.user_count)
+        chunk.states[seq % PAGE] |= DENSE
+
+    def note(self, int64_t seq, list numbers not None, uint8_t state, int64_t received_ms=0, list clients=None):
+        """Merges what became of the notice for these users: the greater step, what flags there are, the earliest time
+        it was received (which means DELIVERED at least), the greater client. 0 is no time, and no client."""
+        cdef uint32_t* users = NULL
+        cdef uint32_t* theirs = NULL
+        if (state & STEPS) > AGAIN or state & ARCHIVED or state & (STEPS | WAITING) == 0:
+            raise ValueError(f"state {state}")
+        if clients is not None and len(clients) != len(numbers):
+            raise ValueError(f"{len(numbers)} users with {len(clients)} clients")
+        try:
+            users = read_numbers(numbers, self.user_count)
+            if clients is not None:
+                theirs = read_numbers(clients, NOWHERE)
+            self.note_all(seq, users, theirs, len(numbers), state, received_ms)
+        finally:
+            free(users)
+            free(theirs)
+
+    def waiting_count(self, uint32_t number):
+        """How many notices wait for the user."""
+        return self.waitings[self.checked(number)]
+
+    def unread(self, uint32_t number):
+        """How many of the user's receipts are unread, of notices that count."""
+        return self.unreads[self.checked(number)]
+
+    cdef uint32_t checked(self, uint32_t number) except? NOWHERE:
+        if number >= self.user_count:
+            raise IndexError(f"user {number} of {self.user_count}")
+        return number
+
+    def forget_notice(self, seq):
+        raise NotImplementedError
+
+    def unsettled(self):
+        raise NotImplementedError
+
+    def seqs(self, first, last, set, clear, limit):
+        raise NotImplementedError
+
+    def mark(self, seq, number, step, at_ms):
+        raise NotImplementedError
+
+    def wait(self, seq, numbers):
+        raise NotImplementedError
+
+    def remove(self, seq, number):
+        raise NotImplementedError
+
+    def clear(self, number):
+        raise NotImplementedError
+
+    def waiting(self, number):
+        raise NotImplementedError
+
+    def has_waiting(self, seq):
+        raise NotImplementedError
+
+    def drop_waiting(self, seq, limit):
+        raise NotImplementedError
+
+    def receipt(self, seq, number):
+        raise NotImplementedError
+
+    def receipts(self, seq, mask=0, value=0):
+        raise NotImplementedError
+
+    def counts(self, seq):
+        raise NotImplementedError
+
+    def newest(self, number, limit):
+        raise NotImplementedError
+
+    def summary(self, number):
+        raise NotImplementedError
+
+    def expire(self, seq, limit):
+        raise NotImplementedError
+
+    def hide(self, seq):
+        raise NotImplementedError
+
+    def drop(self, seq, limit):
+        raise NotImplementedError
+
+    def forget_before(self, seq):
+        raise NotImplementedError

@@ -1,0 +1,49 @@
+from collections.abc import Iterable
+
+from pushd.ledger._ledger import Ledger
+
+# What push records are sorted by: time; status; the ranks of labels; how many receipts. Then by seq.
+SEQ: int
+STATUS_RANK: int
+LABEL_RANK: int
+TOTAL: int
+STATUSES: int  # none yet, success, expired, failed
+
+class NoticeQuery:
+    """The notices that have a push record and match: known ones that are not hidden. Call it from a reader thread.
+
+    `statuses`: a mark for each of STATUSES; `marks`: one for each label, others do not match (Labels.marks); `having`:
+    one for each seq from `having_from` on, others do not match; `since_seq`, `before_seq`: at or after, before.
+    None: any. Each method works on what is there when it is called, and may see changes that happen meanwhile.
+    A pass takes a nanosecond or two a notice, and one a receipt where it looks at those, without the GIL; before it,
+    pointers are copied, 0.1 us for 4,096 of either. Raises MemoryError, and TypeError, ValueError or OverflowError on
+    arguments of a wrong kind.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        statuses: bytes | None = None,
+        marks: bytes | None = None,
+        having: bytes | bytearray | None = None,
+        having_from: int = 0,
+        since_seq: int = 0,
+        before_seq: int = ...,
+    ) -> None: ...
+    def totals(self) -> tuple[int, int, int, int, int]:
+        """How many notices, how many of them failed, and the sums of their receipts: (notices, failed notices,
+        all, delivered, expired)."""
+    def page(self, sort: int, offset: int, limit: int, is_descending: bool, ranks: bytes | None = None) -> list[int]:
+        """The seqs of a part of the sorted list; descending is exactly the reverse of ascending.
+
+        `ranks` are what LABEL_RANK sorts by: an unsigned int of 32 bits for each label, other labels come first.
+        """
+
+def counts_of(ledger: Ledger, seqs: Iterable[int]) -> dict[int, tuple[int, int, int, int, int]]:
+    """For each of these notices how many receipts it has: (all, online, delivered, expired, latest time of the notice
+    and its receipts, ms). From a reader thread: it looks at the pages where its receipts may be, without the GIL."""
+
+def seq_at(ledger: Ledger, at_ms: int) -> int:
+    """The first seq whose notice was accepted at or after that time, which may be a gap; beyond the last one where
+    there is none. Notices before it were accepted earlier. Costs a microsecond."""

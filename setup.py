@@ -43,6 +43,7 @@ extensions = [
         "pushd.ledger._names",
         "pushd.ledger._passes",
         "pushd.ledger._lists",
+        "pushd.ledger._changes",
     )
 ]
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pushd.config.schema import Config, MailboxConfig, ServerConfig
-from pushd.model import Notice, PushRecord, User
+from pushd.model import Notice, PushRecord, Target, TargetKind, User
 from pushd.ports import Stores
 from pushd.stores import open_stores
 from pushd.stores.sqlite import import_users, journal
@@ -32,6 +32,7 @@ from tests.samples import notice
 START_MS = 1_700_000_000_000
 MAX_PER_USER = 5
 TTL_DAYS = 7
+BOTH_SHAPES = (TargetKind.ONLINE, TargetKind.ALL)
 
 # Where the other nodes are, and the server each one starts.
 NODES = {

@@ -112,10 +112,11 @@ class Node:
     async def accept(self, *message_ids: str, **fields: Any) -> list[Notice]:
         """Appends a notice with each of these ids to the journal: the ledger has receipts and copies of such only.
 
-        Accepted at 1000 where nothing else is said; the time never goes back from call to call.
+        Accepted at 1000 where nothing else is said; the time never goes back from call to call. Half of them are to
+        all: their receipts have blocks of their own.
         """
         notices = [
-            notice(seq, message_id=message_id, **fields)
+            notice(seq, message_id=message_id, **({"target": Target(BOTH_SHAPES[seq % 2])} | fields))
             for seq, message_id in enumerate(message_ids, self._last_seq + 1)
         ]
         self._last_seq += len(notices)

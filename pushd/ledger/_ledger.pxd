@@ -148,7 +148,6 @@ cdef class Ledger:
     cdef uint32_t readers         # passes under way
     cdef Grave* graveyard
     cdef uint32_t grave_count, grave_room
-    cdef object log               # _changes.Log: what of the log is in the file; None: not asked for yet
 
     # memory: what passes may read comes from `taken` and goes to `release`; the rest is `resized`
     cdef void* taken(self, size_t size) except NULL
@@ -168,7 +167,7 @@ cdef class Ledger:
     cdef Block* dense_of(self, int64_t seq) noexcept
     cdef Block* new_dense(self, int64_t seq, uint32_t count) except NULL  # also an existing one; does not set DENSE
     cdef int widen(self, Block* block, uint32_t count) except -1  # a dense block has so many positions, counted in counts[0]
-    cdef int free_dense(self, Block* block) except -1         # with what the file has of it
+    cdef int free_dense(self, int64_t seq) except -1          # with what the file has of it
     cdef Block* new_page(self) except NULL                    # number page_count
     cdef int add_column(self, Block* block, int part) except -1   # times (1-3) or clients (4), where it has none
     # True: `place` is theirs, its state may be 0. In pages: a row for this notice and user, alive or not
@@ -195,6 +194,11 @@ cdef class Ledger:
     cdef uint32_t peak_of(self, uint32_t page) noexcept
     cdef int discard(self, Block* block, int kind) except -1
     cdef int turn(self, Chunk* chunk, uint32_t place, uint8_t state) except -1
+    cdef int free_empty(self, int64_t seq) except -1
+    cdef int drop_pages(self, int64_t seq) except -1
+    cdef int cut_vectors(self) except -1
+    cdef uint32_t newest_rows(self, const Vector* vector, uint32_t* rows, uint32_t most) noexcept
+    cdef uint32_t offset_of(self, uint32_t row) noexcept
     cdef int drop_chunks(self, int64_t seq) except -1
     cdef int append_row(self, int64_t seq, uint32_t user, Block** block, uint32_t* place) except -1
     cdef int merge(self, Block* block, uint32_t place, uint32_t user, uint8_t state, uint32_t received, uint32_t client,

@@ -1,8 +1,8 @@
-# What the takers (_changes) and the loaders (_loading) of the ledger's stored form share. The form: head of _changes.pyx.
+# What taking (_changes) and loading (_loading) of the ledger's stored form share. The form: head of _changes.pyx.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from pushd.ledger._ledger cimport Block, Chunk, Ledger
+from pushd.ledger._ledger cimport Block, Ledger
 
 cdef enum:
     MAGIC = 0x67644c70  # "pLdg"
@@ -39,18 +39,28 @@ cdef packed struct Head:
 cdef class Log:
     # The change rows that are in the file, oldest first: (flush, bytes)
     cdef object rows
-    cdef int64_t total_bytes
+    cdef size_t total_bytes
     # What needs them: (flush, key of part 0) for whatever is logged since that flush; out of date where it is not any more
     cdef object pins
     cdef set full            # numbers of the chunks all of whose notices are stored
+    cdef int64_t partial     # number of the last chunk that was loaded, where some of its notices may be missing; or -1
     cdef int64_t next_chunk  # all before are full
     cdef uint64_t* marks     # scratch: a bit per position
     cdef size_t marks_room
 
     cdef int pin(self, int64_t flush, int64_t key) except -1
     cdef int64_t floor(self, Ledger ledger, int64_t flush) except -1
+    cdef size_t dropped_below(self, int64_t floor) except? 0
     cdef uint32_t distinct(self, uint32_t* positions, uint32_t count, uint32_t below) except? 0xffffffff
 
-cdef Log log_of(Ledger ledger)
-cdef int64_t key_of(int64_t number, int kind, int part) noexcept nogil
-cdef uint32_t** column_of(Block* block, int part) noexcept nogil
+cdef Log log_of(Ledger ledger)  # its own, made when first asked for
+cdef Block* block_of(Ledger ledger, int64_t key) noexcept
+
+
+cdef inline int64_t key_of(int64_t number, int kind, int part) noexcept nogil:
+    return number << 5 | kind << 3 | part
+
+
+cdef inline uint32_t** column_of(Block* block, int part) noexcept nogil:
+    """Where part 1-4 of a block stands in memory."""
+    return &block.clients if part == 4 else &block.times[part - 1]

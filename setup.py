@@ -38,12 +38,11 @@ extensions = [
         "pushd._fastpath",
         "pushd.ws._reader",
         "pushd.stores.sqlite._columns",
-        "pushd.ledger._notices",
         "pushd.ledger._ledger",
+        "pushd.ledger._notices",
         "pushd.ledger._names",
-        "pushd.ledger._passes",
-        "pushd.ledger._lists",
         "pushd.ledger._changes",
+        "pushd.ledger._loading",
     )
 ]
 

@@ -44,13 +44,10 @@ async def written(node: Node, message_id: str, outcomes: Outcomes) -> None:
             connection_id, client_ip, user_agent = client_of(user_id) if has_client else NOBODY
             device = device_of(user_agent)
             user = KNOWN.get(user_id, User(user_id))
-            receipts.append(
-                receipt(
-                    message_id, user_id, outcome, username=user.username, role=user.role, connection_id=connection_id,
-                    client_ip=client_ip, user_agent=user_agent, device_type=device.device_type, platform=device.platform,
-                    browser=device.browser,
-                )
-            )  # fmt: skip
+            fields = {"username": user.username, "role": user.role, "device_type": device.device_type}
+            fields |= {"connection_id": connection_id, "client_ip": client_ip, "user_agent": user_agent}
+            fields |= {"platform": device.platform, "browser": device.browser}
+            receipts.append(receipt(message_id, user_id, outcome, **fields))
     await node.stores.records.write([node.record(message_id, "success")], receipts)
 
 

@@ -112,6 +112,7 @@ async def test_it_goes_on_by_itself(build: Any, frail: Any) -> None:
 
 async def test_what_expired_unreceived_says_so_once(build: Any, stores: Stores, clock: Clock) -> None:
     entry = notice(1, expires_ms=START_MS + 5000)
+    await stores.journal.append([entry])
     await stores.records.write(
         [PushRecord(entry, status="success", total_count=1, online_count=0)],
         [Receipt("m1", 1, "ann", 1, "", "", "", Outcome(created_ms=START_MS))],

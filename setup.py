@@ -43,6 +43,8 @@ extensions = [
         "pushd.ledger._names",
         "pushd.ledger._changes",
         "pushd.ledger._loading",
+        "pushd.ledger._log",
+        "pushd.ledger._replay",
     )
 ]
 

@@ -42,8 +42,10 @@ extensions = [
         "pushd.ledger._notices",
         "pushd.ledger._names",
         "pushd.ledger._changes",
-        "pushd.ledger._loading",
+        "pushd.ledger._passes",
+        "pushd.ledger._lists",
         "pushd.ledger._log",
+        "pushd.ledger._loading",
         "pushd.ledger._replay",
     )
 ]

@@ -39,10 +39,17 @@ extensions = [
         "pushd.ws._reader",
         "pushd.stores.sqlite._columns",
         "pushd.ledger._ledger",
+<<<<<<< HEAD
         "pushd.ledger._notices",
         "pushd.ledger._names",
         "pushd.ledger._changes",
         "pushd.ledger._loading",
+=======
+        "pushd.ledger._log",
+        "pushd.ledger._changes",
+        "pushd.ledger._loading",
+        "pushd.ledger._replay",
+>>>>>>> w-b
     )
 ]
 

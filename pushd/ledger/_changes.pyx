@@ -1,3 +1,4 @@
+# cython: cdivision=True
 """The ledger's stored form, and how changes are taken for it: one change row and a few whole parts per flush.
 
 All numbers are little endian. A *blob* is a head of 28 bytes, a body, and the CRC-32 (zlib's) of both in 4 bytes:
@@ -69,7 +70,8 @@ from pushd.ledger._log cimport (
 
 from zlib import crc32
 
-from pushd.ledger._loading import load_part, ready, replay
+from pushd.ledger._loading import load_part
+from pushd.ledger._replay import ready, replay
 
 LOG_BYTES = 16 * 1024 * 1024
 TAKE_BYTES = 4 * 1024 * 1024

@@ -1,3 +1,4 @@
+# cython: cdivision=True
 """What of the ledger's log, the change rows, is in the file, and what still needs it."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t

@@ -7,7 +7,6 @@ from pushd.ledger._log cimport Head
 
 cdef enum:
     MOST_PAGES = 1 << 20       # the number of a row has 32 bits
-    FAR = 0x400000000000000    # 2 ** 58: beyond every number in a key
 
 # Raise ValueError.
 cdef Head head_of(bytes body, int kind, int part, int64_t number)
@@ -15,3 +14,8 @@ cdef int expect_states(const uint8_t* states, uint32_t count) except -1
 cdef int expect_users(const uint8_t* users, uint32_t count, uint32_t user_count) except -1
 
 cdef Block* page_numbered(Ledger ledger, uint32_t number) except NULL
+
+
+cdef inline bint is_number(int64_t number) noexcept nogil:
+    """Of something in a key, or of a flush."""
+    return 0 <= number < <int64_t>1 << 58

@@ -51,7 +51,7 @@ cdef Head head_of(bytes body, int kind, int part, int64_t number):
         raise ValueError(
             f"kind {head.kind}, part {head.part}, number {head.number}: expected {kind}, {part}, {number}"
         )
-    if not 0 < head.upto < FAR:
+    if head.upto == 0 or not is_number(head.upto):
         raise ValueError(f"flush {head.upto}, expected one from 1 on")
     return head
 
@@ -119,10 +119,11 @@ cdef int load_chunk(Ledger ledger, Head* head, bytes body) except -1:
     cdef int64_t base_ms
     cdef Chunk* chunk
     cdef Log log = log_of(ledger)
+    expect(b"chunk", head.number, (<int64_t>1 << 46) - 1)
     expect(b"notices", head.count, PAGE)
     expect_size(body, CHUNK_BASE + CHUNK_ROW * count)
     memcpy(&base_ms, data, CHUNK_BASE)
-    if count == 0 or not -FAR < base_ms < FAR:
+    if count == 0 or not is_number(base_ms):
         raise ValueError(f"{count} notices from {base_ms} ms on, expected some")
     expect_order(low, high, states, head.count)
     chunk = ledger.chunk_of(head.number * PAGE)

@@ -20,7 +20,7 @@ from pushd.ledger._ledger cimport (
     is_counting,
     is_unread,
 )
-from pushd.ledger._loading cimport FAR, MOST_PAGES, expect_states, expect_users, head_of, page_numbered
+from pushd.ledger._loading cimport MOST_PAGES, expect_states, expect_users, head_of, is_number, page_numbered
 from pushd.ledger._log cimport (
     ENTRY_CHANGES,
     ENTRY_DROPPED,
@@ -84,7 +84,7 @@ def replay(Ledger ledger not None, int64_t flush, bytes body not None):
     """
     cdef Head head
     cdef Log log = log_of(ledger)
-    if not 0 < flush < FAR:
+    if flush == 0 or not is_number(flush):
         raise ValueError(f"flush {flush}, expected one from 1 on")
     ledger.flush = max(ledger.flush, flush)  # damaged or not, the number is taken
     head = head_of(body, KIND_CHANGE, 0, flush)
@@ -126,7 +126,7 @@ cdef int walk_notices(Ledger ledger, Log log, int64_t flush, Cursor* cursor, bin
     cdef uint8_t state
     cdef Chunk* chunk = NULL
     cdef uint32_t changed = 0
-    if number < <uint64_t>FAR >> 12:
+    if number < <uint64_t>1 << 46:
         chunk = ledger.chunk_of(<int64_t>number * PAGE)
     for index in range(count):
         place += number_at(cursor) + (index > 0)
@@ -234,7 +234,7 @@ cdef int walk_changes(Ledger ledger, Log log, int64_t flush, Cursor* cursor, bin
     cdef uint32_t changed = 0
     if cursor.is_short:
         return 0
-    if (kind != KIND_DENSE and kind != KIND_PAGE) or number >= <uint64_t>FAR:
+    if (kind != KIND_DENSE and kind != KIND_PAGE) or not is_number(<int64_t>number):
         raise ValueError(f"kind {kind}, number {number} of a block, expected kind 1 or 2")
     if kind == KIND_DENSE:
         block = ledger.dense_of(<int64_t>number)
@@ -291,7 +291,7 @@ cdef int walk_dropped(Ledger ledger, int64_t flush, Cursor* cursor, bint is_real
     cdef Block* block
     if cursor.is_short:
         return 0
-    if (kind != KIND_DENSE and kind != KIND_PAGE) or number >= <uint64_t>FAR:
+    if (kind != KIND_DENSE and kind != KIND_PAGE) or not is_number(<int64_t>number):
         raise ValueError(f"kind {kind}, number {number} of a block, expected kind 1 or 2")
     if not is_real:
         return 0

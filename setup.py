@@ -38,18 +38,13 @@ extensions = [
         "pushd._fastpath",
         "pushd.ws._reader",
         "pushd.stores.sqlite._columns",
+        "pushd.ledger._changes",
         "pushd.ledger._ledger",
-<<<<<<< HEAD
-        "pushd.ledger._notices",
-        "pushd.ledger._names",
-        "pushd.ledger._changes",
         "pushd.ledger._loading",
-=======
         "pushd.ledger._log",
-        "pushd.ledger._changes",
-        "pushd.ledger._loading",
+        "pushd.ledger._names",
+        "pushd.ledger._notices",
         "pushd.ledger._replay",
->>>>>>> w-b
     )
 ]
 

@@ -29,7 +29,7 @@ CHUNKS, DENSE_BLOCKS = 0, 1  # kinds of parts
 # of a group that had to be appended one by one: far fewer came meanwhile.
 LOOK_BACK = 65_536
 # Who writes a number so far behind all others is another program.
-FAR = 1 << 24
+FAR = 1 << 20
 
 KEYS = "SELECT key FROM block WHERE key >= 0"
 PART = "SELECT body FROM block WHERE key = ?"

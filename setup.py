@@ -41,10 +41,10 @@ extensions = [
         "pushd.ledger._notices",
         "pushd.ledger._ledger",
         "pushd.ledger._names",
+        "pushd.ledger._changes",
         "pushd.ledger._passes",
         "pushd.ledger._lists",
         "pushd.ledger._log",
-        "pushd.ledger._changes",
         "pushd.ledger._loading",
         "pushd.ledger._replay",
     )

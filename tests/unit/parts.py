@@ -80,14 +80,13 @@ class Faulty:
         operation = getattr(self._store, name)
         if not callable(operation):
             return operation
-        known = "write" if name == "note" else name  # another form of it
 
         async def call(*args: Any, **kwargs: Any) -> Any:
-            self.calls.append(known)
-            if known in self._gates:
-                await self._gates[known].wait()
-            if self._errors.get(known):
-                raise self._errors[known].popleft()
+            self.calls.append(name)
+            if name in self._gates:
+                await self._gates[name].wait()
+            if self._errors.get(name):
+                raise self._errors[name].popleft()
             return await operation(*args, **kwargs)
 
         return call
@@ -426,8 +425,9 @@ def receipt(message_id: str, user_id: int, **outcome: Any) -> Receipt:
 class Counted:
     """A notice in flight, and how often it was settled."""
 
-    def __init__(self, accepted: Notice | None = None) -> None:
-        self.flight = InFlight(accepted or notice(), accepted_at=0.0, on_settled=self._count)
+    def __init__(self, accepted: Notice | int = 1) -> None:
+        notice_ = notice(accepted) if isinstance(accepted, int) else accepted
+        self.flight = InFlight(notice_, accepted_at=0.0, on_settled=self._count)
         self.settled = 0
 
     def _count(self, flight: InFlight) -> None:

@@ -23,7 +23,7 @@ READS: dict[str, Read] = {
     "mailboxes": Writers.mailboxes_written,
     "statuses": lambda writers, user_ids: writers.statuses_written(),
 }
-WRITE = {"records": ("records", "write"), "mailboxes": ("mailbox", "save"), "statuses": ("presence", "connected")}
+WRITE = {"records": ("records", "note"), "mailboxes": ("mailbox", "save"), "statuses": ("presence", "connected")}
 
 
 async def note_all(house: House) -> None:

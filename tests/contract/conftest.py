@@ -6,9 +6,8 @@ A module names the implementations it is for as `IMPLEMENTATIONS`; without it th
 from __future__ import annotations
 
 import importlib
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 from time import monotonic
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 
 from pushd.config.schema import Config, MailboxConfig, ServerConfig
-from pushd.model import Notice, PushRecord, User
+from pushd.model import Notice, PushRecord, Target, TargetKind, User
 from pushd.ports import Stores
 from pushd.stores import open_stores
 from pushd.stores.sqlite import import_users, journal
@@ -26,12 +25,14 @@ from pushd.stores.sqlite.engine.thread import Connections, SqliteThread
 from pushd.telemetry.health import Health
 from pushd.telemetry.metrics import Metrics
 from pushd.telemetry.supervision import supervised
+from tests import stored
 from tests.mariadb import found
 from tests.samples import notice
 
 START_MS = 1_700_000_000_000
 MAX_PER_USER = 5
 TTL_DAYS = 7
+BOTH_SHAPES = (TargetKind.ONLINE, TargetKind.ALL)
 
 # Where the other nodes are, and the server each one starts.
 NODES = {
@@ -111,10 +112,11 @@ class Node:
     async def accept(self, *message_ids: str, **fields: Any) -> list[Notice]:
         """Appends a notice with each of these ids to the journal: the ledger has receipts and copies of such only.
 
-        Accepted at 1000 where nothing else is said; the time never goes back from call to call.
+        Accepted at 1000 where nothing else is said; the time never goes back from call to call. Half of them are to
+        all: their receipts have blocks of their own.
         """
         notices = [
-            notice(seq, message_id=message_id, **fields)
+            notice(seq, message_id=message_id, **({"target": Target(BOTH_SHAPES[seq % 2])} | fields))
             for seq, message_id in enumerate(message_ids, self._last_seq + 1)
         ]
         self._last_seq += len(notices)
@@ -142,9 +144,7 @@ class Node:
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """What is stored, with the names of CONTRACT section 5, times in milliseconds or None, flags 0 or 1."""
-        with closing(sqlite3.connect(self.directory / "data" / "pushd.db")) as connection:
-            connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute(f"SELECT * FROM {table}")]
+        return stored.rows(self.directory, table)
 
     def fill_directory(self, users: list[User]) -> None:
         """Put users where the directory reads them."""

@@ -8,14 +8,14 @@ from itertools import count
 
 import pytest
 
-from pushd.model import MailboxItem, Mark
+from pushd.model import MailboxItem, Mark, Target, TargetKind
 from pushd.records import Part, PushFilter, PushSort, ReceiptFilter, ReceiptSort, ReceiptStats
 from tests.samples import DELIVERED, FETCHED, OFFLINE, PENDING, at, item_of, receipt
 
 from .conftest import MAX_PER_USER, START_MS, TTL_DAYS, Node
 
 DAY_MS = 86_400_000
-FEW, MANY = [1, 2], range(1, 101)  # of a hundred: receipts in a page, and in a block of their own
+FEW, MANY = [1, 2], range(1, 101)  # receipts in a page, and in a block of their own
 ALL = Part(0, 10_000)
 
 
@@ -29,7 +29,8 @@ async def unread(node: Node, user_id: int) -> int:
 
 async def publish(node: Node, *names: str, users: Collection[int], **fields: object) -> list[MailboxItem]:
     """To absent users: on record and in their mailboxes."""
-    accepted = await node.accept(*names, **{"accepted_ms": node.clock(), **fields})
+    kind = TargetKind.ALL if users is MANY else TargetKind.CUSTOM
+    accepted = await node.accept(*names, **{"accepted_ms": node.clock(), "target": Target(kind), **fields})
     outcome = at(accepted[0].accepted_ms, OFFLINE)
     await node.stores.records.write(
         [node.record(name, "success") for name in names],

@@ -15,7 +15,7 @@ from tests.samples import DELIVERED, EXPIRED, FETCHED, OFFLINE, PENDING, at, ite
 
 from .conftest import Node
 
-USERS = range(1, 14)  # a notice for four of them has a block of its own, one for three stands in a page
+USERS = range(1, 14)
 OUTCOMES = (PENDING, OFFLINE, DELIVERED, FETCHED, EXPIRED)
 STATUSES = list(DeliveryStatus)
 ALL = Part(0, 1000, is_descending=False)

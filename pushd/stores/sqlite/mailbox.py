@@ -34,7 +34,9 @@ SAVED_AT_ONCE = 8192  # recipients
 DROPPED_AT_ONCE = 100  # notices
 ITEMS_BYTES = 8 * 1024 * 1024  # of bodies of items that are kept decoded; and as much of older ones
 
-WAITS_FROM = "SELECT seq, waits_from_ms FROM notice WHERE waits_from_ms IS NOT NULL AND typeof(waits_from_ms) = 'integer'"
+WAITS_FROM = """
+SELECT seq, waits_from_ms FROM notice WHERE waits_from_ms IS NOT NULL AND typeof(waits_from_ms) = 'integer'
+"""
 
 # [[seq, waits_from_ms or null]]
 SET_WAITS_FROM = """
@@ -139,11 +141,7 @@ class SqliteMailbox:
         one_slice = Slice()
         for chunk in batched(user_ids, USERS_AT_ONCE):
             await one_slice.rest()
-            waiting = {
-                user_id: seqs
-                for user_id, number in self._file.users.known(chunk)
-                if (seqs := self._waiting(number, now_ms - self._ttl_ms))
-            }
+            waiting = {user_id: seqs for user_id in chunk if (seqs := self._waiting(user_id, now_ms - self._ttl_ms))}
             if waiting:
                 items = await self._known_items(set(chain.from_iterable(waiting.values())))
                 for user_id, seqs in waiting.items():
@@ -152,8 +150,9 @@ class SqliteMailbox:
                         found[user_id] = here
         return found
 
-    def _waiting(self, number: int, after_ms: int) -> list[int]:
-        seqs = self._ledger.waiting(number)
+    def _waiting(self, user_id: int, after_ms: int) -> list[int]:
+        number = self._file.users.number(user_id)
+        seqs = [] if number is None else self._ledger.waiting(number)
         if not seqs or self._ledger.created_ms(seqs[0]) > after_ms:  # so are the others
             return seqs
         return [seq for seq in seqs if self._waits_since(seq) > after_ms]
@@ -209,9 +208,10 @@ class SqliteMailbox:
         """Take these items out."""
         seqs = await self._file.seqs_of(set(chain.from_iterable(removals.values())))
         is_changed = False
-        async for user_id, number in sliced(self._file.users.known(removals)):
-            for message_id in removals[user_id]:
-                if message_id in seqs:
+        async for user_id, message_ids in sliced(removals.items()):
+            number = self._file.users.number(user_id)
+            for message_id in message_ids:
+                if number is not None and message_id in seqs:
                     is_changed |= self._ledger.remove(seqs[message_id], number)
         if is_changed:
             await self._file.commit()

@@ -5,7 +5,7 @@ A push record is its notice's row with two bits for the status; what is asked of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from pushd.ledger.clients import Describe, first_of
 from pushd.model import Channel, DeliveryStatus, Mark, Outcome, PushRecord, Receipt, User
@@ -29,9 +29,9 @@ _STEPS = {
     DeliveryStatus.DELIVERED: DELIVERED,
 }
 
-# Recipients that are noted at once: a millisecond of the absent, ten of those whose clients must be asked for.
+# Recipients that are noted at once: a millisecond of the absent, and of those whose clients have to be described.
 ABSENT_AT_ONCE = 8192
-PRESENT_AT_ONCE = 512
+PRESENT_AT_ONCE = 32
 
 FORGET_CLIENTS = """
 DELETE FROM client WHERE number IN (SELECT number FROM client WHERE number < :first ORDER BY number LIMIT :limit)

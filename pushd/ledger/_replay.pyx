@@ -298,7 +298,7 @@ cdef int walk_dropped(Ledger ledger, int64_t flush, Cursor* cursor, bint is_real
     if kind == KIND_DENSE:
         block = ledger.dense_of(<int64_t>number)
         if block != NULL and block.upto < flush:
-            ledger.free_dense(block)
+            ledger.free_dense(block.key)
     elif number < ledger.page_count:
         block = ledger.pages[number]
         if block != NULL and block.upto < flush:

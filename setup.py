@@ -38,8 +38,15 @@ extensions = [
         "pushd._fastpath",
         "pushd.ws._reader",
         "pushd.stores.sqlite._columns",
-        "pushd.ledger._ledger",
         "pushd.ledger._notices",
+        "pushd.ledger._ledger",
+        "pushd.ledger._names",
+        "pushd.ledger._changes",
+        "pushd.ledger._passes",
+        "pushd.ledger._lists",
+        "pushd.ledger._log",
+        "pushd.ledger._loading",
+        "pushd.ledger._replay",
     )
 ]
 

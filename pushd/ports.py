@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping,
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pushd.model import Arrival, MailboxItem, Mark, Notice, PushRecord, Receipt, User
+import msgspec
+
+from pushd.model import Arrival, MailboxItem, Mark, Notice, Outcome, PushRecord, Receipt, User
 from pushd.records import (
     OnlineStatus,
     Part,
@@ -152,6 +154,36 @@ class RecordStore(Protocol):
 
     async def purge(self, before_ms: int, limit: int) -> int:
         """Drop at most `limit` records created before that time; how many were dropped. 0 where the store does it."""
+
+
+class Noted(msgspec.Struct):
+    """Outcomes of one notice, in the order in which they came: each is true of its recipients, who may come again.
+
+    `is_late`: these are answers to copies from the mailbox, as in `model.Receipt`.
+    """
+
+    message_id: str
+    outcomes: list[tuple[Outcome, Sequence[int]]]
+    is_late: bool = False
+
+
+class NoteTaker(Protocol):
+    """What a RecordStore can do besides that makes nothing for each recipient: the embedded one."""
+
+    async def note(
+        self,
+        records: Sequence[PushRecord],
+        noted: Sequence[Noted],
+        users: Mapping[int, User],
+        client_of: Callable[[int], tuple[str, str, str]],
+        device_of: Callable[[str], tuple[str, str, str]],
+    ) -> None:
+        """As `write`, of receipts that need not be made.
+
+        `users` are the known ones of the recipients. `client_of` says connection_id, client_ip and user_agent of a
+        connected user, and is asked for those who were online or have received; `device_of` says device_type, platform
+        and browser of a user_agent.
+        """
 
 
 class Directory(Protocol):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
 
 from pushd.model import (
     Channel,
@@ -15,13 +18,23 @@ from pushd.model import (
     Target,
     TargetKind,
 )
+from pushd.protocol import frames
 
 RECEIPTS = "admin_user_receive_records"  # their table, and their collection
 
+# What delivery notes of a recipient: it went out live, waits, came too late, was received live, and from the mailbox.
 PENDING = Outcome(1000, is_online=True)
 OFFLINE = Outcome(1000, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE)
 EXPIRED = Outcome(1000, status=DeliveryStatus.EXPIRED, channel=Channel.OFFLINE)
 DELIVERED = Outcome(1000, is_online=True, received_ms=1200, status=DeliveryStatus.DELIVERED)
+FETCHED = Outcome(1000, received_ms=1300, status=DeliveryStatus.DELIVERED, channel=Channel.OFFLINE)
+OUTCOMES = (PENDING, OFFLINE, EXPIRED, DELIVERED, FETCHED)
+
+
+def at(accepted_ms: int, outcome: Outcome) -> Outcome:
+    """The same of a notice that was accepted then."""
+    received_ms = outcome.received_ms and outcome.received_ms - outcome.created_ms + accepted_ms
+    return msgspec.structs.replace(outcome, created_ms=accepted_ms, received_ms=received_ms)
 
 
 def notice(seq: int, **fields: Any) -> Notice:
@@ -34,6 +47,11 @@ def item(message_id: str, **fields: Any) -> MailboxItem:
     """A notice that waits in a mailbox."""
     defaults = {"type": "system_notice", "content": f"content of {message_id}"}
     return MailboxItem(message_id=message_id, **(defaults | fields))
+
+
+def item_of(accepted: Notice, saved_at: int = 0) -> MailboxItem:
+    """The same, of an accepted notice, as delivery makes it; saved when it was accepted where nothing else is said."""
+    return frames.mailbox_item(accepted, ZoneInfo("UTC"), saved_at or accepted.accepted_ms)
 
 
 def push_record(

@@ -141,6 +141,7 @@ cdef class Ledger:
     cdef list touched_chunks      # their keys
     cdef list dropped             # keys of parts to delete; some may never have been stored
     cdef public int64_t flush     # number of the last one taken
+    cdef object log               # _log.Log: what of the log is in the file; None until it is asked for
     # limits and sums
     cdef public uint32_t max_waiting
     cdef readonly size_t memory   # bytes
@@ -167,7 +168,7 @@ cdef class Ledger:
     cdef Block* dense_of(self, int64_t seq) noexcept
     cdef Block* new_dense(self, int64_t seq, uint32_t count) except NULL  # also an existing one; does not set DENSE
     cdef int widen(self, Block* block, uint32_t count) except -1  # a dense block has so many positions, counted in counts[0]
-    cdef int free_dense(self, Block* block) except -1         # with what the file has of it
+    cdef int free_dense(self, int64_t seq) except -1          # with what the file has of it
     cdef Block* new_page(self) except NULL                    # number page_count
     cdef int add_column(self, Block* block, int part) except -1   # times (1-3) or clients (4), where it has none
     # True: `place` is theirs, its state may be 0. In pages: a row for this notice and user, alive or not
@@ -194,6 +195,11 @@ cdef class Ledger:
     cdef uint32_t peak_of(self, uint32_t page) noexcept
     cdef int discard(self, Block* block, int kind) except -1
     cdef int turn(self, Chunk* chunk, uint32_t place, uint8_t state) except -1
+    cdef int free_empty(self, int64_t seq) except -1
+    cdef int drop_pages(self, int64_t seq) except -1
+    cdef int cut_vectors(self) except -1
+    cdef uint32_t newest_rows(self, const Vector* vector, uint32_t* rows, uint32_t most) noexcept
+    cdef uint32_t offset_of(self, uint32_t row) noexcept
     cdef int drop_chunks(self, int64_t seq) except -1
     cdef int append_row(self, int64_t seq, uint32_t user, Block** block, uint32_t* place) except -1
     cdef int merge(self, Block* block, uint32_t place, uint32_t user, uint8_t state, uint32_t received, uint32_t client,

@@ -6,17 +6,17 @@ A module names the implementations it is for as `IMPLEMENTATIONS`; without it th
 from __future__ import annotations
 
 import importlib
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 from time import monotonic
 from typing import Any
 
 import pytest
 
 from pushd.config.schema import Config, MailboxConfig, ServerConfig
-from pushd.model import User
+from pushd.model import Notice, PushRecord, Target, TargetKind, User
 from pushd.ports import Stores
 from pushd.stores import open_stores
 from pushd.stores.sqlite import import_users, journal
@@ -25,11 +25,14 @@ from pushd.stores.sqlite.engine.thread import Connections, SqliteThread
 from pushd.telemetry.health import Health
 from pushd.telemetry.metrics import Metrics
 from pushd.telemetry.supervision import supervised
+from tests import stored
 from tests.mariadb import found
+from tests.samples import notice
 
 START_MS = 1_700_000_000_000
 MAX_PER_USER = 5
 TTL_DAYS = 7
+BOTH_SHAPES = (TargetKind.ONLINE, TargetKind.ALL)
 
 # Where the other nodes are, and the server each one starts.
 NODES = {
@@ -53,10 +56,14 @@ class Node:
     """Opened stores, and what a test needs to see and do behind the ports' back. This one has the embedded stores."""
 
     stores: Stores
+    keeps_records = True  # in the ledger
+    max_per_user = MAX_PER_USER
 
     def __init__(self, directory: Path) -> None:
         self.clock = Clock()
         self.directory = directory
+        self.accepted: dict[str, Notice] = {}
+        self._last_seq = 0
         self._open = AsyncExitStack()
 
     def sections(self) -> dict[str, Any]:
@@ -79,13 +86,20 @@ class Node:
     async def start(self) -> None:
         config = Config(
             server=ServerConfig(data_dir=str(self.directory / "data")),
-            mailbox=MailboxConfig(max_per_user=MAX_PER_USER, ttl_days=TTL_DAYS, **self.mailbox_section()),
+            mailbox=MailboxConfig(max_per_user=self.max_per_user, ttl_days=TTL_DAYS, **self.mailbox_section()),
             **self.sections(),
         )
         self.stores = await self._open.enter_async_context(open_stores(config, _ignored, self.clock))
         self.metrics = Metrics()
         self.health = Health(self.metrics, monotonic)
         await self._open.enter_async_context(supervised(self.stores.background, self.health, first_pause_s=0.0))
+
+    def renew(self) -> None:
+        """Let the next start find nothing."""
+        self.directory = Path(mkdtemp(dir=self.directory))
+        self.clock.now_ms = START_MS
+        self.accepted.clear()
+        self._last_seq = 0
 
     async def stop(self) -> None:
         await self._open.aclose()
@@ -94,6 +108,30 @@ class Node:
         """Close the stores and open them again on the same data."""
         await self.stop()
         await self.start()
+
+    async def accept(self, *message_ids: str, **fields: Any) -> list[Notice]:
+        """Appends a notice with each of these ids to the journal: the ledger has receipts and copies of such only.
+
+        Accepted at 1000 where nothing else is said; the time never goes back from call to call. Half of them are to
+        all: their receipts have blocks of their own.
+        """
+        notices = [
+            notice(seq, message_id=message_id, **({"target": Target(BOTH_SHAPES[seq % 2])} | fields))
+            for seq, message_id in enumerate(message_ids, self._last_seq + 1)
+        ]
+        self._last_seq += len(notices)
+        await self.stores.journal.append(notices)
+        for accepted in notices:
+            self.accepted.setdefault(accepted.message_id, accepted)
+        return notices
+
+    def follow(self, seq: int) -> None:
+        """What is accepted next comes behind it."""
+        self._last_seq = seq
+
+    def record(self, message_id: str, status: str = "accepted", total: int = 0, online: int = 0) -> PushRecord:
+        """The push record of a notice that was accepted."""
+        return PushRecord(self.accepted[message_id], status, total, online)
 
     @asynccontextmanager
     async def thread(self) -> AsyncIterator[SqliteThread]:
@@ -106,9 +144,7 @@ class Node:
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """What is stored, with the names of CONTRACT section 5, times in milliseconds or None, flags 0 or 1."""
-        with closing(sqlite3.connect(self.directory / "data" / "pushd.db")) as connection:
-            connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute(f"SELECT * FROM {table}")]
+        return stored.rows(self.directory, table)
 
     def fill_directory(self, users: list[User]) -> None:
         """Put users where the directory reads them."""

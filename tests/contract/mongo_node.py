@@ -105,6 +105,7 @@ class MongoNode(Node):
     """Records and presence in MongoDB, the rest embedded."""
 
     server: MongoServer
+    keeps_records = False
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)

@@ -12,6 +12,7 @@ from pushd.errors import StoreError
 from pushd.model import Priority, Target, TargetKind
 from pushd.ports import Stores
 from pushd.stores.sqlite.journal import SqliteJournal
+from tests.ledger_files import opened_file
 from tests.samples import notice
 
 from .conftest import Node
@@ -149,7 +150,7 @@ SPOILED = {
 def spoil(node: Node, seq: int, body: bytes, kind: str = "TEXT") -> None:
     """What a disk, a person or a later version may leave."""
     with closing(sqlite3.connect(node.directory / "data" / "pushd.db")) as connection, connection:
-        connection.execute(f"UPDATE journal SET body = CAST(? AS {kind}) WHERE seq = ?", (body, seq))
+        connection.execute(f"UPDATE notice SET body = CAST(? AS {kind}) WHERE seq = ?", (body, seq))
 
 
 @pytest.mark.parametrize("body", SPOILED.values(), ids=SPOILED)
@@ -173,7 +174,8 @@ async def test_pages_with_bad_rows_are_read_to_the_end(node: Node) -> None:
     await node.stores.journal.append([notice(seq) for seq in range(1, 12)])
     for seq, body in ((3, b"[]"), (4, b'{"seq":1}'), (5, b"x"), (6, b"x"), (11, b"x")):
         spoil(node, seq, body)
-    async with node.thread() as thread:
-        journal = SqliteJournal(thread, page_rows=3)
+    await node.stop()
+    async with opened_file(node.directory / "data" / "pushd.db") as file:
+        journal = SqliteJournal(file, page_rows=3)
         assert [one.seq for one in await journal.unsettled()] == [1, 2, 7, 8, 9, 10]
         assert [seq for seq, _, _ in await journal.spoiled()] == [3, 4, 5, 6, 11]

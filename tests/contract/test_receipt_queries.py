@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pushd.model import Channel, DeliveryStatus, Mark, Outcome
 from pushd.ports import Stores
 from pushd.records import Part, ReceiptFilter, ReceiptRow, ReceiptSort, ReceiptStats, UserReceipts, UserSummary
-from tests.samples import DELIVERED, EXPIRED, OFFLINE, PENDING, RECEIPTS, push_record, receipt
+from tests.samples import DELIVERED, EXPIRED, OFFLINE, OUTCOMES, PENDING, RECEIPTS, at, receipt
 
 from .conftest import Node
 
@@ -29,28 +30,32 @@ def name_of(user_id: int) -> str:
     return NAMES[user_id % len(NAMES)]
 
 
-def outcome_of(notice: int, user_id: int) -> Outcome:
-    """Some of everything; notices 4 and 5 come at the same moment, and some recipients are noted later than others."""
-    created_ms = 1000 + 10 * (notice - (notice == 5)) + (user_id % 5 == 0)
-    status = list(DeliveryStatus)[(notice + user_id) % 4]
-    return Outcome(
-        created_ms=created_ms,
-        is_online=(notice * user_id) % 3 == 0,
-        received_ms=created_ms + 7 * user_id if status is DeliveryStatus.DELIVERED else 0,
-        status=status,
-        channel=list(Channel)[(notice + user_id // 2) % 2],
-    )
+def accepted_ms(notice: int) -> int:
+    """Notices 4 and 5 come at the same moment."""
+    return 1000 + 10 * (notice - (notice == 5))
+
+
+def outcomes_of(notice: int, user_id: int) -> list[Outcome]:
+    """Some of everything, received at different times; some went out live before they came to the mailbox."""
+    at_ms = accepted_ms(notice)
+    last = at(at_ms, OUTCOMES[(notice + user_id) % len(OUTCOMES)])
+    if last.received_ms:
+        last = replace(last, received_ms=at_ms + 7 * user_id)
+    return [at(at_ms, PENDING), last] if notice * user_id % 3 == 0 else [last]
 
 
 async def fill(node: Node) -> list[dict[str, Any]]:
     """Records of every kind, written once; the table's rows."""
     if not node.rows(RECEIPTS):
+        for notice in NOTICES:
+            await node.accept(f"m{notice}", accepted_ms=accepted_ms(notice))
         receipts = [
-            receipt(f"m{notice}", user_id, outcome_of(notice, user_id), username=name_of(user_id))
+            receipt(f"m{notice}", user_id, outcome, username=name_of(user_id))
             for notice in NOTICES
             for user_id in USERS
+            for outcome in outcomes_of(notice, user_id)
         ]
-        await node.stores.records.write([push_record(f"m{notice}") for notice in NOTICES], receipts)
+        await node.stores.records.write([node.record(f"m{notice}") for notice in NOTICES], receipts)
         for user_id in USERS:
             await node.stores.records.mark(user_id, [f"m{user_id % 12}", "m3"], Mark.READ, 5000 + user_id % 3)
             await node.stores.records.mark(user_id, [f"m{user_id % 7}"], Mark.CONFIRMED, 6000 + user_id % 3)
@@ -152,7 +157,8 @@ async def test_stats_follow_every_change(node: Node) -> None:
         assert len(await records.receive_records(where, NEWEST, ALL)) == expected.total_users
 
 
-async def test_a_row_has_every_field(stores: Stores) -> None:
+async def test_a_row_has_every_field(node: Node, stores: Stores) -> None:
+    await node.accept("m1", "m2")
     await stores.records.write([], [receipt("m1", 7, DELIVERED), receipt("m2", 7, PENDING)])
     await stores.records.mark(7, ["m1"], Mark.CONFIRMED, 2000)
     (row,) = await stores.records.receive_records(ReceiptFilter(message_id="m1"), NEWEST, ALL)
@@ -186,7 +192,8 @@ async def test_a_row_has_every_field(stores: Stores) -> None:
     assert (row.received_ms, row.read_ms, row.confirmed_ms) == (0, 0, 0)
 
 
-async def test_a_renamed_user_is_found_by_what_the_record_says(stores: Stores) -> None:
+async def test_a_renamed_user_is_found_by_what_the_record_says(node: Node, stores: Stores) -> None:
+    await node.accept("m1", "m2", "m3")
     await stores.records.write([], [receipt("m1", 1, PENDING, username="ann")])
     await stores.records.write([], [receipt("m2", 1, PENDING, username="bob")])
 
@@ -195,23 +202,26 @@ async def test_a_renamed_user_is_found_by_what_the_record_says(stores: Stores) -
         return [row.message_id for row in rows]
 
     assert (await found("ann"), await found("BOB"), await found("")) == (["m1"], ["m2"], ["m2", "m1"])
-    await stores.records.write([], [receipt("m1", 1, PENDING, username="carl")])
-    assert (await found("ann"), await found("carl")) == ([], ["m1"])
+    await stores.records.write([], [receipt("m3", 1, PENDING, username="carl")])
+    assert (await found("ann"), await found("carl"), await found("bob")) == (["m1"], ["m3"], ["m2"])
     totals = {
         name: (await stores.records.receive_stats(ReceiptFilter(username=name))).total_users
         for name in ("ann", "carl", "bob", "b")
     }
-    assert totals == {"ann": 0, "carl": 1, "bob": 1, "b": 1}
+    assert totals == {"ann": 1, "carl": 1, "bob": 1, "b": 1}
 
 
 async def test_newest_of_many_users(node: Node, stores: Stores) -> None:
     node.needs("$unionWith")
+    for notice in range(12):
+        await node.accept(f"m{notice:02}", accepted_ms=1000 + notice // 2)
+    await node.accept("only", accepted_ms=2000)
     written = [
-        receipt(f"m{notice:02}", user_id, Outcome(1000 + notice // 2))
+        receipt(f"m{notice:02}", user_id, at(1000 + notice // 2, PENDING))
         for notice in range(12)
         for user_id in range(1, 201)
     ]
-    await stores.records.write([], [*written, receipt("only", 500, PENDING)])
+    await stores.records.write([], [*written, receipt("only", 500, at(2000, PENDING))])
     found = await stores.records.newest_receive_records([*range(1, 201), 500, 999], 5)
     assert set(found) == {*range(1, 201), 500}
     for user_id in range(1, 201):
@@ -221,13 +231,18 @@ async def test_newest_of_many_users(node: Node, stores: Stores) -> None:
     assert await stores.records.newest_receive_records([], 5) == {}
 
 
-async def test_users_are_counted_busiest_first(stores: Stores) -> None:
+async def test_users_are_counted_busiest_first(node: Node, stores: Stores) -> None:
+    times = {"early": 10, **{f"m{notice}": 1000 + notice for notice in range(10)}, "late": 9000}
+    for name, at_ms in times.items():
+        await node.accept(name, accepted_ms=at_ms)
     written = [
-        receipt(f"m{notice}", user_id, Outcome(1000 + notice, received_ms=2000 if user_id % 2 else 0))
+        receipt(f"m{notice}", user_id, at(1000 + notice, DELIVERED if user_id % 2 else PENDING))
         for user_id in range(1, 41)
         for notice in range(10 if user_id == 20 else 1 + user_id % 4)
     ]
-    await stores.records.write([], [*written, receipt("early", 1, Outcome(10)), receipt("late", 1, Outcome(9000))])
+    await stores.records.write(
+        [], [*written, *(receipt(name, 1, at(times[name], PENDING)) for name in ("early", "late"))]
+    )
     await stores.records.mark(20, ["m1", "m2"], Mark.READ, 3000)
     await stores.records.mark(20, ["m2"], Mark.CONFIRMED, 3000)
     found = await stores.records.user_receipts(1000, 9000, 3)
@@ -245,16 +260,21 @@ async def test_users_are_counted_busiest_first(stores: Stores) -> None:
     assert await stores.records.user_receipts(5000, 6000, 100) == []
 
 
-async def test_users_are_counted_under_their_newest_name(stores: Stores) -> None:
-    await stores.records.write([], [receipt("m1", 1, Outcome(1000), username="new")])
-    await stores.records.write([], [receipt("m2", 1, Outcome(900), username="old")])
+async def test_users_are_counted_under_their_newest_name(node: Node, stores: Stores) -> None:
+    await node.accept("m1", accepted_ms=900)
+    await node.accept("m2")
+    await stores.records.write([], [receipt("m1", 1, at(900, PENDING), username="old")])
+    await stores.records.write([], [receipt("m2", 1, PENDING, username="new")])
     assert await stores.records.user_receipts(0, 5000, 10) == [UserReceipts(1, "new", 2, 0, 0, 0)]
 
 
-async def test_user_summary(stores: Stores) -> None:
-    states = {"a": Outcome(1000), "b": DELIVERED, "c": OFFLINE, "d": EXPIRED, "e": Outcome(3000)}
+async def test_user_summary(node: Node, stores: Stores) -> None:
+    states = {"a": PENDING, "b": DELIVERED, "c": OFFLINE, "d": EXPIRED, "e": at(3000, PENDING)}
+    await node.accept(*"abcd")
+    await node.accept("e", accepted_ms=3000)
+    await node.accept("f", accepted_ms=9000)
     await stores.records.write([], [receipt(name, 1, outcome) for name, outcome in states.items()])
-    await stores.records.write([], [receipt("f", 2, Outcome(9000))])
+    await stores.records.write([], [receipt("f", 2, at(9000, PENDING))])
     await stores.records.mark(1, ["a"], Mark.READ, 4000)
     assert await stores.records.user_summary(1) == UserSummary(unread_count=3, total_count=5, last_message_ms=3000)
     assert await stores.records.user_summary(3) == UserSummary(unread_count=0, total_count=0, last_message_ms=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import sqlite3
 import sys
 from contextlib import closing
@@ -20,18 +19,21 @@ BAD_BODIES = [b"nonsense", b"\xff\xfe", b"[]", b"[" * 20_000]
 
 # What may be wrong, by table: a statement, run on what a daemon left.
 SPOILED = {
-    "journal": "UPDATE journal SET body = ?, settled = 0 WHERE seq = 1",
-    "journal, settled": "UPDATE journal SET body = ?",
+    "notice": "UPDATE notice SET body = ?",
+    "notices of all times": "UPDATE notice SET accepted_ms = ?, expires_ms = 'x' WHERE seq = 2",
     "outbox of mailboxes": "INSERT INTO outbox (writer, body) VALUES ('mailbox', ?)",
     "outbox of records": "INSERT INTO outbox (writer, body) VALUES ('records', ?)",
     "outbox of statuses": "INSERT INTO outbox (writer, body) VALUES ('presence', ?)",
     "outbox of nobody": "INSERT INTO outbox (writer, body) VALUES (?, x'00')",
-    "mailbox": "UPDATE mailbox_notice SET body = ?",
+    "ledger": "UPDATE block SET body = ?",
+    "changes of the ledger": "UPDATE change SET body = ?",
+    "identities": "UPDATE identity SET name = ?, from_seq = 'x' || from_seq",
+    "clients": "UPDATE client SET user_agent = ?",
+    "labels": "UPDATE label SET type = ?, priority = 99",
+    "user numbers": "UPDATE user_number SET id = ? WHERE id = 8",
     "user": "UPDATE user SET username = ?, user_type = 'x'",
     "presence": "UPDATE admin_user_online_status SET username = ?, is_online = 1, online_time = 'x'",
     "alive": "UPDATE alive SET at_ms = ?",
-    "push record": "UPDATE push_records SET extra_data = ?, target_user_ids = 'x', priority = 99",
-    "receive record": "UPDATE admin_user_receive_records SET username = ?, received_at = 'x'",
     "set aside": "INSERT INTO set_aside (kind, at_ms, cause, is_wanted, size, body) VALUES ('notice', 0, '', 1, 1, ?)",
     "set aside, of no kind": (
         "INSERT INTO set_aside (kind, at_ms, cause, is_wanted, size, body) VALUES (?, 'x', x'ff', 1, 1, x'00')"
@@ -72,8 +74,10 @@ async def test_the_next_start_serves_the_others(tmp_path: Path, body: bytes) -> 
             await (await probe.client(7)).ws.close()
             await probe.publish(target="custom", user_ids=[7, 8])
             await probe.publish(target="all", wait_ms=0)
-        await process.signal(signal.SIGTERM)
-        assert await process.ended() == 0
+            silent = await probe.client(9, ack=True)
+            await probe.publish(target="custom", user_ids=[9])
+            await silent.receive()
+            await process.kill()  # with something left to do
         for statement in SPOILED.values():
             change(tmp_path, statement, body)
         for first_id in (101, 201):
@@ -130,14 +134,17 @@ async def has_set_aside(probe: Probe, count: int) -> bool:
 async def test_what_was_wanted_while_no_daemon_ran_is_tried_by_the_next(tmp_path: Path) -> None:
     async with Process(tmp_path) as process:
         async with await process.start() as probe:
+            silent = await probe.client(7, ack=True)
             await probe.publish(target="custom", user_ids=[7])
-        await process.kill()
-        change(tmp_path, "UPDATE journal SET settled = 0, body = replace(body, '\"seq\":1', '\"seq\":9')")
+            await silent.receive()
+            await process.kill()
+        spoil = "UPDATE notice SET body = CAST(replace(CAST(body AS TEXT), '\"seq\":{}', '\"seq\":{}') AS BLOB)"
+        change(tmp_path, spoil.format(1, 9))
         async with await process.start() as probe:
             await until(lambda: has_set_aside(probe, 1))
         await process.kill()
         change(tmp_path, "UPDATE set_aside SET body = replace(body, '\"seq\":9', '\"seq\":1')")
-        change(tmp_path, "DELETE FROM mailbox")
+        change(tmp_path, spoil.format(9, 1))
         assert (await run(process, "retry", "--all"))[:2] == (0, "1 to be tried again\n")
         async with await process.start() as probe:
             await until(lambda: has_set_aside(probe, 0))

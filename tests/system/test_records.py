@@ -14,11 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pushd.model import User
+from pushd.clock import wall_ms
+from pushd.model import Notice, Target, TargetKind, User
 from pushd.records import PushSort, ReceiptSort
 from pushd.stores.sqlite import import_users
 from tests import stored
 from tests.daemon import PREFIX, Probe, until
+from tests.samples import OUTCOMES, at, receipt
 
 RECORDS = "/notification/records"
 RECEIPTS = "/notification/admin-receive-records"
@@ -87,6 +89,21 @@ async def world(start: Any, tmp_path: Path) -> World:
         body = {"user_id": user_id, "message_id": message_id}
         assert (await probe.post(f"/notification/mark-{mark}", body)).status_code == 200
     return World(probe, tmp_path, ids)
+
+
+@pytest.fixture
+async def dated(start: Any, tmp_path: Path) -> World:
+    """Four notices of old, at the moments that tests ask for, and one of now."""
+    times = [*map(_at, MOMENTS), wall_ms()]
+    notices = [Notice(seq, f"m{seq}", "hi", Target(TargetKind.ALL), at_ms) for seq, at_ms in enumerate(times, 1)]
+    receipts = [
+        receipt(notice.message_id, user_id, at(notice.accepted_ms, OUTCOMES[(notice.seq + user_id) % len(OUTCOMES)]))
+        for notice in notices
+        for user_id in (BEN, CID, DORA)
+    ]
+    await stored.left_behind(tmp_path, notices, receipts)
+    probe = await start(server={"timezone": ZONE}, records={"retention_days": 3650})
+    return World(probe, tmp_path, [notice.message_id for notice in notices])
 
 
 async def _received(probe: Probe, message_id: str, count: int) -> bool:
@@ -370,24 +387,20 @@ DATED = (RECORDS, STATS, RECEIPTS, TOTALS)
 
 
 class TestDates:
-    async def test_both_ends_belong_to_it(self, world: World) -> None:
+    async def test_both_ends_belong_to_it(self, dated: World) -> None:
         """A date means the whole day, in server.timezone."""
-        for message_id, text in zip(world.ids, MOMENTS, strict=False):
-            for table, column in ((stored.PUSHES, "push_time"), (stored.RECEIPTS, "created_at")):
-                statement = f"UPDATE {table} SET {column} = ? WHERE message_id = ?"
-                stored.change(world.directory, statement, _at(text), message_id)
-        pushes, receipts = world.pushes(), world.receipts()
+        pushes, receipts = dated.pushes(), dated.receipts()
         for params, numbers in PERIODS:
-            ids = [world.ids[number] for number in numbers]
-            found = await world.probe.get(RECORDS, params={**params, "sort_order": "asc"})
+            ids = [dated.ids[number] for number in numbers]
+            found = await dated.probe.get(RECORDS, params={**params, "sort_order": "asc"})
             assert [item["message_id"] for item in found["items"]] == ids, params
             expected = _push_stats([push for push in pushes if push["message_id"] in ids], receipts)
-            assert found["stats"] == await world.probe.get(STATS, params=params) == expected
+            assert found["stats"] == await dated.probe.get(STATS, params=params) == expected
             mine = [row for row in receipts if row["message_id"] in ids]
-            found = await world.probe.get(RECEIPTS, params={**params, "page_size": 100})
+            found = await dated.probe.get(RECEIPTS, params={**params, "page_size": 100})
             assert sorted(_pairs(found["items"])) == sorted(_pairs(mine)), params
             assert found["stats"] == _receipt_stats(mine)
-            totals = await world.probe.get(TOTALS, params=params)
+            totals = await dated.probe.get(TOTALS, params=params)
             assert totals["total"] == _receipt_stats(mine)
             assert sum(user["total_count"] for user in totals["users"]) == len(mine)
 

@@ -8,12 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from pushd.model import User
+from pushd.clock import wall_ms
+from pushd.model import Notice, Target, TargetKind, User
 from pushd.stores.sqlite import import_users
 from tests import stored
 from tests.daemon import Probe, Process, until
+from tests.samples import EXPIRED, OFFLINE, PENDING, at, receipt
 
 HAS_IT, SILENT, ABSENT, RETURNED, STRANGER = 1, 2, 3, 4, 5
 EVERYBODY = [HAS_IT, SILENT, ABSENT, RETURNED]
@@ -128,7 +131,7 @@ async def test_at_the_same_time(probe: Probe, tmp_path: Path) -> None:
     await asyncio.gather(*(_resend(probe, message_id) for _ in range(5)))
     assert await silent.receive_ids(6) == [message_id] * 6
     await silent.ack(message_id)
-    await until(lambda: all(row["settled"] for row in stored.rows(tmp_path, "journal")))
+    await until(lambda: not stored.unsettled(tmp_path))
     assert (await probe.mailbox(SILENT), await probe.mailbox(ABSENT)) == ([], [message_id])
     status = await probe.receive_status(message_id)
     assert (status["total_users"], status["received_users"]) == (2, 1)
@@ -141,101 +144,110 @@ async def test_without_waiting(probe: Probe) -> None:
     assert "total_count" not in again
 
 
-async def test_refusals(probe: Probe, tmp_path: Path) -> None:
+async def test_refusals(start: Any, tmp_path: Path) -> None:
+    now_ms = wall_ms()
+    target = Target(TargetKind.CUSTOM, user_ids=(ABSENT,))
+    old = Notice(1, "old", "expired", target, now_ms - 2000, expires_ms=now_ms - 1000)
+    await stored.left_behind(tmp_path, [old], [receipt("old", ABSENT, at(now_ms - 2000, EXPIRED))])
+    probe = await start()
     unknown = await probe.post(f"{RECORDS}/nope/resend", None)
     assert (unknown.status_code, unknown.json()["error"]) == (404, "NOT_FOUND")
     assert unknown.json()["data"] == {"field": "message_id"}
-    published = await probe.publish(target="custom", user_ids=[ABSENT], expires_in_s=3600)
-    path = f"{RECORDS}/{published['message_id']}/resend"
     for wait_ms in ("-1", "10001", "soon"):
-        response = await probe.post(f"{path}?wait_ms={wait_ms}", None)
+        response = await probe.post(f"{RECORDS}/old/resend?wait_ms={wait_ms}", None)
         assert (response.status_code, response.json()["data"]) == (400, {"field": "wait_ms"})
-    await probe.get(RECORDS)  # it is on record from now on
-    stored.change(tmp_path, f"UPDATE {stored.PUSHES} SET expires_at = push_time + 1")
-    await until(lambda: _is_refused(probe, path))
-    status = await probe.receive_status(published["message_id"])
+    response = await probe.post(f"{RECORDS}/old/resend", None)
+    assert _refusal(response) == (400, "INVALID_REQUEST", {"field": "message_id"})
+    status = await probe.receive_status("old")
     assert (status["total_users"], status["received_users"]) == (1, 0)
 
 
-async def _is_refused(probe: Probe, path: str) -> bool:
-    response = await probe.post(path, None)
+def _refusal(response: Any) -> tuple[int, str, Any]:
     answer = response.json()
-    return (response.status_code, answer["error"], answer["data"]) == (
-        400, "INVALID_REQUEST", {"field": "message_id"},
-    )  # fmt: skip
+    return response.status_code, answer.get("error", ""), answer["data"]
 
 
 # ---- what other programs have put into the records
 
-COLUMNS = (
-    "content message_type target target_user_ids target_roles recipients_count status success error push_time "
-    "expires_at sender_id sender_name priority need_confirm extra_data total_count online_count created_at updated_at"
+FIELDS = (
+    "seq message_id content target accepted_ms type data priority need_confirm expires_ms idempotency_key sender_id "
+    "sender_name is_resent kind user_ids roles exclude_ids new"
 )
+COLUMNS = ("message_id", "accepted_ms", "expires_ms", "waits_from_ms", "version", "body")
+LABELS = ("type", "sender_id", "sender_name", "target", "priority", "need_confirm")
+ODD_JSON = (
+    "null", '""', '"odd"', "7", "-1", "1.5", "1e300", "-9e999", str(2**62), str(2**70), '"\xff"', "[]", '["a"]', "{}",
+    "[1.5,null,1e30]", "[[", '"hello"', '{"n":123456789012345678901234567890}', '{"a":"\\ud83d"}', '"订单"', "true",
+    '"' + "x" * 600 + '"', "[" * 120 + "]" * 120,
+)  # fmt: skip
 ODD = (
     "NULL", "''", "'odd'", "7", "-1", "1.5", "1e300", "-9e999", "4611686018427387904", "x'ff00'", "CAST(x'ff' AS TEXT)",
-    "'[]'", "'[\"a\"]'", "'[1.5,null,1e30]'", "'[['", "'hello'",
-    "'{\"n\":123456789012345678901234567890}'", "'{\"a\":\"\\ud83d\"}'", "'订单'",
-    "printf('%.*c', 600, 'x')", "printf('%.*c', 120, '[') || printf('%.*c', 120, ']')",
+    "'[]'", "'[\"a\"]'", "'[['", "'hello'", "'{\"n\":123456789012345678901234567890}'", "'{\"a\":\"\\ud83d\"}'",
+    "'订单'", "printf('%.*c', 600, 'x')",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("column", COLUMNS.split())
-async def test_a_record_of_any_kind_is_sent_or_refused(probe: Probe, tmp_path: Path, column: str) -> None:
-    for value in ODD:
-        published = await probe.publish(target="custom", user_ids=[ABSENT], wait_ms=0)
-        await probe.get(RECORDS)
-        with suppress(sqlite3.IntegrityError):  # what may not be NULL
-            stored.change(
-                tmp_path, f"UPDATE push_records SET {column} = {value} WHERE message_id = ?", published["message_id"]
-            )
-        path = f"{RECORDS}/{published['message_id']}"
+def _with(notice: Notice, field: str, text: str) -> bytes:
+    """The notice's JSON, with this in the place of a field's value."""
+    fields = msgspec.to_builtins(notice)
+    (fields["target"] if field in ("kind", "user_ids", "roles", "exclude_ids") else fields)[field] = "@@@"
+    return msgspec.json.encode(fields).replace(b'"@@@"', text.encode("latin-1" if "\xff" in text else "utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        *(("field", name) for name in FIELDS.split()),
+        *(("notice", name) for name in COLUMNS),
+        *(("label", name) for name in LABELS),
+    ],
+)
+async def test_a_record_of_any_kind_is_sent_or_refused(start: Any, tmp_path: Path, table: str, column: str) -> None:
+    """Or not found, where nothing says any more what it is."""
+    target, now_ms = Target(TargetKind.CUSTOM, user_ids=(ABSENT,)), wall_ms()
+    notices = [Notice(seq, f"m{seq}", "hi", target, now_ms, type=f"type{seq}") for seq in range(1, len(ODD_JSON) + 2)]
+    await stored.left_behind(
+        tmp_path, notices, [receipt(one.message_id, ABSENT, at(now_ms, OFFLINE)) for one in notices]
+    )
+    if table == "field":
+        for notice, text in zip(notices, ODD_JSON, strict=False):
+            stored.change(tmp_path, "UPDATE notice SET body = ? WHERE seq = ?", _with(notice, column, text), notice.seq)
+    else:
+        key = "seq" if table == "notice" else "number"
+        numbers = [row[key] for row in stored.rows(tmp_path, table)]
+        for number, value in zip(sorted(numbers)[:-1], ODD, strict=False):
+            with suppress(sqlite3.IntegrityError):  # what may not be NULL
+                stored.change(tmp_path, f"UPDATE {table} SET {column} = {value} WHERE {key} = ?", number)
+    probe = await start()
+    for notice in notices:
+        path = f"{RECORDS}/{notice.message_id}"
         response = await probe.post(f"{path}/resend", None)
-        answer = response.json()
-        refused = (400, "INVALID_REQUEST", {"field": "message_id"})
-        assert response.status_code == 200 or (response.status_code, answer["error"], answer["data"]) == refused, value
-        await probe.get(path)
+        assert response.status_code == 200 or _refusal(response) in (
+            (400, "INVALID_REQUEST", {"field": "message_id"}),
+            (404, "NOT_FOUND", {"field": "message_id"}),
+        )
+        assert (await probe.http.get(f"/api/admin{path}")).status_code in (200, 404)
         await probe.get(RECORDS, params={"page_size": 100})
+    assert (await _resend(probe, notices[-1].message_id))["status"] == "delivered"
     again = await _resend(probe, (await probe.publish(target="custom", user_ids=[ABSENT]))["message_id"])
     assert again["status"] == "delivered"
 
 
-@pytest.mark.parametrize("change", ["target = 'everyone'", "target = 'custom', target_user_ids = NULL", "priority = 9"])
-async def test_an_unknown_target_or_priority_keeps_nobody_from_getting_it(
-    probe: Probe, tmp_path: Path, change: str
-) -> None:
-    """Who has not received it is known from the receive records."""
-    has_it, silent = await probe.client(HAS_IT), await probe.client(SILENT, ack=True)
-    published = await probe.publish(target="custom", user_ids=[HAS_IT, SILENT], priority=3)
-    message_id = published["message_id"]
-    original = await silent.receive()
-    assert await has_it.receive_ids(1) == [message_id]
-    await until(lambda: _has_received(probe, message_id, 1))
-    stored.change(tmp_path, f"UPDATE push_records SET {change}")
-    again = await _resend(probe, message_id)
-    assert (again["target"], again["total_count"], again["online_count"]) == ("custom", 1, 1)
-    notice = await silent.receive()
-    assert {**notice, "time": 0, "ts": 0, "priority": 0} == {**original, "time": 0, "ts": 0, "priority": 0}
-    assert notice["priority"] == (1 if "priority" in change else 3)
-    assert await has_it.is_quiet()
-
-
-async def test_receive_records_of_nobody_are_passed_over(probe: Probe, tmp_path: Path) -> None:
+async def test_receive_records_of_nobody_are_passed_over(start: Any, tmp_path: Path) -> None:
     """Of no user, or of what would be a guest."""
+    nobody = range(11, 16)
+    now_ms = wall_ms()
+    notice = Notice(1, "m1", "hi", Target(TargetKind.CUSTOM, user_ids=(SILENT,)), now_ms)
+    receipts = [receipt("m1", user_id, at(now_ms, PENDING)) for user_id in (SILENT, *nobody)]
+    await stored.left_behind(tmp_path, [notice], receipts)
+    for user_id, value in zip(nobody, ("-1", "-7", "'nobody'", "1.5", "x'07'"), strict=True):
+        stored.change(tmp_path, f"UPDATE user_number SET id = {value} WHERE id = ?", user_id)
+    probe = await start()
     guest, silent = await probe.client(), await probe.client(SILENT, ack=True)
     assert guest.hello["data"]["user_id"] == -1
-    published = await probe.publish(target="custom", user_ids=[SILENT])
-    message_id = published["message_id"]
-    assert await silent.receive_ids(1) == [message_id]
-    await probe.get(RECORDS)
-    for user_id in ("-1", "-7", "'nobody'", "1.5", "x'07'"):
-        stored.change(
-            tmp_path,
-            f"INSERT INTO {stored.RECEIPTS} (message_id, user_id, created_at, updated_at) VALUES (?, {user_id}, 1, 1)",
-            message_id,
-        )
-    again = await _resend(probe, message_id)
+    again = await _resend(probe, "m1")
     assert (again["status"], again["total_count"], again["online_count"]) == ("delivered", 1, 1)
-    assert await silent.receive_ids(1) == [message_id]
+    assert await silent.receive_ids(1) == ["m1"]
     assert await guest.is_quiet()
 
 
@@ -248,7 +260,7 @@ async def test_across_a_crash(tmp_path: Path) -> None:
             assert await client.receive_ids(20) == ids
             cleared = await probe.http.delete(f"/api/admin/notification/offline-messages?user_id={ABSENT}")
             assert cleared.json()["data"]["cleared_count"] == 20
-            await until(lambda: all(row["settled"] for row in stored.rows(tmp_path, "journal")))
+            await until(lambda: not stored.unsettled(tmp_path))
             answers = await asyncio.gather(*(probe.post(f"{RECORDS}/{one}/resend", None) for one in ids))
             await process.kill()
             assert {answer.json()["data"]["status"] for answer in answers} == {"accepted"}

@@ -99,6 +99,7 @@ def faulty(stores: Stores) -> Stores:
 
 
 REFUSED_USER = 999_777
+PICKED = ("save", "remove", "write", "note", "connected", "disconnected", "settle")
 REFUSALS = [StoreError("store", "never"), TypeError("odd")]
 
 
@@ -117,7 +118,7 @@ class Picky:
                 raise self._error
             return await operation(*given, **options)
 
-        return call if name in ("save", "remove", "write", "connected", "disconnected", "settle") else operation
+        return call if name in PICKED else operation
 
 
 class Transport:
@@ -328,6 +329,20 @@ class House(Core):
         assert flight is not None
         return flight
 
+    async def accept(self, *message_ids: str, size: int = 1, **fields: Any) -> list[Notice]:
+        """Notices with these ids are in the journal, with nothing left to do; their contents are at least so long."""
+        notices = [
+            notice(next(self.intake._seqs), message_id=message_id, content=message_id.ljust(size, "."), **fields)
+            for message_id in message_ids
+        ]
+        await self.stores.journal.append(notices)
+        await self.stores.journal.settle([one.seq for one in notices])
+        return notices
+
+    async def counted(self, *message_ids: str) -> list[Counted]:
+        """Such notices in flight."""
+        return [Counted(accepted) for accepted in await self.accept(*message_ids)]
+
     def open(
         self,
         user_id: int,
@@ -410,8 +425,9 @@ def receipt(message_id: str, user_id: int, **outcome: Any) -> Receipt:
 class Counted:
     """A notice in flight, and how often it was settled."""
 
-    def __init__(self, seq: int = 1) -> None:
-        self.flight = InFlight(notice(seq), accepted_at=0.0, on_settled=self._count)
+    def __init__(self, accepted: Notice | int = 1) -> None:
+        notice_ = notice(accepted) if isinstance(accepted, int) else accepted
+        self.flight = InFlight(notice_, accepted_at=0.0, on_settled=self._count)
         self.settled = 0
 
     def _count(self, flight: InFlight) -> None:

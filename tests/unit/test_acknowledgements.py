@@ -12,7 +12,7 @@ from pushd.delivery.acknowledgements import LEFT_AT_ONCE, Left
 from pushd.in_flight import InFlight
 from pushd.model import MailboxItem, Mark, PushRecord
 from tests.daemon import until
-from tests.unit.parts import Clock, House, item, notice
+from tests.unit.parts import Clock, House, notice
 
 Build = Callable[..., House]
 ACK_TIMEOUT_S = 30
@@ -401,9 +401,9 @@ async def test_an_id_that_is_used_again_while_the_first_waits(make_house: Build,
 @pytest.fixture
 async def replayed(house: House) -> House:
     """User 1 is connected and is being sent "a" and "b" from the mailbox."""
-    items = [item("a"), item("b")]
-    records = [PushRecord(notice(seq, message_id=one.message_id), "success", 1, 0) for seq, one in enumerate(items)]
-    await house.stores.records.write(records, [])
+    notices = await house.accept("a", "b")
+    items = [house.item_of(one) for one in notices]
+    await house.stores.records.write([PushRecord(one, "success", 1, 0) for one in notices], [])
     await house.stores.mailbox.save([(one, [1]) for one in items])
     house.connect(1, is_acking=True)
     house.acknowledgements.replaying(1, items)
@@ -587,9 +587,11 @@ async def test_two_fan_outs_of_one_id_each_know_who_left(house: House) -> None:
     house.acknowledgements.all_sent(flights[1])
 
 
-async def test_marking_what_another_program_put_there(house: House) -> None:
-    """It has no record: it leaves the mailbox, and that is all."""
-    waiting = [item(name) for name in "abc"]
+async def test_marking_what_has_no_record(house: House) -> None:
+    """It was deleted, or another program put it there: it leaves the mailbox, and that is all."""
+    waiting = [house.item_of(one) for one in await house.accept("a", "b", "c")]
+    for one in waiting:
+        await house.stores.records.delete(one.message_id)
     await house.stores.mailbox.save([(one, [1]) for one in waiting])
     assert await house.acknowledgements.mark(1, ["a", "unknown"], Mark.READ) == ["a"]
     client = house.connect(1, is_acking=True)

@@ -27,7 +27,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("arrive"), st.sampled_from(USERS), st.booleans()),
     st.tuples(st.sampled_from(["leave", "clog", "unclog", "ack", "ack all"]), st.integers(0, 9)),
     st.tuples(st.just("move"), st.sampled_from([1, 15, 31])),
-    st.tuples(st.just("fail"), st.sampled_from(["mailbox.save", "mailbox.remove", "records.write", "journal.settle"])),
+    st.tuples(st.just("fail"), st.sampled_from(["mailbox.save", "mailbox.remove", "records.note", "journal.settle"])),
     st.tuples(st.sampled_from(["turn", "quiet"])),
 )
 

@@ -426,7 +426,9 @@ async def test_a_notice_that_was_set_aside_goes_to_those_who_have_not_received_i
     await house.stores.directory.learn([ANN, BEN])
     first, second = house.connect(1), house.connect(2)
     entry = notice(7, target=Target(TargetKind.ALL), content="again")
-    await house.stores.records.write([], [receipt("m7", 1, received_ms=START_MS)])
+    await house.stores.journal.append([entry])
+    await house.stores.journal.settle([entry.seq])
+    await house.stores.records.write([], [receipt("m7", 1, received_ms=START_MS, status=DeliveryStatus.DELIVERED)])
     settled: list[str] = []
     await house.intake.take_back(msgspec.json.encode(entry), lambda: settled.append("m7"))
     await house.quiet()
@@ -581,6 +583,8 @@ async def restored(house: House, *notices: Any) -> None:
 
 
 async def test_restored_notices_go_to_those_who_have_not_received_them(house: House) -> None:
+    entry = notice(1, user_ids=(1, 2, 3, 4))
+    await house.stores.journal.append([entry])
     await house.stores.records.write(
         [],
         [
@@ -590,7 +594,7 @@ async def test_restored_notices_go_to_those_who_have_not_received_them(house: Ho
         ],
     )
     here = {user_id: house.connect(user_id) for user_id in (1, 4)}
-    await restored(house, notice(1, user_ids=(1, 2, 3, 4)))
+    await restored(house, entry)
     assert here[1].ids == []
     assert here[4].ids == ["m1"]
     assert [await house.mailbox(user_id) for user_id in (1, 2, 3, 4)] == [[], ["m1"], ["m1"], []]
@@ -632,9 +636,11 @@ async def test_restored_notices_wait_for_the_directory(frail_house: House, frail
 
 
 async def test_restored_notices_rather_come_twice_than_wait_for_records(frail_house: House, frail: Any) -> None:
+    entry = notice(1, user_ids=(1,))
+    await frail.journal.append([entry])
     await frail.records.write([], [receipt("m1", 1, received_ms=START_MS, status=DeliveryStatus.DELIVERED)])
     frail.records.fail("received_by", 1000)
-    await restored(frail_house, notice(1, user_ids=(1,)))
+    await restored(frail_house, entry)
     assert await frail_house.mailbox(1) == ["m1"]
 
 

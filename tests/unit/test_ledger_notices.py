@@ -201,7 +201,9 @@ def test_many_notices_and_receipts_in_many_pages() -> None:
     ledger.add_users(300)
     kept = [Kept(seq, 1000 + seq // 7, seq % LABELS, seq % 4, seq % 11 == 0) for seq in range(1, 9001)]
     for one in kept:
-        ledger.add_notice(one.seq, one.created_ms, one.label, KNOWN | (HIDDEN if one.is_hidden else 0) | one.status << 6)
+        ledger.add_notice(
+            one.seq, one.created_ms, one.label, KNOWN | (HIDDEN if one.is_hidden else 0) | one.status << 6
+        )
     for one in random.sample(kept, 20):
         ledger.begin_dense(one.seq)
     receipts = [(one, random.randrange(300)) for one in kept if not one.is_hidden for _ in range(one.seq % 4)]

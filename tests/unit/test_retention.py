@@ -27,11 +27,11 @@ def build(make_config: MakeConfig, clock: Clock) -> Any:
 
 
 async def fill(stores: Stores) -> None:
-    """One settled and one unsettled journal entry, a push record and a receipt, all of START_MS."""
-    entries = [notice(1), notice(2)]
+    """Journal entries, of which the second is not settled, push records of the first two, and a receipt, of START_MS."""
+    entries = [notice(seq) for seq in (1, 2, 3)]
     await stores.journal.append(entries)
-    await stores.journal.settle([1])
-    records = [PushRecord(entry, status="success", total_count=1, online_count=0) for entry in entries]
+    await stores.journal.settle([1, 3])
+    records = [PushRecord(entry, status="success", total_count=1, online_count=0) for entry in entries[:2]]
     await stores.records.write(records, [Receipt("m1", 1, "ann", 1, "", "", "", Outcome(created_ms=START_MS))])
 
 
@@ -39,14 +39,17 @@ async def journal(stores: Stores) -> list[str]:
     return [entry.message_id for entry in await stores.journal.since(0)]
 
 
-async def test_the_journal_keeps_what_is_unsettled_or_within_the_dedup_window(
+async def test_the_journal_keeps_what_is_unsettled_or_on_record_or_within_the_dedup_window(
     build: Any, stores: Stores, clock: Clock
 ) -> None:
     await fill(stores)
     clock.move(299)
     await build(stores).purge()
-    assert await journal(stores) == ["m1", "m2"]
+    assert await journal(stores) == ["m1", "m2", "m3"]
     clock.move(2)
+    await build(stores).purge()
+    assert await journal(stores) == ["m1", "m2"]
+    await stores.records.delete("m1")
     await build(stores).purge()
     assert await journal(stores) == ["m2"]
     assert [entry.message_id for entry in await stores.journal.unsettled()] == ["m2"]
@@ -97,7 +100,7 @@ async def test_a_store_that_is_down_does_not_keep_the_others_from_being_purged(
     await keeper.purge()
     assert keeper._metrics.errors.value == 2
     assert await frail.records.receive_status("m1") is None
-    assert await journal(frail) == ["m1", "m2"]
+    assert await journal(frail) == ["m1", "m2", "m3"]
     await keeper.purge()
     assert await journal(frail) == ["m2"]
 
@@ -112,6 +115,7 @@ async def test_it_goes_on_by_itself(build: Any, frail: Any) -> None:
 
 async def test_what_expired_unreceived_says_so_once(build: Any, stores: Stores, clock: Clock) -> None:
     entry = notice(1, expires_ms=START_MS + 5000)
+    await stores.journal.append([entry])
     await stores.records.write(
         [PushRecord(entry, status="success", total_count=1, online_count=0)],
         [Receipt("m1", 1, "ann", 1, "", "", "", Outcome(created_ms=START_MS))],

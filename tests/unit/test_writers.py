@@ -13,7 +13,7 @@ from pushd.errors import StoreUnavailable
 from pushd.model import Arrival, DeliveryStatus, Outcome, Priority, PushRecord
 from pushd.writing.writers import Writers
 from tests.daemon import until
-from tests.unit.parts import START_MS, Counted, House
+from tests.unit.parts import START_MS, House
 
 Build = Callable[..., House]
 OFFLINE = Outcome(created_ms=START_MS, status=DeliveryStatus.OFFLINE)
@@ -23,12 +23,13 @@ READS: dict[str, Read] = {
     "mailboxes": Writers.mailboxes_written,
     "statuses": lambda writers, user_ids: writers.statuses_written(),
 }
-WRITE = {"records": ("records", "write"), "mailboxes": ("mailbox", "save"), "statuses": ("presence", "connected")}
+WRITE = {"records": ("records", "note"), "mailboxes": ("mailbox", "save"), "statuses": ("presence", "connected")}
 
 
-def note_all(house: House) -> None:
+async def note_all(house: House) -> None:
     """Something of every kind, about user 1."""
-    flight = Counted().flight
+    (counted,) = await house.counted("m1")
+    flight = counted.flight
     house.writers.records.push_record(flight, PushRecord(flight.notice, "success", 1, 0))
     house.writers.records.note(flight, "m1", [1], OFFLINE)
     house.writers.mailbox.save(flight, house.item_of(flight.notice), [1])
@@ -46,7 +47,7 @@ async def test_what_was_noted_before_is_there_and_is_all_that_is_waited_for(
         if other != kind:
             getattr(frail, name).pause(write)
     gate = getattr(frail, store).pause(operation)
-    note_all(house)
+    await note_all(house)
     house.start_writers()
     read = asyncio.create_task(READS[kind](house.writers, user_ids))
     await until(lambda: operation in getattr(frail, store).calls)
@@ -61,7 +62,7 @@ async def test_of_some_users_what_concerns_others_is_not_waited_for(
     make_house: Build, frail: Any, ask: Callable[[Writers, set[int]], Coroutine[Any, Any, None]]
 ) -> None:
     house = make_house(stores=frail)
-    note_all(house)  # and nothing writes it
+    await note_all(house)  # and nothing writes it
     async with asyncio.timeout(5):
         await ask(house.writers, {2})
     assert frail.records.calls == frail.mailbox.calls == []
@@ -90,7 +91,7 @@ async def test_records_give_way_to_fan_outs(house: House) -> None:
 @pytest.mark.parametrize("kind", READS)
 async def test_who_reads_is_told_when_nothing_is_written_any_more(make_house: Build, kind: str) -> None:
     house = make_house()
-    note_all(house)
+    await note_all(house)
     running = [asyncio.create_task(writer.run()) for writer in house.writers.all()]
     await asyncio.sleep(0)
     for task in running:

@@ -20,7 +20,7 @@ Build = Callable[..., House]
 async def test_saves_and_removals_keep_their_order(make_house: Build, frail: Any) -> None:
     house = make_house(stores=frail)
     writer: MailboxWriter = house.writers.mailbox
-    counted = [Counted(seq) for seq in range(1, 5)]
+    counted = await house.counted("m1", "m2", "m3", "m4")
 
     def save(index: int, *user_ids: int) -> None:
         writer.save(counted[index].flight, house.item_of(counted[index].flight.notice), user_ids)
@@ -47,7 +47,7 @@ async def test_saves_and_removals_keep_their_order(make_house: Build, frail: Any
 
 async def test_saved_only_after_the_store_says_so(make_house: Build, frail: Any) -> None:
     house = make_house(stores=frail)
-    counted = Counted()
+    (counted,) = await house.counted("m1")
     gate = frail.mailbox.pause("save")
     house.writers.mailbox.save(counted.flight, house.item_of(counted.flight.notice), [1])
     counted.flight.end_fan_out()
@@ -81,7 +81,7 @@ async def test_a_copy_that_cannot_be_saved_is_set_aside_and_all_others_are_saved
 ) -> None:
     house = make_house(stores=with_store(stores, mailbox=Picky(stores.mailbox, error)))
     writer = house.writers.mailbox
-    good, mixed = Counted(1), Counted(2)
+    good, mixed = await house.counted("m1", "m2")
     for counted, user_ids in ((good, [1, 2]), (mixed, [3, REFUSED_USER, 4, 1])):
         writer.save(counted.flight, house.item_of(counted.flight.notice), user_ids)
     writer.remove(5, ["m9"])
@@ -97,7 +97,7 @@ async def test_a_copy_that_cannot_be_saved_is_set_aside_and_all_others_are_saved
 
 
 async def test_who_hears_that_a_notice_is_settled_cannot_keep_the_others_from_hearing_it(house: House) -> None:
-    first, second = Counted(1), Counted(2)
+    first, second = await house.counted("m1", "m2")
     first.flight._on_settled = lambda flight: 1 / 0
     for counted in (first, second):
         house.writers.mailbox.save(counted.flight, house.item_of(counted.flight.notice), [1])

@@ -18,7 +18,7 @@ from pushd.ports import Stores
 from pushd.turns import SLICE_S
 from pushd.users.devices import Device
 from pushd.writing.records import ROWS_PER_CLOCK_READING, RecordWriter, merged
-from tests.unit.parts import REFUSALS, REFUSED_USER, START_MS, Counted, House, Picky, with_store
+from tests.unit.parts import REFUSALS, REFUSED_USER, START_MS, House, Picky, with_store
 
 Build = Callable[..., House]
 OFFLINE = Outcome(created_ms=START_MS, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE)
@@ -59,28 +59,54 @@ def test_merging_forgets_nothing_and_does_not_depend_on_grouping(outcomes: list[
     assert (whole.received_ms > 0) == any(outcome.received_ms for outcome in outcomes)
 
 
+class Plain:
+    """A record store that takes receipts only, as those outside of this process do."""
+
+    def __init__(self, records: Any) -> None:
+        self._records = records
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "note":
+            raise AttributeError(name)
+        return getattr(self._records, name)
+
+
+@pytest.fixture(params=["note", "write"])
+def write(request: pytest.FixtureRequest) -> str:
+    """What the store of records is called for."""
+    return str(request.param)
+
+
+@pytest.fixture
+async def stores(stores: Stores, write: str) -> Stores:
+    """That of records takes notes, or does not."""
+    return stores if write == "note" else with_store(stores, records=Plain(stores.records))
+
+
 def record(flight: InFlight) -> PushRecord:
     return PushRecord(flight.notice, status="success", total_count=0, online_count=0)
 
 
-async def test_a_push_record_holds_its_notice_until_it_is_written(make_house: Build, frail: Any) -> None:
+async def test_a_push_record_holds_its_notice_until_it_is_written(make_house: Build, frail: Any, write: str) -> None:
     house = make_house(stores=frail)
     writer: RecordWriter = house.writers.records
-    counted = Counted()
+    (counted,) = await house.counted("m1")
     writer.push_record(counted.flight, record(counted.flight))
     counted.flight.end_fan_out()
     assert counted.settled == 0
-    frail.records.fail("write", 2)
+    frail.records.fail(write, 2)
     house.start_writers()
     await writer.writer.flushed()
     assert counted.settled == 1
     assert await frail.records.receive_status("m1") is not None
 
 
-async def test_receipts_of_one_notice_become_one_write_and_hold_it_once(make_house: Build, frail: Any) -> None:
+async def test_receipts_of_one_notice_become_one_write_and_hold_it_once(
+    make_house: Build, frail: Any, write: str
+) -> None:
     house = make_house(stores=frail)
     writer = house.writers.records
-    counted = Counted()
+    (counted,) = await house.counted("m1")
     writer.note(counted.flight, "m1", [1, 2], OFFLINE)
     writer.note(counted.flight, "m1", [2, 3], RECEIVED)
     writer.note(counted.flight, "m1", [], RECEIVED)
@@ -89,19 +115,22 @@ async def test_receipts_of_one_notice_become_one_write_and_hold_it_once(make_hou
     house.start_writers()
     await writer.writer.flushed()
     assert counted.settled == 1
-    assert frail.records.calls.count("write") == 1
+    assert frail.records.calls.count(write) == 1
     assert await frail.records.received_by("m1") == {1, 2, 3}
 
 
-async def test_a_notice_over_several_batches_is_held_until_the_last_is_written(make_house: Build, frail: Any) -> None:
+async def test_a_notice_over_several_batches_is_held_until_the_last_is_written(
+    make_house: Build, frail: Any, write: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pushd.writing.records.NOTED_AT_ONCE", 3)
     house = make_house(stores=frail, records={"batch_size": 3, "flush_ms": 1})
     writer = house.writers.records
-    first, second = Counted(1), Counted(2)
+    first, second = await house.counted("m1", "m2")
     writer.note(first.flight, "m1", range(1, 8), RECEIVED)
     writer.note(second.flight, "m2", range(1, 3), RECEIVED)
     for counted in (first, second):
         counted.flight.end_fan_out()
-    frail.records.fail("write", 4)
+    frail.records.fail(write, 4)
     house.start_writers()
     await writer.writer.flushed()
     assert (first.settled, second.settled) == (1, 1)
@@ -113,7 +142,7 @@ async def test_of_a_batch_only_what_is_to_blame_is_set_aside_and_the_notice_is_s
     make_house: Build, stores: Stores
 ) -> None:
     house = make_house(stores=with_store(stores, records=Picky(stores.records, REFUSALS[0])), records={"flush_ms": 1})
-    counted = Counted()
+    (counted,) = await house.counted("m1")
     house.writers.records.push_record(counted.flight, record(counted.flight))
     house.writers.records.note(counted.flight, "m1", [1, REFUSED_USER, 3, 4, 5, 6, 7], RECEIVED)
     counted.flight.end_fan_out()
@@ -130,7 +159,7 @@ async def test_what_cannot_be_set_aside_keeps_the_notice_in_the_journal(
 ) -> None:
     frail.set_aside.fail("keep")
     house = make_house(stores=with_store(frail, records=Picky(stores.records, REFUSALS[0])), records={"flush_ms": 1})
-    counted = Counted()
+    (counted,) = await house.counted("m1")
     house.writers.records.note(counted.flight, "m1", [1, REFUSED_USER, 3, 4, 5, 6, 7], RECEIVED)
     counted.flight.end_fan_out()
     house.start_writers()
@@ -142,7 +171,8 @@ async def test_what_cannot_be_set_aside_keeps_the_notice_in_the_journal(
 async def test_names_that_cannot_be_had_keep_no_receipt_from_being_written(make_house: Build, frail: Any) -> None:
     house = make_house(stores=frail)
     frail.directory.fail("users", 5, TypeError("odd"))
-    house.writers.records.note(Counted().flight, "m1", [1, 2], RECEIVED)
+    (counted,) = await house.counted("m1")
+    house.writers.records.note(counted.flight, "m1", [1, 2], RECEIVED)
     house.start_writers()
     await house.writers.flushed()
     assert await frail.records.received_by("m1") == {1, 2}
@@ -151,7 +181,7 @@ async def test_names_that_cannot_be_had_keep_no_receipt_from_being_written(make_
 async def test_two_notices_of_the_same_id_are_both_held_until_written(make_house: Build) -> None:
     """An id may be used again after the dedup window, while records still wait for their store."""
     house = make_house()
-    first, second = Counted(1), Counted(1)
+    first, second = await house.counted("m1", "m1")
     for counted in (first, second):
         house.writers.records.note(counted.flight, "m1", [1], OFFLINE)
         house.writers.records.push_record(counted.flight, record(counted.flight))
@@ -168,7 +198,8 @@ async def test_records_do_not_wait_for_the_directory(make_house: Build, frail: A
     house = make_house(stores=frail)
     house.start_writers()
     frail.directory.fail("users", 1000)
-    house.writers.records.note(Counted(1).flight, "m1", [1], RECEIVED)
+    (counted,) = await house.counted("m1")
+    house.writers.records.note(counted.flight, "m1", [1], RECEIVED)
     checks: dict[str, Callable[[], Awaitable[Any]]] = {
         "mark": lambda: house.acknowledgements.mark(1, ["m1"], Mark.READ),
         "received": house.writers.flushed,
@@ -184,15 +215,17 @@ async def test_who_asks_for_some_users_does_not_wait_for_others(make_house: Buil
     flight = await house.publish(target="custom", user_ids=[1])
     async with asyncio.timeout(1):
         await house.writers.records_written({2})
-    assert await house.stores.records.receive_status(flight.notice.message_id) is None
+    assert await house.stores.records.not_received_by(flight.notice.message_id) == []
     async with asyncio.timeout(5):
         await house.writers.records_written({1, 2})
-    assert await house.stores.records.receive_status(flight.notice.message_id) is not None
+    assert await house.stores.records.not_received_by(flight.notice.message_id) == [1]
 
 
 async def test_the_loop_runs_while_devices_are_looked_up(make_house: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many User-Agents a batch has and however long each takes."""
     house = make_house()
+    for user_id in range(1, 101):
+        house.connect(user_id)
     writer = house.writers.records
     looked_up, runs = 0, []
 
@@ -210,8 +243,8 @@ async def test_the_loop_runs_while_devices_are_looked_up(make_house: Build, monk
             await asyncio.sleep(0)
 
     monkeypatch.setattr("pushd.writing.records.device_of", slowly)
-    counted = Counted()
-    writer.note(counted.flight, "m1", range(1, 101), OFFLINE)
+    (counted,) = await house.counted("m1")
+    writer.note(counted.flight, "m1", range(1, 101), RECEIVED)
     house.start_writers()
     running = asyncio.create_task(run())
     await writer.writer.flushed()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from tests.daemon import until
-from tests.unit.parts import Client, House, item
+from tests.unit.parts import Client, House
 
 
 async def fill(house: House, user_id: int, count: int, size: int = 1) -> list[str]:
     """Put so many items into a mailbox; their ids, oldest first."""
-    ids = [f"w{index}" for index in range(count)]
-    await house.stores.mailbox.save([(item(message_id, size), [user_id]) for message_id in ids])
-    return ids
+    notices = await house.accept(*(f"w{index}" for index in range(count)), size=size)
+    await house.stores.mailbox.save([(house.item_of(one), [user_id]) for one in notices])
+    return [one.message_id for one in notices]
 
 
 async def greeted(*clients: Client) -> None:

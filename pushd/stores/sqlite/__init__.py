@@ -9,6 +9,7 @@ import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import structlog
 
@@ -22,11 +23,12 @@ from pushd.stores.sqlite.engine.checkpoint import checkpoints
 from pushd.stores.sqlite.engine.connection import open_connection
 from pushd.stores.sqlite.engine.readers import reading
 from pushd.stores.sqlite.engine.schema import database_path, prepare
-from pushd.stores.sqlite.engine.statements import Reads
+from pushd.stores.sqlite.engine.statements import Statements
 from pushd.stores.sqlite.engine.thread import Connections, SqliteThread
+from pushd.stores.sqlite.ledger_file import open_ledger
 from pushd.stores.sqlite.outbox import SqliteOutbox
 from pushd.stores.sqlite.presence import SqlitePresence
-from pushd.stores.sqlite.receipt_lists import ReceiptLists
+from pushd.stores.sqlite.record_lists import RecordLists
 from pushd.stores.sqlite.records import SqliteRecords
 from pushd.stores.sqlite.set_aside import SqliteSetAside
 
@@ -36,6 +38,8 @@ __all__ = ["import_users", "open_stores"]
 OLDEST_SQLITE = (3, 35, 0)
 
 LOCK_NAME = "pushd.lock"
+
+EMBEDDED = "sqlite:"  # as a store's address: it is here
 
 log = structlog.get_logger("pushd.sqlite")
 
@@ -49,7 +53,8 @@ async def open_stores(
 ) -> AsyncIterator[Stores]:
     """The stores in `server.data_dir`, which is this process's alone until the end of the block.
 
-    Opening blocks the loop for a few milliseconds. `observe(store, operation, seconds, ok)` is called on the loop for
+    Opening blocks the loop until the ledger is loaded, tenths of a second for 10 million receipts, or until an older
+    database is converted. What is changed by the end of the block is written. `observe(store, operation, seconds, ok)` is called on the loop for
     every operation; `clock` gives milliseconds since the epoch. Raises StartError with one line that names the path.
     """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
@@ -58,39 +63,39 @@ async def open_stores(
     with _locked(path.with_name(LOCK_NAME)):
         prepare(path)
         _warn_of_others(path)
-        connections, last_position = _open(path, is_durable=config.delivery.fsync == "batch")
+        connections, waits_from = _open(path, is_durable=config.delivery.fsync == "batch")
         thread = SqliteThread(connections, journal.commit, observe)
+        most, has_records = config.mailbox.max_per_user, config.records.url == EMBEDDED
         try:
-            async with reading(path, observe) as readers:
-                reads = Reads(readers.read, "records")
-                with checkpoints(path, thread) as moving, closing(ReceiptLists(reads)) as lists:
+            async with (
+                reading(path, observe) as readers,
+                open_ledger(path, thread, readers.read, max_waiting=most, has_records=has_records) as file,
+            ):
+                with checkpoints(path, thread) as moving:
                     yield Stores(
-                        journal=journal.SqliteJournal(thread),
+                        journal=journal.SqliteJournal(file),
                         outbox=SqliteOutbox(thread),
                         mailbox=mailbox.SqliteMailbox(
-                            thread,
-                            last_position=last_position,
-                            max_per_user=config.mailbox.max_per_user,
+                            file,
+                            Statements(thread, "mailbox"),
+                            waits_from=waits_from,
                             ttl_days=config.mailbox.ttl_days,
+                            timezone=ZoneInfo(config.server.timezone),
                             clock=clock,
                             left_aside=left_aside,
                         ),
-                        records=SqliteRecords(thread, reads, lists, clock=clock),
+                        records=SqliteRecords(file, RecordLists(file), Statements(thread, "records"), clock=clock),
                         directory=SqliteDirectory(thread),
                         presence=SqlitePresence(thread),
                         set_aside=SqliteSetAside(thread, clock),
-                        background={
-                            "database thread": thread.watch,
-                            "checkpoint": moving.run,
-                            "receipt lists": lists.keep_ready,
-                        },
+                        background={"database thread": thread.watch, "checkpoint": moving.run},
                     )
         finally:
             await thread.aclose()
 
 
-def _open(path: Path, *, is_durable: bool) -> tuple[Connections, int]:
-    """The connections, and the mailbox position given out last."""
+def _open(path: Path, *, is_durable: bool) -> tuple[Connections, dict[int, int]]:
+    """The connections, and since when notices wait that were saved long after their acceptance."""
     synchronous = "FULL" if is_durable else "NORMAL"
     with ExitStack() as opened:
         try:
@@ -98,11 +103,11 @@ def _open(path: Path, *, is_durable: bool) -> tuple[Connections, int]:
                 opened.enter_context(closing(open_connection(path, synchronous=mode, checkpoint_pages=0)))
                 for mode in (synchronous, "NORMAL")
             )
-            last_position: int = relaxed.execute(mailbox.LAST_POSITION).fetchone()[0] or 0
+            waits_from = mailbox.read_waits_from(relaxed)
         except sqlite3.Error as error:
             raise StartError(f"cannot use {path}: {error}") from error
         opened.pop_all()  # the thread closes them
-    return Connections(durable, relaxed), last_position
+    return Connections(durable, relaxed), waits_from
 
 
 @contextmanager

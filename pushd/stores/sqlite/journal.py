@@ -1,4 +1,4 @@
-"""The journal: accepted notices as JSON, in the order of their `seq`."""
+"""The journal: accepted notices as JSON, in the order of their `seq`; the ledger knows which of them are settled."""
 
 from __future__ import annotations
 
@@ -13,114 +13,200 @@ import orjson
 
 from pushd.batched import batched
 from pushd.model import Notice
-from pushd.stores.sqlite.engine.statements import (
-    CHUNK_ROWS,
-    HIGHEST_OWN,
-    Parameter,
-    Rows,
-    Statements,
-    Value,
-    drop_chunks,
-)
-from pushd.stores.sqlite.engine.thread import SqliteThread
+from pushd.stores.sqlite.engine.schema import transaction
+from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, HIGHEST_OWN, Parameter, Rows, Statements, Value
+from pushd.stores.sqlite.ledger_file import LedgerFile
+from pushd.stores.sqlite.ledger_load import FAR, HIDDEN, KNOWN, SETTLED, STATUS
 
 # Appending the same notice again is harmless; another notice under a used seq violates NOT NULL and is refused.
 APPEND = Rows(
-    ("seq", "accepted_ms", "body"),
+    ("seq", "message_id", "accepted_ms", "expires_ms", "body"),
     """
-INSERT INTO journal (seq, accepted_ms, body)
+INSERT INTO notice (seq, message_id, accepted_ms, expires_ms, body)
 SELECT * FROM given
  WHERE true
     ON CONFLICT (seq) DO UPDATE SET body = CASE WHEN body = excluded.body THEN body END
 """,
 )
 
+FIRST_OF = "SELECT seq FROM notice WHERE message_id = ?"
+
 # What another program put at the end of all numbers, or what is none, is not counted on from.
 LAST_SEQ = f"""
-SELECT max(seq)
-  FROM (SELECT seq FROM sqlite_sequence WHERE name = 'journal' AND typeof(seq) = 'integer'
-         UNION ALL
-        SELECT max(seq) FROM journal WHERE seq < {HIGHEST_OWN})
- WHERE seq < {HIGHEST_OWN}
-"""  # noqa: S608 - constants only
+SELECT max(seq) FROM sqlite_sequence WHERE name = 'notice' AND typeof(seq) = 'integer' AND seq < {HIGHEST_OWN}
+"""  # noqa: S608 - a constant
 
-SETTLE = """
-UPDATE journal SET settled = 1
- WHERE settled = 0 AND seq IN (SELECT value FROM json_each(CAST(:seqs AS TEXT)))
+SOME = """
+SELECT seq, message_id IS NULL, CAST(body AS BLOB) FROM notice
+ WHERE seq IN (SELECT value FROM json_each(CAST(:seqs AS TEXT)))
+"""
+SINCE = """
+SELECT seq, message_id IS NULL, CAST(body AS BLOB) FROM notice
+ WHERE seq > :after_seq AND accepted_ms >= :since_ms
+ ORDER BY seq LIMIT :limit
 """
 
-# A page: its notices as one document, how many rows that are, the sum of their `seq`, and the last.
-_PAGE = "SELECT CAST('[' || group_concat(body) || ']' AS BLOB), count(*), total(seq), max(seq) FROM "
-_ROWS = "SELECT seq, CAST(body AS BLOB) FROM "
-_UNSETTLED = "(SELECT seq, body FROM journal WHERE settled = 0 AND seq > :after_seq ORDER BY seq LIMIT :limit)"
-_SINCE = """
-  (SELECT seq, body FROM journal WHERE seq > :after_seq AND accepted_ms >= :since_ms ORDER BY seq LIMIT :limit)
-"""
-UNSETTLED_PAGE, UNSETTLED_ROWS = _PAGE + _UNSETTLED, _ROWS + _UNSETTLED
-SINCE_PAGE, SINCE_ROWS = _PAGE + _SINCE, _ROWS + _SINCE
-
-# Left alone, SQLite walks the table from its oldest row.
-FIRST_SINCE = """
-SELECT min(seq)
-  FROM (SELECT min(seq) AS seq FROM journal INDEXED BY journal_settled WHERE settled = 1 AND accepted_ms >= :since_ms
-         UNION ALL
-        SELECT min(seq) FROM journal WHERE settled = 0 AND accepted_ms >= :since_ms)
-"""
-
-PURGE = """
-DELETE FROM journal
- WHERE seq IN (SELECT seq FROM journal WHERE settled = 1 AND accepted_ms < :before_ms ORDER BY accepted_ms LIMIT :limit)
-"""
+REPEATS_BEHIND = "SELECT EXISTS (SELECT 1 FROM notice WHERE seq > :behind_seq AND message_id IS NULL)"
+PURGE = "DELETE FROM notice WHERE seq IN (SELECT value FROM json_each(CAST(:seqs AS TEXT)))"
 
 PAGE_ROWS = 500
 
-_notices = msgspec.json.Decoder(list[Notice])
+# What purge looks at: so many notices of each kind, since somebody may wait for many of them; in so long stretches.
+LOOKED_AT = 20_000
+STRETCH = 1 << 20
+# Settled and either hidden or without a push record: bits that are set, and that are not.
+WITHOUT_RECORD = ((SETTLED | HIDDEN, 0), (SETTLED, HIDDEN | STATUS))
+
 _notice = msgspec.json.Decoder(Notice)
+_Row = tuple[int, int, bytes]  # seq, whether another notice has its id, body
 _Spoiled = tuple[int, bytes, str]
 
 
-def commit(connection: sqlite3.Connection, payloads: Sequence[list[Value]]) -> None:
-    """Keep the rows of all `payloads` (each what `encoded` returns) in one transaction."""
-    APPEND.write(connection, [*chain.from_iterable(payloads)])
+class Append:
+    """Notices to be kept, and what is found out about them meanwhile.
+
+    `repeats`: those whose id an earlier notice has, each with that one's seq.
+    """
+
+    __slots__ = ("notices", "repeats", "values")
+
+    def __init__(self, notices: Sequence[Notice]) -> None:
+        self.notices = notices
+        self.values = encoded(notices)
+        self.repeats: dict[int, int] = {}
 
 
 def encoded(notices: Sequence[Notice]) -> list[Value]:
     """The rows of APPEND."""
     values: list[Value] = []
     for notice in notices:
-        values += (notice.seq, notice.accepted_ms, msgspec.json.encode(notice).decode())
+        values += (
+            notice.seq,
+            notice.message_id,
+            notice.accepted_ms,
+            notice.expires_ms or None,
+            msgspec.json.encode(notice),
+        )
     return values
+
+
+def commit(connection: sqlite3.Connection, appends: Sequence[Append]) -> None:
+    """Keep the notices of all `appends` in one transaction."""
+    try:
+        APPEND.write(connection, [*chain.from_iterable(append.values for append in appends)])
+    except sqlite3.IntegrityError:  # ids that there are already, or something that must be refused
+        _commit_singly(connection, appends)
+
+
+def _commit_singly(connection: sqlite3.Connection, appends: Sequence[Append]) -> None:
+    """The same where ids may be repeated. Such a notice has none of its own: it is found by the first one's."""
+    repeats: list[dict[int, int]] = []
+    with transaction(connection):
+        for append in appends:
+            repeats.append({})
+            for row in batched(append.values, APPEND.width):
+                seq, message_id, *_ = row
+                first = connection.execute(FIRST_OF, (message_id,)).fetchone()
+                if first is not None:
+                    row[1] = None
+                    if first[0] != seq:
+                        repeats[-1][seq] = first[0]  # type: ignore[index]
+                APPEND.write(connection, row)
+    for append, found in zip(appends, repeats, strict=True):
+        append.repeats = found
 
 
 class SqliteJournal:
     """ports.Journal. An append is one commit with its own fsync, shared by all that waited for it.
 
-    `page_rows`: how many rows are read, and decoded, at a time.
+    A notice has one row, which is its push record, too: it stays for as long as there is a record, or somebody waits
+    for it. `page_rows`: how many rows are read, and decoded, at a time.
     """
 
-    def __init__(self, thread: SqliteThread, *, page_rows: int = PAGE_ROWS) -> None:
-        self._thread = thread
+    def __init__(self, file: LedgerFile, *, page_rows: int = PAGE_ROWS) -> None:
+        self._file = file
+        self._ledger = file.ledger
         self._page_rows = page_rows
-        self._statements = Statements(thread, "journal")
+        self._statements = Statements(file.thread, "journal")
         self._spoiled: list[_Spoiled] = []
+        self._state = KNOWN if file.has_records else KNOWN | HIDDEN
+        self._under_way: set[Append] = set()
+        self._firsts: dict[int, int] = {}  # of notices under way whose id an earlier one has: that one's seq
+        self._stopped_at = [0, 0]  # the last purge, for each kind of WITHOUT_RECORD
 
     async def last_seq(self) -> int:
         """The highest `seq` ever appended; 0 for a new journal."""
-        return (await self._statements.numbers("last_seq", LAST_SEQ))[0]
+        (given_out,) = await self._statements.numbers("last_seq", LAST_SEQ)
+        known = self._ledger.last_seq
+        return max(known, given_out) if not known or given_out <= known + FAR else known
 
     def append(self, notices: Sequence[Notice]) -> asyncio.Future[None]:
         """Keep these, all or nothing; they are on disk once this is awaited."""
-        return self._thread.append("journal", "append", encoded(notices)) if notices else _nothing_to_do()
+        if not notices:
+            return _nothing_to_do()
+        append = Append(notices)
+        new: list[int] = []
+        try:
+            self._add(notices, new)
+            kept = self._file.thread.append("journal", "append", append)
+        except BaseException:
+            self._forget(new)
+            raise
+        self._under_way.add(append)
+        kept.add_done_callback(partial(self._decided, append, new))
+        return kept
+
+    def _add(self, notices: Sequence[Notice], new: list[int]) -> None:
+        """The ledger has them before they are on disk, so that no flush in between can miss them."""
+        ledger, labels = self._ledger, self._file.labels
+        for notice in notices:
+            if not ledger.notice_state(notice.seq):
+                ledger.add_notice(notice.seq, notice.accepted_ms, labels.number(notice), self._state)
+                new.append(notice.seq)
+
+    def _forget(self, seqs: Sequence[int]) -> None:
+        for seq in seqs:
+            self._ledger.forget_notice(seq)
+
+    def _decided(self, append: Append, new: list[int], kept: asyncio.Future[None]) -> None:
+        self._under_way.discard(append)
+        if kept.cancelled():  # it may be on disk, or not: `unsettled` will find out
+            return
+        if kept.exception() is not None:
+            self._forget(new)
+            return
+        recent, repeats = self._file.recent_seqs, append.repeats
+        for notice in append.notices:
+            recent.put(notice.message_id, repeats.get(notice.seq, notice.seq))
+        for seq, first in repeats.items():
+            self._ledger.hide(seq)
+            self._firsts[seq] = first
 
     async def settle(self, seqs: Sequence[int]) -> None:
         """Note that nothing is left to do for these notices."""
-        for chunk in batched(seqs, CHUNK_ROWS):
-            await self._statements.change("settle", SETTLE, seqs=orjson.dumps(chunk))
+        for seq in seqs:
+            self._firsts.pop(seq, None)
+            if self._ledger.notice_state(seq):
+                self._ledger.set_notice(seq, set=SETTLED)
+        await self._file.commit()
 
     async def unsettled(self) -> list[Notice]:
         """Notices that are not settled, by `seq`."""
-        found, self._spoiled = await self._pages("unsettled", UNSETTLED_PAGE, UNSETTLED_ROWS, 0)
+        found: list[Notice] = []
+        self._spoiled = []
+        for seqs in batched(self._ledger.unsettled(), self._page_rows):
+            rows = await self._rows("unsettled", SOME, seqs=orjson.dumps(seqs))
+            notices = _decoded(rows, self._spoiled)
+            found += notices
+            self._forget([*set(seqs).difference(seq for seq, _, _ in rows)])  # they did not get as far as the disk
+            await self._find_firsts(notices, {seq for seq, is_repeat, _ in rows if is_repeat})
         return found
+
+    async def _find_firsts(self, notices: list[Notice], repeats: set[int]) -> None:
+        if repeats:
+            ids = {notice.seq: notice.message_id for notice in notices if notice.seq in repeats}
+            seqs = await self._file.seqs_of(ids.values())
+            self._firsts.update((seq, seqs[name]) for seq, name in ids.items() if name in seqs)
 
     async def spoiled(self) -> list[_Spoiled]:
         """What the last `unsettled` left out because it cannot be decoded."""
@@ -128,59 +214,92 @@ class SqliteJournal:
 
     async def since(self, accepted_ms: int) -> list[Notice]:
         """Notices accepted at or after that time, settled or not, by `seq`."""
-        (first,) = await self._statements.numbers("since", FIRST_SINCE, since_ms=accepted_ms)
-        if not first:
-            return []
-        return (await self._pages("since", SINCE_PAGE, SINCE_ROWS, max(0, first - 1), since_ms=accepted_ms))[0]
+        found: list[Notice] = []
+        after_seq = self._first_since(accepted_ms) - 1
+        while True:
+            rows = await self._rows(
+                "since", SINCE, after_seq=after_seq, since_ms=accepted_ms, limit=self._page_rows
+            )
+            found += _decoded(rows, [])
+            if len(rows) < self._page_rows:
+                return found
+            after_seq = rows[-1][0]
+
+    def _first_since(self, at_ms: int) -> int:
+        """No notice with a lower `seq` was accepted at or after that time: the ledger's times follow the numbers."""
+        ledger = self._ledger
+        low, high = ledger.base_seq, ledger.last_seq + 1
+        while low < high:
+            middle = (low + high) // 2
+            known = ledger.seqs(middle, high - 1, KNOWN, 0, 1)
+            if known and ledger.created_ms(known[0]) < at_ms:
+                low = known[0] + 1
+            else:
+                high = middle
+        return low
+
+    async def _rows(self, name: str, statement: str, **parameters: Parameter) -> list[_Row]:
+        return await self._statements.read(name, lambda db: db.execute(statement, parameters).fetchall())
 
     async def purge(self, before_ms: int, limit: int) -> int:
-        """Drop at most `limit` settled notices accepted before that time; how many were dropped."""
-        return await drop_chunks(
-            limit, lambda wanted: self._statements.change("purge", PURGE, before_ms=before_ms, limit=wanted)
-        )
+        """Drop at most `limit` settled notices accepted before that time that have no push record, and for which nobody
+        waits; how many were dropped.
 
-    async def _pages(
-        self, name: str, page: str, rows: str, after_seq: int, **parameters: int
-    ) -> tuple[list[Notice], list[_Spoiled]]:
-        """All notices with a higher `seq` that `page` yields, and what cannot be decoded.
-
-        Each page is one slice of the loop's time. What `rows` yields is the same row by row, for a page with a bad one.
+        Many that must stay are looked at a part in each call.
         """
-        found: list[Notice] = []
-        spoiled: list[_Spoiled] = []
-        while True:
-            here: dict[str, Parameter] = {"after_seq": after_seq, "limit": self._page_rows, **parameters}
-            document, *numbers = await self._statements.row(name, page, **here)
-            count, seqs, last_seq = (int(number or 0) for number in numbers)
-            notices = _decoded(document or b"[]", count, seqs)
-            if notices is None:
-                rows_here = await self._statements.read(name, partial(_rows_of, rows, here))
-                notices = _singly(rows_here, spoiled)
-            found += notices
-            if count < self._page_rows:
-                return found, spoiled
-            after_seq = last_seq
+        dropped = 0
+        past = await self._past(before_ms, limit)
+        for seqs in batched(past, CHUNK_ROWS):
+            if not await self._statements.run("purge", partial(_drop, seqs, self._decided_up_to())):
+                break
+            self._forget(seqs)
+            dropped += len(seqs)
+        if dropped:
+            known = self._ledger.seqs(self._ledger.base_seq, self._ledger.last_seq, KNOWN, 0, 1)
+            self._ledger.forget_before(known[0] if known else self._ledger.last_seq)
+            await self._file.commit()
+        return dropped
+
+    def _decided_up_to(self) -> int:
+        """Up to there it is known which ids are repeated ones."""
+        first = min((append.notices[0].seq for append in self._under_way), default=self._ledger.last_seq + 1)
+        return first - 1
+
+    async def _past(self, before_ms: int, limit: int) -> list[int]:
+        """At most `limit` that can go, looked for behind where the last call stopped, and then before that."""
+        ledger, found = self._ledger, list[int]()
+        end, firsts = self._first_since(before_ms), set(self._firsts.values())
+        for kind, (required, absent) in enumerate(WITHOUT_RECORD):
+            left, stopped_at = LOOKED_AT, min(max(self._stopped_at[kind], ledger.base_seq), end)
+            for at, behind in ((stopped_at, end), (ledger.base_seq, stopped_at)):
+                while at < behind and left > 0 and len(found) < limit:
+                    stretch_end, most = min(behind, at + STRETCH), min(CHUNK_ROWS, limit - len(found))
+                    seqs = ledger.seqs(at, stretch_end - 1, required, absent, most)
+                    found += (seq for seq in seqs if seq not in firsts and not self._is_needed(seq))
+                    at = seqs[-1] + 1 if len(seqs) == most else stretch_end
+                    left -= len(seqs)
+                    await asyncio.sleep(0)
+                    self._stopped_at[kind] = at
+        return found
+
+    def _is_needed(self, seq: int) -> bool:
+        ledger = self._ledger
+        return ledger.has_waiting(seq) or not (ledger.notice_state(seq) & HIDDEN or not ledger.counts(seq))
 
 
-def _rows_of(rows: str, parameters: dict[str, Parameter], connection: sqlite3.Connection) -> list[tuple[int, bytes]]:
-    return connection.execute(rows, parameters).fetchall()
+def _drop(seqs: Sequence[int], behind_seq: int, connection: sqlite3.Connection) -> bool:
+    """Delete the rows; False: not now, since one of their ids may just have been used again."""
+    with transaction(connection):
+        if connection.execute(REPEATS_BEHIND, {"behind_seq": behind_seq}).fetchone()[0]:
+            return False
+        connection.execute(PURGE, {"seqs": orjson.dumps(seqs)})
+    return True
 
 
-def _decoded(document: bytes, count: int, seqs: int) -> list[Notice] | None:
-    """The notices of a page, by `seq`; None when they are not the `count` ones of its rows."""
-    try:
-        notices = _notices.decode(document)
-    except Exception:
-        return None
-    # SQLite does not promise the order in which an aggregate sees its rows.
-    notices.sort(key=lambda notice: notice.seq)
-    return notices if len(notices) == count and sum(notice.seq for notice in notices) == seqs else None
-
-
-def _singly(rows: list[tuple[int, bytes]], spoiled: list[_Spoiled]) -> list[Notice]:
+def _decoded(rows: Sequence[_Row], spoiled: list[_Spoiled]) -> list[Notice]:
     """Those that can be decoded; the others go to `spoiled`."""
     found = []
-    for seq, body in rows:
+    for seq, _, body in rows:
         try:
             notice = _notice.decode(body)
             if notice.seq != seq:

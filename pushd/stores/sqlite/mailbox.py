@@ -1,150 +1,90 @@
-"""The mailbox: one body per notice, one small row per user who waits for it."""
+"""The mailbox: the receipts in the ledger that wait, and their notices' rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+import sqlite3
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain
+from zoneinfo import ZoneInfo
 
 import msgspec
 import orjson
 import structlog
 
 from pushd.batched import batched
-from pushd.model import MailboxItem
+from pushd.local_time import date_and_time
+from pushd.model import MailboxItem, Notice
 from pushd.ports import LeftAside
 from pushd.stores.causes import Causes
-from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Statements, drop_chunks
-from pushd.stores.sqlite.engine.thread import SqliteThread
-from pushd.turns import sliced
+from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Statements
+from pushd.stores.sqlite.ledger_file import LedgerFile
+from pushd.stores.sqlite.notices import KNOWN, SEQS_AT_ONCE, expired, numbers_of, take_shape
+from pushd.stores.sqlite.recent import Recent
+from pushd.turns import Slice, sliced
 
 log = structlog.get_logger("pushd.stores.sqlite")
 
 DAY_MS = 86_400_000
 
-LAST_POSITION = "SELECT max(last_position) FROM mailbox_notice"
+# What is saved so long after it was accepted waits from then on: it was sent again, or its process was away.
+ANEW_MS = 60_000
 
-# The items of the three statements of a save: [[message_key, position, saved_at, expires_at, body, [user_id]]].
-# A body that is there already keeps its first text; it stays as long as the newest save of it asks for.
-SAVE_BODIES = """
-INSERT INTO mailbox_notice (message_key, last_position, saved_at, expires_at, body)
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-       nullif(json_extract(value, '$[3]'), 0), json_extract(value, '$[4]')
-  FROM json_each(CAST(:items AS TEXT))
- WHERE true
-    ON CONFLICT (message_key) DO UPDATE
-   SET last_position = max(last_position, excluded.last_position), saved_at = max(saved_at, excluded.saved_at)
+USERS_AT_ONCE = 25  # are read together, in a slice of the loop's time
+SAVED_AT_ONCE = 8192  # recipients
+DROPPED_AT_ONCE = 100  # notices
+ITEMS_BYTES = 8 * 1024 * 1024  # of bodies of items that are kept decoded; and as much of older ones
+
+WAITS_FROM = """
+SELECT seq, waits_from_ms FROM notice WHERE waits_from_ms IS NOT NULL AND typeof(waits_from_ms) = 'integer'
 """
 
-SAVE_ENTRIES = """
-WITH item AS MATERIALIZED (
-  SELECT json_extract(value, '$[0]') AS message_key, json_extract(value, '$[1]') AS position,
-         json_extract(value, '$[5]') AS user_ids
-    FROM json_each(CAST(:items AS TEXT))
-)
-INSERT INTO mailbox (user_id, position, notice_id)
-SELECT user.value, item.position, notice.notice_id
-  FROM item
-  JOIN mailbox_notice AS notice USING (message_key)
- CROSS JOIN json_each(item.user_ids) AS user
- WHERE true
-    ON CONFLICT DO NOTHING
+# [[seq, waits_from_ms or null]]
+SET_WAITS_FROM = """
+UPDATE notice SET waits_from_ms = given.at_ms
+  FROM (SELECT json_extract(value, '$[0]') AS seq, json_extract(value, '$[1]') AS at_ms
+          FROM json_each(CAST(:given AS TEXT))) AS given
+ WHERE notice.seq = given.seq
 """
 
-# The newest entry too many of each user, found by walking that user's own entries, and all before it.
-TRIM = """
-WITH saved AS MATERIALIZED (
-  SELECT DISTINCT user.value AS user_id
-    FROM json_each(CAST(:items AS TEXT)) AS item
-   CROSS JOIN json_each(json_extract(item.value, '$[5]')) AS user
-),
-cut AS MATERIALIZED (
-  SELECT user_id,
-         (SELECT position FROM mailbox WHERE mailbox.user_id = saved.user_id
-           ORDER BY position DESC LIMIT 1 OFFSET :max_per_user) AS position
-    FROM saved
-)
-DELETE FROM mailbox
- WHERE (user_id, position) IN (
-   SELECT mailbox.user_id, mailbox.position
-     FROM cut
-    CROSS JOIN mailbox ON mailbox.user_id = cut.user_id AND mailbox.position <= cut.position
-    WHERE cut.position IS NOT NULL
- )
-"""
+_decode_notice = msgspec.json.Decoder(Notice).decode
 
-# Entries as [user_id, position, notice_id] under 0; bodies under their notice_id, a row each: one alone may be long.
-READ = """
-WITH entry AS MATERIALIZED (
-  SELECT mailbox.user_id, CAST(mailbox.position AS INTEGER) AS position, mailbox.notice_id
-    FROM json_each(CAST(:user_ids AS TEXT)) AS user
-   CROSS JOIN mailbox ON mailbox.user_id = user.value
-   CROSS JOIN mailbox_notice AS notice USING (notice_id)
-   WHERE notice.saved_at > :saved_after_ms AND (notice.expires_at IS NULL OR notice.expires_at > :now_ms)
-)
-SELECT 0, CAST(json_group_array(json_array(user_id, position, notice_id)) AS BLOB) FROM entry
- UNION ALL
-SELECT notice_id, CAST(body AS BLOB) FROM mailbox_notice WHERE notice_id IN (SELECT notice_id FROM entry)
-"""
 
-# [[user_id, [message_id]]]
-REMOVE = """
-DELETE FROM mailbox
- WHERE (notice_id, user_id) IN (
-   SELECT notice.notice_id, json_extract(removal.value, '$[0]')
-     FROM json_each(CAST(:removals AS TEXT)) AS removal
-    CROSS JOIN json_each(json_extract(removal.value, '$[1]')) AS message
-    CROSS JOIN mailbox_notice AS notice ON notice.message_key = message.value
- )
-"""
-
-CLEAR = "DELETE FROM mailbox WHERE user_id = :user_id"
-
-PURGE = """
-DELETE FROM mailbox
- WHERE (notice_id, user_id) IN (
-   SELECT mailbox.notice_id, mailbox.user_id
-     FROM (SELECT notice_id FROM mailbox_notice WHERE saved_at <= :saved_by_ms
-            UNION
-           SELECT notice_id FROM mailbox_notice WHERE expires_at IS NOT NULL AND expires_at <= :now_ms) AS past
-    CROSS JOIN mailbox USING (notice_id)
-    LIMIT :limit
- )
-"""
-
-# Whose mailboxes one statement reads.
-READ_USERS = 25
-
-# So many bytes of bodies are encoded and written at a time.
-SHARE_BYTES = 1024 * 1024
-
-_entries = msgspec.json.Decoder(list[tuple[int, int, int]])
-_decode_item = msgspec.json.Decoder(MailboxItem).decode
+def read_waits_from(connection: sqlite3.Connection) -> dict[int, int]:
+    """Notices that wait from a later time on than that of their acceptance: seq, and ms. Raises sqlite3.Error."""
+    return dict(connection.execute(WAITS_FROM).fetchall())
 
 
 class SqliteMailbox:
-    """ports.Mailbox. `max_per_user` and `ttl_days` are the configuration's; `clock` gives milliseconds.
+    """ports.Mailbox. How many may wait for a user is the ledger's to know; `clock` gives milliseconds.
 
-    The time an item may wait counts from the newest save of its `message_id`, for whichever user that was.
+    A notice may wait for `ttl_days` from its acceptance, or from its newest save if that was a minute later, for
+    whichever user that was. What waits comes in the order of publishing.
     """
 
     def __init__(
         self,
-        thread: SqliteThread,
+        file: LedgerFile,
+        statements: Statements,
         *,
-        last_position: int,
-        max_per_user: int,
+        waits_from: dict[int, int],
         ttl_days: int,
+        timezone: ZoneInfo,
         clock: Callable[[], int],
         left_aside: LeftAside = lambda _: None,
     ) -> None:
-        self._statements = Statements(thread, "mailbox")
-        # Given out here and not by SQLite: order is the order of the calls, whatever chunk is written first.
-        self._last_position = last_position
-        self._max_per_user = max_per_user
+        self._file = file
+        self._ledger = file.ledger
+        self._statements = statements
+        self._waits_from = waits_from
         self._ttl_ms = ttl_days * DAY_MS
+        self._timezone = timezone
         self._clock = clock
         self._left_aside = left_aside
         self._causes = Causes()
+        self._items: Recent[int, tuple[MailboxItem, int]] = Recent(ITEMS_BYTES, _bytes)
+        self._oldest = 1 << 62  # no notice before this one waits for anybody
+        self._is_oldest_known = False  # that holds of what was saved by this process
+        self._expired_ms = 0  # what expired until then has been dropped
 
     @property
     def writers(self) -> int:
@@ -152,106 +92,195 @@ class SqliteMailbox:
         return 1
 
     async def save(self, saves: Sequence[tuple[MailboxItem, Collection[int]]], *, is_first: bool = False) -> None:
-        """Put each item into the mailboxes of its users, in the order of the calls.
+        """Put each item into the mailboxes of its users. One whose notice is not known is left aside.
 
-        Chunks are transactions of their own: repeat the whole call when it raises.
+        0.1 us for each user.
         """
-        first = self._last_position + 1
-        self._last_position += len(saves)
-        rows = (self._row(first + index, *save) for index, save in enumerate(saves) if save[1])
-        for chunk in _shares(rows):
-            steps = (SAVE_BODIES, SAVE_ENTRIES, TRIM)
-            await self._statements.change_all("save", steps, items=orjson.dumps(chunk), max_per_user=self._max_per_user)
+        wanted = {item.message_id for item, user_ids in saves if user_ids}
+        seqs = await self._file.seqs_of(wanted)
+        if len(seqs) < len(wanted):
+            self._leave_aside(len(wanted) - len(seqs), "no notice has the message_id of an item to be saved")
+        await self._wait_anew({seqs[item.message_id]: item.saved_at for item, _ in saves if item.message_id in seqs})
+        by_seq: dict[int, list[int]] = {}
+        for item, user_ids in saves:
+            if user_ids and item.message_id in seqs:
+                by_seq.setdefault(seqs[item.message_id], []).extend(user_ids)
+        one_slice = Slice()
+        for seq, users in by_seq.items():
+            take_shape(self._file, seq, len(users))
+            for start in range(0, len(users), SAVED_AT_ONCE):
+                await one_slice.rest()
+                self._ledger.wait(seq, numbers_of(self._file, users[start : start + SAVED_AT_ONCE]))
+            self._oldest = min(self._oldest, seq)
+        await self._file.commit()
+
+    async def _wait_anew(self, saved: Mapping[int, int]) -> None:
+        """These notices wait from their save on, where that is later than what is known."""
+        anew = {seq: at_ms for seq, at_ms in saved.items() if at_ms - self._waits_since(seq) > ANEW_MS}
+        if anew:
+            await self._store_waits_from(anew)
+            for seq, at_ms in anew.items():
+                self._waits_from[seq] = max(at_ms, self._waits_from.get(seq, 0))
+                self._items.drop(seq)
+
+    async def _store_waits_from(self, times: Mapping[int, int | None]) -> None:
+        for part in batched(times.items(), CHUNK_ROWS):
+            await self._statements.change("save", SET_WAITS_FROM, given=orjson.dumps(part))
+
+    def _waits_since(self, seq: int) -> int:
+        return max(self._ledger.created_ms(seq), self._waits_from.get(seq, 0))
 
     async def read(self, user_ids: Collection[int]) -> dict[int, list[MailboxItem]]:
-        """What waits for each of these users, oldest first.
+        """What waits for each of these users, oldest first. Without a look into the database where nothing waits, or
+        what waits was read lately.
 
         Users who wait for the same notice get the same object: do not change it.
         """
         found: dict[int, list[MailboxItem]] = {}
         now_ms = self._clock()
-        for chunk in batched(user_ids, READ_USERS):
-            bodies = dict(
-                await self._statements.rows(
-                    "read", READ, user_ids=orjson.dumps(chunk), saved_after_ms=now_ms - self._ttl_ms, now_ms=now_ms
-                )
-            )
-            entries = _entries.decode(bodies.pop(0))
-            items = {
-                notice_id: item
-                async for notice_id, body in sliced(bodies.items())
-                if (item := self._item(notice_id, body)) is not None
-            }
-            found.update(_mailboxes(entries, items))
+        one_slice = Slice()
+        for chunk in batched(user_ids, USERS_AT_ONCE):
+            await one_slice.rest()
+            waiting = {user_id: seqs for user_id in chunk if (seqs := self._waiting(user_id, now_ms - self._ttl_ms))}
+            if waiting:
+                items = await self._known_items(set(chain.from_iterable(waiting.values())))
+                for user_id, seqs in waiting.items():
+                    here = [items[seq] for seq in seqs if seq in items and not 0 < items[seq].expires_ms <= now_ms]
+                    if here:
+                        found[user_id] = here
         return found
 
-    def _item(self, notice_id: int, body: bytes) -> MailboxItem | None:
+    def _waiting(self, user_id: int, after_ms: int) -> list[int]:
+        number = self._file.users.number(user_id)
+        seqs = [] if number is None else self._ledger.waiting(number)
+        if not seqs or self._ledger.created_ms(seqs[0]) > after_ms:  # so are the others
+            return seqs
+        return [seq for seq in seqs if self._waits_since(seq) > after_ms]
+
+    async def _known_items(self, seqs: set[int]) -> dict[int, MailboxItem]:
+        """Those of the items of these notices that can be read."""
+        items: dict[int, MailboxItem] = {}
+        missing: list[int] = []
+        for seq in seqs:
+            known = self._items.get(seq)
+            if known is None:
+                missing.append(seq)
+            else:
+                items[seq] = known[0]
+        for part in batched(missing, SEQS_AT_ONCE):
+            bodies = await self._file.bodies(part)
+            if len(bodies) < len(part):
+                self._leave_aside(len(part) - len(bodies), "a notice that waits has no row")
+            async for seq, body in sliced(bodies.items()):
+                item = self._item(seq, body)
+                if item is not None:
+                    items[seq] = item
+        return items
+
+    def _item(self, seq: int, body: bytes) -> MailboxItem | None:
         """None for what cannot be decoded."""
         try:
-            return _decode_item(body)
+            notice = _decode_notice(body)
+            item = MailboxItem(
+                type=notice.type,
+                content=notice.content,
+                message_id=notice.message_id,
+                data=notice.data,
+                time=date_and_time(notice.accepted_ms, self._timezone),
+                ts=notice.accepted_ms,
+                priority=notice.priority,
+                need_confirm=notice.need_confirm,
+                expires_ms=notice.expires_ms,
+                saved_at=self._waits_from.get(seq, notice.accepted_ms),
+            )
         except Exception as error:
-            self._leave_aside(notice_id, error)
+            self._leave_aside(1, f"a notice that waits cannot be read: {type(error).__name__}", repr(error))
             return None
+        self._items.put(seq, (item, len(body)))
+        return item
 
-    def _leave_aside(self, notice_id: int, error: Exception) -> None:
-        self._left_aside(1)
-        if self._causes.is_new(type(error).__name__):
-            log.error("a notice in the mailbox cannot be read", notice_id=notice_id, cause=repr(error))
+    def _leave_aside(self, count: int, kind: str, cause: str = "") -> None:
+        self._left_aside(count)
+        if self._causes.is_new(kind):
+            log.error("the mailbox leaves out what it cannot use", kind=kind, cause=cause)
 
     async def remove(self, removals: Mapping[int, Collection[str]]) -> None:
         """Take these items out."""
-        for chunk in _shares((user_id, list(message_ids)) for user_id, message_ids in removals.items()):
-            await self._statements.change("remove", REMOVE, removals=orjson.dumps(chunk))
+        seqs = await self._file.seqs_of(set(chain.from_iterable(removals.values())))
+        is_changed = False
+        async for user_id, message_ids in sliced(removals.items()):
+            number = self._file.users.number(user_id)
+            for message_id in message_ids:
+                if number is not None and message_id in seqs:
+                    is_changed |= self._ledger.remove(seqs[message_id], number)
+        if is_changed:
+            await self._file.commit()
 
     async def clear(self, user_id: int) -> int:
         """Empty one user's mailbox; how many items were in it."""
-        return await self._statements.change("clear", CLEAR, user_id=user_id)
+        number = self._file.users.number(user_id)
+        count = 0 if number is None else self._ledger.clear(number)
+        if count:
+            await self._file.commit()
+        return count
 
     async def purge(self, now_ms: int, limit: int) -> int:
         """Drop at most `limit` items past their time; how many were dropped."""
-        saved_by_ms = now_ms - self._ttl_ms
+        dropped = await self._purge_expired(now_ms, limit)
+        if dropped < limit:
+            dropped += await self._purge_old(now_ms - self._ttl_ms, limit - dropped)
+        if dropped:
+            await self._file.commit()
+        return dropped
 
-        async def drop(wanted: int) -> int:
-            return await self._statements.change("purge", PURGE, saved_by_ms=saved_by_ms, now_ms=now_ms, limit=wanted)
+    async def _purge_expired(self, now_ms: int, limit: int) -> int:
+        dropped = 0
+        async for seqs in expired(self._statements, self._expired_ms, now_ms):
+            async for seq in sliced(seqs):
+                dropped += self._ledger.drop_waiting(seq, limit - dropped)
+                if dropped >= limit:
+                    return dropped
+        self._expired_ms = now_ms
+        return dropped
 
-        return await drop_chunks(limit, drop)
+    async def _purge_old(self, by_ms: int, limit: int) -> int:
+        """Those that have waited since that time or longer."""
+        if not self._is_oldest_known:
+            await self._find_oldest()
+        dropped, is_done = 0, False
+        one_slice = Slice()
+        while not is_done and dropped < limit:
+            await one_slice.rest()
+            count, is_done = self._drop_oldest(by_ms, limit - dropped)
+            dropped += count
+        over = [seq for seq, at_ms in self._waits_from.items() if at_ms <= by_ms]
+        while over and dropped < limit:
+            await one_slice.rest()
+            dropped += self._ledger.drop_waiting(over[-1], limit - dropped)
+            if dropped < limit:
+                await self._store_waits_from({over[-1]: None})
+                del self._waits_from[over.pop()]
+        return dropped
 
-    def _row(self, position: int, item: MailboxItem, user_ids: Collection[int]) -> tuple[Any, ...]:
-        key = item.message_id or f"#{position}"
-        body = msgspec.json.encode(item).decode()
-        saved_at = item.saved_at or self._clock()
-        return key, position, saved_at, item.expires_ms, body, list(user_ids)
+    async def _find_oldest(self) -> None:
+        async for number in sliced(range(len(self._file.users))):
+            self._oldest = min([self._oldest, *self._ledger.waiting(number)[:1]])
+        self._is_oldest_known = True
+
+    def _drop_oldest(self, by_ms: int, limit: int) -> tuple[int, bool]:
+        """Drop some of what was accepted by then; how many, and whether nothing is left."""
+        ledger, dropped = self._ledger, 0
+        seqs = ledger.seqs(max(self._oldest, ledger.base_seq), ledger.last_seq, KNOWN, 0, DROPPED_AT_ONCE)
+        for seq in seqs:
+            if ledger.created_ms(seq) > by_ms:
+                return dropped, True
+            if seq not in self._waits_from:
+                dropped += ledger.drop_waiting(seq, limit - dropped)
+                if dropped >= limit:
+                    return dropped, False
+            self._oldest = seq + 1
+        return dropped, not seqs
 
 
-def _shares(rows: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
-    """Portions of `rows`, whose last column is a list, with at most CHUNK_ROWS elements of these lists together, and
-    about SHARE_BYTES in the texts before it."""
-    share: list[tuple[Any, ...]] = []
-    room, bytes_left = CHUNK_ROWS, SHARE_BYTES
-    for row in rows:
-        elements = row[-1]
-        bytes_left -= len(row[-2]) if isinstance(row[-2], str) else 0
-        while elements:
-            share.append((*row[:-1], elements[:room]))
-            elements, room = elements[room:], room - min(room, len(elements))
-            if not room or bytes_left <= 0:
-                yield share
-                share, room, bytes_left = [], CHUNK_ROWS, SHARE_BYTES
-    if share:
-        yield share
-
-
-def _mailboxes(entries: list[tuple[int, int, int]], items: Mapping[int, MailboxItem]) -> dict[int, list[MailboxItem]]:
-    """Each user's items, oldest first: by `ts`, since copies of notices whose recipients had to be looked up were saved
-    late, and by position."""
-    found: dict[int, list[MailboxItem]] = {}
-    for user_id, _position, notice_id in sorted(entries):
-        if notice_id in items:
-            found.setdefault(user_id, []).append(items[notice_id])
-    for waiting in found.values():
-        waiting.sort(key=_ts)
-    return found
-
-
-def _ts(item: MailboxItem) -> int:
-    return item.ts
+def _bytes(kept: tuple[MailboxItem, int]) -> int:
+    return kept[1]

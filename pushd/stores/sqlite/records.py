@@ -1,274 +1,262 @@
-"""Push records and receive records: marks, counts, lists and retention.
+"""Push records and receive records in the ledger: what is written, marked, deleted, expired and purged.
 
-Writing is in records_write, lists of receive records in receipt_lists, those of push records in push_queries.
+A push record is its notice's row with two bits for the status; what is asked of records is in record_lists.
 """
 
 from __future__ import annotations
 
-import sqlite3
-import sys
-from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-import msgspec
-import orjson
+from pushd.ledger.clients import Describe, first_of
+from pushd.model import Channel, DeliveryStatus, Mark, Outcome, PushRecord, Receipt, User
+from pushd.ports import Noted
+from pushd.stores.sqlite.engine.statements import Statements, drop_chunks
+from pushd.stores.sqlite.ledger_file import LedgerFile
+from pushd.stores.sqlite.notices import HIDDEN, KNOWN, OVER, SEQS_AT_ONCE, expired, numbers_of, take_shape
+from pushd.stores.sqlite.record_lists import RecordLists
+from pushd.turns import Slice
 
-from pushd.batched import batched
-from pushd.model import Mark, PushRecord, Receipt
-from pushd.records import (
-    Part,
-    PushFilter,
-    PushRow,
-    PushSort,
-    PushStats,
-    ReceiptFilter,
-    ReceiptRow,
-    ReceiptSort,
-    ReceiptStats,
-    UserReceipts,
-    UserSummary,
-)
-from pushd.stores.sqlite import push_queries, receipt_queries
-from pushd.stores.sqlite.engine.statements import (
-    CHUNK_ROWS,
-    SUM,
-    Parameter,
-    Query,
-    Reads,
-    Statements,
-    decoded,
-    decoded_rows,
-    drop_chunks,
-)
-from pushd.stores.sqlite.engine.thread import SqliteThread
-from pushd.stores.sqlite.receipt_lists import ReceiptLists
-from pushd.stores.sqlite.records_write import PUSH_RECORDS, RECEIPTS, push_values, receipt_values
+# Of ledger/_ledger.pxd: steps and flags of a receipt, the status of a notice.
+PENDING, OFFLINE, EXPIRED, DELIVERED, READ, CONFIRMED = range(1, 7)
+ONLINE, BY_MAILBOX = 0x40, 0x80
+STATUS = 0xC0
+STATUSES = {"success": 0x40, "expired": 0x80, "failed": 0xC0}  # of a push record; others: none yet
 
-# Who has read it has received it.
-MARK = """
-UPDATE admin_user_receive_records
-   SET is_received = 1, received_at = min(ifnull(received_at, :at_ms), :at_ms), delivery_status = 'delivered',
-       is_read = 1, read_at = min(ifnull(read_at, :at_ms), :at_ms),
-       is_confirmed = max(is_confirmed, :is_confirmed),
-       confirmed_at = CASE WHEN :is_confirmed THEN min(ifnull(confirmed_at, :at_ms), :at_ms) ELSE confirmed_at END,
-       updated_at = max(updated_at, :at_ms)
- WHERE user_id = :user_id AND message_id IN (SELECT value FROM json_each(CAST(:message_ids AS TEXT)))
-RETURNING message_id, user_id
+_STEPS = {
+    DeliveryStatus.PENDING: PENDING,
+    DeliveryStatus.OFFLINE: OFFLINE,
+    DeliveryStatus.EXPIRED: EXPIRED,
+    DeliveryStatus.DELIVERED: DELIVERED,
+}
+
+# Recipients that are noted at once: a millisecond of the absent, and of those whose clients have to be described.
+ABSENT_AT_ONCE = 8192
+PRESENT_AT_ONCE = 32
+
+FORGET_CLIENTS = """
+DELETE FROM client WHERE number IN (SELECT number FROM client WHERE number < :first ORDER BY number LIMIT :limit)
 """
 
-RECEIVE_STATUS = """
-SELECT count(*), count(*) FILTER (WHERE is_online), count(*) FILTER (WHERE is_received),
-       count(*) FILTER (WHERE is_read), count(*) FILTER (WHERE is_confirmed),
-       EXISTS (SELECT 1 FROM push_records WHERE message_id = :message_id)
-  FROM admin_user_receive_records
- WHERE message_id = :message_id
-"""
-
-# Other programs can write anything into any column; ids below 0 are guests.
-RECEIVED_BY = """
-SELECT CAST(json_group_array(user_id) AS BLOB)
-  FROM admin_user_receive_records
- WHERE message_id = :message_id AND is_received = 1 AND typeof(user_id) = 'integer'
-"""
-NOT_RECEIVED_BY = """
-SELECT CAST(json_group_array(user_id) AS BLOB)
-  FROM admin_user_receive_records
- WHERE message_id = :message_id AND is_received = 0 AND typeof(user_id) = 'integer' AND user_id >= 0
-"""
-
-UNREAD_COUNTS = f"""
-SELECT CAST(json_group_array(json_array(user_id, unread)) AS BLOB)
-  FROM (SELECT user_id, {SUM.format("total")} AS unread
-          FROM receive_totals
-         WHERE is_read = 0 AND delivery_status <> 'expired'
-           AND user_id IN (SELECT value FROM json_each(CAST(:user_ids AS TEXT)))
-         GROUP BY user_id)
-"""  # noqa: S608 - constants only
-
-PURGE_RECEIPTS = """
-DELETE FROM admin_user_receive_records
- WHERE rowid IN (
-   SELECT rowid FROM admin_user_receive_records WHERE created_at < :before_ms ORDER BY created_at LIMIT :limit
- )
-RETURNING message_id, user_id
-"""
-
-EXPIRE = """
-UPDATE admin_user_receive_records
-   SET delivery_status = 'expired', updated_at = max(updated_at, :now_ms)
- WHERE rowid IN (
-   SELECT receipt.rowid
-     FROM push_records AS notice
-    CROSS JOIN admin_user_receive_records AS receipt USING (message_id)
-    WHERE notice.expires_at > :since_ms AND notice.expires_at <= :now_ms
-      AND receipt.is_received = 0 AND receipt.delivery_status <> 'expired'
-    LIMIT :limit
- )
-RETURNING message_id, user_id
-"""
-
-PURGE_PUSH_RECORDS = """
-DELETE FROM push_records
- WHERE rowid IN (
-   SELECT rowid FROM push_records WHERE created_at < :before_ms ORDER BY created_at LIMIT :limit
- )
-"""
-
-# Decoding so many receive records takes the loop a millisecond or two.
-DECODED_RECEIPTS = 250
-
-_push_rows = msgspec.json.Decoder(list[PushRow])
-_user_receipts = msgspec.json.Decoder(list[tuple[int, str, int, int, int, int]])
+ClientOf = Callable[[int], tuple[str, str, str]]
 
 
 class SqliteRecords:
-    """ports.RecordStore. `clock` gives the milliseconds that become updated_at of push records."""
+    """ports.RecordStore, and a NoteTaker. `clock` gives the time of day in milliseconds.
 
-    def __init__(self, thread: SqliteThread, reads: Reads, lists: ReceiptLists, *, clock: Callable[[], int]) -> None:
-        self._statements = Statements(thread, "records")
-        self._reads = reads
-        self._lists = lists
+    Receipts of ids that no notice has, or had, are ignored, and so are those of deleted records.
+    """
+
+    def __init__(
+        self, file: LedgerFile, lists: RecordLists, statements: Statements, *, clock: Callable[[], int]
+    ) -> None:
+        self._file = file
+        self._ledger = file.ledger
+        self._statements = statements
         self._clock = clock
+        self._kept_from = 0  # all notices before are hidden
+        self._clients_from = 0  # no client before is stored
+        self.receive_status = lists.receive_status
+        self.received_by = lists.received_by
+        self.not_received_by = lists.not_received_by
+        self.unread_counts = lists.unread_counts
+        self.push_records = lists.push_records
+        self.push_record = lists.push_record
+        self.push_stats = lists.push_stats
+        self.receive_records = lists.receive_records
+        self.receive_stats = lists.receive_stats
+        self.newest_receive_records = lists.newest_receive_records
+        self.user_receipts = lists.user_receipts
+        self.user_summary = lists.user_summary
+
+    async def note(
+        self,
+        records: Sequence[PushRecord],
+        noted: Sequence[Noted],
+        users: Mapping[int, User],
+        client_of: ClientOf,
+        device_of: Describe,
+    ) -> None:
+        """Create or merge; a fraction of a microsecond for each absent recipient, one for each that is connected."""
+        ids = {record.notice.message_id for record in records}
+        ids.update(one.message_id for one in noted)
+        seqs = await self._file.seqs_of(ids)
+        self._note_statuses(records, seqs)
+        self._file.clients.begin(self._clock())
+        one_slice = Slice()
+        for one in noted:
+            seq = seqs.get(one.message_id)
+            if seq is None:
+                continue
+            take_shape(self._file, seq, sum(len(user_ids) for _, user_ids in one.outcomes))
+            for state, received_ms, user_ids in _groups(one.outcomes):
+                await one_slice.rest()
+                if self._is_listed(seq):
+                    clients = [client_of(user_id) for user_id in user_ids] if _has_client(state) else None
+                    self._note(seq, state, received_ms, user_ids, clients, device_of, None if one.is_late else users)
+        await self._file.commit()
+
+    def _note(
+        self,
+        seq: int,
+        state: int,
+        received_ms: int,
+        user_ids: Sequence[int],
+        clients: list[tuple[str, str, str]] | None,
+        device_of: Describe,
+        users: Mapping[int, User] | None,
+    ) -> None:
+        numbers = numbers_of(self._file, user_ids)
+        if users is not None:
+            self._note_names(seq, numbers, user_ids, users)
+        number = self._file.clients.number
+        client_numbers = [number(*client, device_of) for client in clients or ()]
+        self._ledger.note(seq, numbers, state, received_ms, client_numbers if any(client_numbers) else None)
+
+    def _note_names(self, seq: int, numbers: list[int], user_ids: Sequence[int], users: Mapping[int, User]) -> None:
+        try:
+            known = [users[user_id] for user_id in user_ids]
+        except KeyError:
+            numbers = [number for number, user_id in zip(numbers, user_ids, strict=True) if user_id in users]
+            known = [users[user_id] for user_id in user_ids if user_id in users]
+        self._file.users.note_names(numbers, known, seq)
 
     async def write(self, records: Sequence[PushRecord], receipts: Sequence[Receipt]) -> None:
-        """Create or merge these records. Chunks are transactions of their own: repeat the whole call when it raises."""
-        for record_chunk in batched(records, CHUNK_ROWS):
-            await self._statements.write("write_records", PUSH_RECORDS, push_values(record_chunk, self._clock()))
-        for receipt_chunk in batched(receipts, CHUNK_ROWS):
-            note = partial(self._lists.columns.note_written, receipt_chunk)
-            await self._statements.write("write_receipts", RECEIPTS, receipt_values(receipt_chunk), note)
+        """Create or merge: as `note`, of receipts that were on disk or aside."""
+        ids = {record.notice.message_id for record in records}
+        ids.update(receipt.message_id for receipt in receipts)
+        seqs = await self._file.seqs_of(ids)
+        self._note_statuses(records, seqs)
+        self._file.clients.begin(self._clock())
+        one_slice = Slice()
+        by_seq: dict[int, list[Receipt]] = {}
+        for receipt in receipts:
+            if receipt.message_id in seqs:
+                by_seq.setdefault(seqs[receipt.message_id], []).append(receipt)
+        for seq, some in by_seq.items():
+            take_shape(self._file, seq, len(some))
+            for receipt in some:
+                await one_slice.rest()
+                if self._is_listed(seq):
+                    self._write(seq, receipt)
+        await self._file.commit()
+
+    def _write(self, seq: int, receipt: Receipt) -> None:
+        user = User(receipt.user_id, receipt.username, receipt.role)
+        self._note(
+            seq,
+            _state(receipt.outcome),
+            receipt.outcome.received_ms,
+            (receipt.user_id,),
+            [(receipt.connection_id, receipt.client_ip, receipt.user_agent)],
+            lambda _: (receipt.device_type, receipt.platform, receipt.browser),
+            None if receipt.is_late else {receipt.user_id: user},
+        )
+
+    def _is_listed(self, seq: int) -> bool:
+        return self._ledger.notice_state(seq) & (KNOWN | HIDDEN) == KNOWN
+
+    def _note_statuses(self, records: Sequence[PushRecord], seqs: Mapping[str, int]) -> None:
+        for record in records:
+            seq = seqs.get(record.notice.message_id)
+            if seq is not None:
+                status = STATUSES.get(record.status, 0)
+                self._ledger.set_notice(seq, status, STATUS & ~status)
 
     async def mark(self, user_id: int, message_ids: Sequence[str], mark: Mark, at_ms: int) -> list[str]:
         """Note that the user read or confirmed these; the ids for which there is a receive record."""
-        known: set[str] = set()
-        marked = {"user_id": user_id, "at_ms": at_ms, "is_confirmed": mark is Mark.CONFIRMED}
-        for chunk in batched((name for name in message_ids if "\0" not in name), CHUNK_ROWS):  # there JSON texts end
-            changed = await self._change("mark", MARK, **marked, message_ids=orjson.dumps(chunk))
-            known.update(message_id for message_id, _ in changed)
-        return [message_id for message_id in message_ids if message_id in known]
-
-    async def receive_status(self, message_id: str) -> ReceiptStats | None:
-        """Counts over one notice's receive records; None for an unknown notice."""
-        *counts, is_known = await self._statements.numbers("receive_status", RECEIVE_STATUS, message_id=message_id)
-        return ReceiptStats(*counts) if is_known or counts[0] else None
-
-    async def received_by(self, message_id: str) -> set[int]:
-        """The users whose receive record of this notice says received."""
-        document = await self._statements.document("received_by", RECEIVED_BY, message_id=message_id)
-        return set(orjson.loads(document or b"[]"))
-
-    async def not_received_by(self, message_id: str) -> list[int]:
-        """The users whose receive record of this notice says not received."""
-        document = await self._statements.document("not_received_by", NOT_RECEIVED_BY, message_id=message_id)
-        return list(orjson.loads(document or b"[]"))
-
-    async def unread_counts(self, user_ids: Collection[int]) -> dict[int, int]:
-        """Unread, unexpired receive records per user. Users with none are absent."""
-        counts: dict[int, int] = {}
-        for chunk in batched(user_ids, CHUNK_ROWS):
-            user_ids_json = orjson.dumps(chunk)
-            document = await self._statements.document("unread_counts", UNREAD_COUNTS, user_ids=user_ids_json)
-            counts.update(orjson.loads(document or b"[]"))
-        return counts
-
-    async def push_records(self, where: PushFilter, sort: PushSort, part: Part) -> list[PushRow]:
-        """A part of the matching push records."""
-        rowids = orjson.loads(await self._read("push_records", push_queries.page(where, sort, part)))
-        rows: list[PushRow] = []
-        for chunk in batched(rowids, push_queries.DECODED_ROWS):  # what was dropped since is absent
-            query = Query(push_queries.ROWS, {"rowids": orjson.dumps(chunk)})
-            rows += decoded_rows(_push_rows, PushRow, await self._read("push_records", query))
-        return rows
-
-    async def push_record(self, message_id: str) -> PushRow | None:
-        """One push record."""
-        found = await self._read("push_record", Query(push_queries.ROW, {"message_id": message_id}))
-        rows = decoded_rows(_push_rows, PushRow, found)
-        return rows[0] if rows else None
-
-    async def push_stats(self, where: PushFilter) -> PushStats:
-        """Sums over the matching push records."""
-        query = push_queries.stats(where)
-        return PushStats(*await self._reads.numbers("push_stats", query.statement, **query.parameters))
+        step = CONFIRMED if mark is Mark.CONFIRMED else READ
+        seqs = await self._file.seqs_of(set(message_ids))
+        number = self._file.users.number(user_id)
+        if number is None:
+            return []
+        found = {message_id for message_id, seq in seqs.items() if self._ledger.mark(seq, number, step, at_ms)}
+        if found:
+            await self._file.commit()
+        return [message_id for message_id in message_ids if message_id in found]
 
     async def delete(self, message_id: str) -> bool:
-        """Drop a push record and its receive records; False when there was none.
-
-        The push record goes last: what a failed call left behind, the next one drops.
-        """
-        dropped = await self._change_chunks("delete", receipt_queries.DROP_RECEIPTS, sys.maxsize, message_id=message_id)
-        dropped += await self._statements.change("delete", push_queries.DROP_PUSH_RECORD, message_id=message_id)
-        return dropped > 0
-
-    async def receive_records(self, where: ReceiptFilter, sort: ReceiptSort, part: Part) -> list[ReceiptRow]:
-        """A part of the matching receive records."""
-        return await self._lists.page(where, sort, part)
-
-    async def receive_stats(self, where: ReceiptFilter) -> ReceiptStats:
-        """Counts over the matching receive records."""
-        return await self._lists.stats(where)
-
-    async def newest_receive_records(self, user_ids: Collection[int], limit: int) -> dict[int, list[ReceiptRow]]:
-        """The newest `limit` receive records of each of these users."""
-        found: dict[int, list[ReceiptRow]] = {}
-        for chunk in batched(user_ids, max(1, DECODED_RECEIPTS // max(1, limit))):
-            query = Query(receipt_queries.NEWEST, {"user_ids": orjson.dumps(chunk), "limit": limit})
-            for row in await self._lists.rows(query, "newest_receive_records"):
-                found.setdefault(row.user_id, []).append(row)
-        for rows in found.values():
-            rows.sort(key=lambda row: (row.created_ms, row.message_id), reverse=True)
-        return found
-
-    async def user_receipts(self, since_ms: int, before_ms: int, limit: int) -> list[UserReceipts]:
-        """Receive records created in that time, counted by user.
-
-        Costs the records of the time range, or about half a second per million of all.
-        """
-        between = {"since_ms": since_ms, "before_ms": before_ms}
-        wanted, total = await self._reads.numbers("user_receipts", receipt_queries.IN_RANGE, **between)
-        # The index of users need not look at the records; that of times does, but only at those of the range.
-        is_part = wanted * 10 < total
-        statement = receipt_queries.SOME_USER_RECEIPTS if is_part else receipt_queries.ALL_USER_RECEIPTS
-        document = await self._read("user_receipts", Query(statement, {**between, "limit": limit}))
-        return [UserReceipts(*row) for row in decoded(_user_receipts, document)]
-
-    async def user_summary(self, user_id: int) -> UserSummary:
-        """One user's receive records, counted."""
-        numbers = await self._reads.numbers("user_summary", receipt_queries.USER_SUMMARY, user_id=user_id)
-        return UserSummary(*numbers)
-
-    async def _change(self, name: str, statement: str, **parameters: Parameter) -> list[tuple[str, int]]:
-        """Run one statement that returns the message_id and user_id of each receive record that it changes."""
-
-        def run(connection: sqlite3.Connection) -> list[tuple[str, int]]:
-            changed = connection.execute(statement, parameters).fetchall()
-            self._lists.columns.note(changed)
-            return changed
-
-        return await self._statements.run(name, run)
-
-    async def _change_chunks(self, name: str, statement: str, limit: int, **parameters: Parameter) -> int:
-        """The same, a chunk after the other, up to `limit` records; how many."""
-
-        async def change(wanted: int) -> int:
-            return len(await self._change(name, statement, **parameters, limit=wanted))
-
-        return await drop_chunks(limit, change)
-
-    async def _read(self, name: str, query: Query) -> bytes:
-        return await self._reads.document(name, query.statement, **query.parameters) or b"[]"
-
-    async def purge(self, before_ms: int, limit: int) -> int:
-        """Drop at most `limit` records created before that time; how many were dropped.
-
-        Receive records go first, push records with what is left of `limit`.
-        """
-        dropped = await self._change_chunks("purge", PURGE_RECEIPTS, limit, before_ms=before_ms)
-        return dropped + await drop_chunks(
-            limit - dropped,
-            lambda wanted: self._statements.change("purge", PURGE_PUSH_RECORDS, before_ms=before_ms, limit=wanted),
-        )
+        """Hide a push record and its receive records; False when there was none. What waits in mailboxes stays."""
+        seq = (await self._file.seqs_of({message_id})).get(message_id)
+        if seq is None or not self._is_listed(seq):
+            return False
+        self._ledger.hide(seq)
+        await self._file.commit()
+        return True
 
     async def expire(self, since_ms: int, now_ms: int, limit: int) -> int:
-        """Mark at most `limit` receive records as expired; how many were marked."""
-        return await self._change_chunks("expire", EXPIRE, limit, since_ms=since_ms, now_ms=now_ms)
+        """Mark at most `limit` receive records as expired; how many were marked. Their notices count as unread no more,
+        whoever has received them."""
+        marked, one_slice = 0, Slice()
+        async for seqs in expired(self._statements, since_ms, now_ms):
+            for seq in seqs:
+                await one_slice.rest()
+                if self._is_listed(seq) and not self._ledger.notice_state(seq) & OVER and marked < limit:
+                    marked += self._ledger.expire(seq, limit - marked)
+            if marked >= limit:
+                break
+        await self._file.commit()
+        return marked
+
+    async def purge(self, before_ms: int, limit: int) -> int:
+        """Drop about `limit` records of notices accepted before that time; how many were dropped.
+
+        Of a notice its receive records go first, its push record once none is left.
+        """
+        dropped, is_done = 0, False
+        one_slice = Slice()
+        while dropped < limit and not is_done:
+            seqs = self._listed_from(self._kept_from)
+            is_done = not seqs
+            for seq in seqs:
+                await one_slice.rest()
+                is_done = self._ledger.created_ms(seq) >= before_ms
+                if is_done or dropped >= limit:
+                    break
+                dropped += self._ledger.drop(seq, limit - dropped)
+                if self._is_listed(seq):
+                    break
+                dropped += 1
+                self._kept_from = seq + 1
+        if dropped:
+            await self._file.commit()
+        if is_done:
+            await self._forget_clients(first_of(before_ms))
+        return dropped
+
+    def _listed_from(self, seq: int) -> list[int]:
+        ledger = self._ledger
+        return ledger.seqs(max(seq, ledger.base_seq), ledger.last_seq, KNOWN, HIDDEN, SEQS_AT_ONCE)
+
+    async def _forget_clients(self, first: int) -> None:
+        """Delete the clients with lower numbers, which no receipt names."""
+        if first > self._clients_from:
+            await drop_chunks(
+                1 << 32,
+                lambda wanted: self._statements.change("purge", FORGET_CLIENTS, first=first, limit=wanted),
+            )
+            self._clients_from = first
+
+
+def _groups(outcomes: Iterable[tuple[Outcome, Sequence[int]]]) -> Iterator[tuple[int, int, Sequence[int]]]:
+    """State, time of receipt and users of what is true of several; few enough for a slice of the loop's time."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for outcome, user_ids in outcomes:
+        key = _state(outcome), outcome.received_ms
+        known = groups.get(key)
+        if known is None:
+            groups[key] = [*user_ids]
+        else:
+            known.extend(user_ids)
+    for (state, received_ms), users in groups.items():
+        size = PRESENT_AT_ONCE if _has_client(state) else ABSENT_AT_ONCE
+        for start in range(0, len(users), size):
+            yield state, received_ms, users[start : start + size]
+
+
+def _state(outcome: Outcome) -> int:
+    step = DELIVERED if outcome.received_ms else _STEPS[outcome.status]
+    return step | (ONLINE if outcome.is_online else 0) | (BY_MAILBOX if outcome.channel is Channel.OFFLINE else 0)
+
+
+def _has_client(state: int) -> bool:
+    return bool(state & ONLINE) or state & 0x0F == DELIVERED

@@ -104,7 +104,7 @@ class Rows:
         self._head = f"WITH given ({', '.join(names)}) AS (VALUES "
         self._row = f"({', '.join('?' * len(names))})"
         self._tail = f")\n{statement}"
-        self._width = len(names)
+        self.width = len(names)
         self._texts: dict[int, str] = {}
 
     def write(self, connection: sqlite3.Connection, values: list[Value]) -> None:
@@ -125,8 +125,8 @@ class Rows:
 
     def _pieces(self, values: list[Value], most: int) -> Iterator[tuple[str, list[Value]]]:
         start = 0
-        for size in _sizes(len(values) // self._width, most):
-            end = start + size * self._width
+        for size in _sizes(len(values) // self.width, most):
+            end = start + size * self.width
             yield self._text(size), values[start:end]
             start = end
 

@@ -1,0 +1,81 @@
+"""A conversion that is killed at any of its writes: the next start goes on as if there had been none before."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from pushd.stores.sqlite import conversion
+from pushd.stores.sqlite.engine.schema import prepare
+from tests import native
+
+DATA = Path(__file__).parent.parent / "data"
+NOW_MS = 1_700_000_001_000
+
+
+@pytest.mark.timeout(120)
+def test_a_kill_at_any_write_leaves_a_start_that_goes_on(tmp_path: Path) -> None:
+    kills = int(native.run(tmp_path, "tests.fault.test_conversion_kill:killed_at_each", tmp_path, timeout_s=100))
+    assert kills > 30
+
+
+def killed_at_each(directory: str) -> None:
+    """Converts once without a kill, then with one at each write and after that once more; prints how many."""
+    conversion.wall_ms = lambda: NOW_MS
+    old = old_database(Path(directory) / "old", 8)
+    before = dump(old)
+    place = Path(directory) / "data"
+    at = copied(old, place)
+    assert not native.ends_at(0, place, lambda: prepare(at))
+    expected = dump(at)
+    assert dump(place / "pushd.db.v8") == before
+    kills = 0
+    while True:
+        at = copied(old, place)
+        if not native.ends_at(kills + 1, place, lambda at=at: prepare(at)):  # type: ignore[misc]
+            break
+        kills += 1
+        assert dump(at) in (before, expected), kills
+        assert not native.ends_at(0, place, lambda at=at: prepare(at)), kills  # type: ignore[misc]
+        assert dump(at) == expected, kills
+        assert {path.name for path in place.iterdir()} == {"pushd.db", "pushd.db.v8"}, kills
+        assert dump(place / "pushd.db.v8") == before, kills
+    print(kills)
+
+
+def old_database(directory: Path, version: int) -> Path:
+    """A database of that version with everything in it, most of it in its WAL."""
+    directory.mkdir()
+    path = directory / "made.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.executescript((DATA / f"pushd.db.v{version}.sql").read_text())
+        kept = directory / "pushd.db"
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{path}{suffix}", f"{kept}{suffix}")
+    return kept
+
+
+def copied(old: Path, place: Path) -> Path:
+    """The same in a directory of its own."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    for suffix in ("", "-wal"):
+        shutil.copyfile(f"{old}{suffix}", f"{place / 'pushd.db'}{suffix}")
+    return place / "pushd.db"
+
+
+def dump(path: Path) -> list[str]:
+    """All that is in the database, seen without touching it."""
+    copy = path.parent.parent / "dumped"
+    for suffix in ("", "-wal"):
+        Path(f"{copy}{suffix}").unlink(missing_ok=True)
+        if Path(f"{path}{suffix}").exists():
+            shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
+    with closing(sqlite3.connect(copy)) as connection:
+        version = connection.execute("PRAGMA user_version").fetchone()
+        return [*connection.iterdump(), str(version)]

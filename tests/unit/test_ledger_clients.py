@@ -1,0 +1,136 @@
+"""Facts of clients by number: once each, found whether they are stored or not, and dropped after their week."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushd.ledger.clients import FIRST_WEEK_MS, LAST, WEEK_BITS, WEEK_MS, ClientFacts, Clients, Row, first_of
+
+DEVICE = ("mobile", "Android", "Chrome")
+ANN = ("c1", "10.0.0.1", "Firefox")
+
+
+def describe(user_agent: str) -> tuple[str, str, str]:
+    return DEVICE
+
+
+class Disk:
+    """What was taken, once it is said to be stored."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Row] = {}
+        self.reads: list[set[int]] = []
+
+    def store(self, rows: Iterable[Row]) -> None:
+        self.rows.update((row[0], row) for row in rows)
+
+    async def read(self, numbers: Collection[int]) -> list[Row]:
+        self.reads.append(set(numbers))
+        return [self.rows[number] for number in numbers if number in self.rows]
+
+
+async def test_the_same_facts_have_one_number_and_nobody_has_none() -> None:
+    clients = Clients()
+    first = clients.number(*ANN, describe)
+    assert clients.number("", "", "", describe) == 0
+    assert [clients.number(*ANN, describe) for _ in range(2)] == [first, first]
+    assert clients.number("c1", "10.0.0.2", "Firefox", describe) > first > 0
+    assert await clients.facts([first, 0, 77]) == {first: ClientFacts(*ANN, *DEVICE)}
+
+
+async def test_facts_are_in_memory_until_the_next_flush_shows_that_they_are_stored() -> None:
+    disk = Disk()
+    clients = Clients(disk.read)
+    first = clients.number(*ANN, describe)
+    rows = clients.taken()
+    assert rows == [(first, *ANN, *DEVICE)]
+    assert await clients.facts([first]) == {first: ClientFacts(*ANN, *DEVICE)}
+    assert disk.reads == []
+    disk.store(rows)
+    assert clients.taken() == []
+    assert await clients.facts([first]) == {first: ClientFacts(*ANN, *DEVICE)}
+    assert disk.reads == [{first}]
+
+
+def test_numbers_go_on_behind_what_is_stored() -> None:
+    clients = Clients()
+    clients.load(41)
+    clients.load(7)
+    assert clients.number(*ANN, describe) == 42
+
+
+def test_a_device_is_looked_up_once() -> None:
+    asked = []
+
+    def note(user_agent: str) -> tuple[str, str, str]:
+        asked.append(user_agent)
+        return DEVICE
+
+    clients = Clients()
+    for _ in range(3):
+        clients.number(*ANN, note)
+    assert asked == ["Firefox"]
+
+
+@given(st.lists(st.integers(0, 9), max_size=200), st.integers(1, 5))
+def test_recent_ones_keep_their_number_and_memory_is_bounded(seen: list[int], most: int) -> None:
+    """Whoever comes again before `most` others have come is recognised."""
+    clients = Clients(most=most)
+    numbers: dict[int, int] = {}
+    for place, name in enumerate(seen):
+        number = clients.number(f"c{name}", "", "", describe)
+        earlier = [at for at in range(place) if seen[at] == name]
+        if earlier and len({*seen[earlier[-1] + 1 : place]}) < most:
+            assert number == numbers[name]
+        elif name not in numbers:
+            assert number > max(numbers.values(), default=0)
+        numbers[name] = number
+        assert len(clients._recent) <= most
+        assert len(clients._older) <= most
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3 * WEEK_MS), st.integers(0, 3)), max_size=40).map(sorted),
+    st.integers(-WEEK_MS, 4 * WEEK_MS),
+)
+def test_what_was_used_since_a_time_has_no_number_below_the_first_of_that_time(
+    uses: list[tuple[int, int]], kept_from: int
+) -> None:
+    clients = Clients()
+    last = 0
+    for at, name in uses:
+        clients.begin(FIRST_WEEK_MS + at)
+        number = clients.number(f"c{name}", "", "", describe)
+        if at >= kept_from:
+            assert number >= first_of(FIRST_WEEK_MS + kept_from)
+        last = max(last, number)
+    assert first_of(FIRST_WEEK_MS + 4 * WEEK_MS) > last
+
+
+def test_a_full_week_goes_on_into_the_next_and_what_is_of_the_past_is_dropped_too_late_at_worst() -> None:
+    clients = Clients()
+    clients.begin(FIRST_WEEK_MS + WEEK_MS)
+    clients.load((2 << WEEK_BITS) - 1)
+    assert clients.number(*ANN, describe) == 2 << WEEK_BITS
+    assert first_of(FIRST_WEEK_MS + WEEK_MS) == 1 << WEEK_BITS
+
+
+def test_a_clock_that_steps_back_changes_nothing() -> None:
+    clients = Clients()
+    clients.begin(FIRST_WEEK_MS + 2 * WEEK_MS)
+    first = clients.number(*ANN, describe)
+    clients.begin(0)
+    assert clients.number(*ANN, describe) == first
+    assert clients.number("c2", "", "", describe) == first + 1
+
+
+def test_without_any_more_numbers_nobody_has_one() -> None:
+    clients = Clients()
+    clients.begin(1 << 53)
+    clients.load(LAST - 1)
+    assert clients.number(*ANN, describe) == LAST
+    assert clients.number("c2", "", "", describe) == 0
+    assert clients.number(*ANN, describe) == LAST

@@ -18,7 +18,7 @@ from pushd.ports import Stores
 from pushd.turns import SLICE_S
 from pushd.users.devices import Device
 from pushd.writing.records import ROWS_PER_CLOCK_READING, RecordWriter, merged
-from tests.unit.parts import REFUSALS, REFUSED_USER, START_MS, Counted, House, Picky, notice, with_store
+from tests.unit.parts import REFUSALS, REFUSED_USER, START_MS, House, Picky, with_store
 
 Build = Callable[..., House]
 OFFLINE = Outcome(created_ms=START_MS, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE)
@@ -79,8 +79,7 @@ def write(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def stores(stores: Stores, write: str) -> Stores:
-    """Stores with two accepted notices; that of records takes notes, or does not."""
-    await stores.journal.append([notice(1), notice(2)])
+    """That of records takes notes, or does not."""
     return stores if write == "note" else with_store(stores, records=Plain(stores.records))
 
 
@@ -91,7 +90,7 @@ def record(flight: InFlight) -> PushRecord:
 async def test_a_push_record_holds_its_notice_until_it_is_written(make_house: Build, frail: Any, write: str) -> None:
     house = make_house(stores=frail)
     writer: RecordWriter = house.writers.records
-    counted = Counted()
+    (counted,) = await house.counted("m1")
     writer.push_record(counted.flight, record(counted.flight))
     counted.flight.end_fan_out()
     assert counted.settled == 0
@@ -107,7 +106,7 @@ async def test_receipts_of_one_notice_become_one_write_and_hold_it_once(
 ) -> None:
     house = make_house(stores=frail)
     writer = house.writers.records
-    counted = Counted()
+    (counted,) = await house.counted("m1")
     writer.note(counted.flight, "m1", [1, 2], OFFLINE)
     writer.note(counted.flight, "m1", [2, 3], RECEIVED)
     writer.note(counted.flight, "m1", [], RECEIVED)
@@ -126,7 +125,7 @@ async def test_a_notice_over_several_batches_is_held_until_the_last_is_written(
     monkeypatch.setattr("pushd.writing.records.NOTED_AT_ONCE", 3)
     house = make_house(stores=frail, records={"batch_size": 3, "flush_ms": 1})
     writer = house.writers.records
-    first, second = Counted(1), Counted(2)
+    first, second = await house.counted("m1", "m2")
     writer.note(first.flight, "m1", range(1, 8), RECEIVED)
     writer.note(second.flight, "m2", range(1, 3), RECEIVED)
     for counted in (first, second):
@@ -143,7 +142,7 @@ async def test_of_a_batch_only_what_is_to_blame_is_set_aside_and_the_notice_is_s
     make_house: Build, stores: Stores
 ) -> None:
     house = make_house(stores=with_store(stores, records=Picky(stores.records, REFUSALS[0])), records={"flush_ms": 1})
-    counted = Counted()
+    (counted,) = await house.counted("m1")
     house.writers.records.push_record(counted.flight, record(counted.flight))
     house.writers.records.note(counted.flight, "m1", [1, REFUSED_USER, 3, 4, 5, 6, 7], RECEIVED)
     counted.flight.end_fan_out()
@@ -160,7 +159,7 @@ async def test_what_cannot_be_set_aside_keeps_the_notice_in_the_journal(
 ) -> None:
     frail.set_aside.fail("keep")
     house = make_house(stores=with_store(frail, records=Picky(stores.records, REFUSALS[0])), records={"flush_ms": 1})
-    counted = Counted()
+    (counted,) = await house.counted("m1")
     house.writers.records.note(counted.flight, "m1", [1, REFUSED_USER, 3, 4, 5, 6, 7], RECEIVED)
     counted.flight.end_fan_out()
     house.start_writers()
@@ -172,7 +171,8 @@ async def test_what_cannot_be_set_aside_keeps_the_notice_in_the_journal(
 async def test_names_that_cannot_be_had_keep_no_receipt_from_being_written(make_house: Build, frail: Any) -> None:
     house = make_house(stores=frail)
     frail.directory.fail("users", 5, TypeError("odd"))
-    house.writers.records.note(Counted().flight, "m1", [1, 2], RECEIVED)
+    (counted,) = await house.counted("m1")
+    house.writers.records.note(counted.flight, "m1", [1, 2], RECEIVED)
     house.start_writers()
     await house.writers.flushed()
     assert await frail.records.received_by("m1") == {1, 2}
@@ -181,7 +181,7 @@ async def test_names_that_cannot_be_had_keep_no_receipt_from_being_written(make_
 async def test_two_notices_of_the_same_id_are_both_held_until_written(make_house: Build) -> None:
     """An id may be used again after the dedup window, while records still wait for their store."""
     house = make_house()
-    first, second = Counted(1), Counted(1)
+    first, second = await house.counted("m1", "m1")
     for counted in (first, second):
         house.writers.records.note(counted.flight, "m1", [1], OFFLINE)
         house.writers.records.push_record(counted.flight, record(counted.flight))
@@ -198,7 +198,8 @@ async def test_records_do_not_wait_for_the_directory(make_house: Build, frail: A
     house = make_house(stores=frail)
     house.start_writers()
     frail.directory.fail("users", 1000)
-    house.writers.records.note(Counted(1).flight, "m1", [1], RECEIVED)
+    (counted,) = await house.counted("m1")
+    house.writers.records.note(counted.flight, "m1", [1], RECEIVED)
     checks: dict[str, Callable[[], Awaitable[Any]]] = {
         "mark": lambda: house.acknowledgements.mark(1, ["m1"], Mark.READ),
         "received": house.writers.flushed,
@@ -209,7 +210,7 @@ async def test_records_do_not_wait_for_the_directory(make_house: Build, frail: A
 
 
 async def test_who_asks_for_some_users_does_not_wait_for_others(make_house: Build) -> None:
-    house = make_house(last_seq=2, records={"flush_ms": 60_000})
+    house = make_house(records={"flush_ms": 60_000})
     house.start_all()
     flight = await house.publish(target="custom", user_ids=[1])
     async with asyncio.timeout(1):
@@ -242,7 +243,7 @@ async def test_the_loop_runs_while_devices_are_looked_up(make_house: Build, monk
             await asyncio.sleep(0)
 
     monkeypatch.setattr("pushd.writing.records.device_of", slowly)
-    counted = Counted()
+    (counted,) = await house.counted("m1")
     writer.note(counted.flight, "m1", range(1, 101), RECEIVED)
     house.start_writers()
     running = asyncio.create_task(run())

@@ -212,8 +212,6 @@ cdef Block* block_for_rows(Ledger ledger, int64_t flush, uint64_t number, uint64
     """The page, if the rows are not in what is stored of it. Rows before `first` that are lost are dead ones."""
     cdef Block* block
     cdef uint32_t place
-    if number < ledger.page_count and ledger.pages[number] == NULL:
-        return NULL  # dropped, or damaged and followed by others
     block = page_numbered(ledger, <uint32_t>number)
     if block.upto >= flush:
         return NULL
@@ -298,7 +296,7 @@ cdef int walk_dropped(Ledger ledger, int64_t flush, Cursor* cursor, bint is_real
     if kind == KIND_DENSE:
         block = ledger.dense_of(<int64_t>number)
         if block != NULL and block.upto < flush:
-            ledger.free_dense(block)
+            ledger.free_dense(<int64_t>number)
     elif number < ledger.page_count:
         block = ledger.pages[number]
         if block != NULL and block.upto < flush:
@@ -315,6 +313,7 @@ def ready(Ledger ledger not None):
     cdef uint32_t user, index
     cdef Chunk* chunk
     cdef Log log = log_of(ledger)
+    cdef list touched = []
     for user in range(ledger.user_count):
         ledger.unreads[user] = ledger.waitings[user] = 0
         ledger.dense_floors[user] = ledger.dense_count
@@ -331,10 +330,12 @@ def ready(Ledger ledger not None):
     for index in range(ledger.chunk_count):
         chunk = ledger.chunks[index]
         if chunk != NULL:
-            chunk.is_touched = False
-            chunk.dirty_count = 0
             undo_lost(ledger, chunk)
-    ledger.touched_chunks = []
+            chunk.dirty_count = 0
+            chunk.is_touched = log.is_outdated(chunk)
+            if chunk.is_touched:
+                touched.append(chunk.key)
+    ledger.touched_chunks = touched
     ledger.dropped = []
     ledger.bounded = 0
 
@@ -446,6 +447,4 @@ cdef int count_page(Ledger ledger, Block* page) except -1:
         if state & WAITING:
             ledger.waitings[user] += 1
             ledger.vector_floors[user] = min(ledger.vector_floors[user], vector.count - 1)
-    if page.low > page.high:
-        page.low, page.high = 0, NOWHERE
     return count_positions(page)

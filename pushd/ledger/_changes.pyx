@@ -169,7 +169,7 @@ cdef class Taking:
             if key & 7:
                 continue
             if (key >> 3 & 3) == KIND_CHUNK:
-                self.log.full.discard(key >> 5)
+                self.log.full.pop(key >> 5, None)
                 continue
             at = self.reserve(16)
             at[0] = ENTRY_DROPPED
@@ -189,7 +189,7 @@ cdef class Taking:
                 continue
             chunk.is_touched = False
             self.log_chunk(chunk)
-            if key in self.log.full and chunk.changed > PAGE // 4:
+            if self.log.is_outdated(chunk) or (key in self.log.full and chunk.changed > PAGE // 4):
                 self.store_chunk(chunk)
         return 0
 
@@ -239,8 +239,8 @@ cdef class Taking:
         chunk.logged_since = 0
         chunk.changed = 0
         chunk.is_stale = False
-        if chunk.count == PAGE:
-            self.log.full.add(chunk.key)
+        if chunk.count == PAGE or chunk.key < self.ledger.last_seq // PAGE:
+            self.log.keep_full(chunk)
         return 0
 
     cdef int store_full_chunks(self, bint is_due, int64_t last) except -1:

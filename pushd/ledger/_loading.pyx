@@ -139,10 +139,10 @@ cdef int load_chunk(Ledger ledger, Head* head, bytes body) except -1:
     chunk.upto = head.upto
     ledger.last_seq = max(ledger.last_seq, head.number * PAGE + head.count - 1)
     if log.partial >= 0:
-        log.full.add(log.partial)  # one behind it is stored
+        log.keep_full(ledger.chunk_of(log.partial * PAGE))  # another one is stored behind it
     log.partial = -1 if count == PAGE else head.number
     if count == PAGE:
-        log.full.add(head.number)
+        log.keep_full(chunk)
     return 0
 
 
@@ -216,11 +216,14 @@ cdef Block* page_numbered(Ledger ledger, uint32_t number) except NULL:
     cdef Block* block
     if number < ledger.page_count and ledger.pages[number] != NULL:
         return ledger.pages[number]
-    while ledger.page_count <= number:
+    while True:
         block = ledger.new_page()
-        if ledger.page_count <= number:
-            ledger.pages[ledger.page_count - 1] = NULL
-            ledger.discard(block, -1)
-    if ledger.pages[number] == NULL:
-        raise ValueError(f"page {number} after {ledger.page_count - 1}, expected them in order")
-    return ledger.pages[number]
+        if block.key == number:
+            return block
+        ledger.pages[block.key] = NULL
+        if block.key > number:
+            ledger.page_count -= 1
+            ledger.pages[number] = block
+            block.key = number
+            return block
+        ledger.discard(block, -1)

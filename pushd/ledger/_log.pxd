@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from pushd.ledger._ledger cimport Block, Ledger
+from pushd.ledger._ledger cimport Block, Chunk, Ledger
 
 cdef enum:
     MAGIC = 0x67644c70  # "pLdg"
@@ -42,12 +42,14 @@ cdef class Log:
     cdef size_t total_bytes
     # What needs them: (flush, key of part 0) for whatever is logged since that flush; out of date where it is not any more
     cdef object pins
-    cdef set full            # numbers of the chunks all of whose notices are stored
+    cdef dict full           # the chunks all of whose notices are stored, by number: how many these were
     cdef int64_t partial     # number of the last chunk that was loaded, where some of its notices may be missing; or -1
     cdef int64_t next_chunk  # all before are full
     cdef uint64_t* marks     # scratch: a bit per position
     cdef size_t marks_room
 
+    cdef int keep_full(self, Chunk* chunk) except -1
+    cdef bint is_outdated(self, Chunk* chunk) except -1
     cdef int pin(self, int64_t flush, int64_t key) except -1
     cdef int64_t floor(self, Ledger ledger, int64_t flush) except -1
     cdef size_t dropped_below(self, int64_t floor) except? 0

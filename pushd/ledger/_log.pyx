@@ -25,11 +25,21 @@ cdef class Log:
     def __cinit__(self):
         self.rows = deque()
         self.pins = deque()
-        self.full = set()
+        self.full = {}
         self.partial = -1
 
     def __dealloc__(self):
         free(self.marks)
+
+    cdef int keep_full(self, Chunk* chunk) except -1:
+        """The chunk was stored, and no notices will follow in it."""
+        self.full[chunk.key] = known(chunk)
+        return 0
+
+    cdef bint is_outdated(self, Chunk* chunk) except -1:
+        """Whether a notice has come to a chunk that is stored as full, in a gap: the log has states only."""
+        cdef object count = self.full.get(chunk.key)
+        return count is not None and <uint32_t>count != known(chunk)
 
     cdef int pin(self, int64_t flush, int64_t key) except -1:
         """Keep the rows from `flush` on until the block or chunk is stored again."""
@@ -81,6 +91,14 @@ cdef class Log:
                 found += 1
                 bits &= bits - 1
         return found
+
+
+cdef uint32_t known(const Chunk* chunk) noexcept nogil:
+    """How many notices there are in a chunk."""
+    cdef uint32_t place, count = 0
+    for place in range(chunk.count):
+        count += chunk.states[place] != 0
+    return count
 
 
 cdef uint32_t sorted_few(uint32_t* positions, uint32_t count, uint32_t below) noexcept nogil:

@@ -40,6 +40,7 @@ extensions = [
         "pushd.stores.sqlite._columns",
         "pushd.ledger._ledger",
         "pushd.ledger._names",
+        "pushd.ledger._entries",
         "pushd.ledger._passes",
         "pushd.ledger._lists",
     )

@@ -2,9 +2,10 @@
 """Passes over the ledger's columns without the GIL: which receipts match, how many, and those with certain keys."""
 
 cimport cython
-from libc.stdlib cimport calloc, free, malloc, qsort, realloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
+from pushd.ledger._entries cimport add
 from pushd.ledger._ledger cimport (
     CONFIRMED, DELIVERED, HIDDEN, KINDS, KNOWN, NONE, NOWHERE, ONLINE, PAGE, READ, SECONDS, STEPS, Chunk, time_of,
 )
@@ -70,12 +71,10 @@ cdef class Pass:
         if not (self.views and self.page_views and self.eras):
             raise MemoryError
         for i in range(self.era_count):
-            chunk = ledger.chunks[i] if i < ledger.chunk_count else NULL
-            self.eras[i].created_low = NOTHING if chunk == NULL else chunk.created_low
-            self.eras[i].created_high = <const uint8_t*>NOTHING if chunk == NULL else chunk.created_high
-            self.eras[i].states = <const uint8_t*>NOTHING if chunk == NULL else chunk.states
-            if chunk != NULL:
-                self.eras[i].base_ms, self.eras[i].count = chunk.base_ms, chunk.count
+            self.eras[i] = Era(0, &NOTHING[0], <const uint8_t*>&NOTHING[0], <const uint8_t*>&NOTHING[0], 0, 0)
+            if i < ledger.chunk_count and ledger.chunks[i] != NULL:
+                chunk = ledger.chunks[i]
+                self.eras[i] = Era(chunk.base_ms, chunk.created_low, chunk.created_high, chunk.states, chunk.count, 0)
         self.notice_end = (self.era_count - 1) * PAGE + self.eras[self.era_count - 1].count
         self.before = min(self.before, self.notice_end)
         for i in range(ledger.dense_count):
@@ -163,11 +162,13 @@ cdef class Pass:
     cdef uint32_t hits_of(self, const View* view, uint32_t start, uint32_t count, uint8_t* hits) noexcept nogil:
         """Sets 1 for each row that matches, else 0, and returns how many do."""
         cdef const uint8_t* states = view.states + start
-        cdef const uint32_t* users = NULL if view.users == NULL else view.users + start
+        cdef const uint32_t* users = view.users
         cdef const uint8_t* mask = self.mask
         cdef const uint8_t* table = self.table
         cdef const uint32_t* times
         cdef uint32_t i, offset, total = 0
+        if users != NULL:
+            users += start
         for i in range(count):
             hits[i] = table[states[i]]
         if self.need != ANY and view.times[self.kind] != NULL:
@@ -212,7 +213,7 @@ cdef class Pass:
     cdef int64_t matching_of(self, View* view) noexcept nogil:
         """How many rows match; counted once."""
         cdef uint8_t[SEGMENT] hits
-        cdef uint32_t state, start
+        cdef uint32_t state, segment, start
         if view.matching >= 0:
             return view.matching
         view.matching = 0
@@ -220,7 +221,8 @@ cdef class Pass:
             for state in range(256):
                 view.matching += view.block.counts[state] if self.table[state] else 0
         else:
-            for start in range(0, view.count, SEGMENT):
+            for segment in range(segments_of(view.count, SEGMENT)):
+                start = segment * SEGMENT
                 view.matching += self.hits_of(view, start, min(<uint32_t>SEGMENT, view.count - start), hits)
         return view.matching
 
@@ -278,7 +280,7 @@ cdef class Pass:
     cdef void tally(self, int64_t* counts) noexcept nogil:
         """Adds how many rows match: all, online, received, read, confirmed."""
         cdef uint8_t[SEGMENT] hits
-        cdef uint32_t index, state, start, end, i
+        cdef uint32_t index, state, segment, start, end, i
         cdef uint64_t total, rows
         cdef View* view
         for index in range(self.count):
@@ -289,7 +291,8 @@ cdef class Pass:
                     for i in range(5):
                         counts[i] += rows * (WEIGHTS[state] >> 12 * i & 1)
                 continue
-            for start in range(0, view.count, SEGMENT // 2):
+            for segment in range(segments_of(view.count, SEGMENT // 2)):
+                start = segment * (SEGMENT // 2)
                 end = min(<uint32_t>SEGMENT // 2, view.count - start)
                 if self.hits_of(view, start, end, hits) == 0:
                     continue
@@ -308,13 +311,14 @@ cdef class Pass:
     cdef void count_users(self, uint32_t* counts) noexcept nogil:
         """Adds to each user's count how many of his rows match."""
         cdef uint8_t[SEGMENT] hits
-        cdef uint32_t index, start, end, i
+        cdef uint32_t index, segment, start, end, i
         cdef View* view
         cdef const uint32_t* users
         cdef uint32_t* here
         for index in range(self.count):
             view = &self.views[index]
-            for start in range(0, view.count, SEGMENT):
+            for segment in range(segments_of(view.count, SEGMENT)):
+                start = segment * SEGMENT
                 end = min(<uint32_t>SEGMENT, view.count - start)
                 if self.hits_of(view, start, end, hits) == 0:
                     continue
@@ -331,11 +335,12 @@ cdef class Pass:
     cdef void count_places(self, Names names, uint32_t* counts) noexcept nogil:
         """Adds to the count of each place among `names` how many of its rows match. Users behind them are left out."""
         cdef uint8_t[SEGMENT] hits
-        cdef uint32_t index, start, end, i, user, place
+        cdef uint32_t index, segment, start, end, i, user, place
         cdef View* view
         for index in range(self.count):
             view = &self.views[index]
-            for start in range(0, view.count, SEGMENT):
+            for segment in range(segments_of(view.count, SEGMENT)):
+                start = segment * SEGMENT
                 end = min(<uint32_t>SEGMENT, view.count - start)
                 if self.hits_of(view, start, end, hits) == 0:
                     continue
@@ -356,7 +361,7 @@ cdef class Pass:
     cdef int64_t spread(self, int64_t first, int64_t last, int shift, int64_t* buckets) noexcept nogil:
         """Counts what matches by key, in buckets of 2 ** shift from `first` on; returns how many are below."""
         cdef uint8_t[SEGMENT] hits
-        cdef uint32_t index, start, end, i
+        cdef uint32_t index, segment, start, end, i
         cdef uint64_t bucket
         cdef int64_t key, below = 0
         cdef View* view
@@ -371,7 +376,8 @@ cdef class Pass:
             if not self.by_seq and view.notices == NULL and view.first >= first and view.latest[self.kind] < SECONDS:
                 self.spread_dense(view, first, shift, buckets)
                 continue
-            for start in range(0, view.count, SEGMENT):
+            for segment in range(segments_of(view.count, SEGMENT)):
+                start = segment * SEGMENT
                 end = min(<uint32_t>SEGMENT, view.count - start)
                 if self.hits_of(view, start, end, hits) == 0:
                     continue
@@ -387,12 +393,13 @@ cdef class Pass:
     cdef void spread_dense(self, const View* view, int64_t first, int shift, int64_t* buckets) noexcept nogil:
         """The same of a dense block whose times are all in milliseconds, none below."""
         cdef uint8_t[SEGMENT] hits
-        cdef uint32_t start, end, i
+        cdef uint32_t segment, start, end, i
         cdef uint64_t bucket
         cdef int64_t sign = -1 if self.is_inverted else 1
         cdef int64_t base = sign * (view.created - 1) - first
         cdef const uint32_t* times
-        for start in range(0, view.count, SEGMENT):
+        for segment in range(segments_of(view.count, SEGMENT)):
+            start = segment * SEGMENT
             end = min(<uint32_t>SEGMENT, view.count - start)
             if self.hits_of(view, start, end, hits) == 0:
                 continue
@@ -407,7 +414,7 @@ cdef class Pass:
     cdef int64_t collect(self, int64_t first, int64_t last, bint counts_below, Entries* found) noexcept nogil:
         """Finds what matches with a key from `first` to `last`; returns how many are below, if asked for."""
         cdef uint8_t[SEGMENT] hits
-        cdef uint32_t index, start, end, i
+        cdef uint32_t index, segment, start, end, i
         cdef int64_t key, below = 0
         cdef View* view
         for index in range(self.count):
@@ -418,7 +425,8 @@ cdef class Pass:
                 if view.latest[self.kind] < SECONDS:
                     self.collect_dense(index, first, last, found)
                     continue
-            for start in range(0, view.count, SEGMENT):
+            for segment in range(segments_of(view.count, SEGMENT)):
+                start = segment * SEGMENT
                 end = min(<uint32_t>SEGMENT, view.count - start)
                 if self.hits_of(view, start, end, hits) == 0:
                     continue
@@ -438,11 +446,11 @@ cdef class Pass:
         cdef const uint32_t* times = view.times[self.kind]
         cdef int64_t low = max((-last if self.is_inverted else first) - view.created + 1, 1)
         cdef int64_t high = min((-first if self.is_inverted else last) - view.created + 1, <int64_t>SECONDS - 1)
-        cdef uint32_t start, end, i, lowest = <uint32_t>low, width = <uint32_t>(high - low), any_in
+        cdef uint32_t lane, start, end, i, lowest = <uint32_t>low, width = <uint32_t>(high - low), any_in
         if low > high:
             return
-        for start in range(0, view.count, LANE):
-            end = min(view.count, start + LANE)
+        for lane in range(segments_of(view.count, LANE)):
+            start, end = lane * LANE, min(view.count, (lane + 1) * LANE)
             any_in = 0
             for i in range(start, end):
                 any_in |= times[i] - lowest <= width
@@ -500,70 +508,5 @@ cdef class Pass:
         )
 
 
-# ---- sorting
-
-cdef void add(Entries* found, Entry entry) noexcept nogil:
-    cdef Entry* items
-    if found.count == found.room:
-        items = <Entry*>realloc(found.items, (found.room * 2 + 256) * sizeof(Entry))
-        if items == NULL:
-            found.is_full = True
-            return
-        found.items, found.room = items, found.room * 2 + 256
-    found.items[found.count] = entry
-    found.count += 1
-
-
-cdef void pick(Entries* found, int64_t offset, int64_t limit) noexcept nogil:
-    """Puts those from `offset` on, at most `limit`, where they belong in the order of all."""
-    cdef int64_t end = min(found.count, offset + limit)
-    if offset >= end:
-        return
-    divide(found.items, 0, found.count, offset)
-    if end < found.count:
-        divide(found.items, offset, found.count, end)
-    qsort(found.items + offset, end - offset, sizeof(Entry), _compare)
-
-
-cdef void divide(Entry* items, int64_t low, int64_t high, int64_t at) noexcept nogil:
-    """Orders [low, high) so far that those before `at` are below those from `at` on."""
-    cdef int64_t left, right
-    cdef Entry middle
-    while high - low > 1:
-        left, right = low, high - 1
-        middle = _median(&items[low], &items[(low + high) // 2], &items[high - 1])[0]
-        while left <= right:
-            while _compare(&items[left], &middle) < 0:
-                left += 1
-            while _compare(&items[right], &middle) > 0:
-                right -= 1
-            if left <= right:
-                items[left], items[right] = items[right], items[left]
-                left += 1
-                right -= 1
-        if at <= right:
-            high = right + 1
-        elif at >= left:
-            low = left
-        else:
-            return
-
-
-cdef const Entry* _median(const Entry* a, const Entry* b, const Entry* c) noexcept nogil:
-    if _compare(a, b) > 0:
-        a, b = b, a
-    if _compare(b, c) <= 0:
-        return b
-    return c if _compare(a, c) < 0 else a
-
-
-cdef int _compare(const void* one, const void* other) noexcept nogil:
-    cdef const Entry* a = <const Entry*>one
-    cdef const Entry* b = <const Entry*>other
-    if a.key != b.key:
-        return -1 if a.key < b.key else 1
-    if a.rank != b.rank:
-        return -1 if a.rank < b.rank else 1
-    if a.notice != b.notice:
-        return -1 if a.notice < b.notice else 1
-    return 0
+cdef uint32_t segments_of(uint32_t count, uint32_t size) noexcept nogil:
+    return count // size + (count % size != 0)

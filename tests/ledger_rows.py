@@ -23,7 +23,7 @@ CHUNK, DENSE, PAGES, CHANGE = range(4)
 NOTICES, ROWS, CHANGES, DROPPED = 1, 2, 3, 4
 
 KNOWN, SETTLED, HIDDEN, STATUS = 0x01, 0x02, 0x08, 0xC0  # of a notice's state
-STATUSES = {0x40: "success", 0x80: "expired", 0xC0: "failed"}
+STATUSES = {0: "accepted", 0x40: "success", 0x80: "expired", 0xC0: "failed"}
 STEPS, WAITING, ONLINE, BY_MAILBOX = 0x0F, 0x10, 0x40, 0x80  # of a receipt's
 NONE, PENDING, OFFLINE, EXPIRED, DELIVERED, READ, CONFIRMED, AGAIN = range(8)
 DELIVERY = {PENDING: "pending", OFFLINE: "offline", EXPIRED: "expired"}
@@ -275,7 +275,7 @@ class LedgerRows:
         return [
             self._push_record(seq, message_id, body, of_seq.get(seq, []))
             for seq, (message_id, body) in self.bodies.items()
-            if message_id is not None and self.is_listed(seq) and self.notices[seq].state & STATUS
+            if message_id is not None and self.is_listed(seq)
         ]
 
     def _push_record(self, seq: int, message_id: str, body: Row, receipts: list[Receipt]) -> Row:

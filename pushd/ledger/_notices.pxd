@@ -21,9 +21,9 @@ cdef struct Rows:          # of a page
     const Block* block
 
 cdef struct Wanted:
-    uint8_t states[256]    # marks
-    const uint8_t* labels  # marks by label; NULL: any
-    uint32_t label_count
+    uint8_t statuses[4]    # marks
+    const uint8_t* labels  # marks by label, of higher ones as of the last; NULL: any
+    uint32_t last_label
     const uint8_t* having  # marks by seq from having_from on; NULL: any
     int64_t having_from
     int64_t having_count

@@ -3,12 +3,16 @@
 cimport cython
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from pushd.ledger._ledger cimport (
-    DELIVERED, EXPIRED, FAILED, HIDDEN, KNOWN, NONE, ONLINE, PAGE, STATUS, STEPS, SUCCESS,
+    DELIVERED, EXPIRED, FAILED, HIDDEN, KNOWN, NONE, ONLINE, PAGE, PAST, STATUS, STEPS, SUCCESS,
     Block, Chunk, Ledger, created_of, time_of,
 )
+
+ctypedef fused Total:
+    uint8_t
+    uint32_t
 
 cdef enum:
     BY_SEQ, BY_STATUS, BY_LABEL, BY_TOTAL
@@ -105,26 +109,41 @@ cdef class Pass:
             self.ledger.leave()
 
 
-@cython.boundscheck(False)
-@cython.wraparound(False)
+cdef void match_states(const Wanted* wanted, const uint8_t* states, Py_ssize_t count, uint8_t* marks) noexcept nogil:
+    """Mark, by place, the states that are wanted. Written so that compilers do 16 of them at a time."""
+    cdef uint8_t none = wanted.statuses[0], success = wanted.statuses[1]
+    cdef uint8_t past = wanted.statuses[2], failed = wanted.statuses[3]
+    cdef uint8_t state, status
+    cdef Py_ssize_t place
+    for place in range(count):
+        state = states[place]
+        status = state & STATUS
+        marks[place] = <uint8_t>((state & (KNOWN | HIDDEN)) == KNOWN) & (
+            (none & <uint8_t>(status == 0)) | (success & <uint8_t>(status == SUCCESS))
+            | (past & <uint8_t>(status == PAST)) | (failed & <uint8_t>(status == FAILED))
+        )
+
+
 cdef uint32_t match(const Wanted* wanted, const Notices* chunk, uint8_t* marks) noexcept nogil:
-    """Mark, by place, those of a chunk's notices that are wanted; how many."""
-    cdef int64_t first = max(wanted.since_seq, chunk.first) - chunk.first
-    cdef int64_t end = min(wanted.before_seq, chunk.first + chunk.count) - chunk.first
+    """Mark, by place, those of a chunk's notices that are wanted; how many. `marks` has PAGE places."""
+    cdef int64_t first = max(wanted.since_seq - chunk.first, 0)
+    cdef int64_t end = min(wanted.before_seq - chunk.first, <int64_t>chunk.count)
     cdef int64_t place, at
-    cdef uint32_t count = 0, label
+    cdef uint32_t count = 0, last = wanted.last_label
+    cdef const uint32_t* labels = chunk.labels
+    cdef const uint8_t* label_marks = wanted.labels
     memset(marks, 0, PAGE)
-    for place in range(first, end):
-        marks[place] = wanted.states[chunk.states[place]]
-    if wanted.labels != NULL:
+    if first >= end:
+        return 0
+    match_states(wanted, chunk.states + first, end - first, marks + first)
+    if label_marks != NULL:
         for place in range(first, end):
-            label = chunk.labels[place]
-            marks[place] &= wanted.labels[label] if label < wanted.label_count else 0
+            marks[place] &= label_marks[min(labels[place], last)]
     if wanted.having != NULL:
         for place in range(first, end):
             at = chunk.first + place - wanted.having_from
             marks[place] &= wanted.having[at] if 0 <= at < wanted.having_count else 0
-    for place in range(first, end):
+    for place in range(PAGE):
         count += marks[place]
     return count
 
@@ -155,12 +174,14 @@ cdef void add_counts(Counted* counted, const uint32_t* counts) noexcept nogil:
 
 cdef void add_rows(Counted* counted, const Rows* page, int64_t base, int64_t span, const uint8_t* marks) noexcept nogil:
     """Add the receipts of a page whose notices are marked, by seq from `base` on."""
+    cdef const uint32_t* notices = page.notices
+    cdef const uint8_t* states = page.states
     cdef uint32_t row, at, first = <uint32_t>base
     cdef uint64_t sums = 0
     for row in range(page.count):
-        at = page.notices[row] - first
-        if at < span and marks[at]:
-            sums += PACKED[page.states[row]]
+        at = notices[row] - first
+        if at < span:
+            sums += PACKED[states[row]] & -<uint64_t>marks[at]
     counted.total += sums & 0xffff
     counted.online += (sums >> 16) & 0xffff
     counted.delivered += (sums >> 32) & 0xffff
@@ -190,23 +211,41 @@ cdef void add_all(Counted* counted, Pass data, const Wanted* wanted) noexcept no
                 counted.failed += IS_FAILED[page.states[row]]
 
 
-cdef void count_totals(Pass data, uint32_t* totals) noexcept nogil:
-    """Count the receipts of each notice."""
+cdef bint count_totals(Pass data, Total* totals) noexcept nogil:
+    """Count the receipts that each notice has in pages, by seq from `base` on; False when a count does not fit."""
     cdef Py_ssize_t number
-    cdef Rows* page
+    cdef const uint32_t* notices
+    cdef const uint8_t* states
     cdef uint32_t row, at, first = <uint32_t>data.base
-    cdef Counted counted
+    cdef int64_t span = data.span
+    cdef uint8_t is_over = 0, one
     for number in range(data.page_count):
-        page = &data.pages[number]
-        for row in range(page.count):
-            at = page.notices[row] - first
-            if at < data.span:
-                totals[at] += IS_LISTED[page.states[row]]
-    for number in range(data.dense_count):
-        if 0 <= data.dense[number].key - data.base < data.span:
-            memset(&counted, 0, sizeof(counted))
-            add_counts(&counted, data.dense[number].counts)
-            totals[data.dense[number].key - data.base] += <uint32_t>counted.total
+        notices, states = data.pages[number].notices, data.pages[number].states
+        for row in range(data.pages[number].count):
+            at = notices[row] - first
+            if at < span:
+                one = IS_LISTED[states[row]]
+                totals[at] += one
+                is_over |= one & <uint8_t>(totals[at] == 0)
+        if is_over:
+            return False
+    return True
+
+
+cdef uint32_t highest_of(const Total* totals, int64_t count) noexcept nogil:
+    cdef Total highest = 0
+    cdef int64_t at
+    for at in range(count):
+        highest = max(highest, totals[at])
+    return highest
+
+
+cdef uint32_t total_of(const Block* block) noexcept nogil:
+    """The receipts of a dense block."""
+    cdef Counted counted
+    memset(&counted, 0, sizeof(counted))
+    add_counts(&counted, block.counts)
+    return <uint32_t>counted.total
 
 
 cdef struct Sorting:
@@ -214,58 +253,98 @@ cdef struct Sorting:
     int64_t base
     const uint32_t* ranks   # by label
     uint32_t rank_count
-    const uint32_t* totals  # by seq from `base` on
+    uint8_t* few            # how many receipts in pages, by seq from `base` on; NULL where some have more than 255
+    uint32_t* many          # then these
+    uint32_t* dense         # of dense blocks, by place in Pass.dense
     uint32_t key_count      # all keys are below
 
 
-cdef void fill_keys(const Sorting* sorting, const Notices* chunk, uint32_t* keys) noexcept nogil:
-    """What each notice of a chunk is sorted by."""
-    cdef uint32_t place, label
+cdef void fill_keys(Pass data, const Sorting* sorting, const Notices* chunk, uint32_t* keys) noexcept nogil:
+    """What each notice of a chunk is sorted by. `keys` has PAGE places."""
+    cdef const uint8_t* states = chunk.states
+    cdef const uint32_t* labels = chunk.labels
+    cdef const uint32_t* ranks = sorting.ranks
+    cdef uint32_t place, label, count = chunk.count, rank_count = sorting.rank_count
+    memset(keys + count, 0, (PAGE - count) * sizeof(uint32_t))
     if sorting.sort == BY_STATUS:
-        for place in range(chunk.count):
-            keys[place] = RANK_OF_STATUS[chunk.states[place] >> 6]
+        for place in range(count):
+            keys[place] = RANK_OF_STATUS[states[place] >> 6]
     elif sorting.sort == BY_LABEL:
-        for place in range(chunk.count):
-            label = chunk.labels[place]
-            keys[place] = sorting.ranks[label] if label < sorting.rank_count else 0
+        for place in range(count):
+            label = labels[place]
+            keys[place] = ranks[label] if label < rank_count else 0
+    else:
+        fill_totals(data, sorting, chunk, keys)
+
+
+cdef void fill_totals(Pass data, const Sorting* sorting, const Notices* chunk, uint32_t* keys) noexcept nogil:
+    cdef int64_t from_base = chunk.first - sorting.base
+    cdef const uint8_t* few = sorting.few + from_base
+    cdef Py_ssize_t block
+    cdef uint32_t place
+    if sorting.few == NULL:
+        memcpy(keys, sorting.many + from_base, chunk.count * sizeof(uint32_t))
     else:
         for place in range(chunk.count):
-            keys[place] = sorting.totals[chunk.first - sorting.base + place]
+            keys[place] = few[place]
+    for block in range(dense_after(data, chunk.first), dense_after(data, chunk.first + chunk.count)):
+        keys[data.dense[block].key - chunk.first] = sorting.dense[block]
 
 
-cdef uint32_t keys_end(const Sorting* sorting, int64_t span) noexcept nogil:
-    """All keys are below."""
+cdef int count_keys(Pass data, Sorting* sorting) except -1 nogil:
+    """Find out what there is to sort by. Raises MemoryError."""
     cdef uint32_t highest = 0
-    cdef int64_t at
+    cdef Py_ssize_t at
     if sorting.sort == BY_STATUS:
-        return STATUSES_END
-    if sorting.sort == BY_LABEL:
-        for at in range(sorting.rank_count):
-            highest = max(highest, sorting.ranks[at])
+        highest = STATUSES_END - 1
+    elif sorting.sort == BY_LABEL:
+        highest = highest_of(sorting.ranks, sorting.rank_count)
     else:
-        for at in range(span):
-            highest = max(highest, sorting.totals[at])
-    return highest + 1
+        with gil:
+            sorting.few = <uint8_t*>zeroed(data.span, 1)
+            sorting.dense = <uint32_t*>allocated(data.dense_count * sizeof(uint32_t))
+        for at in range(data.dense_count):
+            sorting.dense[at] = total_of(data.dense[at])
+        if count_totals(data, sorting.few):
+            highest = highest_of(sorting.few, data.span)
+        else:
+            free(sorting.few)
+            sorting.few = NULL
+            with gil:
+                sorting.many = <uint32_t*>zeroed(data.span, sizeof(uint32_t))
+            count_totals(data, sorting.many)
+            highest = highest_of(sorting.many, data.span)
+        highest = max(highest, highest_of(sorting.dense, data.dense_count))
+    sorting.key_count = highest + 1
+    return 0
 
 
-cdef int64_t spread(Pass data, const Wanted* wanted, const Sorting* sorting, uint32_t* counts) noexcept nogil:
-    """How many of the wanted have each key, in LANES rows of `counts` added up in the first; how many in all."""
-    cdef uint8_t[PAGE] marks
+cdef int64_t spread(
+    Pass data, const Wanted* wanted, const Sorting* sorting, uint32_t* counts, uint8_t* all_marks
+) noexcept nogil:
+    """How many of the wanted have each key, in the first of LANES rows of `counts`; how many in all. Marks them."""
+    cdef uint8_t* marks
     cdef uint32_t[PAGE] keys
-    cdef uint32_t place, lane, lanes = LANES if sorting.key_count <= LANE_KEYS else 1
+    cdef size_t lane = sorting.key_count if sorting.key_count <= LANE_KEYS else 0
+    cdef uint32_t* second = counts + lane
+    cdef uint32_t* third = counts + 2 * lane
+    cdef uint32_t* fourth = counts + 3 * lane
+    cdef uint32_t place
     cdef Py_ssize_t number, key
-    cdef Notices* chunk
     cdef int64_t total = 0
     for number in range(data.chunk_count):
-        chunk = &data.chunks[number]
-        if not match(wanted, chunk, marks):
+        marks = all_marks + (data.chunks[number].first - data.base)
+        if not match(wanted, &data.chunks[number], marks):
             continue
-        fill_keys(sorting, chunk, keys)
-        for place in range(chunk.count):
-            counts[(place % lanes) * <size_t>sorting.key_count + keys[place]] += marks[place]
+        fill_keys(data, sorting, &data.chunks[number], keys)
+        for place in range(0, PAGE, 4):
+            counts[keys[place]] += marks[place]
+            second[keys[place + 1]] += marks[place + 1]
+            third[keys[place + 2]] += marks[place + 2]
+            fourth[keys[place + 3]] += marks[place + 3]
     for key in range(sorting.key_count):
-        for lane in range(1, lanes):
-            counts[key] += counts[lane * <size_t>sorting.key_count + key]
+        if lane:
+            counts[key] += second[key] + third[key] + fourth[key]
         total += counts[key]
     return total
 
@@ -296,34 +375,46 @@ cdef void find_stretch(Stretch* stretch, const uint32_t* counts, int64_t* places
         key += 1
 
 
+cdef uint32_t hits(const uint8_t* marks, const uint32_t* keys, uint32_t low, uint32_t high) noexcept nogil:
+    """How many of PAGE are marked and have a key from `low` to `high`."""
+    cdef uint32_t place, count = 0
+    for place in range(PAGE):
+        count += marks[place] & <uint32_t>(keys[place] - low <= high - low)
+    return count
+
+
 cdef int64_t gather(
-    Pass data, const Wanted* wanted, const Sorting* sorting, const Stretch* stretch, int64_t* places, int64_t* seqs
+    Pass data, const uint8_t* all_marks, const Sorting* sorting, const Stretch* stretch, int64_t* places, int64_t* seqs
 ) noexcept nogil:
-    """Put the seqs of a stretch into their places, which hold 0; how many. A walk from the end that is nearer."""
-    cdef uint8_t[PAGE] marks
+    """Put the marked seqs of a stretch into their places, which hold 0; how many. A walk from the nearer end."""
+    cdef const uint8_t* marks
     cdef uint32_t[PAGE] keys
     cdef bint is_backward = stretch.first_key == stretch.last_key and stretch.rest - stretch.limit < stretch.skipped
     cdef int64_t skipped = stretch.rest - stretch.limit if is_backward else stretch.skipped
+    cdef uint32_t low = stretch.first_key, high = stretch.last_key  # keys that are still looked for
     cdef int64_t found = 0, at, place, at_page
     cdef Py_ssize_t number
     cdef Notices* chunk
-    cdef uint32_t key
+    cdef uint32_t key, some
     for number in range(data.chunk_count):
         chunk = &data.chunks[data.chunk_count - 1 - number if is_backward else number]
-        if not match(wanted, chunk, marks):
+        marks = all_marks + (chunk.first - data.base)
+        fill_keys(data, sorting, chunk, keys)
+        some = hits(marks, keys, low, high)
+        if some <= skipped and (low == high or some == hits(marks, keys, low, low)):
+            skipped -= some
             continue
-        fill_keys(sorting, chunk, keys)
         for at in range(chunk.count):
             place = chunk.count - 1 - at if is_backward else at
             key = keys[place]
-            if not marks[place] or key < stretch.first_key or key > stretch.last_key:
+            if not marks[place] or key < low or key > high:
                 continue
-            if key == stretch.first_key and skipped > 0:
+            if key == low and skipped > 0:
                 skipped -= 1
                 continue
-            if places[key] >= stretch.limit:
-                continue
             at_page = stretch.limit - 1 - places[key] if is_backward else places[key]
+            if not 0 <= at_page < stretch.limit:
+                continue
             places[key] += 1
             if seqs[at_page]:  # more have this key than a moment ago
                 continue
@@ -331,6 +422,8 @@ cdef int64_t gather(
             found += 1
             if found == stretch.limit:
                 return found
+        if low < high and places[high] >= stretch.limit:
+            high -= 1
     return found
 
 
@@ -377,19 +470,16 @@ cdef class NoticeQuery:
         int64_t since_seq=0,
         int64_t before_seq=INT64_MAX,
     ):
-        cdef int state
-        cdef const uint8_t[::1] view
+        cdef int status
         if statuses is not None and len(statuses) != STATUSES:
             raise ValueError(f"expected a mark for each of {STATUSES} statuses, not {len(statuses)}")
         self.ledger = ledger
-        self.marks = marks
-        for state in range(256):
-            self.wanted.states[state] = (state & (KNOWN | HIDDEN)) == KNOWN and (
-                statuses is None or statuses[state >> 6] != 0
-            )
+        for status in range(STATUSES):
+            self.wanted.statuses[status] = statuses is None or statuses[status] != 0
         if marks is not None:
-            self.wanted.labels = <const uint8_t*>marks
-            self.wanted.label_count = len(marks)
+            self.marks = marks + b"\0"
+            self.wanted.labels = <const uint8_t*><bytes>self.marks
+            self.wanted.last_label = len(marks)
         if having is not None:
             self.having = bytes(having)
             self.wanted.having = <const uint8_t*><bytes>self.having
@@ -423,15 +513,16 @@ cdef class NoticeQuery:
         cdef int64_t count = 0
         cdef Py_ssize_t number
         cdef Notices* chunk
+        cdef const uint8_t* states
         cdef uint32_t place, failures
         for number in range(data.chunk_count):
             chunk = &data.chunks[number]
             if marks != NULL:
                 into = marks + (chunk.first - data.base)
             count += match(&self.wanted, chunk, into)
-            failures = 0
+            states, failures = chunk.states, 0
             for place in range(chunk.count):
-                failures += into[place] & <uint8_t>((chunk.states[place] & STATUS) == FAILED)
+                failures += into[place] & <uint8_t>((states[place] & STATUS) == FAILED)
             failed[0] += failures
         return count
 
@@ -475,24 +566,23 @@ cdef class NoticeQuery:
     cdef list sorted(self, Pass data, int sort, bytes ranks, int64_t offset, int64_t limit, bint is_descending):
         cdef Sorting sorting
         cdef Stretch stretch
-        cdef uint32_t* totals = NULL
+        cdef uint8_t* marks = NULL
         cdef uint32_t* counts = NULL
         cdef int64_t* places = NULL
         cdef int64_t* seqs = NULL
         cdef int64_t total, place
-        sorting.sort, sorting.base, sorting.totals = sort, data.base, NULL
-        sorting.ranks = <const uint32_t*><const char*>ranks if ranks is not None else NULL
-        sorting.rank_count = len(ranks) // sizeof(uint32_t) if ranks is not None else 0
+        memset(&sorting, 0, sizeof(sorting))
+        sorting.sort, sorting.base = sort, data.base
+        if ranks is not None:
+            sorting.ranks = <const uint32_t*><const char*>ranks
+            sorting.rank_count = len(ranks) // sizeof(uint32_t)
         try:
-            if sort == BY_TOTAL:
-                sorting.totals = totals = <uint32_t*>zeroed(data.span, sizeof(uint32_t))
-                with nogil:
-                    count_totals(data, totals)
             with nogil:
-                sorting.key_count = keys_end(&sorting, data.span)
+                count_keys(data, &sorting)
             counts = <uint32_t*>zeroed(sorting.key_count, sizeof(uint32_t) * LANES)
+            marks = <uint8_t*>zeroed(data.span, 1)
             with nogil:
-                total = spread(data, &self.wanted, &sorting, counts)
+                total = spread(data, &self.wanted, &sorting, counts, marks)
             limit = min(limit, total - offset)
             if limit <= 0:
                 return []
@@ -502,11 +592,14 @@ cdef class NoticeQuery:
             seqs = <int64_t*>zeroed(limit, sizeof(int64_t))
             with nogil:
                 find_stretch(&stretch, counts, places)
-                gather(data, &self.wanted, &sorting, &stretch, places, seqs)
+                gather(data, marks, &sorting, &stretch, places, seqs)
             found = [seqs[place] for place in range(limit) if seqs[place]]
             return found[::-1] if is_descending else found
         finally:
-            free(totals)
+            free(sorting.few)
+            free(sorting.many)
+            free(sorting.dense)
+            free(marks)
             free(counts)
             free(places)
             free(seqs)

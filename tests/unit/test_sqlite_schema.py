@@ -13,10 +13,10 @@ from structlog.testing import capture_logs
 
 from pushd.config.schema import Config, ServerConfig
 from pushd.errors import StartError
-from pushd.model import MailboxItem, User
-from pushd.stores.sqlite import import_users, journal, mailbox, open_stores, presence, records, wall_ms
+from pushd.model import User
+from pushd.stores.sqlite import conversion, import_users, journal, ledger_file, notices, open_stores, presence, wall_ms
 from pushd.stores.sqlite.engine.connection import open_connection
-from pushd.stores.sqlite.engine.schema import APPLICATION_ID, LADDER, prepare
+from pushd.stores.sqlite.engine.schema import APPLICATION_ID, VERSION, prepare
 
 
 def config(data_dir: Path) -> Config:
@@ -57,7 +57,7 @@ async def test_who_else_has_access_is_said_once_and_not_changed(
     tmp_path.chmod(0o700)
     prepare(tmp_path / "pushd.db")
     with closing(open_connection(tmp_path / "pushd.db", synchronous="NORMAL")) as other:  # keeps the WAL there
-        other.execute("SELECT * FROM journal").fetchall()
+        other.execute("SELECT * FROM notice").fetchall()
         (tmp_path / name).chmod(mode)
         with capture_logs() as logs:
             async with open_stores(config(tmp_path)):
@@ -104,8 +104,8 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     prepare(tmp_path / "pushd.db")
     with closing(sqlite3.connect(tmp_path / "pushd.db")) as connection:
         assert connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
-        connection.execute(f"PRAGMA user_version = {len(LADDER) + 1}")
-    assert f"schema version {len(LADDER) + 1}" in await refusal(tmp_path)
+        connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+    assert f"schema version {VERSION + 1}" in await refusal(tmp_path)
 
 
 async def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
@@ -123,25 +123,6 @@ async def test_an_old_sqlite_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
             pass
 
 
-async def test_mailbox_positions_go_on_after_a_restart(tmp_path: Path) -> None:
-    for name in "ab":
-        async with open_stores(config(tmp_path), clock=lambda: 1000) as stores:
-            await stores.mailbox.save([(MailboxItem("t", name, message_id=name), [1])])
-    async with open_stores(config(tmp_path), clock=lambda: 1000) as stores:
-        assert [item.message_id for item in (await stores.mailbox.read([1]))[1]] == ["a", "b"]
-
-
-def test_bodies_nobody_waits_for_go_away(tmp_path: Path) -> None:
-    prepare(tmp_path / "pushd.db")
-    with closing(open_connection(tmp_path / "pushd.db", synchronous="NORMAL")) as connection:
-        payload = {"items": b'[["m1", 1, 1, 0, "{}", [1, 2]]]'}
-        connection.execute(mailbox.SAVE_BODIES, payload)
-        connection.execute(mailbox.SAVE_ENTRIES, payload)
-        for left in (1, 0):
-            connection.execute(mailbox.CLEAR, {"user_id": left + 1})
-            assert connection.execute("SELECT count(*) FROM mailbox_notice").fetchone()[0] == left
-
-
 def test_importing_counts_and_names_the_path(tmp_path: Path) -> None:
     assert import_users(str(tmp_path), [User(user_id, f"user{user_id}") for user_id in range(1200)]) == 1200
     (tmp_path / "file").touch()
@@ -149,74 +130,29 @@ def test_importing_counts_and_names_the_path(tmp_path: Path) -> None:
         import_users(str(tmp_path / "file"), [])
 
 
-def test_names_of_version_3_are_found_in_either_case(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", range(1, VERSION))
+def test_an_older_version_is_converted_before_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
     path = tmp_path / "pushd.db"
-    insert = (
-        "INSERT INTO admin_user_receive_records (message_id, user_id, username, created_at, updated_at)"
-        " VALUES (?, ?, ?, 5, 5)"
-    )
-    prepare(path, LADDER[:3])
+    seen: list[int] = []
+
+    def convert(old: Path, found: int) -> None:
+        seen.append(found)
+        old.unlink()
+        prepare(old)
+
+    monkeypatch.setattr(conversion, "converted", convert)
     with closing(sqlite3.connect(path)) as old:
-        old.executemany(insert, [("m1", 2, "Ann"), ("m2", 2, "Ann"), ("m1", 1, "Öl")])
-        old.commit()
-    prepare(path)
-    with closing(sqlite3.connect(path)) as new:
-        new.executemany(insert, [("m3", 2, "Ann"), ("m3", 3, "BOB")])
-        names = "SELECT user_id, username, folded FROM receive_names ORDER BY user_id"
-        assert new.execute(names).fetchall() == [(1, "Öl", "Öl"), (2, "Ann", "ann"), (3, "BOB", "bob")]
-        new.execute("UPDATE admin_user_receive_records SET username = 'Carl' WHERE user_id = 3")
-        new.execute("DELETE FROM admin_user_receive_records WHERE message_id = 'm1'")
-        assert new.execute(names).fetchall() == [(2, "Ann", "ann"), (3, "Carl", "carl")]
-        counted = "SELECT message_id, total FROM receive_counts ORDER BY 1"
-        assert new.execute(counted).fetchall() == [("m2", 1), ("m3", 2)]
-
-
-def test_records_of_version_4_are_counted_by_user(tmp_path: Path) -> None:
-    path = tmp_path / "pushd.db"
-    insert = (
-        "INSERT INTO admin_user_receive_records (message_id, user_id, username, is_read, created_at, updated_at)"
-        " VALUES (?, ?, ?, ?, 5, 5)"
-    )
-    state = "user_id, username, is_online, is_received, is_read, is_confirmed, delivery_status, push_channel"
-    by_hand = f"SELECT {state}, count(*) FROM admin_user_receive_records GROUP BY {state} ORDER BY {state}"
-    names = "SELECT DISTINCT user_id, username FROM {} ORDER BY 1, 2"
-
-    def check(connection: sqlite3.Connection, rows: int) -> None:
-        kept = connection.execute(f"SELECT * FROM receive_totals ORDER BY {state}").fetchall()
-        assert kept == connection.execute(by_hand).fetchall()
-        known, written = (names.format(table) for table in ("receive_names", "admin_user_receive_records"))
-        assert connection.execute(known).fetchall() == connection.execute(written).fetchall()
-        assert len(kept) == rows
-
-    prepare(path, LADDER[:4])
-    with closing(sqlite3.connect(path)) as old:
-        old.executemany(insert, [("m1", 1, "ann", 0), ("m2", 1, "ann", 0), ("m2", 2, "bob", 1)])
-        old.commit()
-    prepare(path)
-    with closing(sqlite3.connect(path)) as new:
-        check(new, 2)
-        new.executemany(insert, [("m3", 1, "ann", 0), ("m3", 3, "carl", 0)])
-        check(new, 3)
-        change = "UPDATE admin_user_receive_records SET"
-        new.execute(f"{change} is_read = 1, delivery_status = 'delivered' WHERE message_id = 'm3'")
-        check(new, 4)
-        new.execute(f"{change} username = 'anna' WHERE user_id = 1 AND message_id <> 'm2'")
-        check(new, 5)
-        new.execute(f"{change} updated_at = 9")
-        new.execute("DELETE FROM admin_user_receive_records WHERE message_id = 'm2'")
-        check(new, 3)
-
-
-def test_the_index_of_users_of_version_5_is_made_anew(tmp_path: Path) -> None:
-    path = tmp_path / "pushd.db"
-    columns = "SELECT name FROM pragma_index_info('receive_records_user')"
-    found = []
-    for ladder in (LADDER[:5], LADDER):
-        prepare(path, ladder)
-        with closing(sqlite3.connect(path)) as connection:
-            found.append([name for (name,) in connection.execute(columns)])
-    assert found[0][:3] == ["user_id", "created_at", "username"]
-    assert found[1][:4] == ["user_id", "created_at", "received_at", "username"]
+        old.execute("CREATE TABLE journal (seq)")
+        old.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        old.execute(f"PRAGMA user_version = {version}")
+    for _ in range(2):
+        prepare(path)
+        with closing(sqlite3.connect(path)) as new:
+            assert new.execute("PRAGMA user_version").fetchone() == (VERSION,)
+            assert new.execute("SELECT count(*) FROM notice").fetchone() == (0,)
+    assert seen == [version]
 
 
 def test_wall_clock_is_in_milliseconds() -> None:
@@ -231,31 +167,24 @@ def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def plan_of(connection: sqlite3.Connection, statement: str) -> list[str]:
-    parameters = dict.fromkeys(re.findall(r":(\w+)", statement), b"[]")
+    parameters = dict.fromkeys(re.findall(r":(\w+)", statement), b"[]") or ("1",) * statement.count("?")
     return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
 
 
 @pytest.mark.parametrize(
     "statement",
     [
-        journal.SETTLE,
-        journal.UNSETTLED_PAGE,
-        journal.FIRST_SINCE,
-        journal.SINCE_PAGE,
+        journal.FIRST_OF,
+        journal.SOME,
+        journal.SINCE,
+        journal.REPEATS_BEHIND,
         journal.PURGE,
-        mailbox.LAST_POSITION,
-        mailbox.SAVE_ENTRIES,
-        mailbox.TRIM,
-        mailbox.READ,
-        mailbox.REMOVE,
-        mailbox.CLEAR,
-        mailbox.PURGE,
-        records.MARK,
-        records.RECEIVE_STATUS,
-        records.RECEIVED_BY,
-        records.UNREAD_COUNTS,
-        records.PURGE_RECEIPTS,
-        records.PURGE_PUSH_RECORDS,
+        ledger_file.SEQS_OF.format("?, ?"),
+        ledger_file.BODIES.format("?, ?"),
+        ledger_file.MESSAGE_IDS.format("?, ?"),
+        ledger_file.CLIENT_ROWS.format("?, ?"),
+        ledger_file.DROP_CHANGES,
+        notices.EXPIRED,
         presence.DISCONNECTED,
         presence.GHOSTS,
         presence.RESET,
@@ -263,7 +192,7 @@ def plan_of(connection: sqlite3.Connection, statement: str) -> list[str]:
 )
 def test_no_statement_scans_a_table(connection: sqlite3.Connection, statement: str) -> None:
     plan = plan_of(connection, statement)
-    tables = r"(journal|mailbox|mailbox_notice|notice|push_records|admin_\w+|user)"
+    tables = r"(notice|block|change|client|user_number|admin_\w+|user)"
     scans = [step for step in plan if re.match(rf"SCAN {tables}\b(?!.*(VIRTUAL TABLE|USING .*INDEX))", step)]
     assert not scans, plan
 
@@ -271,26 +200,10 @@ def test_no_statement_scans_a_table(connection: sqlite3.Connection, statement: s
 @pytest.mark.parametrize(
     ("statement", "index"),
     [
-        (journal.UNSETTLED_PAGE, "journal_unsettled"),
-        (journal.FIRST_SINCE, "journal_settled"),
-        (journal.PURGE, "journal_settled"),
-        (mailbox.REMOVE, "mailbox_once"),
-        (records.PURGE_RECEIPTS, "receive_records_created"),
+        (journal.FIRST_OF, "notice_message"),
+        (ledger_file.SEQS_OF.format("?, ?"), "notice_message"),
+        (notices.EXPIRED, "notice_expires"),
     ],
 )
 def test_an_index_serves_what_it_is_for(connection: sqlite3.Connection, statement: str, index: str) -> None:
     assert f"INDEX {index}" in " ".join(plan_of(connection, statement))
-
-
-def test_roles_of_version_6_that_are_none_are_0_and_follow_tokens(tmp_path: Path) -> None:
-    path = tmp_path / "pushd.db"
-    prepare(path, LADDER[:6])
-    with closing(sqlite3.connect(path)) as old:
-        rows = [(1, 1), (2, 2.0**63), (3, "boss"), (4, b"\xff"), (5, 2**31), (6, -(2**31)), (7, -(2**31) - 1)]
-        old.executemany("INSERT INTO user (id, user_type) VALUES (?, ?)", rows)
-        old.commit()
-    prepare(path)
-    with closing(sqlite3.connect(path)) as new:
-        found = new.execute("SELECT id, user_type, is_imported, token_issued_at FROM user ORDER BY id").fetchall()
-    roles = {1: 1, 6: -(2**31)}
-    assert found == [(user_id, roles.get(user_id, 0), 0, None) for user_id in range(1, 8)]

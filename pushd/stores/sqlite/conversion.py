@@ -48,7 +48,7 @@ EVERYBODY = 2**31 - 1  # may wait: mailboxes were trimmed before
 
 KNOWN, SETTLED, HIDDEN = 0x01, 0x02, 0x08  # _ledger.pxd, NoticeState
 STATUSES = {"success": 0x40, "expired": 0x80, "failed": 0xC0}
-EXPIRED, READ, CONFIRMED, STEPS = 3, 5, 6, 0x0F  # _ledger.pxd, Step
+READ, CONFIRMED = 5, 6  # _ledger.pxd, Step
 
 NOTICE = "INSERT INTO notice (seq, message_id, accepted_ms, expires_ms, waits_from_ms, body) VALUES (?, ?, ?, ?, ?, ?)"
 _encode = msgspec.json.Encoder().encode
@@ -235,7 +235,6 @@ class _Conversion:
                 of_state[0].append(number)
                 of_state[1].append(self._client(receipt))
                 self._users.note_name(number, seq, _text(receipt.name), receipt.role)
-                is_over |= receipt.state & STEPS == EXPIRED
             for (state, received_ms), (some, clients) in alike.items():
                 ledger.note(seq, some, state, received_ms, clients if any(clients) else None)
             for number, receipt in zip(numbers, chunk, strict=True):

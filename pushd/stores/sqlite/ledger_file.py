@@ -136,11 +136,9 @@ class LedgerFile:
         if self._failed is not None:
             await self._write(self._failed)
         is_more = True
-        while is_more:
-            taken = self._take()
-            is_more = has_changes(self.ledger)  # it takes no more than one transaction should have
-            if taken is not None:
-                await self._write(taken)
+        while is_more and (taken := self._take()) is not None:
+            is_more = has_changes(self.ledger)  # no more is taken than one transaction should have
+            await self._write(taken)
 
     async def _write(self, flush: Flush) -> None:
         self._failed = flush

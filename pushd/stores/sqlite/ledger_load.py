@@ -22,8 +22,8 @@ from pushd.stores.sqlite.engine.statements import HIGHEST_OWN
 log = structlog.get_logger("pushd.stores.sqlite")
 
 CHUNK = 4096  # notices of one (_ledger.pxd, PAGE)
-KNOWN, SETTLED, DENSE, HIDDEN, STATUS = 0x01, 0x02, 0x04, 0x08, 0xC0  # _ledger.pxd, NoticeState
-CHUNKS, DENSE_BLOCKS = 0, 1  # kinds of parts
+KNOWN, SETTLED, HIDDEN, STATUS = 0x01, 0x02, 0x08, 0xC0  # _ledger.pxd, NoticeState
+CHUNKS = 0  # a kind of parts
 
 # A notice that was appended behind others with higher numbers may have been unknown to the last flush, too. That is one
 # of a group that had to be appended one by one: far fewer came meanwhile.
@@ -109,13 +109,12 @@ class _Load:
             self._causes[cause] += rows
 
     def _load_parts(self) -> None:
-        """Chunks first, then the notices that are in none of them, then blocks, each one's first part before the others."""
+        """Chunks first, then the notices that are in none of them, then blocks, of each the first part first."""
         keys = sorted((key for (key,) in self._rows(KEYS)), key=lambda key: (kind_of(key), key))
-        dense = {key >> 5 for key in keys if key & 0x1F == DENSE_BLOCKS << 3}
         chunks = sum(kind_of(key) == CHUNKS for key in keys)
         for key in keys[:chunks]:
             if not self._load_part(key):
-                self._restore_chunk(key >> 5, dense)
+                self._restore_chunk(key >> 5)
         self._add_unknown()
         for key in keys[chunks:]:
             self._load_part(key)
@@ -137,13 +136,13 @@ class _Load:
             return False
         return True
 
-    def _restore_chunk(self, chunk: int, dense: set[int]) -> None:
-        """The notices of a damaged chunk from their rows. They must not go out again: they are old, but for the last."""
+    def _restore_chunk(self, chunk: int) -> None:
+        """The notices of a damaged chunk from their rows. They are old, and must not go out again."""
         if not 0 <= chunk < HIGHEST_OWN // CHUNK:
             return
         first = chunk * CHUNK
         for (seq,) in self._rows(CHUNK_SEQS, max(1, first), first + CHUNK - 1):
-            self._add_notice(seq, KNOWN | SETTLED | (DENSE if seq in dense else 0))
+            self._add_notice(seq, KNOWN | SETTLED)
 
     def _replay(self) -> None:
         last = 0

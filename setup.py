@@ -34,7 +34,14 @@ extensions = [
         extra_link_args=flavour["link"],
         define_macros=flavour["macros"],
     )
-    for module in ("pushd._fastpath", "pushd.ws._reader", "pushd.stores.sqlite._columns", "pushd.ledger._ledger")
+    for module in (
+        "pushd._fastpath",
+        "pushd.ws._reader",
+        "pushd.stores.sqlite._columns",
+        "pushd.ledger._notices",
+        "pushd.ledger._places",
+        "pushd.ledger._ledger",
+    )
 ]
 
 setup(

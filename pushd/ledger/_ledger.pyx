@@ -289,7 +289,7 @@ cdef class Ledger(Places):
         return 0
 
     cdef tuple described(self, int64_t seq, Block* block, uint32_t place):
-        cdef int64_t created_ms = created_of(self.chunk_of(seq), <uint32_t>(seq % PAGE))
+        cdef int64_t created_ms = created_of(self.chunk_of(seq), <uint32_t>(seq % PAGE)) if self.notice_of(seq) else 0
         cdef int64_t times[3]
         cdef int kind
         for kind in range(KINDS):
@@ -544,7 +544,8 @@ cdef class Ledger(Places):
         cdef uint32_t index, entry, row, place, left = self.waitings[self.checked(number)]
         cdef Vector* vector = &self.vectors[number]
         cdef Block* block
-        self.oldest_waiting(number, &block, &place)
+        if left == 0 or not self.oldest_waiting(number, &block, &place):
+            return found
         index, entry = self.dense_floors[number], self.vector_floors[number]
         while index < self.dense_count and left:
             block = self.dense[index]

@@ -10,7 +10,6 @@
 # of the arrays of pointers, so memory that a pass may read is given to `release`, never to free(). A pass begins with
 # `enter` and ends with `leave`. It reads a block's `count` before the block's columns: columns are exchanged first.
 
-cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 cdef enum:

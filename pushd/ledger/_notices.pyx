@@ -194,6 +194,9 @@ cdef class Notices:
     cdef int note_chunk(self, Chunk* chunk, uint32_t place) except -1:
         cdef uint32_t i
         cdef size_t room
+        chunk.is_stale = True
+        if chunk.is_touched and chunk.dirty_count and chunk.dirty[chunk.dirty_count - 1] == place:
+            return 0
         if chunk.dirty_count == chunk.dirty_room:
             if chunk.dirty_room >= 2 * PAGE:
                 for i in range(PAGE):
@@ -210,7 +213,6 @@ cdef class Notices:
             chunk.is_touched = True
         chunk.dirty[chunk.dirty_count] = place
         chunk.dirty_count += 1
-        chunk.is_stale = True
         return 0
 
     cdef uint8_t notice_of(self, int64_t seq) noexcept:

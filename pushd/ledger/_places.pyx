@@ -367,6 +367,8 @@ cdef class Places(Notices):
         self.touch(block)
         if block.upto == 0 if block.users == NULL else place >= block.logged:
             return 0
+        if block.dirty_count and block.dirty[block.dirty_count - 1] == place:
+            return 0
         if block.dirty_count == block.dirty_room:
             if block.dirty_room >= 2 * block.count + 16:
                 for i in range(block.count):

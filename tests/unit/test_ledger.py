@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import resource
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -382,10 +384,16 @@ def test_a_seq_below_the_first_chunk_and_unknown_ones() -> None:
 def test_without_memory_for_users_nothing_changes() -> None:
     ledger = Ledger(3)
     ledger.add_users(2)
+    before = ledger.memory
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), limits[1]))
     try:
-        ledger.add_users(1 << 31)
-    except MemoryError:
-        assert ledger.user_count == 2
+        with pytest.raises(MemoryError):
+            ledger.add_users(1 << 31)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert (ledger.user_count, ledger.memory) == (2, before)
     ledger.add_notice(1, 1, 0)
     ledger.note(1, [1], ABSENT)
     assert ledger.waiting(1) == [1]

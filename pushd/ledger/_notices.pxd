@@ -139,6 +139,7 @@ cdef class Notices:
     cdef list touched_chunks      # their keys
     cdef list dropped             # keys of parts to delete; some may never have been stored
     cdef public int64_t flush     # number of the last one taken
+    cdef object log               # _log.Log: what of the log is in the file; None until it is asked for
     # limits and sums
     cdef public uint32_t max_waiting
     cdef readonly size_t memory   # bytes

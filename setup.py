@@ -41,6 +41,10 @@ extensions = [
         "pushd.ledger._notices",
         "pushd.ledger._places",
         "pushd.ledger._ledger",
+        "pushd.ledger._loading",
+        "pushd.ledger._replay",
+        "pushd.ledger._log",
+        "pushd.ledger._changes",
     )
 ]
 

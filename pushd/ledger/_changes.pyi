@@ -1,0 +1,9 @@
+from pushd.ledger._ledger import Ledger
+from pushd.ledger._loading import load_part as load_part
+from pushd.ledger._replay import ready as ready
+from pushd.ledger._replay import replay as replay
+
+def take_changes(
+    ledger: Ledger, log_bytes: int = ..., take_bytes: int = ...
+) -> tuple[int, bytes, list[tuple[int, bytes | None]], int]: ...
+def has_changes(ledger: Ledger) -> bool: ...

@@ -1,0 +1,3 @@
+from pushd.ledger._ledger import Ledger
+
+def load_part(ledger: Ledger, key: int, body: bytes) -> None: ...

@@ -45,6 +45,10 @@ extensions = [
         "pushd.ledger._replay",
         "pushd.ledger._log",
         "pushd.ledger._changes",
+        "pushd.ledger._names",
+        "pushd.ledger._entries",
+        "pushd.ledger._passes",
+        "pushd.ledger._lists",
     )
 ]
 

@@ -197,8 +197,8 @@ cdef class Taking:
         cdef uint32_t index, place, next_place = 0
         cdef uint32_t count = self.log.distinct(chunk.dirty, chunk.dirty_count, chunk.count)
         cdef uint8_t* at
-        chunk.dirty_count = 0
         if count == 0:
+            chunk.dirty_count = 0
             return 0
         at = self.reserve(32 + 4 * <size_t>count)
         at[0] = ENTRY_NOTICES
@@ -212,6 +212,11 @@ cdef class Taking:
         self.add(at)
         self.active.add(chunk.key)
         chunk.changed += count
+        chunk.dirty_count = 0
+        if chunk.dirty_room > KEPT_DIRTY:
+            self.ledger.release(chunk.dirty, chunk.dirty_room * sizeof(uint32_t))
+            chunk.dirty = NULL
+            chunk.dirty_room = 0
         if chunk.logged_since == 0:
             chunk.logged_since = self.flush
             self.log.pin(self.flush, key_of(chunk.key, KIND_CHUNK, 0))
@@ -411,7 +416,7 @@ cdef class Taking:
         return self.forget_dirty(block)
 
     cdef int64_t shorten(self, int64_t floor, size_t log_bytes) except -1:
-        """Store what keeps the oldest rows, until the log is short enough or this flush has its share; the new floor."""
+        """Store what keeps the oldest rows, until the log is short enough or this flush has its share; the floor."""
         cdef Log log = self.log
         cdef int64_t key
         cdef size_t most = self.copied + self.most
@@ -460,7 +465,8 @@ def take_changes(Ledger ledger not None, size_t log_bytes=LOG_BYTES, size_t take
     (0, b"", [], 0). It counts as written from here on: if that fails, these same bytes are to be written before others.
 
     Copies about `take_bytes`, and as much again to keep the log below `log_bytes`; what is over waits for the next call
-    (`has_changes`), whole blocks at a time. Costs about 50 ns for a changed position, a millisecond for two megabytes of parts.
+    (`has_changes`), whole blocks at a time. Costs about 50 ns for a changed position, a millisecond for two megabytes
+    of parts.
     """
     cdef Taking taking
     cdef Log log = log_of(ledger)

@@ -96,7 +96,7 @@ class Node:
 
     def renew(self) -> None:
         """Let the next start find nothing."""
-        self.directory = Path(mkdtemp(dir=self.directory))
+        self.directory = Path(mkdtemp(dir=self.directory.parent))
         self.clock.now_ms = START_MS
         self.accepted.clear()
         self._last_seq = 0

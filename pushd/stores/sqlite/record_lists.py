@@ -6,11 +6,13 @@ What needs a pass over many receipts or notices is done by the threads that read
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from pushd.batched import batched
 from pushd.ledger._lists import ReceiptQuery
-from pushd.ledger._notices import LABEL_RANK, SEQ, STATUS_RANK, TOTAL, NoticeQuery, counts_of, seq_at
+from pushd.ledger._push_counts import counts_of, seq_at
+from pushd.ledger._pushes import LABEL_RANK, SEQ, STATUS_RANK, TOTAL, PushQuery
 from pushd.ledger.receipt_states import states_of
 from pushd.records import (
     Part,
@@ -28,7 +30,7 @@ from pushd.records import (
 from pushd.stores.sqlite.engine.statements import Reads
 from pushd.stores.sqlite.keywords import Keywords, Marks
 from pushd.stores.sqlite.ledger_file import LedgerFile, Read
-from pushd.stores.sqlite.push_rows import Counts, push_row, statuses_of
+from pushd.stores.sqlite.push_rows import Counts, push_row, read_notice, statuses_of
 from pushd.stores.sqlite.receipt_rows import Found, receipt_rows, who
 from pushd.turns import Slice, sliced
 from pushd.values import MAX_INT64
@@ -156,7 +158,7 @@ class RecordLists:
         A keyword costs a scan of the notices that it may be in, unless it was asked for lately.
         """
 
-        def page(query: NoticeQuery) -> list[tuple[int, Counts]]:
+        def page(query: PushQuery) -> list[tuple[int, Counts]]:
             by = _SORTS[sort]
             ranks = self._file.labels.ranks(sort) if by == LABEL_RANK else None
             seqs = query.page(by, part.offset, part.limit, part.is_descending, ranks)
@@ -176,7 +178,7 @@ class RecordLists:
 
     async def push_stats(self, where: PushFilter) -> PushStats:
         """Sums over the matching push records. A keyword costs what it costs `push_records`."""
-        total, failed, *sums = await self._ask_notices("push_stats", where, NoticeQuery.totals)
+        total, failed, *sums = await self._ask_notices("push_stats", where, PushQuery.totals)
         return PushStats(total, total - failed, failed, *sums)
 
     # ---- receipts
@@ -248,7 +250,7 @@ class RecordLists:
 
     # ---- notices
 
-    async def _ask_notices(self, name: str, where: PushFilter, ask: Callable[[NoticeQuery], Result]) -> Result:
+    async def _ask_notices(self, name: str, where: PushFilter, ask: Callable[[PushQuery], Result]) -> Result:
         """What `ask` says, in a thread that reads, of the push records that match."""
         marks = None
         if where.keyword:
@@ -262,10 +264,10 @@ class RecordLists:
 
         return await self._reads.read(name, run)
 
-    def _notice_query(self, where: PushFilter, marks: Marks | None) -> NoticeQuery:
+    def _notice_query(self, where: PushFilter, marks: Marks | None) -> PushQuery:
         """For threads that read: it looks at every label."""
         ends: dict[str, Any] = {"since_seq": self._seq_at(where.since_ms), "before_seq": self._seq_at(where.before_ms)}
-        return NoticeQuery(
+        return PushQuery(
             self._ledger,
             statuses=statuses_of(where),
             marks=self._file.labels.marks(where),
@@ -274,15 +276,15 @@ class RecordLists:
             **{name: seq for name, seq in ends.items() if seq is not None},
         )
 
-    async def _push_rows(self, found: Collection[tuple[int, Counts]]) -> list[PushRow]:
+    async def _push_rows(self, found: Sequence[tuple[int, Counts]]) -> list[PushRow]:
         rows: list[PushRow] = []
-        ledger, labels = self._ledger, self._file.labels
-        wanted = [*found]
-        for start in range(0, len(wanted), BODIES_AT_ONCE):
-            some = wanted[start : start + BODIES_AT_ONCE]
-            bodies = await self._file.bodies([seq for seq, _ in some])
+        ledger = self._ledger
+        for some in batched(found, BODIES_AT_ONCE):
+            seqs = [seq for seq, _ in some]
+            bodies, message_ids = await self._file.bodies(seqs), await self._file.message_ids(seqs)
             async for seq, counts in sliced(some):
-                if seq in bodies:
-                    state, created_ms = ledger.notice_state(seq), ledger.created_ms(seq)
-                    rows.append(push_row(seq, bodies[seq], state, created_ms, labels.label(ledger.label(seq)), counts))
+                if seq in message_ids and seq in bodies:
+                    label = self._file.labels.label(ledger.label(seq))
+                    notice = read_notice(seq, message_ids[seq], bodies[seq], label)
+                    rows.append(push_row(notice, ledger.notice_state(seq), ledger.created_ms(seq), counts))
         return rows

@@ -187,6 +187,18 @@ class World:
         ("reload",),
     ]
 )
+@example(  # a column that only the log has, and then the block is stored
+    [
+        ("users", 300),
+        ("add", 1, 0, True),
+        ("note", 0, "all", OFFLINE, 0, 0, 0),
+        ("take", {}),
+        ("mark", 0, "few", READ, 5),
+        ("reload",),
+        ("note", 0, "all", DELIVERED, 0, 9, 0),
+        ("reload",),
+    ]
+)
 def test_what_is_loaded_is_what_was_written(acts: list[Act]) -> None:
     world = World()
     for act in acts:

@@ -187,11 +187,12 @@ class World:
         ("reload",),
     ]
 )
-@example(  # a column that only the log has, and then the block is stored
+@example(  # what of a column only the log has, and then the block is stored
     [
         ("users", 300),
         ("add", 1, 0, True),
         ("note", 0, "all", OFFLINE, 0, 0, 0),
+        ("mark", 0, "some", READ, 5),
         ("take", {}),
         ("mark", 0, "few", READ, 5),
         ("reload",),

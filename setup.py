@@ -38,11 +38,17 @@ extensions = [
         "pushd._fastpath",
         "pushd.ws._reader",
         "pushd.stores.sqlite._columns",
+        "pushd.ledger._notices",
+        "pushd.ledger._places",
         "pushd.ledger._ledger",
-        "pushd.ledger._log",
-        "pushd.ledger._changes",
         "pushd.ledger._loading",
         "pushd.ledger._replay",
+        "pushd.ledger._log",
+        "pushd.ledger._changes",
+        "pushd.ledger._names",
+        "pushd.ledger._entries",
+        "pushd.ledger._passes",
+        "pushd.ledger._lists",
     )
 ]
 

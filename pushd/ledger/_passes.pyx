@@ -1,0 +1,490 @@
+# cython: cdivision=True
+"""Passes over the ledger's columns without the GIL: which receipts match, how many, and those with certain keys."""
+
+cimport cython
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+
+from pushd.ledger._entries cimport Entry, add
+from pushd.ledger._ledger cimport (
+    CONFIRMED, DELIVERED, HIDDEN, KINDS, KNOWN, NONE, NOWHERE, ONLINE, PAGE, READ, SECONDS, STEPS, Chunk, time_of,
+)
+from pushd.ledger._names cimport SEVERAL, spell_at
+
+cdef enum:
+    LANE = 64          # times compared at once
+
+# What a chunk that is not there has.
+cdef uint32_t NOTHING[PAGE]
+
+# Five sums in one number: how many rows of a state there are, and which of them are online, received, read, confirmed.
+cdef uint64_t WEIGHTS[256]
+
+
+def _weigh():
+    for state in range(256):
+        step = state & STEPS
+        facts = (True, bool(state & ONLINE), step >= DELIVERED, step == READ or step == CONFIRMED, step == CONFIRMED)
+        WEIGHTS[state] = sum(1 << 12 * i for i, fact in enumerate(facts) if fact)
+
+
+_weigh()
+
+
+cdef class Pass:
+    def __dealloc__(self):
+        self.end()
+        free(self.views)
+        free(self.page_views)
+        free(self.eras)
+        free(self.mask)
+
+    # ---- what is there
+
+    cdef int begin(self) except -1:
+        """Copies where the columns are. `ledger`, `since` and `before` (offsets) are set; `end` must follow."""
+        self.ledger.enter()
+        self.is_open = True
+        self.copy()
+        with nogil:
+            self.look()
+        return 0
+
+    cdef int end(self) except -1:
+        if self.is_open:
+            self.is_open = False
+            self.ledger.leave()
+        return 0
+
+    cdef int copy(self) except -1:
+        cdef Ledger ledger = self.ledger
+        cdef Chunk* chunk
+        cdef Block* block
+        cdef uint32_t i
+        self.base_seq = ledger.base_seq
+        self.page_count = ledger.page_count
+        self.user_room = ledger.user_count
+        self.era_count = max(1, ledger.chunk_count)
+        self.views = <View*>malloc((<size_t>ledger.dense_count + ledger.page_count + 1) * sizeof(View))
+        self.page_views = <uint32_t*>malloc((<size_t>self.page_count + 1) * 4)
+        self.eras = <Era*>calloc(self.era_count + 1, sizeof(Era))
+        if not (self.views and self.page_views and self.eras):
+            raise MemoryError
+        for i in range(self.era_count):
+            self.eras[i] = Era(0, &NOTHING[0], <const uint8_t*>&NOTHING[0], <const uint8_t*>&NOTHING[0], 0, 0)
+            if i < ledger.chunk_count and ledger.chunks[i] != NULL:
+                chunk = ledger.chunks[i]
+                self.eras[i] = Era(chunk.base_ms, chunk.created_low, chunk.created_high, chunk.states, chunk.count, 0)
+        self.notice_end = (self.era_count - 1) * PAGE + self.eras[self.era_count - 1].count
+        self.before = min(self.before, self.notice_end)
+        for i in range(ledger.dense_count):
+            block = ledger.dense[i]
+            if block.key >= self.base_seq + self.since and block.key < self.base_seq + self.before:
+                self.look_at(block, <uint32_t>(block.key - self.base_seq), <uint32_t>(block.key - self.base_seq))
+                self.user_room = max(self.user_room, block.count)
+        self.dense_count = self.count
+        for i in range(ledger.page_count):
+            block = ledger.pages[i]
+            self.page_views[i] = NOWHERE
+            if block != NULL and block.count and block.low < self.before and block.high >= self.since:
+                self.page_views[i] = self.count
+                self.look_at(block, block.low, min(block.high, self.notice_end - 1))
+        return 0
+
+    cdef void look_at(self, Block* block, uint32_t low, uint32_t high) noexcept:
+        cdef View* view = &self.views[self.count]
+        cdef int kind
+        view.block, view.states, view.users, view.notices = block, block.states, block.users, block.notices
+        view.clients, view.count, view.low, view.high = block.clients, block.count, low, high
+        for kind in range(KINDS):
+            view.times[kind], view.earliest[kind], view.latest[kind] = (
+                block.times[kind], block.earliest[kind], block.latest[kind]
+            )
+        view.created, view.is_checked, view.matching = 0, False, -1
+        self.count += 1
+
+    @cython.boundscheck(False)
+    cdef void look(self) noexcept nogil:
+        """Finds the notices without a record: their dense blocks have no rows, pages that may have some are checked."""
+        cdef uint32_t i, place, mixed = 0, low = NOWHERE, high = 0
+        cdef uint8_t all_bits, any_bits  # no wider, so that many are looked at at once
+        cdef const uint8_t* states
+        cdef View* view
+        cdef Era* era
+        for i in range(self.dense_count):
+            view = &self.views[i]
+            era = &self.eras[view.low // PAGE]
+            view.created = self.created_of(view, 0)
+            if era.states[view.low % PAGE] & (KNOWN | HIDDEN) != KNOWN:
+                view.count = 0
+        for i in range(self.dense_count, self.count):
+            low, high = min(low, self.views[i].low // PAGE), max(high, self.views[i].high // PAGE)
+        if low == NOWHERE:
+            return
+        for i in range(low, high + 1):
+            era = &self.eras[i]
+            era.mixed = mixed
+            all_bits, any_bits = KNOWN, 0
+            states = era.states
+            for place in range(era.count):
+                all_bits &= states[place]
+                any_bits |= states[place]
+            mixed += all_bits == 0 or (any_bits & HIDDEN) != 0
+        self.eras[high + 1].mixed = mixed
+        for i in range(self.dense_count, self.count):
+            view = &self.views[i]
+            view.is_checked = (
+                view.low < self.since or view.high >= self.before
+                or self.eras[view.low // PAGE].mixed != self.eras[view.high // PAGE + 1].mixed
+            )
+
+    # ---- what matches
+
+    cdef int match(self, bytes state_set, Named named) except -1:
+        """Sets the filter by state, and that by name."""
+        cdef uint32_t state
+        if len(state_set) != 256:
+            raise ValueError("a set of states has 256 bytes")
+        for state in range(256):
+            self.table[state] = (state & STEPS) != NONE and state_set[state] != 0
+        if named is not None:
+            self.named = named
+            self.mask = <uint8_t*>calloc(self.user_room + 1, 1)
+            if self.mask == NULL:
+                raise MemoryError
+            memcpy(self.mask, named.users, min(self.user_room, named.names.count))
+            self.has_several = named.names.span_count > 0
+        return 0
+
+    @cython.boundscheck(False)
+    cdef bint is_match(self, const View* view, uint32_t place) noexcept nogil:
+        cdef uint8_t hit
+        return self.table[view.states[place]] and self.hits_of(view, place, 1, &hit)
+
+    @cython.boundscheck(False)
+    cdef uint32_t hits_of(self, const View* view, uint32_t start, uint32_t count, uint8_t* hits) noexcept nogil:
+        """Sets 1 for each row that matches, else 0, and returns how many do."""
+        cdef const uint8_t* states = view.states + start
+        cdef const uint32_t* users = view.users
+        cdef const uint8_t* mask = self.mask
+        cdef const uint8_t* table = self.table
+        cdef const uint32_t* times
+        cdef uint32_t i, offset, total = 0
+        if users != NULL:
+            users += start
+        for i in range(count):
+            hits[i] = table[states[i]]
+        if self.need != ANY and view.times[self.kind] != NULL:
+            times = view.times[self.kind] + start
+            if self.need == TIMED:
+                for i in range(count):
+                    hits[i] &= times[i] != 0
+            else:
+                for i in range(count):
+                    hits[i] &= times[i] == 0
+        elif self.need == TIMED:
+            return 0
+        if mask != NULL and users == NULL:
+            for i in range(count):
+                hits[i] &= mask[start + i]
+        elif mask != NULL:
+            for i in range(count):
+                hits[i] &= mask[users[i]]
+        if self.has_several:
+            for i in range(count):
+                if hits[i] and mask[start + i if users == NULL else users[i]] == 3:
+                    hits[i] = self.named.at(
+                        start + i if users == NULL else users[i], self.base_seq + self.offset_of(view, start + i)
+                    )
+        if view.is_checked:
+            for i in range(count):
+                offset = self.offset_of(view, start + i)
+                hits[i] &= offset >= self.since and offset < self.before and (
+                    self.eras[offset // PAGE].states[offset % PAGE] & (KNOWN | HIDDEN)
+                ) == KNOWN
+        for i in range(count):
+            total += hits[i]
+        return total
+
+    cdef bint is_whole(self, const View* view) noexcept nogil:
+        """True when the states alone say what matches."""
+        return self.mask == NULL and not view.is_checked and (
+            self.need == ANY or self.need == UNTIMED and view.times[self.kind] == NULL
+        )
+
+    @cython.boundscheck(False)
+    cdef int64_t matching_of(self, View* view) noexcept nogil:
+        """How many rows match; counted once."""
+        cdef uint8_t[SEGMENT] hits
+        cdef uint32_t state, segment, start
+        if view.matching >= 0:
+            return view.matching
+        view.matching = 0
+        if view.count and self.is_whole(view):
+            for state in range(256):
+                view.matching += view.block.counts[state] if self.table[state] else 0
+        else:
+            for segment in range(segments_of(view.count, SEGMENT)):
+                start = segment * SEGMENT
+                view.matching += self.hits_of(view, start, min(<uint32_t>SEGMENT, view.count - start), hits)
+        return view.matching
+
+    # ---- rows and their keys
+
+    cdef uint32_t offset_of(self, const View* view, uint32_t place) noexcept nogil:
+        """Of the row's notice. One that was forgotten lies behind all others."""
+        return view.low if view.notices == NULL else view.notices[place] - <uint32_t>self.base_seq
+
+    cdef int64_t created_of(self, const View* view, uint32_t place) noexcept nogil:
+        return self.created_at(self.offset_of(view, place))
+
+    cdef int64_t created_at(self, uint32_t offset) noexcept nogil:
+        cdef const Era* era
+        offset = offset if offset < self.notice_end else 0
+        era = &self.eras[offset // PAGE]
+        return era.base_ms + (<int64_t>era.created_high[offset % PAGE] << 32 | era.created_low[offset % PAGE])
+
+    cdef int64_t key_of(self, const View* view, uint32_t place) noexcept nogil:
+        cdef int64_t key
+        if self.by_seq:
+            key = self.offset_of(view, place)
+        else:
+            key = time_of(view.created if view.notices == NULL else self.created_of(view, place),
+                          view.times[self.kind][place])
+        return -key if self.is_inverted else key
+
+    cdef void bound(self, View* view) noexcept nogil:
+        """Sets the bounds of the view's keys; none where no row can match."""
+        cdef int64_t low, high
+        view.first, view.last, view.matching = 1, 0, -1
+        if view.count == 0 or self.need == TIMED and (view.times[self.kind] == NULL or view.latest[self.kind] == 0):
+            return
+        if self.by_seq:
+            low, high = max(view.low, self.since), <int64_t>min(view.high, self.before - 1)
+        elif view.notices == NULL:
+            low, high = view.created, view.created
+        else:
+            low, high = self.created_at(view.low), self.created_at(view.high)
+        if not self.by_seq:
+            # A time in whole seconds may be a little below the greatest in milliseconds.
+            low = time_of(low, view.earliest[self.kind])
+            high = time_of(high, view.latest[self.kind]) + (1000 if view.latest[self.kind] & <uint32_t>SECONDS else 0)
+        view.first, view.last = (-high, -low) if self.is_inverted else (low, high)
+
+    # ---- counting
+
+    @cython.boundscheck(False)
+    cdef void tally(self, int64_t* counts) noexcept nogil:
+        """Adds how many rows match: all, online, received, read, confirmed."""
+        cdef uint8_t[SEGMENT] hits
+        cdef uint32_t index, state, segment, start, end, i
+        cdef uint64_t total, rows
+        cdef View* view
+        for index in range(self.count):
+            view = &self.views[index]
+            if self.is_whole(view) and view.count:
+                for state in range(256):
+                    rows = view.block.counts[state] if self.table[state] else 0
+                    for i in range(5):
+                        counts[i] += rows * (WEIGHTS[state] >> 12 * i & 1)
+                continue
+            for segment in range(segments_of(view.count, SEGMENT // 2)):
+                start = segment * (SEGMENT // 2)
+                end = min(<uint32_t>SEGMENT // 2, view.count - start)
+                if self.hits_of(view, start, end, hits) == 0:
+                    continue
+                total = 0
+                for i in range(end):
+                    total += WEIGHTS[view.states[start + i]] & -<uint64_t>hits[i]
+                for i in range(5):
+                    counts[i] += total >> 12 * i & 0xfff
+
+    cdef void tally_row(self, const View* view, uint32_t place, int64_t* counts) noexcept nogil:
+        cdef int i
+        for i in range(5):
+            counts[i] += WEIGHTS[view.states[place]] >> 12 * i & 1
+
+    @cython.boundscheck(False)
+    cdef void count_users(self, uint32_t* counts) noexcept nogil:
+        """Adds to each user's count how many of his rows match."""
+        cdef uint8_t[SEGMENT] hits
+        cdef uint32_t index, segment, start, end, i
+        cdef View* view
+        cdef const uint32_t* users
+        cdef uint32_t* here
+        for index in range(self.count):
+            view = &self.views[index]
+            for segment in range(segments_of(view.count, SEGMENT)):
+                start = segment * SEGMENT
+                end = min(<uint32_t>SEGMENT, view.count - start)
+                if self.hits_of(view, start, end, hits) == 0:
+                    continue
+                if view.users == NULL:
+                    here = counts + start
+                    for i in range(end):
+                        here[i] += hits[i]
+                else:
+                    users = view.users + start
+                    for i in range(end):
+                        counts[users[i]] += hits[i]
+
+    @cython.boundscheck(False)
+    cdef void count_places(self, Names names, uint32_t* counts) noexcept nogil:
+        """Adds to the count of each place among `names` how many of its rows match. Users behind them are left out."""
+        cdef uint8_t[SEGMENT] hits
+        cdef uint32_t index, segment, start, end, i, user, place
+        cdef View* view
+        for index in range(self.count):
+            view = &self.views[index]
+            for segment in range(segments_of(view.count, SEGMENT)):
+                start = segment * SEGMENT
+                end = min(<uint32_t>SEGMENT, view.count - start)
+                if self.hits_of(view, start, end, hits) == 0:
+                    continue
+                for i in range(end):
+                    user = start + i if view.users == NULL else view.users[start + i]
+                    if user >= names.count:
+                        continue
+                    place = names.places[user]
+                    if place & SEVERAL:
+                        place = names.spells[spell_at(
+                            names.spells, names.spans[place ^ SEVERAL], self.base_seq + self.offset_of(view, start + i)
+                        )].name
+                    counts[place] += hits[i]
+
+    # ---- keys
+
+    @cython.boundscheck(False)
+    cdef int64_t spread(self, int64_t first, int64_t last, int shift, int64_t* buckets) noexcept nogil:
+        """Counts what matches by key, in buckets of 2 ** shift from `first` on; returns how many are below."""
+        cdef uint8_t[SEGMENT] hits
+        cdef uint32_t index, segment, start, end, i
+        cdef uint64_t bucket
+        cdef int64_t key, below = 0
+        cdef View* view
+        memset(buckets, 0, (BUCKETS + 1) * sizeof(int64_t))
+        for index in range(self.count):
+            view = &self.views[index]
+            if view.first > view.last or view.last < first or view.first > last:
+                continue
+            if view.first >= first and (view.first - first) >> shift == (view.last - first) >> shift:
+                buckets[(view.first - first) >> shift] += self.matching_of(view)
+                continue
+            if not self.by_seq and view.notices == NULL and view.first >= first and view.latest[self.kind] < SECONDS:
+                self.spread_dense(view, first, shift, buckets)
+                continue
+            for segment in range(segments_of(view.count, SEGMENT)):
+                start = segment * SEGMENT
+                end = min(<uint32_t>SEGMENT, view.count - start)
+                if self.hits_of(view, start, end, hits) == 0:
+                    continue
+                for i in range(end):
+                    key = self.key_of(view, start + i) - first
+                    below += hits[i] & (key < 0)
+                    bucket = <uint64_t>key >> shift | <uint64_t>hits[i] - 1
+                    buckets[bucket if bucket < BUCKETS else <uint64_t>BUCKETS] += 1
+        return below
+
+    @cython.boundscheck(False)
+    cdef void spread_dense(self, const View* view, int64_t first, int shift, int64_t* buckets) noexcept nogil:
+        """The same of a dense block whose times are all in milliseconds, none below."""
+        cdef uint8_t[SEGMENT] hits
+        cdef uint32_t segment, start, end, i
+        cdef uint64_t bucket
+        cdef int64_t sign = -1 if self.is_inverted else 1
+        cdef int64_t base = sign * (view.created - 1) - first
+        cdef const uint32_t* times
+        for segment in range(segments_of(view.count, SEGMENT)):
+            start = segment * SEGMENT
+            end = min(<uint32_t>SEGMENT, view.count - start)
+            if self.hits_of(view, start, end, hits) == 0:
+                continue
+            times = view.times[self.kind] + start
+            for i in range(end):
+                # Without a branch: it would be mispredicted where every other row matches.
+                bucket = <uint64_t>(base + sign * <int64_t>times[i]) >> shift | <uint64_t>hits[i] - 1
+                buckets[bucket if bucket < BUCKETS else <uint64_t>BUCKETS] += 1
+
+    @cython.boundscheck(False)
+    cdef int64_t collect(self, int64_t first, int64_t last, bint counts_below, Entries* found) noexcept nogil:
+        """Finds what matches with a key from `first` to `last`; returns how many are below, if asked for."""
+        cdef uint8_t[SEGMENT] hits
+        cdef uint32_t index, segment, start, end, i
+        cdef int64_t key, below = 0
+        cdef View* view
+        for index in range(self.count):
+            view = &self.views[index]
+            if view.first > view.last or view.last < first or view.first > last:
+                continue
+            if not (self.by_seq or view.notices or counts_below and view.first < first):
+                if view.latest[self.kind] < SECONDS:
+                    self.collect_dense(index, first, last, found)
+                    continue
+            for segment in range(segments_of(view.count, SEGMENT)):
+                start = segment * SEGMENT
+                end = min(<uint32_t>SEGMENT, view.count - start)
+                if self.hits_of(view, start, end, hits) == 0:
+                    continue
+                for i in range(end):
+                    if hits[i]:
+                        key = self.key_of(view, start + i)
+                        if key < first:
+                            below += 1
+                        elif key <= last:
+                            self.take(index, start + i, key, found)
+        return below
+
+    @cython.boundscheck(False)
+    cdef void collect_dense(self, uint32_t index, int64_t first, int64_t last, Entries* found) noexcept nogil:
+        """The same of a dense block whose times are all in milliseconds: few of them are in the range."""
+        cdef const View* view = &self.views[index]
+        cdef const uint32_t* times = view.times[self.kind]
+        cdef int64_t low = max((-last if self.is_inverted else first) - view.created + 1, 1)
+        cdef int64_t high = min((-first if self.is_inverted else last) - view.created + 1, <int64_t>SECONDS - 1)
+        cdef uint32_t lane, start, end, i, lowest = <uint32_t>low, width = <uint32_t>(high - low), any_in
+        if low > high:
+            return
+        for lane in range(segments_of(view.count, LANE)):
+            start, end = lane * LANE, min(view.count, (lane + 1) * LANE)
+            any_in = 0
+            for i in range(start, end):
+                any_in |= times[i] - lowest <= width
+            if any_in:
+                for i in range(start, end):
+                    if times[i] - lowest <= width and self.is_match(view, i):
+                        self.take(index, i, self.key_of(view, i), found)
+
+    cdef void collect_user(self, uint32_t user, const uint32_t* rows, uint32_t row_count, Entries* found) noexcept nogil:
+        """Finds what matches of one user; `rows` is a copy of his vector. Their keys: rows without the time are first."""
+        cdef uint32_t index, i, page
+        cdef View* view
+        for index in range(self.dense_count):
+            view = &self.views[index]
+            if user < view.count and self.is_match(view, user):
+                self.take(index, user, self.user_key(view, user), found)
+        for i in range(row_count):
+            page = rows[i] // PAGE
+            index = self.page_views[page] if page < self.page_count else <uint32_t>NOWHERE
+            if index == NOWHERE or rows[i] % PAGE >= self.views[index].count:
+                continue
+            view = &self.views[index]
+            if self.is_match(view, rows[i] % PAGE):
+                self.take(index, rows[i] % PAGE, self.user_key(view, rows[i] % PAGE), found)
+
+    cdef int64_t user_key(self, const View* view, uint32_t place) noexcept nogil:
+        if not self.by_seq and (view.times[self.kind] == NULL or view.times[self.kind][place] == 0):
+            return <int64_t>1 << 62 if self.is_inverted else -(<int64_t>1 << 62)
+        return self.key_of(view, place)
+
+    cdef void take(self, uint32_t index, uint32_t place, int64_t key, Entries* found) noexcept nogil:
+        cdef const View* view = &self.views[index]
+        cdef uint32_t rank = place if view.users == NULL else view.users[place]
+        cdef uint32_t offset = self.offset_of(view, place)
+        cdef uint32_t inverted = NOWHERE if self.is_inverted else 0
+        if offset < self.notice_end:
+            rank = self.order.places[rank] if rank < self.order.count else rank
+            add(found, Entry(key, rank ^ inverted, offset ^ inverted, index, place))
+
+
+cdef uint32_t segments_of(uint32_t count, uint32_t size) noexcept nogil:
+    return count // size + (count % size != 0)

@@ -1,0 +1,224 @@
+"""Who the ledger's user numbers are: ids, and the name and role that each user had when a notice went out."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from threading import Lock
+from typing import Any
+
+from pushd.ledger._names import Named, Names, Order
+from pushd.model import User
+
+UserKey = int | str
+Identity = tuple[int, str, int]  # from which seq on, name, role
+
+# More numbers than this without a row are damage: what comes behind is left aside.
+MOST_MISSING = 100_000
+
+# Integers that a column of 64 bits holds.
+MOST = (1 << 63) - 1
+
+# Parts of names that were asked for last; a mask costs a byte a user.
+KEPT_MASKS = 8
+
+
+class Users:
+    """Ids by number, numbers by id, and identities. Changed on the loop's thread only.
+
+    A number is given in order of first appearance and never taken back. Ids are integers, or texts. `order`,
+    `names` and `named` are for reader threads: they hold the GIL for copies only, a millisecond at 100,000 users, and
+    keep what they have made until users or names change.
+    """
+
+    def __init__(self) -> None:
+        self.ids: list[UserKey] = []  # by number
+        self._numbers: dict[UserKey, int] = {}
+        # The last identity, by number; those before it, of users who have had several.
+        self._since: list[int] = []
+        self._names: list[str] = []
+        self._roles: list[int] = []
+        self._earlier: dict[int, tuple[Identity, ...]] = {}
+        self._noted: list[User | None] = []  # the object that was noted last
+        self._taken = 0
+        self._changed: dict[int, int] = {}  # user -> the oldest seq whose identity is to be taken
+        self._renames = 0
+        self._making = Lock()
+        self._order: Order | None = None
+        self._sorted: tuple[tuple[int, int], Names] | None = None
+        self._masks: dict[str, tuple[tuple[int, int], Named]] = {}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def numbers(self, user_ids: Iterable[UserKey]) -> list[int]:
+        """The users' numbers, in the order given; unknown users get one."""
+        known, user_ids = self._numbers, list(user_ids)
+        try:
+            return [known[user_id] for user_id in user_ids]
+        except KeyError:
+            return [known[user_id] if user_id in known else self._add(user_id) for user_id in user_ids]
+
+    def known(self, user_ids: Iterable[UserKey]) -> list[tuple[UserKey, int]]:
+        """(id, number) of those who have one."""
+        known = self._numbers
+        return [(user_id, known[user_id]) for user_id in user_ids if user_id in known]
+
+    def number(self, user_id: UserKey) -> int | None:
+        """The user's number."""
+        return self._numbers.get(user_id)
+
+    def note_name(self, number: int, seq: int, name: str, role: int) -> None:
+        """Notes what a user is called when the notice `seq` goes out.
+
+        A name that was unknown so far is filled in; an unknown one does not replace a known one, nor does what is
+        said with an older notice replace what is known.
+        """
+        since, known = self._since[number], self._names[number]
+        if (name, role) == (known, self._roles[number]) and since >= 0:
+            return
+        if since >= 0 and known and (not name or seq < since):
+            return
+        if 0 <= since < seq and known:
+            self._earlier[number] = (*self._earlier.get(number, ()), (since, known, self._roles[number]))
+            since = seq
+        elif since < 0:
+            since = seq
+        self._since[number], self._names[number], self._roles[number] = since, name, role
+        self._changed[number] = min(since, self._changed.get(number, since))
+        self._renames += 1
+
+    def note_names(self, numbers: Sequence[int], users: Iterable[User], seq: int) -> None:
+        """note_name for each; costs some 0.03 us for those who were noted last with the same User object."""
+        noted = self._noted
+        for number, user in zip(numbers, users, strict=True):
+            if noted[number] is not user:
+                self.note_name(number, seq, user.username, user.role)
+                if (user.username, user.role) == (self._names[number], self._roles[number]):
+                    noted[number] = user
+
+    def name_role(self, number: int, seq: int) -> tuple[str, int]:
+        """What the user was called when the notice `seq` went out; ("", 0): nobody has said."""
+        if number not in self._earlier or seq >= self._since[number]:
+            return self._names[number], self._roles[number]
+        earlier = self._earlier[number]
+        _, name, role = earlier[max(0, bisect_right(earlier, seq, key=_from_seq) - 1)]
+        return name, role
+
+    def taken(self) -> tuple[list[tuple[int, UserKey]], list[tuple[int, int, str, int]]]:
+        """Rows of `user_number` and of `identity` that are new or other than at the last call."""
+        rows = list(enumerate(self.ids[self._taken :], self._taken))
+        self._taken = len(self.ids)
+        changed, self._changed = self._changed, {}
+        identities = [
+            (number, *identity)
+            for number, oldest in changed.items()
+            for identity in (*self._earlier.get(number, ()), self._latest(number))
+            if identity[0] >= oldest
+        ]
+        return rows, identities
+
+    def load(self, users: Iterable[Sequence[Any]], identities: Iterable[Sequence[Any]]) -> int:
+        """Puts back what `taken` gave, into an empty object. Returns how many rows were left aside, being damaged.
+
+        A number without a row belongs to nobody: its id is negative.
+        """
+        given = list(users)
+        rows = sorted((row for row in given if _is_user(row)), key=_number)
+        aside = len(given) - len(rows)
+        for number, user_id in rows:
+            if not len(self.ids) <= number <= len(rows) + MOST_MISSING or user_id in self._numbers:
+                aside += 1
+                continue
+            while len(self.ids) < number:
+                self._add(-1 - len(self.ids))
+            self._add(user_id)
+        self._taken = len(self.ids)
+        return aside + self._load_identities(list(identities))
+
+    def order(self) -> Order:
+        """Numbers in the order of ids. From any thread."""
+        with self._making:
+            return self._ordered()
+
+    def names(self) -> Names:
+        """All names, in order. From any thread."""
+        with self._making:
+            return self._named()
+
+    def named(self, text: str) -> Named:
+        """Whose name contains `text`, as SQLite's lower() compares: ASCII letters in either case. From any thread."""
+        with self._making:
+            names, at = self._named(), self._at()
+            kept = self._masks.pop(text, None)
+            made = kept if kept is not None and kept[0] == at else (at, names.containing(text))
+            while len(self._masks) >= KEPT_MASKS:
+                del self._masks[next(iter(self._masks))]
+            self._masks[text] = made
+            return made[1]
+
+    def _at(self) -> tuple[int, int]:
+        return len(self.ids), self._renames
+
+    def _ordered(self) -> Order:
+        if self._order is None or len(self._order) != len(self.ids):
+            self._order = Order(self.ids)
+        return self._order
+
+    def _named(self) -> Names:
+        at = self._at()  # before the copy: what changes meanwhile is looked at the next time
+        if self._sorted is None or self._sorted[0] != at:
+            self._sorted = at, Names(self._ordered(), self._names, self._since, self._earlier)
+        return self._sorted[1]
+
+    def _add(self, user_id: UserKey) -> int:
+        number = self._numbers[user_id] = len(self.ids)
+        # Before the id: another thread takes its length for the number of all.
+        self._names.append("")
+        self._roles.append(0)
+        self._since.append(-1)
+        self._noted.append(None)
+        self.ids.append(user_id)
+        return number
+
+    def _latest(self, number: int) -> Identity:
+        return self._since[number], self._names[number], self._roles[number]
+
+    def _load_identities(self, given: list[Sequence[Any]]) -> int:
+        rows = [row for row in given if _is_identity(row) and row[0] < len(self.ids)]
+        for number, *identity in sorted(rows, key=_number_and_seq):
+            if self._since[number] >= 0:
+                self._earlier[number] = (*self._earlier.get(number, ()), self._latest(number))
+            self._since[number], self._names[number], self._roles[number] = identity
+        return len(given) - len(rows)
+
+
+def _number(row: Sequence[Any]) -> int:
+    number: int = row[0]
+    return number
+
+
+def _number_and_seq(row: Sequence[Any]) -> tuple[int, int]:
+    return row[0], row[1]
+
+
+def _from_seq(identity: Identity) -> int:
+    return identity[0]
+
+
+def _is_user(row: Sequence[Any]) -> bool:
+    return len(row) == 2 and _is_number(row[0]) and (isinstance(row[1], str) or _is_integer(row[1]))
+
+
+def _is_identity(row: Sequence[Any]) -> bool:
+    return (
+        len(row) == 4 and _is_number(row[0]) and _is_number(row[1]) and isinstance(row[2], str) and _is_integer(row[3])
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return _is_integer(value) and value >= 0
+
+
+def _is_integer(value: Any) -> bool:
+    return type(value) is int and -MOST <= value <= MOST

@@ -38,6 +38,8 @@ extensions = [
         "pushd._fastpath",
         "pushd.ws._reader",
         "pushd.stores.sqlite._columns",
+        "pushd.ledger._notices",
+        "pushd.ledger._places",
         "pushd.ledger._ledger",
         "pushd.ledger._names",
         "pushd.ledger._entries",

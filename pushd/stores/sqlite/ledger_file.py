@@ -232,7 +232,8 @@ async def open_ledger(
 ) -> AsyncIterator[LedgerFile]:
     """The ledger in the database at `path`, which `thread` writes to.
 
-    What is changed by the end of the block is written. Loading 10 million receipts takes the loop some tenths of a second. Raises StartError.
+    What is changed by the end of the block is written. Loading 10 million receipts takes the loop some tenths of a
+    second. Raises StartError.
     """
     file = LedgerFile(thread, read, max_waiting=max_waiting, has_records=has_records)
     try:

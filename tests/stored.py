@@ -16,6 +16,7 @@ from tests import ledger_rows
 PUSHES = "push_records"
 RECEIPTS = "admin_user_receive_records"
 STATUSES = "admin_user_online_status"
+KNOWN, SETTLED = 0x01, 0x02  # of a notice's state
 
 
 def rows(directory: Path, table: str) -> list[dict[str, Any]]:
@@ -23,31 +24,29 @@ def rows(directory: Path, table: str) -> list[dict[str, Any]]:
 
     What became of notices has no rows: it is decoded.
     """
-    with closing(sqlite3.connect(directory / "data" / "pushd.db", timeout=5)) as connection:
-        return rows_of(connection, table)
-
-
-def rows_of(connection: sqlite3.Connection, table: str) -> list[dict[str, Any]]:
-    """The same of an open database."""
     match table:
         case "push_records":
-            return ledger_rows.push_records(connection)
+            return ledger_rows.push_records(_path(directory))
         case "admin_user_receive_records":
-            return ledger_rows.receive_records(connection)
-        case _:
-            connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute(f"SELECT * FROM {table}")]
+            return ledger_rows.receive_records(_path(directory))
+    with closing(sqlite3.connect(_path(directory), timeout=5)) as connection:
+        connection.row_factory = sqlite3.Row
+        return [dict(row) for row in connection.execute(f"SELECT * FROM {table}")]
 
 
 def unsettled(directory: Path) -> list[int]:
     """The seqs of the notices with which something is left to do."""
-    with closing(sqlite3.connect(directory / "data" / "pushd.db", timeout=5)) as connection:
-        return ledger_rows.unsettled(connection)
+    notices = ledger_rows.LedgerRows(_path(directory)).notices
+    return [seq for seq, notice in notices.items() if notice.state & (KNOWN | SETTLED) == KNOWN]
+
+
+def _path(directory: Path) -> Path:
+    return directory / "data" / "pushd.db"
 
 
 def change(directory: Path, statement: str, *parameters: Any) -> None:
     """Bring about what would take time, or another program, to come about."""
-    with closing(sqlite3.connect(directory / "data" / "pushd.db", timeout=5)) as connection, connection:
+    with closing(sqlite3.connect(_path(directory), timeout=5)) as connection, connection:
         connection.execute(statement, parameters)
 
 

@@ -171,7 +171,7 @@ cdef class Ledger:
     cdef int free_dense(self, int64_t seq) except -1          # with what the file has of it
     cdef Block* new_page(self) except NULL                    # number page_count
     cdef int add_column(self, Block* block, int part) except -1   # times (1-3) or clients (4), where it has none
-    # True: `place` is theirs, its state may be 0. In pages: a row for this notice and user, alive or not
+    # True: the position is theirs, its state may be 0. In pages: the last row of this notice and user; others are dead
     cdef bint find(self, int64_t seq, uint32_t user, Block** block, uint32_t* place) noexcept
     cdef void begin(self, Walk* walk, int64_t seq) noexcept
     cdef bint step(self, Walk* walk) noexcept                 # the next position whose state is not 0
@@ -190,7 +190,7 @@ cdef class Ledger:
                       int64_t received_ms) except -1
     cdef uint32_t checked(self, uint32_t number) except? NOWHERE  # IndexError: no such user
     cdef void bound(self) noexcept
-    cdef bint look_in(self, uint32_t page, uint32_t user, uint32_t notice, Block** block, uint32_t* place) noexcept
+    cdef bint look_in(self, Block* page, uint32_t user, uint32_t notice, Block** block, uint32_t* place) noexcept
     cdef uint32_t dense_index(self, int64_t seq) noexcept     # of the first block not below
     cdef uint32_t peak_of(self, uint32_t page) noexcept
     cdef int discard(self, Block* block, int kind) except -1

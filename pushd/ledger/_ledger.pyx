@@ -14,7 +14,6 @@ from libc.string cimport memcpy, memmove, memset
 cdef enum:
     MOST_USERS = 1 << 31
     MOST_PAGES = 1 << 20
-    RECENT = 16        # entries of a vector that are looked at before pages are looked for
     LANE = 32          # compared at once
 
 
@@ -275,10 +274,6 @@ cdef class Ledger:
         cdef uint32_t i
         if place < chunk.count:
             created_ms = max(created_ms, created_of(chunk, place))  # a gap's: that of the notice before
-            for i in range(place + 1, chunk.count):
-                if chunk.states[i]:
-                    created_ms = min(created_ms, created_of(chunk, i))
-                    break
         elif chunk.count:
             created_ms = max(created_ms, created_of(chunk, chunk.count - 1))
         else:
@@ -286,11 +281,16 @@ cdef class Ledger:
                 if self.chunks[other] != NULL and self.chunks[other].count:
                     created_ms = max(created_ms, created_of(self.chunks[other], self.chunks[other].count - 1))
                     break
-        if place >= chunk.count:
+        for i in range(place + 1, chunk.count):
+            if chunk.states[i]:
+                created_ms = min(created_ms, created_of(chunk, i))
+                break
+        else:
             for other in range(index + 1, self.chunk_count):
                 if self.chunks[other] != NULL and self.chunks[other].count:
                     created_ms = min(created_ms, created_of(self.chunks[other], 0))
                     break
+        if place >= chunk.count:
             if chunk.count == 0:
                 chunk.base_ms = created_ms
             for i in range(chunk.count, place):
@@ -496,52 +496,46 @@ cdef class Ledger:
         before = self.peaks[page - 1] if page else 0
         return before if self.pages[page] == NULL else max(before, self.pages[page].high)
 
-    cdef bint look_in(self, uint32_t page, uint32_t user, uint32_t notice, Block** block, uint32_t* place) noexcept:
+    cdef bint look_in(self, Block* page, uint32_t user, uint32_t notice, Block** block, uint32_t* place) noexcept:
+        """Finds the user's row in this page, the last if there are several: earlier ones are dead."""
         cdef Vector* vector = &self.vectors[user]
-        cdef uint64_t first = <uint64_t>page * PAGE
+        cdef uint64_t first = page.key * PAGE
         cdef uint32_t entry = entry_of(vector, first + PAGE)
-        if self.pages[page] == NULL:
-            return False
         while entry and vector.rows[entry - 1] >= first:
             entry -= 1
-            if self.pages[page].notices[vector.rows[entry] % PAGE] == notice:
-                block[0], place[0] = self.pages[page], vector.rows[entry] % PAGE
+            if page.notices[vector.rows[entry] % PAGE] == notice:
+                block[0], place[0] = page, vector.rows[entry] % PAGE
                 return True
         return False
 
     cdef bint find(self, int64_t seq, uint32_t user, Block** block, uint32_t* place) noexcept:
         cdef uint8_t state = self.notice_of(seq)
-        cdef uint32_t notice = <uint32_t>seq, offset, entry, row, page, i
-        cdef Vector* vector
+        cdef uint32_t notice = <uint32_t>seq, offset, page
+        cdef Block* last
         if state == 0 or user >= self.user_count:
             return False
         if state & DENSE:
             block[0], place[0] = self.dense_of(seq), user
             return block[0] != NULL and user < block[0].count
-        vector = &self.vectors[user]
-        if vector.count == 0:
+        if self.vectors[user].count == 0:
             return False
         offset = <uint32_t>(seq - self.base_seq)
         self.bound()
-        if self.bounded < self.page_count and self.look_in(self.bounded, user, notice, block, place):
-            return True
+        if self.bounded < self.page_count:
+            last = self.pages[self.bounded]
+            if last != NULL and last.low <= offset <= last.high and self.look_in(last, user, notice, block, place):
+                return True
         if self.bounded == 0 or offset > self.peaks[self.bounded - 1]:
             return False
-        entry = vector.count
-        while entry and vector.count - entry < RECENT:
-            entry -= 1
-            row = vector.rows[entry]
-            block[0], place[0] = self.pages[row // PAGE], row % PAGE
-            if block[0] != NULL and block[0].notices[place[0]] == notice:
-                return True
         page = self.bounded
         while page:
             if page % LANE == 0 and not any_between(self.lows + page - LANE, self.highs + page - LANE, offset):
                 page -= LANE
                 continue
             page -= 1
-            if self.lows[page] <= offset <= self.highs[page] and self.look_in(page, user, notice, block, place):
-                return True
+            if self.lows[page] <= offset <= self.highs[page]:
+                if self.look_in(self.pages[page], user, notice, block, place):
+                    return True
         return False
 
     cdef void begin(self, Walk* walk, int64_t seq) noexcept:
@@ -734,7 +728,7 @@ cdef class Ledger:
             if notice_state & DENSE:
                 if place >= block.count:
                     self.widen(block, self.user_count)
-            elif not self.find(seq, place, &block, &place):
+            elif not self.find(seq, place, &block, &place) or block.states[place] == 0:
                 self.append_row(seq, users[i], &block, &place)
             self.merge(block, place, users[i], state, received, clients[i] if clients != NULL else 0, counts)
         return 0
@@ -899,6 +893,8 @@ cdef class Ledger:
         self.note_chunk(chunk, place)
         if chunk.states[place] == 0:
             self.place_in_time(chunk, place, created_ms)
+        elif state & HIDDEN:
+            self.hide(seq)
         chunk.labels[place] = label
         self.turn(chunk, place, state | KNOWN | (chunk.states[place] & DENSE))
         self.last_seq = max(self.last_seq, seq)
@@ -994,7 +990,9 @@ cdef class Ledger:
             if chunk == NULL:
                 seq += PAGE - seq % PAGE
                 continue
-            if chunk.states[seq % PAGE] & mask == value:
+            while seq <= end and chunk.states[seq % PAGE] & mask != value and (seq + 1) % PAGE:
+                seq += 1
+            if seq <= end and chunk.states[seq % PAGE] & mask == value:
                 found.append(seq)
             seq += 1
         return found

@@ -95,7 +95,7 @@ class _Gathered:
 
     def add(self, user_ids: Collection[int], outcome: Outcome) -> None:
         self._count += len(user_ids)
-        if self._outcomes and self._outcomes[-1][0] is outcome:
+        if self._outcomes and self._outcomes[-1][0] == outcome:  # as of those who answer within a millisecond
             self._outcomes[-1][1].extend(user_ids)
         else:
             self._outcomes.append((outcome, [*user_ids]))

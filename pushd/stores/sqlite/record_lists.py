@@ -1,0 +1,288 @@
+"""What the embedded store says of records: lists, counts and single ones, from the ledger and the rows of notices.
+
+What needs a pass over many receipts or notices is done by the threads that read, without the GIL; the rest on the loop.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple, TypeVar
+
+from pushd.ledger._lists import ReceiptQuery
+from pushd.ledger._notices import LABEL_RANK, SEQ, STATUS_RANK, TOTAL, NoticeQuery, counts_of, seq_at
+from pushd.ledger.receipt_states import states_of
+from pushd.records import (
+    Part,
+    PushFilter,
+    PushRow,
+    PushSort,
+    PushStats,
+    ReceiptFilter,
+    ReceiptRow,
+    ReceiptSort,
+    ReceiptStats,
+    UserReceipts,
+    UserSummary,
+)
+from pushd.stores.sqlite.engine.statements import Reads
+from pushd.stores.sqlite.keywords import Keywords, Marks
+from pushd.stores.sqlite.ledger_file import LedgerFile, Read
+from pushd.stores.sqlite.push_rows import Counts, push_row, statuses_of
+from pushd.stores.sqlite.receipt_rows import Found, receipt_rows, who
+from pushd.turns import Slice, sliced
+from pushd.values import MAX_INT64
+
+Result = TypeVar("Result")
+
+# Of ledger/_ledger.pxd.
+KNOWN, HIDDEN = 0x01, 0x08
+STEPS, DELIVERED, READ, CONFIRMED, ONLINE = 0x0F, 4, 5, 6, 0x40
+RECEIVED_STEPS, RECEIVED = 0x0C, 0x04  # the steps from DELIVERED on have this bit of these
+
+# A record may name 10,000 users and carry 64 KB of data: so many bodies are in memory at a time.
+BODIES_AT_ONCE = 64
+
+_SORTS = {
+    PushSort.PUSH_TIME: SEQ,
+    PushSort.CREATED_AT: SEQ,
+    PushSort.PRIORITY: LABEL_RANK,
+    PushSort.MESSAGE_TYPE: LABEL_RANK,
+    PushSort.STATUS: STATUS_RANK,
+    PushSort.TOTAL_COUNT: TOTAL,
+}
+_ANY_STATE = ReceiptFilter()
+
+
+class _Receipts(NamedTuple):
+    """Whose receipts a filter is about, in numbers; None: everybody's, of all notices."""
+
+    where: ReceiptFilter
+    seq: int | None
+    user: int | None
+
+
+class RecordLists:
+    """The half of ports.RecordStore that asks. Pages show what is there when they are made.
+
+    Rows of what goes while they are made are left out, and so are those of notices that are not on disk yet.
+    """
+
+    def __init__(self, file: LedgerFile, read: Read) -> None:
+        self._file = file
+        self._ledger = file.ledger
+        self._reads = Reads(read, "records")
+        self._keywords = Keywords(self._reads)
+
+    async def receive_status(self, message_id: str) -> ReceiptStats | None:
+        """Counts over one notice's receive records; None for an unknown notice."""
+        seq = await self._listed(message_id)
+        if seq is None:
+            return None
+        sums = [0] * 5
+        for state, count in self._ledger.counts(seq).items():
+            step = state & STEPS
+            if step:
+                facts = (True, state & ONLINE, step >= DELIVERED, step in (READ, CONFIRMED), step == CONFIRMED)
+                sums = [total + count if fact else total for total, fact in zip(sums, facts, strict=True)]
+        return ReceiptStats(*sums)
+
+    async def received_by(self, message_id: str) -> set[int]:
+        """The users whose receive record of this notice says received."""
+        return set(await self._users_of(message_id, RECEIVED))
+
+    async def not_received_by(self, message_id: str) -> list[int]:
+        """The users whose receive record of this notice says not received."""
+        return await self._users_of(message_id, 0)
+
+    async def unread_counts(self, user_ids: Collection[int]) -> dict[int, int]:
+        """Unread receive records per user, of notices that are neither expired nor revoked. None: absent.
+
+        0.2 us a user.
+        """
+        counts: dict[int, int] = {}
+        async for user_id in sliced(user_ids):
+            number = self._number(user_id)
+            unread = 0 if number is None else self._ledger.unread(number)
+            if unread:
+                counts[user_id] = unread
+        return counts
+
+    async def user_summary(self, user_id: int) -> UserSummary:
+        """One user's receive records, counted."""
+        number = self._number(user_id)
+        if number is None:
+            return UserSummary(0, 0, 0)
+        unread, total, newest = self._ledger.summary(number)
+        return UserSummary(unread, total, self._ledger.created_ms(newest) if newest else 0)
+
+    async def newest_receive_records(self, user_ids: Collection[int], limit: int) -> dict[int, list[ReceiptRow]]:
+        """The newest `limit` receive records of each of these users, newest first; none: absent."""
+        receipts: list[Found] = []
+        async for user_id in sliced(dict.fromkeys(user_ids)):
+            number = self._number(user_id)
+            if number is not None and limit > 0:
+                receipts += ((one[0], number, *one[1:]) for one in self._ledger.newest(number, limit))
+        found: dict[int, list[ReceiptRow]] = {}
+        for row in await receipt_rows(self._file, receipts):
+            found.setdefault(row.user_id, []).append(row)
+        return found
+
+    async def receive_records(self, where: ReceiptFilter, sort: ReceiptSort, part: Part) -> list[ReceiptRow]:
+        """A part of the matching receive records: a pass over those that may match."""
+        found = await self._ask_receipts(
+            "receive_records",
+            where,
+            lambda query: query.page(sort, part.offset, part.limit, part.is_descending),
+        )
+        return await receipt_rows(self._file, found or [])
+
+    async def receive_stats(self, where: ReceiptFilter) -> ReceiptStats:
+        """Counts over the matching receive records."""
+        return ReceiptStats(*await self._ask_receipts("receive_stats", where, ReceiptQuery.counts) or ())
+
+    async def user_receipts(self, since_ms: int, before_ms: int, limit: int) -> list[UserReceipts]:
+        """Receive records created in that time, counted by user: those with the most, under their newest name."""
+        where = ReceiptFilter(since_ms=since_ms, before_ms=before_ms)
+        counted = await self._ask_receipts("user_receipts", where, lambda query: query.by_users(limit))
+        return [
+            UserReceipts(*who(self._file.users, number, newest)[:2], total, received, read, confirmed)
+            for number, total, received, read, confirmed, newest in counted or ()
+        ]
+
+    async def push_records(self, where: PushFilter, sort: PushSort, part: Part) -> list[PushRow]:
+        """A part of the matching push records.
+
+        A keyword costs a scan of the notices that it may be in, unless it was asked for lately.
+        """
+
+        def page(query: NoticeQuery) -> list[tuple[int, Counts]]:
+            by = _SORTS[sort]
+            ranks = self._file.labels.ranks(sort) if by == LABEL_RANK else None
+            seqs = query.page(by, part.offset, part.limit, part.is_descending, ranks)
+            counts = counts_of(self._ledger, seqs)
+            return [(seq, counts[seq]) for seq in seqs]
+
+        return await self._push_rows(await self._ask_notices("push_records", where, page))
+
+    async def push_record(self, message_id: str) -> PushRow | None:
+        """One push record."""
+        seq = await self._listed(message_id)
+        if seq is None:
+            return None
+        counts = await self._reads.read("push_record", lambda _: counts_of(self._ledger, [seq]))
+        rows = await self._push_rows([*counts.items()])
+        return rows[0] if rows else None
+
+    async def push_stats(self, where: PushFilter) -> PushStats:
+        """Sums over the matching push records. A keyword costs what it costs `push_records`."""
+        total, failed, *sums = await self._ask_notices("push_stats", where, NoticeQuery.totals)
+        return PushStats(total, total - failed, failed, *sums)
+
+    # ---- receipts
+
+    def _number(self, user_id: int) -> int | None:
+        """A user's number, if the ledger has it."""
+        number = self._file.users.number(user_id)
+        return number if number is not None and number < self._ledger.user_count else None
+
+    async def _listed(self, message_id: str) -> int | None:
+        """The seq of a notice that has a record."""
+        seq = (await self._file.seqs_of([message_id])).get(message_id)
+        return seq if seq is not None and self._ledger.notice_state(seq) & (KNOWN | HIDDEN) == KNOWN else None
+
+    async def _users_of(self, message_id: str, steps: int) -> list[int]:
+        seq = await self._listed(message_id)
+        if seq is None:
+            return []
+        users, one_slice = self._file.users, Slice()
+        user_ids: list[int] = []
+        numbers = self._ledger.receipts(seq, RECEIVED_STEPS, steps)
+        for start in range(0, len(numbers), 1000):
+            await one_slice.rest()
+            ids = (who(users, number, seq)[0] for number in numbers[start : start + 1000])
+            user_ids += (user_id for user_id in ids if user_id >= 0)  # those below are nobody's
+        return user_ids
+
+    async def _ask_receipts(
+        self, name: str, where: ReceiptFilter, ask: Callable[[ReceiptQuery], Result]
+    ) -> Result | None:
+        """What `ask` says, in a thread that reads, of the receipts that match; None where none can."""
+        receipts = await self._receipts(where)
+        if receipts is None:
+            return None
+
+        def run(_: sqlite3.Connection) -> Result:
+            return ask(self._receipt_query(receipts))
+
+        return await self._reads.read(name, run)
+
+    async def _receipts(self, where: ReceiptFilter) -> _Receipts | None:
+        seq = user = None
+        if where.message_id is not None:
+            seq = await self._listed(where.message_id)
+            if seq is None:
+                return None
+        if where.user_id is not None:
+            user = self._number(where.user_id)
+            if user is None:
+                return None
+        return _Receipts(where, seq, user)
+
+    def _receipt_query(self, asked: _Receipts) -> ReceiptQuery:
+        """For threads that read: it may have to sort all names."""
+        where, users = asked.where, self._file.users
+        return ReceiptQuery(
+            self._ledger,
+            users,
+            seq=asked.seq,
+            user=asked.user,
+            names=None if where.username is None else users.named(where.username),
+            state_set=states_of(where),
+            since_seq=self._seq_at(where.since_ms),
+            before_seq=self._seq_at(where.before_ms),
+        )
+
+    def _seq_at(self, at_ms: int | None) -> int | None:
+        return None if at_ms is None else seq_at(self._ledger, max(-MAX_INT64, min(at_ms, MAX_INT64)))
+
+    # ---- notices
+
+    async def _ask_notices(self, name: str, where: PushFilter, ask: Callable[[NoticeQuery], Result]) -> Result:
+        """What `ask` says, in a thread that reads, of the push records that match."""
+        marks = None
+        if where.keyword:
+            since, before = self._seq_at(where.since_ms), self._seq_at(where.before_ms)
+            first = self._ledger.base_seq if since is None else max(since, self._ledger.base_seq)
+            end = self._ledger.last_seq + 1 if before is None else before
+            marks = await self._keywords.having(where.keyword, first, end)
+
+        def run(_: sqlite3.Connection) -> Result:
+            return ask(self._notice_query(where, marks))
+
+        return await self._reads.read(name, run)
+
+    def _notice_query(self, where: PushFilter, marks: Marks | None) -> NoticeQuery:
+        """For threads that read: it looks at every label."""
+        ends: dict[str, Any] = {"since_seq": self._seq_at(where.since_ms), "before_seq": self._seq_at(where.before_ms)}
+        return NoticeQuery(
+            self._ledger,
+            statuses=statuses_of(where),
+            marks=self._file.labels.marks(where),
+            having=None if marks is None else marks.marks,
+            having_from=0 if marks is None else marks.first,
+            **{name: seq for name, seq in ends.items() if seq is not None},
+        )
+
+    async def _push_rows(self, found: Collection[tuple[int, Counts]]) -> list[PushRow]:
+        rows: list[PushRow] = []
+        ledger, labels = self._ledger, self._file.labels
+        wanted = [*found]
+        for start in range(0, len(wanted), BODIES_AT_ONCE):
+            some = wanted[start : start + BODIES_AT_ONCE]
+            bodies = await self._file.bodies([seq for seq, _ in some])
+            async for seq, counts in sliced(some):
+                if seq in bodies:
+                    state, created_ms = ledger.notice_state(seq), ledger.created_ms(seq)
+                    rows.append(push_row(seq, bodies[seq], state, created_ms, labels.label(ledger.label(seq)), counts))
+        return rows

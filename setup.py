@@ -41,6 +41,7 @@ extensions = [
         "pushd.ledger._ledger",
         "pushd.ledger._names",
         "pushd.ledger._changes",
+        "pushd.ledger._entries",
         "pushd.ledger._passes",
         "pushd.ledger._lists",
         "pushd.ledger._log",

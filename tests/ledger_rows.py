@@ -23,7 +23,7 @@ CHUNK, DENSE, PAGES, CHANGE = range(4)
 NOTICES, ROWS, CHANGES, DROPPED = 1, 2, 3, 4
 
 KNOWN, SETTLED, HIDDEN, STATUS = 0x01, 0x02, 0x08, 0xC0  # of a notice's state
-STATUSES = {0x40: "success", 0x80: "expired", 0xC0: "failed"}
+STATUSES = {0: "accepted", 0x40: "success", 0x80: "expired", 0xC0: "failed"}
 STEPS, WAITING, ONLINE, BY_MAILBOX = 0x0F, 0x10, 0x40, 0x80  # of a receipt's
 NONE, PENDING, OFFLINE, EXPIRED, DELIVERED, READ, CONFIRMED, AGAIN = range(8)
 DELIVERY = {PENDING: "pending", OFFLINE: "offline", EXPIRED: "expired"}
@@ -252,7 +252,9 @@ class LedgerRows:
         for flush, blob in rows("SELECT flush, body FROM change WHERE flush >= 0 ORDER BY flush"):
             stored.replay(flush, blob)
         self.users = dict(rows("SELECT number, id FROM user_number"))
-        self.identities = rows("SELECT user, from_seq, name, role FROM identity ORDER BY user, from_seq")
+        self.identities: dict[int, list[tuple[int, str, int]]] = {}
+        for user, *identity in rows("SELECT user, from_seq, name, role FROM identity ORDER BY user, from_seq"):
+            self.identities.setdefault(user, []).append((identity[0], identity[1], identity[2]))
         self.clients = {
             number: texts for number, *texts in rows(f"SELECT number, {', '.join(CLIENT_TEXTS)} FROM client")
         }
@@ -273,7 +275,7 @@ class LedgerRows:
         return [
             self._push_record(seq, message_id, body, of_seq.get(seq, []))
             for seq, (message_id, body) in self.bodies.items()
-            if message_id is not None and self.is_listed(seq) and self.notices[seq].state & STATUS
+            if message_id is not None and self.is_listed(seq)
         ]
 
     def _push_record(self, seq: int, message_id: str, body: Row, receipts: list[Receipt]) -> Row:
@@ -348,9 +350,9 @@ class LedgerRows:
 
     def _identity(self, user: int, seq: int) -> tuple[str, int]:
         """Name and role of a user when a notice went out: the last identity from it or before, else the first."""
-        known = [identity for identity in self.identities if identity[0] == user]
-        past = [identity for identity in known if identity[1] <= seq] or known[:1]
-        return (past[-1][2], past[-1][3]) if past else ("", 0)
+        known = self.identities.get(user, [])
+        past = [identity for identity in known if identity[0] <= seq] or known[:1]
+        return (past[-1][1], past[-1][2]) if past else ("", 0)
 
     def mailbox(self) -> list[Row]:
         """What waits for whom, in publish order; also what is past its time and not purged yet."""

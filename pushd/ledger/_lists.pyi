@@ -8,6 +8,7 @@ class ReceiptQuery:
 
     `user` and `seq`: of one user (his number), of one notice. `names`: what Users.named made. `state_set`: 256 bytes,
     those of states that match are not zero (receipt_states.states_of). `since_seq`, `before_seq`: at or after, before.
+    `few`: so many rows are sorted rather than narrowed down further.
     Each method works on what is there when it is called, and may see changes that happen meanwhile.
     Raises MemoryError, and TypeError or ValueError on arguments of a wrong kind.
     """
@@ -23,6 +24,7 @@ class ReceiptQuery:
         state_set: bytes | None = None,
         since_seq: int | None = None,
         before_seq: int | None = None,
+        few: int = ...,
     ) -> None: ...
     def counts(self) -> tuple[int, int, int, int, int]:
         """How many: (all, online, received, read, confirmed)."""

@@ -6,15 +6,15 @@ from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from pushd.ledger._ledger cimport KINDS, NOWHERE, PAGE, Ledger, Vector
+from pushd.ledger._entries cimport Entries, Entry, add, pick
+from pushd.ledger._ledger cimport NOWHERE, Ledger
 from pushd.ledger._names cimport Named, Names, Order
-from pushd.ledger._passes cimport (
-    ANY, BUCKETS, FEW, TIMED, UNTIMED, Entries, Entry, Pass, View, add, pick,
-)
+from pushd.ledger._passes cimport ANY, BUCKETS, TIMED, UNTIMED, Pass, View
 
 from pushd.records import ReceiptSort
 
 cdef enum:
+    FEW = 131072       # so many rows are sorted rather than narrowed down
     THIN = 8           # so many blocks may have rows at the same key, on average, for their bounds to say where a page is
     ZOOMS = 4
 
@@ -42,13 +42,15 @@ cdef class ReceiptQuery:
     cdef bytes state_set
     cdef int64_t user
     cdef int64_t since, before     # seqs
+    cdef int64_t few
 
     def __init__(self, Ledger ledger not None, users, *, seq=None, user=None, Named names=None, bytes state_set=None,
-                 since_seq=None, before_seq=None):
+                 since_seq=None, before_seq=None, int64_t few=FEW):
         self.ledger, self.users, self.named = ledger, users, names
         self.state_set = _ALL if state_set is None else state_set
         if len(self.state_set) != 256:
             raise ValueError("a set of states has 256 bytes")
+        self.few = few
         self.user = -1 if user is None else max(0, user)
         self.since = 0 if since_seq is None else max(0, since_seq)
         self.before = INT64_MAX if before_seq is None else min(INT64_MAX, max(0, before_seq))
@@ -166,7 +168,7 @@ cdef class ReceiptQuery:
         cdef int64_t at
         if scan.by_seq:
             with nogil:
-                at = narrow(scan, offset, limit, found)
+                at = narrow(scan, offset, limit, self.few, found)
             _check(found)
             return _rows(scan, found, at, limit) if at >= 0 else []
         page = []
@@ -174,7 +176,7 @@ cdef class ReceiptQuery:
             scan.by_seq, scan.need = not is_timed, TIMED if is_timed else UNTIMED
             found.count = 0
             with nogil:
-                at = narrow(scan, offset, limit, found)
+                at = narrow(scan, offset, limit, self.few, found)
             _check(found)
             if at < 0:
                 offset -= -1 - at
@@ -274,7 +276,6 @@ cdef class ReceiptQuery:
         """Vectors may be read with the GIL only."""
         cdef size_t size = 0
         cdef uint32_t i
-        cdef Vector* vector
         cdef Wanted* wanted
         for i in range(wishes.count):
             wanted = &wishes.items[i]
@@ -292,7 +293,7 @@ cdef class ReceiptQuery:
         return 0
 
 
-cdef int64_t narrow(Pass scan, int64_t offset, int64_t limit, Entries* found) noexcept nogil:
+cdef int64_t narrow(Pass scan, int64_t offset, int64_t limit, int64_t few, Entries* found) noexcept nogil:
     """Finds the rows of a page. Returns where among `found` they are; -1 - how many there are if none is behind offset.
 
     Bounds of blocks say where the page must be, where they overlap little; elsewhere keys are counted in buckets.
@@ -328,7 +329,7 @@ cdef int64_t narrow(Pass scan, int64_t offset, int64_t limit, Entries* found) no
                 else:
                     count += view.matching
         rest = offset - below
-        if count <= FEW:
+        if count <= few:
             rest = max(0, rest - scan.collect(first, last, True, found))
             pick(found, rest, limit)
             return rest
@@ -350,7 +351,7 @@ cdef int64_t narrow(Pass scan, int64_t offset, int64_t limit, Entries* found) no
             count += buckets[i]
         last = first + ((<int64_t>i + 1) << shift) - 1
         first += <int64_t>low << shift
-        if count <= FEW or shift == 0:
+        if count <= few or shift == 0 or (i - low + 1) * 2 > high:
             scan.collect(first, last, False, found)
             pick(found, rest, limit)
             return rest

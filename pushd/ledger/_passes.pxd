@@ -3,13 +3,13 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from pushd.ledger._entries cimport Entries, Entry
 from pushd.ledger._ledger cimport Block, Ledger
 from pushd.ledger._names cimport Named, Names, Order
 
 cdef enum:
     SEGMENT = 4096     # rows looked at between two steps
     BUCKETS = 4096     # of keys; two more take what belongs into none
-    FEW = 131072       # so many rows are sorted rather than narrowed down
 
 cdef enum Need:
     ANY = 0
@@ -39,19 +39,6 @@ cdef struct Era:       # of a chunk
     const uint8_t* states
     uint32_t count
     uint32_t mixed             # eras before this one that have notices without a record
-
-cdef struct Entry:
-    int64_t key
-    uint32_t rank
-    uint32_t notice            # offset; either is inverted where the list is descending
-    uint32_t view
-    uint32_t place
-
-cdef struct Entries:
-    Entry* items
-    int64_t count
-    int64_t room
-    bint is_full               # there was no memory for more
 
 cdef class Pass:
     cdef Ledger ledger
@@ -106,6 +93,3 @@ cdef class Pass:
     cdef int64_t user_key(self, const View* view, uint32_t place) noexcept nogil
     cdef void take(self, uint32_t index, uint32_t place, int64_t key, Entries* found) noexcept nogil
     cdef tuple row(self, const Entry* entry)
-
-cdef void add(Entries* found, Entry entry) noexcept nogil
-cdef void pick(Entries* found, int64_t offset, int64_t limit) noexcept nogil

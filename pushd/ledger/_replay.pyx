@@ -314,6 +314,7 @@ def ready(Ledger ledger not None):
     cdef Chunk* chunk
     cdef Log log = log_of(ledger)
     cdef list touched = []
+    leave_lost_blocks(ledger)
     for user in range(ledger.user_count):
         ledger.unreads[user] = ledger.waitings[user] = 0
         ledger.dense_floors[user] = ledger.dense_count
@@ -370,18 +371,29 @@ cdef int count_positions(Block* block) noexcept nogil:
     return 0
 
 
+cdef int leave_lost_blocks(Ledger ledger) except -1:
+    """Dense blocks of notices that are not there any more stay in the file; nobody can ask for them."""
+    cdef uint32_t index, kept = 0
+    for index in range(ledger.dense_count):
+        if ledger.notice_of(ledger.dense[index].key):
+            ledger.dense[kept] = ledger.dense[index]
+            kept += 1
+        else:
+            ledger.discard(ledger.dense[index], -1)
+    ledger.dense_count = kept
+    return 0
+
+
 cdef int count_dense(Ledger ledger, uint32_t index) except -1:
     cdef Block* block = ledger.dense[index]
     cdef Chunk* chunk = ledger.chunk_of(block.key)
     cdef uint32_t user
     cdef uint8_t state
     cdef uint8_t unread[256]
-    cdef uint8_t notice = 0
-    if chunk != NULL and chunk.states[block.key % PAGE]:
-        chunk.states[block.key % PAGE] |= DENSE
-        notice = chunk.states[block.key % PAGE]
+    cdef bint counts = is_counting(chunk.states[block.key % PAGE])
+    chunk.states[block.key % PAGE] |= DENSE
     for user in range(256):
-        unread[user] = notice and is_counting(notice) and is_unread(<uint8_t>user)
+        unread[user] = counts and is_unread(<uint8_t>user)
     for user in range(block.count):
         state = block.states[user]
         ledger.unreads[user] += unread[state]
@@ -417,32 +429,31 @@ cdef int count_rows(Ledger ledger) except -1:
 
 
 cdef int count_page(Ledger ledger, Block* page) except -1:
-    """Put the rows of a page into their users' vectors."""
+    """Put the rows of a page into their users' vectors. Rows of notices that are not there are dead."""
     cdef uint32_t place, user, notice, offset, asked = NOWHERE
-    cdef uint32_t span = <uint32_t>(ledger.last_seq - ledger.base_seq)
     cdef uint32_t row = <uint32_t>page.key * PAGE
-    cdef uint8_t state, notice_state
-    cdef bint is_asked_counting = False
+    cdef uint8_t state, notice_state = 0
     cdef Vector* vector
     page.low, page.high = NOWHERE, 0
     for place in range(page.count):
         notice, user, state = page.notices[place], page.users[place], page.states[place]
         if notice == NOWHERE and state == 0:
             continue
-        offset = notice - <uint32_t>ledger.base_seq
-        if offset <= span and ledger.chunk_count:
-            page.low = min(page.low, offset)
-            page.high = max(page.high, offset)
-        if notice != asked or asked == NOWHERE:
-            asked = notice
-            notice_state = 0
-            if offset // PAGE < ledger.chunk_count and ledger.chunks[offset // PAGE] != NULL:
-                notice_state = ledger.chunks[offset // PAGE].states[offset % PAGE]
-            is_asked_counting = notice_state != 0 and is_counting(notice_state)
         vector = &ledger.vectors[user]
         vector.rows[vector.count] = row + place
         vector.count += 1
-        if is_asked_counting and is_unread(state):
+        offset = notice - <uint32_t>ledger.base_seq
+        if offset != asked:
+            asked = offset
+            notice_state = 0
+            if offset // PAGE < ledger.chunk_count and ledger.chunks[offset // PAGE] != NULL:
+                notice_state = ledger.chunks[offset // PAGE].states[offset % PAGE]
+        if notice_state == 0:
+            page.states[place] = 0
+            continue
+        page.low = min(page.low, offset)
+        page.high = max(page.high, offset)
+        if is_unread(state) and is_counting(notice_state):
             ledger.unreads[user] += 1
         if state & WAITING:
             ledger.waitings[user] += 1

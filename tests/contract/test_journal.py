@@ -9,13 +9,14 @@ from contextlib import closing
 import pytest
 
 from pushd.errors import StoreError
-from pushd.model import Priority, Target, TargetKind
+from pushd.model import Priority, PushRecord, Target, TargetKind
 from pushd.ports import Stores
+from pushd.stores.sqlite import journal
 from pushd.stores.sqlite.journal import SqliteJournal
 from tests.ledger_files import opened_file
-from tests.samples import notice
+from tests.samples import PENDING, at, item, notice, receipt
 
-from .conftest import Node
+from .conftest import START_MS, Node
 
 
 async def test_a_new_journal_is_empty(stores: Stores) -> None:
@@ -176,6 +177,120 @@ async def test_pages_with_bad_rows_are_read_to_the_end(node: Node) -> None:
         spoil(node, seq, body)
     await node.stop()
     async with opened_file(node.directory / "data" / "pushd.db") as file:
-        journal = SqliteJournal(file, page_rows=3)
-        assert [one.seq for one in await journal.unsettled()] == [1, 2, 7, 8, 9, 10]
-        assert [seq for seq, _, _ in await journal.spoiled()] == [3, 4, 5, 6, 11]
+        by_threes = SqliteJournal(file, page_rows=3)
+        assert [one.seq for one in await by_threes.unsettled()] == [1, 2, 7, 8, 9, 10]
+        assert [seq for seq, _, _ in await by_threes.spoiled()] == [3, 4, 5, 6, 11]
+
+
+# ---- ids that are used again, and what keeps a row
+
+
+async def test_a_repeated_id_is_a_notice_of_its_own_for_the_journal(node: Node) -> None:
+    """Also within one append, and within one commit."""
+    first, again, twice = notice(1), notice(2, message_id="m1", content="again"), notice(3, message_id="m1")
+    await node.stores.journal.append([first])
+    await node.stores.journal.append([again, notice(4)])
+    await asyncio.gather(node.stores.journal.append([twice]), node.stores.journal.append([notice(5, message_id="m4")]))
+    same = [notice(6, message_id="x"), notice(7, message_id="x")]
+    await node.stores.journal.append(same)
+    expected = [first, again, twice, notice(4), notice(5, message_id="m4"), *same]
+    for _ in range(2):
+        assert await node.stores.journal.unsettled() == sorted(expected, key=lambda one: one.seq)
+        await node.restart()
+    ids = {row["seq"]: row["message_id"] for row in node.rows("notice")}
+    assert ids == {1: "m1", 2: None, 3: None, 4: "m4", 5: None, 6: "x", 7: None}
+
+
+async def test_what_comes_of_a_repeated_id_is_the_firsts(node: Node) -> None:
+    now = START_MS
+    first, again = notice(1, accepted_ms=now), notice(2, message_id="m1", content="again", accepted_ms=now)
+    for one in (first, again):
+        await node.stores.journal.append([one])
+        await node.stores.records.write([PushRecord(one, "success", 1, 1)], [receipt("m1", one.seq, at(now, PENDING))])
+        await node.stores.mailbox.save([(item("m1"), [one.seq])])
+    for _ in range(2):
+        stats = await node.stores.records.receive_status("m1")
+        assert stats is not None
+        assert stats.total_users == 2
+        waiting = await node.stores.mailbox.read([1, 2])
+        assert [[one.content for one in waiting[user_id]] for user_id in (1, 2)] == [["hello"], ["hello"]]
+        await node.restart()
+
+
+async def test_appending_a_repeat_again_is_harmless_and_another_under_its_seq_is_refused(stores: Stores) -> None:
+    again = notice(2, message_id="m1")
+    await stores.journal.append([notice(1), again])
+    await stores.journal.append([again])
+    with pytest.raises(StoreError):
+        await stores.journal.append([notice(2)])
+    assert await stores.journal.unsettled() == [notice(1), again]
+
+
+async def test_an_id_is_free_once_its_notice_is_purged(node: Node) -> None:
+    await node.stores.journal.append([notice(1, accepted_ms=START_MS)])
+    await node.stores.journal.settle([1])
+    assert await node.stores.journal.purge(START_MS + 1, 10) == 1
+    again = notice(2, message_id="m1", accepted_ms=START_MS)
+    await node.stores.journal.append([again])
+    assert [row["message_id"] for row in node.rows("notice")] == ["m1"]
+    await node.stores.mailbox.save([(item("m1"), [5])])
+    await node.restart()
+    assert [one.message_id for one in (await node.stores.mailbox.read([5]))[5]] == ["m1"]
+
+
+async def test_the_first_of_an_id_stays_while_a_repeat_is_under_way(node: Node) -> None:
+    """Whom the repeat is for waits by the first one's number."""
+    await node.stores.journal.append([notice(1, accepted_ms=START_MS)])
+    await node.stores.journal.settle([1])
+    await node.stores.journal.append([notice(2, message_id="m1", accepted_ms=START_MS)])
+    assert await node.stores.journal.purge(START_MS + 1, 10) == 0
+    await node.restart()
+    await node.stores.journal.unsettled()
+    assert await node.stores.journal.purge(START_MS + 1, 10) == 0
+    await node.stores.mailbox.save([(item("m1"), [5])])
+    await node.stores.journal.settle([2])
+    assert await node.stores.journal.purge(START_MS + 1, 10) == 1
+    assert [one.message_id for one in (await node.stores.mailbox.read([5]))[5]] == ["m1"]
+    await node.stores.mailbox.clear(5)
+    assert await node.stores.journal.purge(START_MS + 1, 10) == 1
+    assert node.rows("notice") == []
+
+
+async def test_purge_leaves_what_somebody_waits_for(node: Node) -> None:
+    await node.stores.journal.append([notice(seq) for seq in range(1, 21)])
+    await node.stores.mailbox.save([(item("m7"), [1, 2])])
+    await node.stores.journal.settle(range(1, 21))
+    assert await node.stores.journal.purge(2000, 100) == 19
+    await node.restart()
+    assert [one.seq for one in await node.stores.journal.since(0)] == [7]
+    await node.stores.mailbox.clear(1)
+    assert await node.stores.journal.purge(2000, 100) == 0
+    await node.stores.mailbox.remove({2: ["m7"]})
+    assert await node.stores.journal.purge(2000, 100) == 1
+
+
+async def test_purge_leaves_push_records_and_receipts(node: Node) -> None:
+    notices = [notice(seq) for seq in (1, 2, 3)]
+    await node.stores.journal.append(notices)
+    await node.stores.records.write([PushRecord(notices[0], "success", 1, 1)], [receipt("m2", 1, PENDING)])
+    await node.stores.journal.settle([1, 2, 3])
+    assert await node.stores.journal.purge(2000, 100) == 1
+    await node.restart()
+    assert [one.seq for one in await node.stores.journal.since(0)] == [1, 2]
+    assert await node.stores.records.delete("m1")
+    assert await node.stores.journal.purge(2000, 100) == 1
+    while await node.stores.records.purge(2000, 100):
+        pass
+    assert await node.stores.journal.purge(2000, 100) == 1
+    assert node.rows("notice") == []
+
+
+async def test_purge_gets_past_many_that_stay(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "LOOKED_AT", 10)
+    monkeypatch.setattr(journal, "STRETCH", 7)
+    await stores.journal.append([notice(seq) for seq in range(1, 101)])
+    await stores.journal.settle(range(1, 101))
+    await stores.mailbox.save([(item(f"m{seq}"), [seq]) for seq in range(1, 91)])
+    dropped = [await stores.journal.purge(2000, 100) for _ in range(12)]
+    assert sum(dropped) == 10
+    assert [one.seq for one in await stores.journal.since(0)] == list(range(1, 91))

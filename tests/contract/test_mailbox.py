@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from pushd.model import MailboxItem
+from pushd.model import MailboxItem, Priority
 from pushd.ports import Stores
 from tests.samples import item, item_of
 
@@ -49,7 +49,7 @@ async def test_an_item_comes_back_as_it_was_after_a_restart(node: Node) -> None:
         accepted_ms=START_MS,
         content='"消息" \\ \0 \U0001f600',
         data={"a": [1, None, {"b": "\0"}]},
-        priority=3,
+        priority=Priority.URGENT,
         need_confirm=True,
         expires_ms=START_MS + 1,
     )

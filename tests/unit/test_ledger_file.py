@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from pushd.errors import StoreUnavailable
 from pushd.ledger import _changes
+from pushd.model import User
 from pushd.stores.sqlite import ledger_file
 from pushd.stores.sqlite.journal import SqliteJournal
 from pushd.stores.sqlite.ledger_file import LedgerFile
@@ -71,7 +72,7 @@ async def test_all_of_it_comes_back(path: Path) -> None:
     async with opened_file(path) as file:
         await append(file, 1, 2)
         users = numbers(file, 70, 50)
-        file.users.note_names(users, [ledger_user(70, "ann", 3), ledger_user(50, "bob", 0)], 1)
+        file.users.note_names(users, [User(70, "ann", 3), User(50, "bob", 0)], 1)
         client = file.clients.number("c1", "10.0.0.1", "Firefox", lambda _: ("pc", "Linux", "Firefox"))
         file.ledger.note(1, users, DELIVERED, 1500, [client, 0])
         file.ledger.wait(2, users[:1])
@@ -94,12 +95,6 @@ async def test_all_of_it_comes_back(path: Path) -> None:
         assert (label.type, label.target) == ("system_notice", "all")
         other = file.clients.number("c2", "10.0.0.1", "Firefox", lambda _: ("", "", ""))
         assert other > receipt[4]
-
-
-def ledger_user(user_id: int, name: str, role: int) -> Any:
-    from pushd.model import User
-
-    return User(user_id, name, role)
 
 
 async def test_closing_writes_what_nobody_committed(path: Path) -> None:
@@ -215,7 +210,7 @@ async def test_a_disk_that_stays_full_is_logged_at_the_end(path: Path) -> None:
 async def test_a_text_that_cannot_be_stored_holds_up_nothing(path: Path) -> None:
     async with opened_file(path) as file:
         number = file.clients.number("c1", "\ud800", "Firefox", lambda _: ("", "", ""))
-        file.users.note_name(*numbers(file, 1), 1, "ann\udfff", 1 << 70)
+        file.users.note_name(numbers(file, 1)[0], 1, "ann\udfff", 1 << 70)
         with capture_logs() as logs:
             await file.commit()
         assert [line["event"] for line in logs] == ["a row of the ledger cannot be stored"]  # the role is no number
@@ -485,5 +480,3 @@ async def test_bodies_and_ids_of_seqs(path: Path, monkeypatch: pytest.MonkeyPatc
         assert await file.bodies([9999]) == await file.bodies([]) == {}
         ids = {seq: f"m{seq}" for seq in range(1, 1201)}
         assert await file.message_ids([*range(1, 1210)]) == ids
-
-

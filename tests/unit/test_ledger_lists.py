@@ -38,6 +38,13 @@ class Row(NamedTuple):
     client: int
 
 
+class Asked(NamedTuple):
+    where: ReceiptFilter
+    user: int | None
+    seq: int | None
+    bounds: tuple[int, int]
+
+
 class World:
     """A ledger, and what must be in it."""
 
@@ -77,8 +84,9 @@ class World:
         """What the user was called."""
         return self.users.name_role(row.user, row.seq)[0]
 
-    def found(self, where: ReceiptFilter, user: int | None, seq: int | None, bounds: tuple[int, int]) -> list[Row]:
+    def found(self, asked: Asked) -> list[Row]:
         """What matches."""
+        where, user, seq, bounds = asked
         states = states_of(where)
         return [
             row
@@ -105,8 +113,9 @@ class World:
 
         return sorted(rows, key=key, reverse=is_descending)
 
-    def query(self, where: ReceiptFilter, user: int | None, seq: int | None, bounds: tuple[int, int]) -> ReceiptQuery:
+    def query(self, asked: Asked, few: int = 100_000) -> ReceiptQuery:
         """What is asked of the ledger."""
+        where, user, seq, bounds = asked
         named = None if where.username is None else self.users.named(where.username)
         return ReceiptQuery(
             self.ledger,
@@ -117,6 +126,7 @@ class World:
             state_set=states_of(where),
             since_seq=bounds[0],
             before_seq=bounds[1],
+            few=few,
         )
 
 
@@ -197,13 +207,6 @@ filters = st.builds(
 some = settings(max_examples=150, deadline=None)
 
 
-class Asked(NamedTuple):
-    where: ReceiptFilter
-    user: int | None
-    seq: int | None
-    bounds: tuple[int, int]
-
-
 @st.composite
 def questions(draw: st.DrawFn, world: World) -> Asked:
     seqs = st.sampled_from(sorted({key[0] for key in world.rows} | {1, 99_999}))
@@ -222,7 +225,7 @@ def test_counts_and_pages_are_those_of_the_plain_list(data: st.DataObject) -> No
     world = data.draw(worlds())
     for _ in range(4):
         asked = data.draw(questions(world))
-        rows, query = world.found(*asked), world.query(*asked)
+        rows, query = world.found(asked), world.query(asked, data.draw(st.sampled_from((0, 3, 10, 100_000))))
         assert query.counts() == counted(rows)
         assert query.by_users(5) == busiest(world, rows)[:5]
         for sort in ReceiptSort:

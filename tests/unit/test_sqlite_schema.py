@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from pushd.clock import wall_ms
 from pushd.config.schema import Config, ServerConfig
 from pushd.errors import StartError
 from pushd.model import User
-from pushd.stores.sqlite import conversion, import_users, journal, ledger_file, notices, open_stores, presence, wall_ms
+from pushd.stores.sqlite import conversion, import_users, journal, ledger_file, notices, open_stores, presence
 from pushd.stores.sqlite.engine.connection import open_connection
 from pushd.stores.sqlite.engine.schema import APPLICATION_ID, VERSION, prepare
 

@@ -54,8 +54,9 @@ async def open_stores(
     """The stores in `server.data_dir`, which is this process's alone until the end of the block.
 
     Opening blocks the loop until the ledger is loaded, tenths of a second for 10 million receipts, or until an older
-    database is converted. What is changed by the end of the block is written. `observe(store, operation, seconds, ok)` is called on the loop for
-    every operation; `clock` gives milliseconds since the epoch. Raises StartError with one line that names the path.
+    database is converted. What is changed by the end of the block is written. `observe(store, operation, seconds, ok)`
+    is called on the loop for every operation; `clock` gives milliseconds since the epoch. Raises StartError with one
+    line that names the path.
     """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise StartError(f"SQLite {sqlite3.sqlite_version} is too old: {'.'.join(map(str, OLDEST_SQLITE))} is needed")

@@ -217,9 +217,7 @@ class SqliteJournal:
         found: list[Notice] = []
         after_seq = self._first_since(accepted_ms) - 1
         while True:
-            rows = await self._rows(
-                "since", SINCE, after_seq=after_seq, since_ms=accepted_ms, limit=self._page_rows
-            )
+            rows = await self._rows("since", SINCE, after_seq=after_seq, since_ms=accepted_ms, limit=self._page_rows)
             found += _decoded(rows, [])
             if len(rows) < self._page_rows:
                 return found

@@ -32,6 +32,8 @@ log = structlog.get_logger("pushd.stores.sqlite")
 
 STORE = "ledger"
 
+FLUSH_BYTES = 1024 * 1024  # of one transaction, about: what is appended meanwhile waits for a few ms at most
+
 RECENT_SEQS = 50_000  # and as many older ones
 RECENT_BODIES_BYTES = 8 * 1024 * 1024  # and as much of older ones
 BODIES_BYTES = 4 * 1024 * 1024  # of one read
@@ -42,8 +44,8 @@ DROP_PART = "DELETE FROM block WHERE key = ?"
 DROP_CHANGES = "DELETE FROM change WHERE flush BETWEEN 0 AND ?"
 NUMBERS = "INSERT OR REPLACE INTO user_number (number, id) VALUES (?, ?)"
 IDENTITIES = "INSERT OR REPLACE INTO identity (user, from_seq, name, role) VALUES (?, ?, ?, ?)"
-CLIENTS = f"INSERT OR REPLACE INTO client VALUES ({', '.join('?' * 7)})"
-LABELS = f"INSERT OR REPLACE INTO label VALUES ({', '.join('?' * 7)})"
+CLIENTS = "INSERT OR REPLACE INTO client VALUES (?, ?, ?, ?, ?, ?, ?)"
+LABELS = "INSERT OR REPLACE INTO label VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 SEQS_OF = "SELECT message_id, seq FROM notice WHERE message_id IN ({})"
 BODIES = "SELECT seq, CAST(body AS BLOB) FROM notice WHERE seq IN ({}) ORDER BY seq"
@@ -61,7 +63,7 @@ class Flush(NamedTuple):
     change: tuple[int, bytes] | None
     parts: list[tuple[int, bytes | None]]  # None: drop it
     floor: int  # changes before are no longer needed
-    rows: list[tuple[str, Sequence[Sequence[Any]]]]  # statements, each with its rows
+    rows: Sequence[tuple[str, Sequence[Sequence[Any]]]]  # statements, each with its rows
 
     def write(self, connection: sqlite3.Connection) -> None:
         """All or nothing. Raises sqlite3.Error."""
@@ -82,8 +84,8 @@ class Flush(NamedTuple):
 class LedgerFile:
     """A ledger, what its numbers stand for, and the database behind `thread` that has all of it.
 
-    Change these on the loop only, then `commit`. `has_records`: push records are kept here, else notices are HIDDEN from
-    the start. `read` runs look-ups in other threads: they find what is committed.
+    Change these on the loop only, then `commit`. `has_records`: push records are kept here, else notices are HIDDEN
+    from the start. `read` runs look-ups in other threads: they find what is committed.
     """
 
     def __init__(self, thread: SqliteThread, read: Read, *, max_waiting: int, has_records: bool = True) -> None:
@@ -104,8 +106,8 @@ class LedgerFile:
     # ---- changes
 
     async def commit(self) -> None:
-        """Return once all that was changed before the call is on disk: it outlives the process, and a power cut from the
-        next journal append or checkpoint on. Those who wait at the same time share one transaction.
+        """Return once all that was changed before the call is on disk: it outlives the process, and a power cut from
+        the next journal append or checkpoint on. Those who wait at the same time share one transaction.
 
         Raises StoreError. What could not be written is kept, and written first by the next call.
         """
@@ -147,7 +149,7 @@ class LedgerFile:
 
     def _take(self) -> Flush | None:
         """What has changed since the last time, None if nothing."""
-        number, change, parts, floor = take_changes(self.ledger)
+        number, change, parts, floor = take_changes(self.ledger, take_bytes=FLUSH_BYTES)
         numbers, identities = self.users.taken()
         given = (
             (NUMBERS, numbers),
@@ -230,9 +232,10 @@ class LedgerFile:
 async def open_ledger(
     path: Path, thread: SqliteThread, read: Read, *, max_waiting: int, has_records: bool = True
 ) -> AsyncIterator[LedgerFile]:
-    """The ledger in the database at `path`, which `thread` writes to; what is changed by the end of the block is written.
+    """The ledger in the database at `path`, which `thread` writes to.
 
-    Loading 10 million receipts takes the loop some tenths of a second. Raises StartError.
+    What is changed by the end of the block is written. Loading 10 million receipts takes the loop some tenths of a
+    second. Raises StartError.
     """
     file = LedgerFile(thread, read, max_waiting=max_waiting, has_records=has_records)
     try:

@@ -109,7 +109,7 @@ class _Load:
             self._causes[cause] += rows
 
     def _load_parts(self) -> None:
-        """Chunks first, then the notices that are in none of them, then blocks, each one's first part before the others."""
+        """Chunks first, then the notices that are in none of them, then blocks, of each the first part first."""
         keys = sorted((key for (key,) in self._rows(KEYS)), key=lambda key: (kind_of(key), key))
         chunks = sum(kind_of(key) == CHUNKS for key in keys)
         for key in keys[:chunks]:
@@ -137,7 +137,7 @@ class _Load:
         return True
 
     def _restore_chunk(self, chunk: int) -> None:
-        """The notices of a damaged chunk from their rows. They must not go out again: they are old, but for the last."""
+        """The notices of a damaged chunk from their rows. They are old, and must not go out again."""
         if not 0 <= chunk < HIGHEST_OWN // CHUNK:
             return
         first = chunk * CHUNK

@@ -1,0 +1,1 @@
+# For other extensions: see _entries.pxd.

@@ -1,0 +1,1 @@
+class Pass: ...  # for other extensions: see _passes.pxd

@@ -197,8 +197,8 @@ cdef class Taking:
         cdef uint32_t index, place, next_place = 0
         cdef uint32_t count = self.log.distinct(chunk.dirty, chunk.dirty_count, chunk.count)
         cdef uint8_t* at
-        chunk.dirty_count = 0
         if count == 0:
+            chunk.dirty_count = 0
             return 0
         at = self.reserve(32 + 4 * <size_t>count)
         at[0] = ENTRY_NOTICES
@@ -212,6 +212,11 @@ cdef class Taking:
         self.add(at)
         self.active.add(chunk.key)
         chunk.changed += count
+        chunk.dirty_count = 0
+        if chunk.dirty_room > KEPT_DIRTY:
+            self.ledger.release(chunk.dirty, chunk.dirty_room * sizeof(uint32_t))
+            chunk.dirty = NULL
+            chunk.dirty_room = 0
         if chunk.logged_since == 0:
             chunk.logged_since = self.flush
             self.log.pin(self.flush, key_of(chunk.key, KIND_CHUNK, 0))

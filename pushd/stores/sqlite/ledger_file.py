@@ -240,6 +240,7 @@ async def open_ledger(
     file = LedgerFile(thread, read, max_waiting=max_waiting, has_records=has_records)
     try:
         with closing(open_connection(path, synchronous="NORMAL", checkpoint_pages=0)) as connection:
+            connection.text_factory = _text
             load(connection, Parts(file.ledger, file.users, file.clients, file.labels, has_records))
     except (sqlite3.Error, MemoryError) as error:
         raise StartError(f"cannot use {path}: {error}") from error
@@ -247,6 +248,11 @@ async def open_ledger(
         yield file
     finally:
         await file.aclose()
+
+
+def _text(stored: bytes) -> str:
+    """A text of SQLite's, which takes from others what is no UTF-8."""
+    return stored.decode(errors="replace")
 
 
 def _look_at(done: asyncio.Future[None]) -> None:

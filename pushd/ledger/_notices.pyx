@@ -4,6 +4,8 @@ cimport cython
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
+from posix.mman cimport MADV_HUGEPAGE, madvise
+from posix.stdlib cimport posix_memalign
 
 from pushd.ledger._ledger cimport (
     DELIVERED, EXPIRED, FAILED, HIDDEN, KNOWN, NONE, ONLINE, PAGE, PAST, STATUS, STEPS, SUCCESS,
@@ -19,6 +21,7 @@ cdef enum:
     LANES = 4  # of a histogram: what increments one number over and over waits for itself
     LANE_KEYS = 65536
     STATUSES_END = 4
+    LARGE = 2097152
 
 STATUSES = STATUSES_END
 SEQ, STATUS_RANK, LABEL_RANK, TOTAL = range(BY_TOTAL + 1)
@@ -57,7 +60,15 @@ cdef void* allocated(size_t size) except NULL:
 
 
 cdef void* zeroed(size_t count, size_t size) except NULL:
-    cdef void* memory = calloc(count or 1, size)
+    """As calloc. What is large is asked for in large pages: to be given small ones takes longer than a pass."""
+    cdef void* memory = NULL
+    cdef size_t whole = (count * size // LARGE + 1) * LARGE
+    if count * size < LARGE:
+        memory = calloc(count or 1, size)
+    elif posix_memalign(&memory, LARGE, whole) == 0:
+        with nogil:
+            madvise(memory, whole, MADV_HUGEPAGE)
+            memset(memory, 0, count * size)
     if memory == NULL:
         raise MemoryError
     return memory
@@ -211,6 +222,15 @@ cdef void add_all(Counted* counted, Pass data, const Wanted* wanted) noexcept no
                 counted.failed += IS_FAILED[page.states[row]]
 
 
+cdef bint has_gaps(const Block* page) noexcept nogil:
+    """Whether some rows are no receipts that are listed."""
+    cdef int state
+    cdef uint32_t count = 0
+    for state in range(0, 256, 16):  # those with the step NONE
+        count += page.counts[state]
+    return count != 0
+
+
 cdef bint count_totals(Pass data, Total* totals) noexcept nogil:
     """Count the receipts that each notice has in pages, by seq from `base` on; False when a count does not fit."""
     cdef Py_ssize_t number
@@ -219,14 +239,22 @@ cdef bint count_totals(Pass data, Total* totals) noexcept nogil:
     cdef uint32_t row, at, first = <uint32_t>data.base
     cdef int64_t span = data.span
     cdef uint8_t is_over = 0, one
+    cdef Total total
     for number in range(data.page_count):
         notices, states = data.pages[number].notices, data.pages[number].states
-        for row in range(data.pages[number].count):
-            at = notices[row] - first
-            if at < span:
-                one = IS_LISTED[states[row]]
-                totals[at] += one
-                is_over |= one & <uint8_t>(totals[at] == 0)
+        if has_gaps(data.pages[number].block):
+            for row in range(data.pages[number].count):
+                at = notices[row] - first
+                if at < span:
+                    one = IS_LISTED[states[row]]
+                    totals[at] = total = totals[at] + one
+                    is_over |= one & <uint8_t>(total == 0)
+        else:  # as in nearly all: twice as fast
+            for row in range(data.pages[number].count):
+                at = notices[row] - first
+                if at < span:
+                    totals[at] = total = totals[at] + 1
+                    is_over |= <uint8_t>(total == 0)
         if is_over:
             return False
     return True

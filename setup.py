@@ -38,15 +38,18 @@ extensions = [
         "pushd._fastpath",
         "pushd.ws._reader",
         "pushd.ledger._notices",
+        "pushd.ledger._places",
         "pushd.ledger._ledger",
         "pushd.ledger._names",
+        "pushd.ledger._loading",
+        "pushd.ledger._replay",
+        "pushd.ledger._log",
         "pushd.ledger._changes",
         "pushd.ledger._entries",
         "pushd.ledger._passes",
         "pushd.ledger._lists",
-        "pushd.ledger._log",
-        "pushd.ledger._loading",
-        "pushd.ledger._replay",
+        "pushd.ledger._push_counts",
+        "pushd.ledger._pushes",
     )
 ]
 

@@ -33,7 +33,7 @@ cdef class Pass:           # what one pass looks at
     cdef Ledger ledger
     cdef int64_t base      # seqs are from here on
     cdef int64_t span      # and below base + span
-    cdef Notices* chunks
+    cdef Column* chunks
     cdef Py_ssize_t chunk_count
     cdef Rows* pages
     cdef Py_ssize_t page_count

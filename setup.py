@@ -37,15 +37,15 @@ extensions = [
     for module in (
         "pushd._fastpath",
         "pushd.ws._reader",
-        "pushd.ledger._notices",
-        "pushd.ledger._ledger",
-        "pushd.ledger._names",
         "pushd.ledger._changes",
         "pushd.ledger._entries",
-        "pushd.ledger._passes",
+        "pushd.ledger._ledger",
         "pushd.ledger._lists",
-        "pushd.ledger._log",
         "pushd.ledger._loading",
+        "pushd.ledger._log",
+        "pushd.ledger._names",
+        "pushd.ledger._notices",
+        "pushd.ledger._passes",
         "pushd.ledger._replay",
     )
 ]

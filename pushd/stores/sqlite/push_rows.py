@@ -32,12 +32,19 @@ def is_success(status: str) -> bool:
     return status != "failed"
 
 
-def push_row(seq: int, body: bytes, state: int, created_ms: int, label: Label | None, counts: Counts) -> PushRow:
-    """The row of a notice. Of a damaged body what can be read of it, and what its label says; message_id "" at worst.
+def read_notice(seq: int, message_id: str, body: bytes, label: Label | None) -> Notice:
+    """A notice as it is stored; of a damaged one what can be read of it, and what its label says.
 
-    Costs the loop microseconds, a millisecond with 10,000 user_ids.
+    Costs microseconds, a millisecond with 10,000 user_ids.
     """
-    notice = _read(seq, body, label)
+    try:
+        return _notice.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _mended(seq, message_id, _fields(body), label)
+
+
+def push_row(notice: Notice, state: int, created_ms: int, counts: Counts) -> PushRow:
+    """The row of a notice whose state in the ledger is `state`."""
     status = STATUSES[state >> 6]
     total, online, delivered, failed, latest_ms = counts
     return PushRow(
@@ -67,13 +74,6 @@ def push_row(seq: int, body: bytes, state: int, created_ms: int, label: Label | 
     )
 
 
-def _read(seq: int, body: bytes, label: Label | None) -> Notice:
-    try:
-        return _notice.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _mended(seq, _fields(body), label)
-
-
 def _fields(body: bytes) -> Mapping[str, Any]:
     """Those of a body that is nearly JSON."""
     try:
@@ -84,14 +84,14 @@ def _fields(body: bytes) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _mended(seq: int, fields: Mapping[str, Any], label: Label | None) -> Notice:
+def _mended(seq: int, message_id: str, fields: Mapping[str, Any], label: Label | None) -> Notice:
     """A notice of those fields that can be understood."""
-    given: dict[str, Any] = {"seq": seq, "message_id": "", "content": "", "target": Target(TargetKind.ALL)}
-    given["accepted_ms"] = 0
+    given: dict[str, Any] = {"content": "", "target": Target(TargetKind.ALL), "accepted_ms": 0}
     if label is not None:
         said = label._asdict()
         said["target"] = {"kind": said.pop("target")}
         fields = said | dict(fields)
+    fields = dict(fields) | {"seq": seq, "message_id": message_id}
     for field in msgspec.structs.fields(Notice):
         if field.name in fields:
             try:

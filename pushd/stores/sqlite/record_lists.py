@@ -6,9 +6,10 @@ What needs a pass over many receipts or notices is done by the threads that read
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from pushd.batched import batched
 from pushd.ledger._lists import ReceiptQuery
 from pushd.ledger._notices import LABEL_RANK, SEQ, STATUS_RANK, TOTAL, NoticeQuery, counts_of, seq_at
 from pushd.ledger.receipt_states import states_of
@@ -28,7 +29,7 @@ from pushd.records import (
 from pushd.stores.sqlite.engine.statements import Reads
 from pushd.stores.sqlite.keywords import Keywords, Marks
 from pushd.stores.sqlite.ledger_file import LedgerFile, Read
-from pushd.stores.sqlite.push_rows import Counts, push_row, statuses_of
+from pushd.stores.sqlite.push_rows import Counts, push_row, read_notice, statuses_of
 from pushd.stores.sqlite.receipt_rows import Found, receipt_rows, who
 from pushd.turns import Slice, sliced
 from pushd.values import MAX_INT64
@@ -274,15 +275,15 @@ class RecordLists:
             **{name: seq for name, seq in ends.items() if seq is not None},
         )
 
-    async def _push_rows(self, found: Collection[tuple[int, Counts]]) -> list[PushRow]:
+    async def _push_rows(self, found: Sequence[tuple[int, Counts]]) -> list[PushRow]:
         rows: list[PushRow] = []
-        ledger, labels = self._ledger, self._file.labels
-        wanted = [*found]
-        for start in range(0, len(wanted), BODIES_AT_ONCE):
-            some = wanted[start : start + BODIES_AT_ONCE]
-            bodies = await self._file.bodies([seq for seq, _ in some])
+        ledger = self._ledger
+        for some in batched(found, BODIES_AT_ONCE):
+            seqs = [seq for seq, _ in some]
+            bodies, message_ids = await self._file.bodies(seqs), await self._file.message_ids(seqs)
             async for seq, counts in sliced(some):
-                if seq in bodies:
-                    state, created_ms = ledger.notice_state(seq), ledger.created_ms(seq)
-                    rows.append(push_row(seq, bodies[seq], state, created_ms, labels.label(ledger.label(seq)), counts))
+                if seq in message_ids and seq in bodies:
+                    label = self._file.labels.label(ledger.label(seq))
+                    notice = read_notice(seq, message_ids[seq], bodies[seq], label)
+                    rows.append(push_row(notice, ledger.notice_state(seq), ledger.created_ms(seq), counts))
         return rows

@@ -416,7 +416,7 @@ cdef class Taking:
         return self.forget_dirty(block)
 
     cdef int64_t shorten(self, int64_t floor, size_t log_bytes) except -1:
-        """Store what keeps the oldest rows, until the log is short enough or this flush has its share; the new floor."""
+        """Store what keeps the oldest rows, until the log is short enough or this flush has its share; the floor."""
         cdef Log log = self.log
         cdef int64_t key
         cdef size_t most = self.copied + self.most
@@ -465,7 +465,8 @@ def take_changes(Ledger ledger not None, size_t log_bytes=LOG_BYTES, size_t take
     (0, b"", [], 0). It counts as written from here on: if that fails, these same bytes are to be written before others.
 
     Copies about `take_bytes`, and as much again to keep the log below `log_bytes`; what is over waits for the next call
-    (`has_changes`), whole blocks at a time. Costs about 50 ns for a changed position, a millisecond for two megabytes of parts.
+    (`has_changes`), whole blocks at a time. Costs about 50 ns for a changed position, a millisecond for two megabytes
+    of parts.
     """
     cdef Taking taking
     cdef Log log = log_of(ledger)

@@ -7,9 +7,11 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from pushd.ledger._entries cimport Entries, Entry, add, pick
-from pushd.ledger._ledger cimport NOWHERE, Ledger
+from pushd.ledger._ledger cimport KINDS, NONE, NOWHERE, STEPS, Ledger, time_of
 from pushd.ledger._names cimport Named, Names, Order
 from pushd.ledger._passes cimport ANY, BUCKETS, TIMED, UNTIMED, Pass, View
+
+from operator import index
 
 from pushd.records import ReceiptSort
 
@@ -51,11 +53,11 @@ cdef class ReceiptQuery:
         if len(self.state_set) != 256:
             raise ValueError("a set of states has 256 bytes")
         self.few = few
-        self.user = -1 if user is None else max(0, user)
-        self.since = 0 if since_seq is None else max(0, since_seq)
-        self.before = INT64_MAX if before_seq is None else min(INT64_MAX, max(0, before_seq))
+        self.user = -1 if user is None else max(0, index(user))
+        self.since = 0 if since_seq is None else max(0, index(since_seq))
+        self.before = INT64_MAX if before_seq is None else min(INT64_MAX, max(0, index(before_seq)))
         if seq is not None:
-            self.since, self.before = max(self.since, seq), min(self.before, seq + 1)
+            self.since, self.before = max(self.since, index(seq)), min(self.before, index(seq) + 1)
 
     def counts(self):
         cdef int64_t[5] counts
@@ -298,7 +300,7 @@ cdef int64_t narrow(Pass scan, int64_t offset, int64_t limit, int64_t few, Entri
 
     Bounds of blocks say where the page must be, where they overlap little; elsewhere keys are counted in buckets.
     """
-    cdef int64_t[BUCKETS + 2] buckets
+    cdef int64_t[BUCKETS + 1] buckets
     cdef int64_t first = INT64_MAX, last = INT64_MIN, total = 0, below, rest = offset, count, under
     cdef double width = 0
     cdef uint32_t i, low, high
@@ -440,10 +442,28 @@ cdef list _rows(Pass scan, Entries* found, int64_t start, int64_t limit):
     cdef int64_t i
     page = []
     for i in range(start, min(found.count, start + limit)):
-        row = scan.row(&found.items[i])
+        row = _row(scan, &found.items[i])
         if row is not None:
             page.append(row)
     return page
+
+
+cdef tuple _row(Pass scan, const Entry* entry):
+    """(seq, user number, state, received_ms, read_ms, confirmed_ms, client); None: it has gone meanwhile."""
+    cdef const View* view = &scan.views[entry.view]
+    cdef uint32_t place = entry.place
+    cdef int64_t created = scan.created_of(view, place)
+    cdef uint8_t state = view.states[place]
+    cdef int64_t[3] times
+    cdef int kind
+    if state & STEPS == NONE:
+        return None
+    for kind in range(KINDS):
+        times[kind] = time_of(created, view.times[kind][place]) if view.times[kind] != NULL else 0
+    return (
+        scan.base_seq + scan.offset_of(view, place), place if view.users == NULL else view.users[place], state,
+        times[0], times[1], times[2], view.clients[place] if view.clients != NULL else 0,
+    )
 
 
 cdef tuple _summed(Pass scan, uint32_t user, Entries* found):

@@ -40,7 +40,7 @@ cdef class Log:
     # The change rows that are in the file, oldest first: (flush, bytes)
     cdef object rows
     cdef size_t total_bytes
-    # What needs them: (flush, key of part 0) for whatever is logged since that flush; out of date where it is not any more
+    # What needs them: (flush, key of part 0) of all that is logged since that flush; some are out of date
     cdef object pins
     cdef dict full           # the chunks all of whose notices are stored, by number: how many these were
     cdef int64_t partial     # number of the last chunk that was loaded, where some of its notices may be missing; or -1

@@ -3,13 +3,13 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from pushd.ledger._entries cimport Entries, Entry
+from pushd.ledger._entries cimport Entries
 from pushd.ledger._ledger cimport Block, Ledger
 from pushd.ledger._names cimport Named, Names, Order
 
 cdef enum:
     SEGMENT = 4096     # rows looked at between two steps
-    BUCKETS = 4096     # of keys; two more take what belongs into none
+    BUCKETS = 4096     # of keys; one more takes what belongs into none
 
 cdef enum Need:
     ANY = 0
@@ -78,6 +78,7 @@ cdef class Pass:
     cdef bint is_whole(self, const View* view) noexcept nogil
     cdef uint32_t offset_of(self, const View* view, uint32_t place) noexcept nogil
     cdef int64_t created_of(self, const View* view, uint32_t place) noexcept nogil
+    cdef int64_t created_at(self, uint32_t offset) noexcept nogil
     cdef int64_t key_of(self, const View* view, uint32_t place) noexcept nogil
     cdef void bound(self, View* view) noexcept nogil
 
@@ -92,4 +93,3 @@ cdef class Pass:
     cdef void collect_user(self, uint32_t user, const uint32_t* rows, uint32_t row_count, Entries* found) noexcept nogil
     cdef int64_t user_key(self, const View* view, uint32_t place) noexcept nogil
     cdef void take(self, uint32_t index, uint32_t place, int64_t key, Entries* found) noexcept nogil
-    cdef tuple row(self, const Entry* entry)

@@ -5,7 +5,7 @@ cimport cython
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from pushd.ledger._entries cimport add
+from pushd.ledger._entries cimport Entry, add
 from pushd.ledger._ledger cimport (
     CONFIRMED, DELIVERED, HIDDEN, KINDS, KNOWN, NONE, NOWHERE, ONLINE, PAGE, READ, SECONDS, STEPS, Chunk, time_of,
 )
@@ -106,7 +106,9 @@ cdef class Pass:
     @cython.boundscheck(False)
     cdef void look(self) noexcept nogil:
         """Finds the notices without a record: their dense blocks have no rows, pages that may have some are checked."""
-        cdef uint32_t i, place, all_bits, any_bits, mixed = 0, low = NOWHERE, high = 0
+        cdef uint32_t i, place, mixed = 0, low = NOWHERE, high = 0
+        cdef uint8_t all_bits, any_bits  # no wider, so that many are looked at at once
+        cdef const uint8_t* states
         cdef View* view
         cdef Era* era
         for i in range(self.dense_count):
@@ -123,9 +125,10 @@ cdef class Pass:
             era = &self.eras[i]
             era.mixed = mixed
             all_bits, any_bits = KNOWN, 0
+            states = era.states
             for place in range(era.count):
-                all_bits &= era.states[place]
-                any_bits |= era.states[place]
+                all_bits &= states[place]
+                any_bits |= states[place]
             mixed += all_bits == 0 or (any_bits & HIDDEN) != 0
         self.eras[high + 1].mixed = mixed
         for i in range(self.dense_count, self.count):
@@ -233,7 +236,9 @@ cdef class Pass:
         return view.low if view.notices == NULL else view.notices[place] - <uint32_t>self.base_seq
 
     cdef int64_t created_of(self, const View* view, uint32_t place) noexcept nogil:
-        cdef uint32_t offset = self.offset_of(view, place)
+        return self.created_at(self.offset_of(view, place))
+
+    cdef int64_t created_at(self, uint32_t offset) noexcept nogil:
         cdef const Era* era
         offset = offset if offset < self.notice_end else 0
         era = &self.eras[offset // PAGE]
@@ -251,7 +256,6 @@ cdef class Pass:
     cdef void bound(self, View* view) noexcept nogil:
         """Sets the bounds of the view's keys; none where no row can match."""
         cdef int64_t low, high
-        cdef uint32_t offset
         view.first, view.last, view.matching = 1, 0, -1
         if view.count == 0 or self.need == TIMED and (view.times[self.kind] == NULL or view.latest[self.kind] == 0):
             return
@@ -260,14 +264,7 @@ cdef class Pass:
         elif view.notices == NULL:
             low, high = view.created, view.created
         else:
-            offset = view.low
-            low = self.eras[offset // PAGE].base_ms + (
-                <int64_t>self.eras[offset // PAGE].created_high[offset % PAGE] << 32
-                | self.eras[offset // PAGE].created_low[offset % PAGE])
-            offset = view.high
-            high = self.eras[offset // PAGE].base_ms + (
-                <int64_t>self.eras[offset // PAGE].created_high[offset % PAGE] << 32
-                | self.eras[offset // PAGE].created_low[offset % PAGE])
+            low, high = self.created_at(view.low), self.created_at(view.high)
         if not self.by_seq:
             # A time in whole seconds may be a little below the greatest in milliseconds.
             low = time_of(low, view.earliest[self.kind])
@@ -365,7 +362,7 @@ cdef class Pass:
         cdef uint64_t bucket
         cdef int64_t key, below = 0
         cdef View* view
-        memset(buckets, 0, (BUCKETS + 2) * sizeof(int64_t))
+        memset(buckets, 0, (BUCKETS + 1) * sizeof(int64_t))
         for index in range(self.count):
             view = &self.views[index]
             if view.first > view.last or view.last < first or view.first > last:
@@ -384,9 +381,8 @@ cdef class Pass:
                 for i in range(end):
                     key = self.key_of(view, start + i) - first
                     below += hits[i] & (key < 0)
-                    bucket = <uint64_t>key >> shift
-                    bucket = bucket if bucket < BUCKETS else <uint64_t>BUCKETS
-                    buckets[bucket if hits[i] else <uint64_t>BUCKETS] += 1
+                    bucket = <uint64_t>key >> shift | <uint64_t>hits[i] - 1
+                    buckets[bucket if bucket < BUCKETS else <uint64_t>BUCKETS] += 1
         return below
 
     @cython.boundscheck(False)
@@ -405,10 +401,9 @@ cdef class Pass:
                 continue
             times = view.times[self.kind] + start
             for i in range(end):
-                # A branch would be mispredicted where every other row matches.
-                bucket = <uint64_t>(base + sign * <int64_t>times[i]) >> shift
-                bucket = bucket if bucket < BUCKETS else <uint64_t>BUCKETS
-                buckets[bucket if hits[i] else <uint64_t>BUCKETS + 1] += 1
+                # Without a branch: it would be mispredicted where every other row matches.
+                bucket = <uint64_t>(base + sign * <int64_t>times[i]) >> shift | <uint64_t>hits[i] - 1
+                buckets[bucket if bucket < BUCKETS else <uint64_t>BUCKETS] += 1
 
     @cython.boundscheck(False)
     cdef int64_t collect(self, int64_t first, int64_t last, bint counts_below, Entries* found) noexcept nogil:
@@ -489,23 +484,6 @@ cdef class Pass:
         if offset < self.notice_end:
             rank = self.order.places[rank] if rank < self.order.count else rank
             add(found, Entry(key, rank ^ inverted, offset ^ inverted, index, place))
-
-    cdef tuple row(self, const Entry* entry):
-        """(seq, user number, state, received_ms, read_ms, confirmed_ms, client); None: it has gone meanwhile."""
-        cdef const View* view = &self.views[entry.view]
-        cdef uint32_t place = entry.place
-        cdef int64_t created = self.created_of(view, place)
-        cdef uint8_t state = view.states[place]
-        cdef int64_t[3] times
-        cdef int kind
-        for kind in range(KINDS):
-            times[kind] = time_of(created, view.times[kind][place]) if view.times[kind] != NULL else 0
-        if state & STEPS == NONE:
-            return None
-        return (
-            self.base_seq + self.offset_of(view, place), place if view.users == NULL else view.users[place], state,
-            times[0], times[1], times[2], view.clients[place] if view.clients != NULL else 0,
-        )
 
 
 cdef uint32_t segments_of(uint32_t count, uint32_t size) noexcept nogil:

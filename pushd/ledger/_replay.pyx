@@ -1,5 +1,5 @@
 # cython: cdivision=True
-"""How the ledger's log (head of `_changes.pyx`) is replayed into a ledger whose parts are loaded, and all else made from them."""
+"""How the log of the stored ledger (head of `_changes.pyx`) is replayed once parts are loaded, and the rest made."""
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -306,7 +306,7 @@ cdef int walk_dropped(Ledger ledger, int64_t flush, Cursor* cursor, bint is_real
 
 
 def ready(Ledger ledger not None):
-    """Make what follows from parts and log: counts, bounds, users' rows, unread and waiting. Once, after the last `replay`.
+    """Make what follows from parts and log: counts, bounds, unread, waiting. Once, after the last `replay`.
 
     About 10 ns for a position of a dense block, 30 for a row of a page.
     """

@@ -16,6 +16,9 @@ Identity = tuple[int, str, int]  # from which seq on, name, role
 # More numbers than this without a row are damage: what comes behind is left aside.
 MOST_MISSING = 100_000
 
+# Integers that a column of 64 bits holds.
+MOST = (1 << 63) - 1
+
 # Parts of names that were asked for last; a mask costs a byte a user.
 KEPT_MASKS = 8
 
@@ -103,7 +106,7 @@ class Users:
         return name, role
 
     def taken(self) -> tuple[list[tuple[int, UserKey]], list[tuple[int, int, str, int]]]:
-        """Rows of `user_number` that are new, and of `identity` that are new or other than before, since the last call."""
+        """Rows of `user_number` and of `identity` that are new or other than at the last call."""
         rows = list(enumerate(self.ids[self._taken :], self._taken))
         self._taken = len(self.ids)
         changed, self._changed = self._changed, {}
@@ -120,9 +123,9 @@ class Users:
 
         A number without a row belongs to nobody: its id is negative.
         """
-        rows = [row for row in users if _is_user(row)]
-        rows.sort(key=lambda row: row[0])
-        aside = 0
+        given = list(users)
+        rows = sorted((row for row in given if _is_user(row)), key=_number)
+        aside = len(given) - len(rows)
         for number, user_id in rows:
             if not len(self.ids) <= number <= len(rows) + MOST_MISSING or user_id in self._numbers:
                 aside += 1
@@ -131,7 +134,7 @@ class Users:
                 self._add(-1 - len(self.ids))
             self._add(user_id)
         self._taken = len(self.ids)
-        return aside + self._load_identities([row for row in identities if _is_identity(row)])
+        return aside + self._load_identities(list(identities))
 
     def order(self) -> Order:
         """Numbers in the order of ids. From any thread."""
@@ -181,16 +184,22 @@ class Users:
     def _latest(self, number: int) -> Identity:
         return self._since[number], self._names[number], self._roles[number]
 
-    def _load_identities(self, rows: list[Sequence[Any]]) -> int:
-        aside = 0
-        for number, *identity in sorted(rows, key=lambda row: (row[0], row[1])):
-            if number >= len(self.ids):
-                aside += 1
-                continue
+    def _load_identities(self, given: list[Sequence[Any]]) -> int:
+        rows = [row for row in given if _is_identity(row) and row[0] < len(self.ids)]
+        for number, *identity in sorted(rows, key=_number_and_seq):
             if self._since[number] >= 0:
                 self._earlier[number] = (*self._earlier.get(number, ()), self._latest(number))
             self._since[number], self._names[number], self._roles[number] = identity
-        return aside
+        return len(given) - len(rows)
+
+
+def _number(row: Sequence[Any]) -> int:
+    number: int = row[0]
+    return number
+
+
+def _number_and_seq(row: Sequence[Any]) -> tuple[int, int]:
+    return row[0], row[1]
 
 
 def _from_seq(identity: Identity) -> int:
@@ -203,11 +212,7 @@ def _is_user(row: Sequence[Any]) -> bool:
 
 def _is_identity(row: Sequence[Any]) -> bool:
     return (
-        len(row) == 4
-        and _is_number(row[0])
-        and _is_number(row[1])
-        and isinstance(row[2], str)
-        and _is_integer(row[3])
+        len(row) == 4 and _is_number(row[0]) and _is_number(row[1]) and isinstance(row[2], str) and _is_integer(row[3])
     )
 
 
@@ -216,4 +221,4 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_integer(value: Any) -> bool:
-    return type(value) is int
+    return type(value) is int and -MOST <= value <= MOST

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from random import Random
 from typing import Any, NamedTuple
 
 import pytest
@@ -14,7 +15,7 @@ from pushd.ledger._ledger import Ledger
 from pushd.ledger._lists import ReceiptQuery
 from pushd.ledger.receipt_states import states_of
 from pushd.ledger.users import Users
-from pushd.model import Channel, DeliveryStatus
+from pushd.model import Channel, DeliveryStatus, User
 from pushd.records import ReceiptFilter, ReceiptSort
 
 PENDING, OFFLINE, EXPIRED, DELIVERED, READ, CONFIRMED = range(1, 7)
@@ -22,8 +23,6 @@ ONLINE, BY_MAILBOX = 0x40, 0x80
 LATE_MS = 30 * 86_400_000  # beyond what a time column has milliseconds for
 NAMES = ("Ada", "ada_b", "100%", "王小明", "Öl", "")
 KEYS = {ReceiptSort.RECEIVED_AT: 3, ReceiptSort.READ_AT: 4, ReceiptSort.CONFIRMED_AT: 5}
-
-relaxed = settings(max_examples=120, deadline=None)
 
 
 class Row(NamedTuple):
@@ -152,11 +151,11 @@ def counted(rows: list[Row]) -> tuple[int, int, int, int, int]:
     return len(rows), online, sum(map(is_received, rows)), sum(map(is_read, rows)), sum(map(is_confirmed, rows))
 
 
-def busiest(world: World, rows: list[Row]) -> list[tuple[int, ...]]:
+def busiest(world: World, rows: list[Row], limit: int) -> list[tuple[int, ...]]:
     order = {user: place for place, user in enumerate(world.users.order().by_id())}
     totals = Counter(row.user for row in rows)
-    found = []
-    for user in sorted(totals, key=lambda user: (-totals[user], order[user])):
+    found: list[tuple[int, ...]] = []
+    for user in sorted(totals, key=lambda user: (-totals[user], order[user]))[:limit]:
         mine = [row for row in rows if row.user == user]
         total, _, received, read, confirmed = counted(mine)
         found.append((user, total, received, read, confirmed, max(row.seq for row in mine)))
@@ -189,7 +188,9 @@ def worlds(draw: st.DrawFn) -> World:
     for key in draw(st.lists(st.sampled_from(sorted(world.rows)), max_size=20) if world.rows else st.just([])):
         created_ms = world.ledger.created_ms(key[0])
         world.mark(*key, draw(st.sampled_from((READ, CONFIRMED))), created_ms + draw(delays))
-    for hidden in draw(st.lists(st.sampled_from(sorted({key[0] for key in world.rows})), max_size=2) if world.rows else st.just([])):
+    for hidden in draw(
+        st.lists(st.sampled_from(sorted({key[0] for key in world.rows})), max_size=2) if world.rows else st.just([])
+    ):
         world.hide(hidden)
     return world
 
@@ -204,7 +205,7 @@ filters = st.builds(
     delivery_status=st.none() | st.none() | st.sampled_from(DeliveryStatus),
     push_channel=st.none() | st.none() | st.sampled_from(Channel),
 )
-some = settings(max_examples=150, deadline=None)
+some = settings(max_examples=100, deadline=None)
 
 
 @st.composite
@@ -227,10 +228,164 @@ def test_counts_and_pages_are_those_of_the_plain_list(data: st.DataObject) -> No
         asked = data.draw(questions(world))
         rows, query = world.found(asked), world.query(asked, data.draw(st.sampled_from((0, 3, 10, 100_000))))
         assert query.counts() == counted(rows)
-        assert query.by_users(5) == busiest(world, rows)[:5]
+        assert query.by_users(5) == busiest(world, rows, 5)
         for sort in ReceiptSort:
             is_descending, size = data.draw(st.booleans()), data.draw(st.sampled_from((1, 3, 7, 1000)))
             expected = world.in_order(rows, sort, is_descending=is_descending)
             for offset in range(0, len(rows) + size, size):
                 page = query.page(sort, offset, size, is_descending)
                 assert page == expected[offset : offset + size]
+
+
+def large() -> World:
+    """More users than a segment has, more rows than a page has, blocks that overlap in time; few distinct times."""
+    random = Random(5)
+    count = 4500
+    world = World([*random.sample(range(1, 10**6), count)])
+    world.users.note_names(range(count), [User(1, f"user {user % 70}") for user in range(count)], 1)
+    for seq in range(2, 22):
+        for user in random.sample(range(count), 40):
+            world.call(user, seq, f"user {user % 50}")
+        is_dense = seq % 3 == 0
+        receivers = random.sample(range(count), 500 if is_dense else 350)
+        noted = [
+            (user, random.choice((OFFLINE, DELIVERED, DELIVERED | ONLINE)), random.randrange(50) ** 3, user % 7)
+            for user in receivers
+        ]
+        world.publish(seq, 1_000_000 + seq * 10, noted, is_dense=is_dense)
+        for user in receivers[::3]:
+            world.mark(seq, user, random.choice((READ, CONFIRMED)), 1_000_000 + random.randrange(30) ** 4)
+    world.hide(7)
+    return world
+
+
+WORLD = large()
+
+
+@pytest.mark.parametrize("few", [0, 50, 100_000])
+@pytest.mark.parametrize("sort", list(ReceiptSort))
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Asked(ReceiptFilter(), None, None, (0, 1 << 62)),
+        Asked(ReceiptFilter(username="r 1"), None, None, (0, 1 << 62)),
+        Asked(ReceiptFilter(is_read=True), None, None, (5, 20)),
+        Asked(ReceiptFilter(is_online=False, username="r 2"), None, 9, (0, 1 << 62)),
+    ],
+)
+def test_pages_of_many_rows(asked: Asked, sort: ReceiptSort, few: int) -> None:
+    rows, query = WORLD.found(asked), WORLD.query(asked, few)
+    assert rows
+    assert query.counts() == counted(rows)
+    for is_descending in (True, False):
+        expected = WORLD.in_order(rows, sort, is_descending=is_descending)
+        for size in (len(rows) // 4 + 1, len(rows) + 1):
+            for offset in range(0, len(rows) + size, size):
+                assert query.page(sort, offset, size, is_descending) == expected[offset : offset + size]
+
+
+def test_the_busiest_of_many() -> None:
+    asked = Asked(ReceiptFilter(username="user"), None, None, (3, 1 << 62))
+    assert WORLD.query(asked).by_users(50) == busiest(WORLD, WORLD.found(asked), 50)
+
+
+LAST = 399 + 4096 * 3
+
+
+def change(ledger: Ledger, users: Users, noted: set[tuple[int, int]]) -> None:
+    """Everything that gives memory back: blocks that widen, that are dropped, chunks that are forgotten."""
+    random = Random(7)
+    for seq in range(1, 400):
+        if seq % 20 == 0:
+            number = users.numbers([1000 + seq, f"user {seq}"])[-1]
+            users.note_name(number, seq, f"name {seq}", 1)
+            ledger.add_users(len(users))
+        users.note_name(random.randrange(len(users)), seq, f"name {random.randrange(9)}", 1)
+        ledger.add_notice(seq + 4096 * (seq // 100), 1_000_000 + seq, 0)
+        at = seq + 4096 * (seq // 100)
+        if seq % 3 == 0:
+            ledger.begin_dense(at)
+        receivers = random.sample(range(len(users)), 60)
+        noted.update((at, user) for user in receivers)
+        ledger.note(at, receivers, DELIVERED if seq % 2 else OFFLINE, 1_000_000 + seq + random.randrange(10**6))
+        for user in receivers[:20]:
+            ledger.mark(at, user, READ, 1_000_000 + seq + random.randrange(10**6))
+        if seq % 50 == 0:
+            ledger.hide(at)
+        if seq > 100 and seq % 7 == 0:
+            past = seq - 100 + 4096 * ((seq - 100) // 100)
+            ledger.drop(past, 1000)
+        if seq in (250, 399):
+            for old in range(1, seq - 150):
+                ledger.drop(old + 4096 * (old // 100), 1000)
+            ledger.forget_before(seq - 150 + 4096 * ((seq - 150) // 100))
+
+
+def test_changes_go_on_while_pages_are_made() -> None:
+    first_ids = list(range(1, 101))
+
+    def begun() -> tuple[Ledger, Users]:
+        ledger, users = Ledger(100), Users()
+        users.numbers(first_ids)
+        ledger.add_users(len(users))
+        return ledger, users
+
+    quiet, quiet_users = begun()
+    change(quiet, quiet_users, set())
+    ledger, users = begun()
+    noted: set[tuple[int, int]] = set()
+    is_over = threading.Event()
+    listed: list[tuple[int, int]] = []
+    failures: list[BaseException] = []
+
+    def read(seed: int) -> None:
+        random = Random(seed)
+        try:
+            while not is_over.is_set():
+                names = users.named("name 1") if random.random() < 0.5 else None
+                user = random.randrange(120) if random.random() < 0.2 else None
+                query = ReceiptQuery(ledger, users, names=names, user=user, few=random.choice((0, 10_000)))
+                total = query.counts()[0]
+                for sort in ReceiptSort:
+                    page = query.page(sort, random.randrange(total + 1), 50, random.random() < 0.5)
+                    listed.extend((row[0], row[1]) for row in page)
+                query.by_users(5)
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    readers = [threading.Thread(target=read, args=(seed,)) for seed in range(2)]
+    for reader in readers:
+        reader.start()
+    change(ledger, users, noted)
+    is_over.set()
+    for reader in readers:
+        reader.join()
+    assert failures == []
+    assert listed
+    assert set(listed) <= noted
+    for each in (quiet, ledger):  # what it was told while a pass was under way it may have left for later
+        each.forget_before(LAST)
+    assert ledger.memory == quiet.memory  # nothing is left to be freed
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"state_set": b"short"},
+        {"seq": "1"},
+        {"user": 1 << 70},
+        {"names": "ada"},
+        {"since_seq": 1.5},
+    ],
+)
+def test_arguments_of_a_wrong_kind(wrong: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        ReceiptQuery(Ledger(1), Users(), **wrong)
+
+
+def test_nothing_is_there() -> None:
+    query = ReceiptQuery(Ledger(1), Users())
+    assert query.counts() == (0, 0, 0, 0, 0)
+    assert query.by_users(3) == []
+    assert [query.page(sort, 0, 10, True) for sort in ReceiptSort] == [[]] * 6

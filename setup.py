@@ -46,10 +46,10 @@ extensions = [
         "pushd.ledger._log",
         "pushd.ledger._changes",
         "pushd.ledger._entries",
-        "pushd.ledger._passes",
         "pushd.ledger._lists",
         "pushd.ledger._push_counts",
         "pushd.ledger._pushes",
+        "pushd.ledger._passes",
     )
 ]
 

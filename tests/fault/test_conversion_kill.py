@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pushd.stores.sqlite import conversion
 from pushd.stores.sqlite.engine.schema import prepare
 from tests import native
 
 DATA = Path(__file__).parent.parent / "data"
-NOW_MS = 1_700_000_001_000
 
 
 @pytest.mark.timeout(120)
@@ -29,7 +27,6 @@ def killed_at_each(directory: str) -> None:
 
     Among the first and last writes all are tried, of those between, which make the new file, some.
     """
-    conversion.wall_ms = lambda: NOW_MS
     old = old_database(Path(directory) / "old", 8)
     before = dump(old)
     place = Path(directory) / "data"

@@ -116,6 +116,9 @@ CASE WHEN is_received OR is_read OR is_confirmed OR received_at IS NOT NULL OR d
      WHEN delivery_status = 'expired' THEN 3 WHEN delivery_status = 'offline' THEN 2 ELSE 1 END
 + iif(is_online, 64, 0) + iif(push_channel = 'offline', 128, 0)
 """
+# The least of all numbers is nobody's: it has no counterpart.
+_IS_USER = "typeof(user_id) = 'integer' AND user_id > -9223372036854775808"
+_WAITING = f"SELECT user_id FROM mailbox WHERE notice_id = ? AND {_IS_USER}"  # noqa: S608 - constants only
 _CLIENT = ("connection_id", "client_ip", "user_agent", "device_type", "platform", "browser")
 _RECEIPTS = f"""
 SELECT user_id, {_STATE}, {_INTEGER.format("received_at")},
@@ -123,7 +126,7 @@ SELECT user_id, {_STATE}, {_INTEGER.format("received_at")},
        {_INTEGER.format("updated_at")}, CAST(username AS BLOB),
        {_INTEGER.format("user_role")}, {", ".join(f"CAST({name} AS BLOB)" for name in _CLIENT)}
   FROM admin_user_receive_records
- WHERE message_id = ? AND typeof(user_id) = 'integer'
+ WHERE message_id = ? AND {_IS_USER}
 """  # noqa: S608 - constants only
 
 _LAST_SEQ = """
@@ -338,13 +341,11 @@ class Older:
         """The receipts of one notice, at most CHUNK_ROWS at a time."""
         rows = self._db.execute(_RECEIPTS, (message_id,))
         while chunk := rows.fetchmany(CHUNK_ROWS):
-            yield [Receipt(*row[:9], row[9:]) for row in chunk]
+            yield [Receipt._make((*row[:9], row[9:])) for row in chunk]
 
     def waiting(self, box: int) -> Iterator[list[int]]:
         """Who waits for one notice, at most CHUNK_ROWS at a time."""
-        rows = self._db.execute(
-            "SELECT user_id FROM mailbox WHERE notice_id = ? AND typeof(user_id) = 'integer'", (box,)
-        )
+        rows = self._db.execute(_WAITING, (box,))
         while chunk := rows.fetchmany(CHUNK_ROWS):
             yield [user_id for (user_id,) in chunk]
 

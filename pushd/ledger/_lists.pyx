@@ -2,7 +2,7 @@
 """Lists and counts of receipts: which of the ledger's rows are on a page, found by narrowing down their keys."""
 
 cimport cython
-from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint32_t
+from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 

@@ -203,7 +203,7 @@ class RecordLists:
         for start in range(0, len(numbers), 1000):
             await one_slice.rest()
             ids = (who(users, number, seq)[0] for number in numbers[start : start + 1000])
-            user_ids += (user_id for user_id in ids if user_id >= 0)  # those below are nobody's
+            user_ids += (user_id for user_id in ids if isinstance(user_id, int) and user_id >= 0)  # others are nobody's
         return user_ids
 
     async def _ask_receipts(

@@ -211,7 +211,9 @@ class _Conversion:
         self._progress.tell(notices=(self._place, self._notices), receipts=(self._receipts, self._receipts_total))
 
     def _convert(self, seq: int, entry: Entry) -> None:
-        state = KNOWN | STATUSES.get(entry.status, 0)
+        # A record of others may have any status; without one it would be taken for none.
+        is_record = entry.is_settled and not entry.is_hidden
+        state = KNOWN | STATUSES.get(entry.status, STATUSES["success"] if is_record else 0)
         state |= (SETTLED if entry.is_settled else 0) | (HIDDEN if entry.is_hidden else 0)
         notice = entry.notice
         label, body, expires_ms = UNKNOWN, entry.body, 0

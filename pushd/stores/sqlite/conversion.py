@@ -16,6 +16,7 @@ from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
 from time import monotonic
+from typing import cast
 
 import msgspec
 import structlog
@@ -48,6 +49,7 @@ EVERYBODY = 2**31 - 1  # may wait: mailboxes were trimmed before
 
 KNOWN, SETTLED, HIDDEN = 0x01, 0x02, 0x08  # _ledger.pxd, NoticeState
 STATUSES = {"success": 0x40, "expired": 0x80, "failed": 0xC0}
+CLIENT = slice(Receipt._fields.index("connection_id"), None)
 READ, CONFIRMED = 5, 6  # _ledger.pxd, Step
 
 NOTICE = "INSERT INTO notice (seq, message_id, accepted_ms, expires_ms, waits_from_ms, body) VALUES (?, ?, ?, ?, ?, ?)"
@@ -211,7 +213,9 @@ class _Conversion:
         self._progress.tell(notices=(self._place, self._notices), receipts=(self._receipts, self._receipts_total))
 
     def _convert(self, seq: int, entry: Entry) -> None:
-        state = KNOWN | STATUSES.get(entry.status, 0)
+        # A record of others may have any status; without one it would be taken for none.
+        is_record = entry.is_settled and not entry.is_hidden
+        state = KNOWN | STATUSES.get(entry.status, STATUSES["success"] if is_record else 0)
         state |= (SETTLED if entry.is_settled else 0) | (HIDDEN if entry.is_hidden else 0)
         notice = entry.notice
         label, body, expires_ms = UNKNOWN, entry.body, 0
@@ -224,16 +228,16 @@ class _Conversion:
         self._ledger.add_notice(seq, entry.at_ms, label, state)
         self._clients.begin(entry.at_ms)
         if not entry.is_hidden and entry.message_id is not None:
-            self._convert_receipts(seq, entry.message_id, entry.at_ms, 0 < expires_ms <= self._older.now_ms)
+            self._convert_receipts(seq, entry, 0 < expires_ms <= self._older.now_ms)
         if entry.box:
             for user_ids in self._older.waiting(entry.box):
                 self._ledger.wait(seq, self._numbers(user_ids))
 
-    def _convert_receipts(self, seq: int, message_id: str, at_ms: int, is_over: bool) -> None:
+    def _convert_receipts(self, seq: int, entry: Entry, is_over: bool) -> None:
         ledger, is_first = self._ledger, True
-        for chunk in self._older.receipts(message_id):
+        for chunk in self._older.receipts(entry):
             numbers = self._numbers(receipt.user_id for receipt in chunk)
-            if is_first and len(chunk) >= LEAST_DENSE and self._is_for_many(message_id, len(chunk)):
+            if is_first and len(chunk) >= LEAST_DENSE and self._is_for_many(entry, len(chunk)):
                 ledger.begin_dense(seq)
             is_first = False
             alike: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
@@ -246,16 +250,16 @@ class _Conversion:
                 ledger.note(seq, some, state, received_ms, clients if any(clients) else None)
             for number, receipt in zip(numbers, chunk, strict=True):
                 if receipt.answer:
-                    self._answer(seq, number, receipt, at_ms)
+                    self._answer(seq, number, receipt, entry.at_ms)
             self._receipts += len(chunk)
             self._tell()
         if is_over:
             while ledger.expire(seq, FLUSH_RECEIPTS):
                 pass
 
-    def _is_for_many(self, message_id: str, at_least: int) -> bool:
+    def _is_for_many(self, entry: Entry, at_least: int) -> bool:
         quarter = self._user_count // 4
-        return at_least >= quarter or self._older.recipient_count(message_id) >= quarter
+        return at_least >= quarter or self._older.recipient_count(entry) >= quarter
 
     def _answer(self, seq: int, number: int, receipt: Receipt, at_ms: int) -> None:
         """Read, and confirmed; when, other programs do not always say."""
@@ -270,7 +274,7 @@ class _Conversion:
         return numbers
 
     def _client(self, receipt: Receipt) -> int:
-        facts = receipt.client
+        facts = cast("tuple[bytes, ...]", receipt[CLIENT])
         number = self._known_clients.get(facts)
         if number is None:
             connection_id, client_ip, user_agent, *device = (_text(fact) for fact in facts)

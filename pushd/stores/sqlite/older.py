@@ -86,6 +86,7 @@ SELECT coalesce(nullif({_TIME.format("written")}, 0), {_TIME.format("saved_at")}
  WHERE moment IS NOT NULL
 """  # noqa: S608 - constants only
 
+_ORDER = "entry.at, entry.place, entry.journal, entry.record, entry.box"  # as they lie there
 _INTEGER = "iif(typeof({0}) = 'integer', {0}, 0)"
 # Texts come as bytes: not all are UTF-8.
 _TEXTS = (
@@ -107,7 +108,7 @@ SELECT entry.at, entry.record, entry.box, entry.is_repeat, ifnull(journaled.is_s
   LEFT JOIN journal ON journal.seq = entry.journal
   LEFT JOIN push_records ON push_records.rowid = entry.record
   LEFT JOIN mailbox_notice AS box ON box.notice_id = entry.box
- ORDER BY entry.at, entry.place
+ ORDER BY {_ORDER}
 """  # noqa: S608 - constants only
 
 # Base step and flags of a receipt's state as the ledger has them: pushd/ledger/_ledger.pxd.
@@ -120,13 +121,23 @@ CASE WHEN is_received OR is_read OR is_confirmed OR received_at IS NOT NULL OR d
 _IS_USER = "typeof(user_id) = 'integer' AND user_id > -9223372036854775808"
 _WAITING = f"SELECT user_id FROM mailbox WHERE notice_id = ? AND {_IS_USER}"  # noqa: S608 - constants only
 _CLIENT = ("connection_id", "client_ip", "user_agent", "device_type", "platform", "browser")
+_FACTS = f"""
+user_id, {_STATE}, {_INTEGER.format("received_at")},
+iif(is_confirmed, 2, iif(is_read, 1, 0)), {_INTEGER.format("read_at")}, {_INTEGER.format("confirmed_at")},
+{_INTEGER.format("receipt.updated_at")}, CAST(username AS BLOB), {_INTEGER.format("user_role")},
+{", ".join(f"CAST({name} AS BLOB)" for name in _CLIENT)}
+"""
 _RECEIPTS = f"""
-SELECT user_id, {_STATE}, {_INTEGER.format("received_at")},
-       iif(is_confirmed, 2, iif(is_read, 1, 0)), {_INTEGER.format("read_at")}, {_INTEGER.format("confirmed_at")},
-       {_INTEGER.format("updated_at")}, CAST(username AS BLOB),
-       {_INTEGER.format("user_role")}, {", ".join(f"CAST({name} AS BLOB)" for name in _CLIENT)}
-  FROM admin_user_receive_records
- WHERE message_id = ? AND {_IS_USER}
+SELECT 0, {_FACTS} FROM admin_user_receive_records AS receipt WHERE message_id = ? AND {_IS_USER}
+"""  # noqa: S608 - constants only
+# Of all push records in the order of _ENTRIES: a statement for each would take longer than what it finds.
+_ALL_RECEIPTS = f"""
+SELECT entry.record, {_FACTS}
+  FROM work.entry AS entry
+ CROSS JOIN push_records ON push_records.rowid = entry.record
+ CROSS JOIN admin_user_receive_records AS receipt ON receipt.message_id = push_records.message_id
+ WHERE {_IS_USER}
+ ORDER BY {_ORDER}
 """  # noqa: S608 - constants only
 
 _LAST_SEQ = """
@@ -156,6 +167,7 @@ _PRIORITIES = {priority.value: priority for priority in Priority}
 class Receipt(NamedTuple):
     """One recipient's row. Times in ms, 0: none known. `answer`: 1 read, 2 confirmed. Texts as they stand."""
 
+    record: int
     user_id: int
     state: int
     received_ms: int
@@ -165,7 +177,15 @@ class Receipt(NamedTuple):
     updated_ms: int
     name: bytes
     role: int
-    client: tuple[bytes, ...]  # in the order of ClientFacts
+    connection_id: bytes
+    client_ip: bytes
+    user_agent: bytes
+    device_type: bytes
+    platform: bytes
+    browser: bytes
+
+
+_receipt = Receipt._make
 
 
 class Entry(NamedTuple):
@@ -178,6 +198,7 @@ class Entry(NamedTuple):
     status: str  # of its push record; "" without one
     is_settled: bool
     is_hidden: bool  # it has no push record, and will not get one
+    record: int  # by which `receipts` finds them
     saved_ms: int  # the newest save into a mailbox, 0 for none
     box: int  # by which `waiting` finds who waits for it; 0: nobody
 
@@ -193,6 +214,9 @@ class Older:
         self.left_out: Counter[str] = Counter()
         self.now_ms = now_ms
         self._tell = tell
+        self._all_receipts: sqlite3.Cursor | None = None
+        self._receipt_rows: list[tuple[Any, ...]] = []  # read, of which so many are done
+        self._receipts_done = 0
         self._db = db = sqlite3.connect(path, timeout=1.0, isolation_level=None)
         try:
             db.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -277,6 +301,8 @@ class Older:
                 yield self._entry(row)
             except (ValueError, msgspec.MsgspecError):  # of other programs: it has no id, or nothing else
                 self.left_out["notices"] += 1
+                for _ in self._receipts_of(row[1]):
+                    pass
 
     def _entry(self, row: tuple[Any, ...]) -> Entry:
         """Raises ValueError or msgspec.MsgspecError for what cannot be read."""
@@ -296,6 +322,7 @@ class Older:
             status,
             bool(is_settled),
             bool(is_repeat or (is_settled and not record)),
+            record,
             saved_ms,
             box,
         )
@@ -331,17 +358,38 @@ class Older:
         without = Target(target.kind, target.user_ids, target.roles, tuple(sorted(excluded)))
         return without if recipients_text(without) == words else target
 
-    def recipient_count(self, message_id: str) -> int:
+    def recipient_count(self, entry: Entry) -> int:
         """How many receipts one notice has."""
         statement = "SELECT count(*) FROM admin_user_receive_records WHERE message_id = ?"
-        count: int = self._db.execute(statement, (message_id,)).fetchone()[0]
+        count: int = self._db.execute(statement, (entry.message_id,)).fetchone()[0]
         return count
 
-    def receipts(self, message_id: str) -> Iterator[list[Receipt]]:
-        """The receipts of one notice, at most CHUNK_ROWS at a time."""
-        rows = self._db.execute(_RECEIPTS, (message_id,))
-        while chunk := rows.fetchmany(CHUNK_ROWS):
-            yield [Receipt._make((*row[:9], row[9:])) for row in chunk]
+    def receipts(self, entry: Entry) -> Iterator[list[Receipt]]:
+        """The receipts of one notice, at most CHUNK_ROWS at a time. To be asked in the order of `entries`."""
+        if not entry.record:
+            rows = self._db.execute(_RECEIPTS, (entry.message_id,))
+            while chunk := rows.fetchmany(CHUNK_ROWS):
+                yield [*map(_receipt, chunk)]
+            return
+        yield from self._receipts_of(entry.record)
+
+    def _receipts_of(self, record: int) -> Iterator[list[Receipt]]:
+        while self._has_receipts():
+            first, rows = self._receipts_done, self._receipt_rows
+            if rows[first][0] != record:
+                return
+            end = first + 1
+            while end < len(rows) and rows[end][0] == record:
+                end += 1
+            self._receipts_done = end
+            yield [*map(_receipt, rows[first:end])]
+
+    def _has_receipts(self) -> bool:
+        if self._receipts_done == len(self._receipt_rows):
+            if self._all_receipts is None:
+                self._all_receipts = self._db.execute(_ALL_RECEIPTS)
+            self._receipts_done, self._receipt_rows = 0, self._all_receipts.fetchmany(CHUNK_ROWS)
+        return bool(self._receipt_rows)
 
     def waiting(self, box: int) -> Iterator[list[int]]:
         """Who waits for one notice, at most CHUNK_ROWS at a time."""

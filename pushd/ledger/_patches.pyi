@@ -1,0 +1,3 @@
+from pushd.ledger._ledger import Ledger
+
+def cool(ledger: Ledger, most: int) -> int: ...

@@ -76,12 +76,16 @@ cdef int drop_patches(Notices ledger, Block* block, uint32_t count) except -1:
     block.patch_count -= count
     block.patches_taken -= min(count, block.patches_taken)
     block.epoch += 1
-    if block.patch_count:
-        memmove(block.patches, block.patches + count, block.patch_count * sizeof(Patch))
-    else:
+    if block.patch_count == 0:
         free(block.patches)
         ledger.memory -= block.patch_room * sizeof(Patch)
         block.patches, block.patch_room = NULL, 0
+    elif count:
+        memmove(block.patches, block.patches + count, block.patch_count * sizeof(Patch))
+        block.patches = <Patch*>ledger.resized(
+            block.patches, block.patch_room * sizeof(Patch), block.patch_count * sizeof(Patch)
+        )
+        block.patch_room = block.patch_count
     return 0
 
 

@@ -74,7 +74,7 @@ class File:
         return made
 
     def load(self, damaged: list[int] | None = None, memory: int = UNBOUNDED) -> Ledger:
-        """As the store does it, with that much memory. Without `damaged`, where what cannot be used is noted, it must all be of use."""
+        """As the store does it. Without `damaged`, where what cannot be used is noted, it must all be of use."""
         ledger = Ledger(MAX_WAITING)
         ledger.add_users(self.user_count)
         for key in sorted(self.parts, key=lambda key: (key >> 3 & 3, key)):

@@ -27,14 +27,12 @@ from pushd.stores.sqlite.engine.failures import translated
 from pushd.stores.sqlite.engine.schema import transaction
 from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Run
 from pushd.stores.sqlite.engine.thread import SqliteThread
-from pushd.stores.sqlite.ledger_load import PART, Parts, load
+from pushd.stores.sqlite.ledger_load import PART, UNBOUNDED, Parts, load
 from pushd.stores.sqlite.recent import Recent
 
 log = structlog.get_logger("pushd.stores.sqlite")
 
 STORE = "ledger"
-
-UNBOUNDED = 1 << 62
 
 FLUSH_BYTES = 1024 * 1024  # of one transaction, about: what is appended meanwhile waits for a few ms at most
 
@@ -170,9 +168,9 @@ class LedgerFile:
         await self.thread.submit(STORE, "flush", flush.write)
         self._failed = None
         forget_patches(self.ledger)
-        self._cool()
+        self.cool()
 
-    def _cool(self) -> None:
+    def cool(self) -> None:
         """Come down well below the bound. Where that cannot be, it is tried again once there is as much more."""
         before = self.ledger.memory
         if before > self._cool_above:
@@ -288,6 +286,7 @@ async def open_ledger(
             load(connection, Parts(file.ledger, file.users, file.clients, file.labels, has_records, memory_bytes))
     except (sqlite3.Error, MemoryError) as error:
         raise StartError(f"cannot use {path}: {error}") from error
+    file.cool()
     try:
         yield file
     finally:

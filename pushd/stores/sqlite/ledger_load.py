@@ -25,6 +25,7 @@ log = structlog.get_logger("pushd.stores.sqlite")
 CHUNK = 4096  # notices of one (_ledger.pxd, PAGE)
 KNOWN, SETTLED, HIDDEN, STATUS = 0x01, 0x02, 0x08, 0xC0  # _ledger.pxd, NoticeState
 CHUNKS, PAGES = 0, 2  # kinds of parts
+UNBOUNDED = 1 << 62
 COOL_BYTES = 1 << 20  # above the bound for a moment
 VECTOR_BYTES = 4 * CHUNK  # what the rows of a page take in the end, beside it
 
@@ -62,7 +63,7 @@ class Parts(NamedTuple):
     clients: Clients
     labels: Labels
     has_records: bool  # push records are kept here
-    memory_bytes: int  # with more the oldest blocks are left cold
+    memory_bytes: int = UNBOUNDED  # with more the oldest blocks are left cold
 
 
 def load(connection: sqlite3.Connection, parts: Parts) -> int:

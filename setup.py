@@ -37,7 +37,6 @@ extensions = [
     for module in (
         "pushd._fastpath",
         "pushd.ws._reader",
-        "pushd.stores.sqlite._columns",
         "pushd.ledger._notices",
         "pushd.ledger._places",
         "pushd.ledger._ledger",

@@ -1,6 +1,6 @@
 """A disk below SQLite that ends the process at its n-th change, and keeps what a power cut would leave (disk.c).
 
-`run` starts a Python that has it; in there, `ends_at` and `watched` use it.
+`run` starts a Python that has it; in there, `ends_at` and `changes_of` use it.
 """
 
 from __future__ import annotations
@@ -57,9 +57,18 @@ def _disk() -> ctypes.CDLL:
     return disk
 
 
-def changes() -> int:
-    """How many changes there were since the work began."""
-    return _disk().disk_changes()
+def changes_of(directory: Path, work: Callable[[], object], twins: Path | None = None) -> int:
+    """How many changes below `directory` it takes to do `work`, which is done in a child."""
+    read, write = os.pipe()
+
+    def told() -> None:
+        work()
+        os.write(write, str(_disk().disk_changes()).encode())
+
+    assert not ends_at(0, directory, told, twins)
+    os.close(write)
+    with os.fdopen(read) as counted:
+        return int(counted.read())
 
 
 def ends_at(change: int, directory: Path, work: Callable[[], object], twins: Path | None = None) -> bool:
@@ -70,14 +79,16 @@ def ends_at(change: int, directory: Path, work: Callable[[], object], twins: Pat
     """
     child = os.fork()
     if not child:
+        code = 1
         try:
             _disk().disk_watch(bytes(directory), bytes(twins) if twins else None)
             _disk().disk_end_at(change)
             work()
+            code = 0
         except BaseException:
             traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
+        finally:
+            os._exit(code)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
         return True

@@ -17,10 +17,7 @@ from pushd.stores.sqlite.engine.connection import open_connection
 from pushd.stores.sqlite.engine.readers import READERS, Readers, reading
 from pushd.stores.sqlite.engine.schema import prepare, transaction
 
-RECORD = """
-INSERT INTO admin_user_receive_records (message_id, user_id, username, created_at, updated_at)
-VALUES (?, 1, 'ann', 5, 5)
-"""
+RECORD = "INSERT INTO notice (message_id, accepted_ms, body) VALUES (?, 5, x'')"
 
 
 @pytest.fixture
@@ -37,7 +34,7 @@ async def readers(path: Path) -> AsyncIterator[Readers]:
 
 
 def count(connection: sqlite3.Connection) -> tuple[Any, ...]:
-    row: tuple[Any, ...] = connection.execute("SELECT count(*) FROM admin_user_receive_records").fetchone()
+    row: tuple[Any, ...] = connection.execute("SELECT count(*) FROM notice").fetchone()
     return row
 
 

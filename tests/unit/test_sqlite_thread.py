@@ -19,6 +19,8 @@ from pushd.stores.sqlite.engine.connection import open_connection
 from pushd.stores.sqlite.engine.schema import prepare
 from pushd.stores.sqlite.engine.thread import Connections, SqliteThread
 from pushd.stores.sqlite.journal import SqliteJournal
+from pushd.stores.sqlite.ledger_file import LedgerFile
+from pushd.stores.sqlite.outbox import SqliteOutbox
 from tests.samples import notice
 
 WAIT_S = 20
@@ -41,8 +43,12 @@ class Bench:
         self.steps.append("commit")
         if b"bad" in payloads:
             raise sqlite3.IntegrityError("bad")
-        if isinstance(payloads[0], list):
+        if isinstance(payloads[0], journal.Append):
             journal.commit(connection, payloads)
+
+    def journal(self) -> SqliteJournal:
+        """A journal of an empty ledger."""
+        return SqliteJournal(LedgerFile(self.thread, self.thread.submit, max_waiting=100))
 
     def observe(self, store: str, name: str, seconds: float, is_ok: bool) -> None:
         assert seconds >= 0
@@ -183,7 +189,7 @@ async def test_a_cancelled_caller_harms_nobody(bench: Bench) -> None:
 
 async def test_closing_finishes_what_was_submitted_and_refuses_the_rest(bench: Bench, tmp_path: Path) -> None:
     go = bench.hold()
-    waiting = [bench.step("late"), bench.thread.append("journal", "append", journal.encoded([notice(1)]))]
+    waiting = [bench.step("late"), bench.thread.append("journal", "append", journal.Append([notice(1)]))]
     closing = asyncio.ensure_future(bench.thread.aclose())
     await asyncio.sleep(0)
     with pytest.raises(StoreUnavailable, match="test: closed"):
@@ -233,7 +239,7 @@ async def test_a_thread_that_ends_by_itself_is_noticed(bench: Bench) -> None:
 
 
 async def test_a_full_disk_fails_the_waiting_appends_and_keeps_nothing_of_them(bench: Bench) -> None:
-    store = SqliteJournal(bench.thread)
+    store = bench.journal()
     await store.append([notice(1)])
     pages = bench.durable.execute("PRAGMA page_count").fetchone()[0]
     bench.durable.execute(f"PRAGMA max_page_count = {pages + 2}")
@@ -246,30 +252,27 @@ async def test_a_full_disk_fails_the_waiting_appends_and_keeps_nothing_of_them(b
     assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
     assert isinstance(outcomes[0].__cause__, sqlite3.OperationalError)
     assert [kept.seq for kept in await store.unsettled()] == [1]
-    assert await store.last_seq() == 1
     bench.durable.execute("PRAGMA max_page_count = 1000000")
     await store.append([notice(2)])
     assert [kept.seq for kept in await store.unsettled()] == [1, 2]
 
 
 async def test_a_full_disk_rolls_back_a_whole_transaction(bench: Bench) -> None:
-    from pushd.model import MailboxItem
-    from pushd.stores.sqlite.mailbox import SqliteMailbox
-
-    mailbox = SqliteMailbox(bench.thread, last_position=0, max_per_user=100, ttl_days=7, clock=lambda: 1000)
+    outbox = SqliteOutbox(bench.thread)
     pages = bench.relaxed.execute("PRAGMA page_count").fetchone()[0]
     bench.relaxed.execute(f"PRAGMA max_page_count = {pages + 2}")
-    with pytest.raises(StoreUnavailable, match="mailbox: database or disk is full"):
-        await mailbox.save([(MailboxItem("t", "x" * 50_000, message_id="m1"), [1])])
+    with pytest.raises(StoreUnavailable, match="outbox: database or disk is full"):
+        await outbox.append("records", [b"small", b"x" * 50_000])
     bench.relaxed.execute("PRAGMA max_page_count = 1000000")
-    await mailbox.save([(MailboxItem("t", "small", message_id="m1"), [1])])
-    assert [item.content for item in (await mailbox.read([1]))[1]] == ["small"]
+    assert await outbox.counts() == {}
+    await outbox.append("records", [b"small"])
+    assert await outbox.counts() == {"records": 1}
 
 
 async def test_a_read_only_file_is_unavailable(bench: Bench) -> None:
     bench.durable.execute("PRAGMA query_only = ON")
     with pytest.raises(StoreUnavailable, match="readonly"):
-        await SqliteJournal(bench.thread).append([notice(1)])
+        await bench.journal().append([notice(1)])
 
 
 # Counts until an append has been committed.

@@ -161,11 +161,13 @@ class _Progress:
     def __init__(self) -> None:
         self._next_s = monotonic() + TELL_EVERY_S
 
-    def tell(self, what: str, done: int, total: int) -> None:
+    def tell(self, **done: tuple[int, int]) -> None:
+        """How many of how many, by what they are."""
         now_s = monotonic()
         if now_s >= self._next_s:
             self._next_s = now_s + TELL_EVERY_S
-            log.warning("converting the database", what=what, done=done, total=total)
+            shown = {what: f"{count} of {total}" for what, (count, total) in done.items()}
+            log.warning("converting the database", **shown)
 
 
 class _Conversion:
@@ -182,6 +184,7 @@ class _Conversion:
         self._known_clients: dict[tuple[bytes, ...], int] = {}
         self._rows: list[tuple[object, ...]] = []  # of notices
         self._bytes = 0
+        self._notices = self._place = 0  # how many there are, and how many are done
         self._receipts = 0  # done
         self._receipts_flushed = 0
         self._receipts_total = 0
@@ -190,18 +193,22 @@ class _Conversion:
     def run(self) -> None:
         """Notices in order, numbered so that the last has the highest number that was ever given out."""
         older = self._older
-        notices = older.sort()
+        self._notices = notices = older.sort()
         self._receipts_total = older.receipt_count()
         self._user_count = older.user_count()
         last_seq = max(older.last_seq(), notices)
         for place, entry in enumerate(older.entries()):
-            self._progress.tell("notices", place, notices)
+            self._place = place
+            self._tell()
             self._convert(last_seq - notices + 1 + place, entry)
             self._flush_when_due()
         self._flush()
         older.left_out["receipts"] += self._receipts_total - self._receipts
         self._connection.execute("DELETE FROM sqlite_sequence WHERE name = 'notice'")
         self._connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('notice', ?)", (last_seq,))
+
+    def _tell(self) -> None:
+        self._progress.tell(notices=(self._place, self._notices), receipts=(self._receipts, self._receipts_total))
 
     def _convert(self, seq: int, entry: Entry) -> None:
         state = KNOWN | STATUSES.get(entry.status, 0)
@@ -241,7 +248,7 @@ class _Conversion:
                 if receipt.answer:
                     self._answer(seq, number, receipt, at_ms)
             self._receipts += len(chunk)
-            self._progress.tell("receipts", self._receipts, self._receipts_total)
+            self._tell()
         if is_over:
             while ledger.expire(seq, FLUSH_RECEIPTS):
                 pass

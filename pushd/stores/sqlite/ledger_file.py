@@ -32,6 +32,8 @@ log = structlog.get_logger("pushd.stores.sqlite")
 
 STORE = "ledger"
 
+FLUSH_BYTES = 1024 * 1024  # of one transaction, about: what is appended meanwhile waits for a few ms at most
+
 RECENT_SEQS = 50_000  # and as many older ones
 RECENT_BODIES_BYTES = 8 * 1024 * 1024  # and as much of older ones
 BODIES_BYTES = 4 * 1024 * 1024  # of one read
@@ -147,7 +149,7 @@ class LedgerFile:
 
     def _take(self) -> Flush | None:
         """What has changed since the last time, None if nothing."""
-        number, change, parts, floor = take_changes(self.ledger)
+        number, change, parts, floor = take_changes(self.ledger, take_bytes=FLUSH_BYTES)
         numbers, identities = self.users.taken()
         given = (
             (NUMBERS, numbers),
@@ -232,11 +234,13 @@ async def open_ledger(
 ) -> AsyncIterator[LedgerFile]:
     """The ledger in the database at `path`, which `thread` writes to.
 
-    What is changed by the end of the block is written. Loading 10 million receipts takes the loop some tenths of a second. Raises StartError.
+    What is changed by the end of the block is written. Loading 10 million receipts takes the loop some tenths of a
+    second. Raises StartError.
     """
     file = LedgerFile(thread, read, max_waiting=max_waiting, has_records=has_records)
     try:
         with closing(open_connection(path, synchronous="NORMAL", checkpoint_pages=0)) as connection:
+            connection.text_factory = _text
             load(connection, Parts(file.ledger, file.users, file.clients, file.labels, has_records))
     except (sqlite3.Error, MemoryError) as error:
         raise StartError(f"cannot use {path}: {error}") from error
@@ -244,6 +248,11 @@ async def open_ledger(
         yield file
     finally:
         await file.aclose()
+
+
+def _text(stored: bytes) -> str:
+    """A text of SQLite's, which takes from others what is no UTF-8."""
+    return stored.decode(errors="replace")
 
 
 def _look_at(done: asyncio.Future[None]) -> None:

@@ -92,25 +92,26 @@ class SqliteMailbox:
         return 1
 
     async def save(self, saves: Sequence[tuple[MailboxItem, Collection[int]]], *, is_first: bool = False) -> None:
-        """Put each item into the mailboxes of its users. One whose notice is not known is left aside.
-
-        0.1 us for each user.
+        """Put each item into the mailboxes of its users. One that has expired is not, and one whose notice is not known
+        is left aside. 0.1 us for each user.
         """
-        wanted = {item.message_id for item, user_ids in saves if user_ids}
+        now_ms = self._clock()
+        saves = [(item, users) for item, users in saves if users and not 0 < item.expires_ms <= now_ms]
+        wanted = {item.message_id for item, _ in saves}
         seqs = await self._file.seqs_of(wanted)
         if len(seqs) < len(wanted):
             self._leave_aside(len(wanted) - len(seqs), "no notice has the message_id of an item to be saved")
-        await self._wait_anew({seqs[item.message_id]: item.saved_at for item, _ in saves if item.message_id in seqs})
+            saves = [(item, users) for item, users in saves if item.message_id in seqs]
+        await self._wait_anew({seqs[item.message_id]: item.saved_at for item, _ in saves})
         by_seq: dict[int, list[int]] = {}
-        for item, user_ids in saves:
-            if user_ids and item.message_id in seqs:
-                by_seq.setdefault(seqs[item.message_id], []).extend(user_ids)
+        for item, users in saves:
+            by_seq.setdefault(seqs[item.message_id], []).extend(users)
         one_slice = Slice()
-        for seq, users in by_seq.items():
-            take_shape(self._file, seq, len(users))
-            for start in range(0, len(users), SAVED_AT_ONCE):
+        for seq, user_ids in by_seq.items():
+            take_shape(self._file, seq, len(user_ids))
+            for start in range(0, len(user_ids), SAVED_AT_ONCE):
                 await one_slice.rest()
-                self._ledger.wait(seq, numbers_of(self._file, users[start : start + SAVED_AT_ONCE]))
+                self._ledger.wait(seq, numbers_of(self._file, user_ids[start : start + SAVED_AT_ONCE]))
             self._oldest = min(self._oldest, seq)
         await self._file.commit()
 

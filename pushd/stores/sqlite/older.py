@@ -34,6 +34,11 @@ CREATE TABLE work.entry (
   is_repeat INTEGER NOT NULL, PRIMARY KEY (at, place, journal, record, box)
 ) WITHOUT ROWID
 """
+_JOURNAL = """
+SELECT seq, iif(typeof(accepted_ms) = 'integer', accepted_ms, NULL), settled <> 0, CAST(body AS BLOB)
+  FROM journal
+ ORDER BY seq
+"""
 
 # The journal entry of a push record: the first with its id and its time, unsettled ones before others.
 _FIND_RECORDS = """
@@ -81,16 +86,20 @@ SELECT coalesce(nullif({_TIME.format("written")}, 0), {_TIME.format("saved_at")}
  WHERE moment IS NOT NULL
 """  # noqa: S608 - constants only
 
+_INTEGER = "iif(typeof({0}) = 'integer', {0}, 0)"
 # Texts come as bytes: not all are UTF-8.
 _TEXTS = (
     "message_id", "content", "message_type", "target", "target_user_ids", "target_roles", "status", "sender_name",
     "extra_data",
 )  # fmt: skip
 _NUMBERS = ("expires_at", "sender_id", "priority", "need_confirm")
-_FIELDS = (*(f"CAST(push_records.{name} AS BLOB)" for name in _TEXTS), *(f"push_records.{name}" for name in _NUMBERS))
+_FIELDS = (
+    *(f"CAST(push_records.{name} AS BLOB)" for name in _TEXTS),
+    *(_INTEGER.format(f"push_records.{name}") for name in _NUMBERS),
+)
 _ENTRIES = f"""
 SELECT entry.at, entry.record, entry.box, entry.is_repeat, ifnull(journaled.is_settled, 1), entry.journal,
-       CAST(journal.body AS BLOB), iif(typeof(box.saved_at) = 'integer', box.saved_at, 0),
+       CAST(journal.body AS BLOB), {_INTEGER.format("box.saved_at")},
        CAST(box.message_key AS BLOB), iif(entry.record OR entry.journal, NULL, CAST(box.body AS BLOB)),
        {{recipients}}, {", ".join(_FIELDS)}
   FROM work.entry AS entry
@@ -101,7 +110,6 @@ SELECT entry.at, entry.record, entry.box, entry.is_repeat, ifnull(journaled.is_s
  ORDER BY entry.at, entry.place
 """  # noqa: S608 - constants only
 
-_DONE = "iif(typeof({0}_at) = 'integer', {0}_at, 0)"
 # Base step and flags of a receipt's state as the ledger has them: pushd/ledger/_ledger.pxd.
 _STATE = """
 CASE WHEN is_received OR is_read OR is_confirmed OR received_at IS NOT NULL OR delivery_status = 'delivered' THEN 4
@@ -110,10 +118,10 @@ CASE WHEN is_received OR is_read OR is_confirmed OR received_at IS NOT NULL OR d
 """
 _CLIENT = ("connection_id", "client_ip", "user_agent", "device_type", "platform", "browser")
 _RECEIPTS = f"""
-SELECT user_id, {_STATE}, {_DONE.format("received")},
-       iif(is_confirmed, 2, iif(is_read, 1, 0)), {_DONE.format("read")}, {_DONE.format("confirmed")},
-       iif(typeof(updated_at) = 'integer', updated_at, 0), CAST(username AS BLOB),
-       iif(typeof(user_role) = 'integer', user_role, 0), {", ".join(f"CAST({name} AS BLOB)" for name in _CLIENT)}
+SELECT user_id, {_STATE}, {_INTEGER.format("received_at")},
+       iif(is_confirmed, 2, iif(is_read, 1, 0)), {_INTEGER.format("read_at")}, {_INTEGER.format("confirmed_at")},
+       {_INTEGER.format("updated_at")}, CAST(username AS BLOB),
+       {_INTEGER.format("user_role")}, {", ".join(f"CAST({name} AS BLOB)" for name in _CLIENT)}
   FROM admin_user_receive_records
  WHERE message_id = ? AND typeof(user_id) = 'integer'
 """  # noqa: S608 - constants only
@@ -174,11 +182,11 @@ class Entry(NamedTuple):
 class Older:
     """The database at `path`, locked against everybody else until it is closed.
 
-    `work` is a file for sorting, which the caller deletes; `tell(what, done, of)` is called often.
+    `work` is a file for sorting, which the caller deletes; `tell(what=(done, of))` is called often.
     Raises sqlite3.Error.
     """
 
-    def __init__(self, path: Path, work: Path, now_ms: int, tell: Callable[[str, int, int], object]) -> None:
+    def __init__(self, path: Path, work: Path, now_ms: int, tell: Callable[..., object]) -> None:
         self.left_out: Counter[str] = Counter()
         self.now_ms = now_ms
         self._tell = tell
@@ -213,10 +221,11 @@ class Older:
         db.execute("CREATE INDEX work.journaled_id ON journaled (message_id, is_settled, seq)")
         db.execute(_FIND_RECORDS)
         db.execute("CREATE INDEX work.journaled_record ON journaled (record) WHERE record > 0")
+        self._tell(push_records=(0, self._count("push_records")))
         now = {"now_ms": self.now_ms}
         records = db.execute(_ADD_RECORDS, now).rowcount
         self.left_out["push records"] += self._count("push_records") - records
-        self._tell("sorted", records, records)
+        self._tell(push_records=(records, records))
         db.execute(_ADD_JOURNALED)
         db.execute(_ADD_WAITING, now)
         db.execute("COMMIT")
@@ -224,10 +233,10 @@ class Older:
 
     def _journaled(self) -> Iterator[tuple[Any, ...]]:
         """Unsettled notices go out in the order of their numbers, wherever the clock was."""
-        rows = self._db.execute("SELECT seq, accepted_ms, settled <> 0, CAST(body AS BLOB) FROM journal ORDER BY seq")
+        rows = self._db.execute(_JOURNAL)
         total, latest = self._count("journal"), 0
         for place, (seq, accepted, is_settled, body) in enumerate(rows):
-            self._tell("journal entries", place, total)
+            self._tell(journal_entries=(place, total))
             notice = _journaled_notice(seq, body)
             if seq < 1 or (notice is None and is_settled):
                 self.left_out["journal entries"] += 1
@@ -291,7 +300,7 @@ class Older:
     def _recorded(self, at_ms: int, fields: list[Any]) -> Notice:
         """The notice of a push record. Raises UnicodeDecodeError where its id is none."""
         recipients, message_id, content, kind, target, user_ids, roles, _, sender, data, *numbers = fields
-        expires_ms, sender_id, priority, need_confirm = (_number(value) for value in numbers)
+        expires_ms, sender_id, priority, need_confirm = numbers
         whom = Target(_KINDS.get(_text(target), TargetKind.CUSTOM), _ids(user_ids), _ids(roles))
         name = message_id.decode()
         words = _text(recipients)
@@ -383,10 +392,6 @@ def _waiting_notice(key: str, at_ms: int, body: bytes | None) -> Notice:
 
 def _text(value: bytes | None) -> str:
     return (value or b"").decode(errors="replace")
-
-
-def _number(value: object) -> int:
-    return value if isinstance(value, int) else 0
 
 
 def _ids(value: bytes | None) -> tuple[int, ...]:

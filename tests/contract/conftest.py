@@ -61,7 +61,7 @@ class Node:
 
     def __init__(self, directory: Path) -> None:
         self.clock = Clock()
-        self.directory = directory
+        self.directory = self._root = directory
         self.accepted: dict[str, Notice] = {}
         self._last_seq = 0
         self._open = AsyncExitStack()
@@ -96,7 +96,7 @@ class Node:
 
     def renew(self) -> None:
         """Let the next start find nothing."""
-        self.directory = Path(mkdtemp(dir=self.directory.parent))
+        self.directory = Path(mkdtemp(dir=self._root))
         self.clock.now_ms = START_MS
         self.accepted.clear()
         self._last_seq = 0

@@ -117,6 +117,15 @@ async def test_when_it_was_saved_again_is_kept_and_forgotten_in_time(node: Node)
     assert await node.stores.mailbox.clear(1) == 0
 
 
+async def test_what_has_expired_is_not_put_there(node: Node) -> None:
+    accepted = await node.accept("a", "b", accepted_ms=START_MS, expires_ms=START_MS + 1000)
+    node.clock.now_ms += 999
+    await node.stores.mailbox.save([(item_of(accepted[0]), [1, 2])])
+    node.clock.now_ms += 1
+    await node.stores.mailbox.save([(item_of(accepted[1]), [1, 2])])
+    assert waiting(node) == [1, 1]
+
+
 def stored(directory: Path) -> list[dict[str, Any]]:
     with closing(sqlite3.connect(directory / "data" / "pushd.db")) as connection:
         connection.row_factory = sqlite3.Row

@@ -223,6 +223,19 @@ def test_a_file_that_another_program_uses_is_refused(tmp_path: Path) -> None:
     prepare(path)
 
 
+def test_it_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, "TELL_EVERY_S", 0.0)
+    monkeypatch.setattr("pushd.stores.sqlite.older.PROGRESS_STEPS", 100)
+    path = old_database(tmp_path, 8)
+    with capture_logs() as logs:
+        prepare(path)
+    said = [{name: line[name] for name in line if name not in ("event", "log_level")} for line in logs]
+    assert said[0] == {"file": str(path), "version": 8}
+    assert {"journal_entries": "12 of 13"} in said
+    assert {"push_records": "9 of 9"} in said  # while they are sorted
+    assert {"notices": "15 of 16", "receipts": "22 of 22"} in said
+
+
 def fill(path: Path, rng: random.Random, *, broadcasts: int, singles: int, users: int) -> list[tuple[Any, ...]]:
     """Receipts of all states in the tables of version 8; what they say, in the order of `said`."""
     start_ms = 1_700_000_000_000

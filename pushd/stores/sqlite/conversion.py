@@ -64,19 +64,24 @@ def converted(path: Path, version: int) -> None:
     """
     new, work = (path.with_name(path.name + suffix) for suffix in (".new", ".sorted"))
     began = monotonic()
-    log.warning("the database is converted, which is done once", file=str(path), version=version)
+    log.info("the database is converted, which is done once", file=str(path), version=version)
+    progress = _Progress()
     try:
-        try:
-            _drop(new, work)
-            _make(path, new, work)
-            _drop(work)
-            _put_in_place(path, new, version)
-        finally:
-            with suppress(OSError):
+        with closing(Older(path, wall_ms(), progress.tell)) as older:
+            try:
                 _drop(new, work)
+                _make(older, new, work, progress)
+            except BaseException:
+                with suppress(OSError):
+                    _drop(new)
+                raise
+            finally:
+                with suppress(OSError):
+                    _drop(work)
+        _put_in_place(path, new, version)
     except (OSError, sqlite3.Error, MemoryError) as error:
         raise StartError(f"cannot convert {path}: {_cause(error)}; it is as it was") from error
-    log.warning("the database is converted", file=str(path), seconds=round(monotonic() - began, 1))
+    log.info("the database is converted", file=str(path), seconds=round(monotonic() - began, 1))
 
 
 def _cause(error: Exception) -> str:
@@ -91,19 +96,17 @@ def _drop(*paths: Path) -> None:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _make(path: Path, new: Path, work: Path) -> None:
+def _make(older: Older, new: Path, work: Path, progress: _Progress) -> None:
     """Write the new file, to the disk."""
-    progress = _Progress()
-    new.touch(mode=0o600)
-    work.touch(mode=0o600)
-    with closing(Older(path, work, wall_ms(), progress.tell)) as older:
-        with closing(sqlite3.connect(new, isolation_level=None)) as connection:
-            connection.execute("PRAGMA journal_mode = OFF")  # what is not finished is thrown away
-            connection.execute("PRAGMA synchronous = OFF")
-            connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-            create(connection)
-            _Conversion(older, connection, progress).run()
-        older.copy_tables(new)
+    for path in (new, work):
+        path.touch(mode=0o600)
+    with closing(sqlite3.connect(new, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = OFF")  # what is not finished is thrown away
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        create(connection)
+        _Conversion(older, connection, progress).run(work)
+    older.copy_tables(new)
     descriptor = os.open(new, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -121,7 +124,7 @@ def _put_in_place(path: Path, new: Path, version: int) -> None:
         try:
             os.link(path, kept)
         except FileExistsError:
-            if not filecmp.cmp(path, kept, shallow=False):  # of a conversion before
+            if not (kept.samefile(path) or filecmp.cmp(path, kept, shallow=False)):  # of a conversion before
                 continue
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
@@ -169,7 +172,7 @@ class _Progress:
         if now_s >= self._next_s:
             self._next_s = now_s + TELL_EVERY_S
             shown = {what: f"{count} of {total}" for what, (count, total) in done.items()}
-            log.warning("converting the database", **shown)
+            log.info("converting the database", **shown)
 
 
 class _Conversion:
@@ -192,10 +195,10 @@ class _Conversion:
         self._receipts_total = 0
         self._user_count = 0
 
-    def run(self) -> None:
+    def run(self, work: Path) -> None:
         """Notices in order, numbered so that the last has the highest number that was ever given out."""
         older = self._older
-        self._notices = notices = older.sort()
+        self._notices = notices = older.sort(work)
         self._receipts_total = older.receipt_count()
         self._user_count = older.user_count()
         last_seq = max(older.last_seq(), notices)

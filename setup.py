@@ -46,6 +46,9 @@ extensions = [
         "pushd.ledger._names",
         "pushd.ledger._notices",
         "pushd.ledger._passes",
+        "pushd.ledger._places",
+        "pushd.ledger._push_counts",
+        "pushd.ledger._pushes",
         "pushd.ledger._replay",
     )
 ]

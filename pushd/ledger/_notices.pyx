@@ -1,728 +1,220 @@
-"""Passes over notices: pages of push records, sums over them, and the counts of each. See _notices.pyi."""
+# cython: cdivision=True
+"""Notices of the ledger: their memory, the users' columns, and the chunks in which notices lie."""
 
-cimport cython
-from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
-from pushd.ledger._ledger cimport (
-    DELIVERED, EXPIRED, FAILED, HIDDEN, KNOWN, NONE, ONLINE, PAGE, PAST, STATUS, STEPS, SUCCESS,
-    Block, Chunk, Ledger, created_of, time_of,
-)
 
-ctypedef fused Total:
-    uint8_t
-    uint32_t
-
-cdef enum:
-    BY_SEQ, BY_STATUS, BY_LABEL, BY_TOTAL
-    LANES = 4  # of a histogram: what increments one number over and over waits for itself
-    LANE_KEYS = 65536
-    STATUSES_END = 4
-
-STATUSES = STATUSES_END
-SEQ, STATUS_RANK, LABEL_RANK, TOTAL = range(BY_TOTAL + 1)
-
-# The places of the statuses in the order of their names: accepted, expired, failed, success.
-cdef uint32_t[4] RANK_OF_STATUS = [0, 3, 1, 2]
-
-cdef uint8_t[256] IS_LISTED  # by the state of a receipt
-cdef uint8_t[256] IS_ONLINE
-cdef uint8_t[256] IS_DELIVERED
-cdef uint8_t[256] IS_FAILED
-cdef uint64_t[256] PACKED    # the four of them, 16 bits each: a page has few enough rows
-
-cdef int prepare() except -1:
-    cdef int state, step
-    for state in range(256):
-        step = state & STEPS
-        IS_LISTED[state] = step != NONE
-        IS_ONLINE[state] = step != NONE and (state & ONLINE) != 0
-        IS_DELIVERED[state] = step >= DELIVERED
-        IS_FAILED[state] = step == EXPIRED
-        PACKED[state] = (
-            IS_LISTED[state] | (<uint64_t>IS_ONLINE[state] << 16)
-            | (<uint64_t>IS_DELIVERED[state] << 32) | (<uint64_t>IS_FAILED[state] << 48)
-        )
+cdef int release_chunk(Notices ledger, Chunk* chunk) except -1:
+    if chunk == NULL:
+        return 0
+    if chunk.dirty != NULL:
+        free(chunk.dirty)
+        ledger.memory -= chunk.dirty_room * sizeof(uint32_t)
+    ledger.release(chunk.created_low, PAGE * sizeof(uint32_t))
+    ledger.release(chunk.created_high, PAGE)
+    ledger.release(chunk.labels, PAGE * sizeof(uint32_t))
+    ledger.release(chunk.states, PAGE)
+    ledger.release(chunk, sizeof(Chunk))
     return 0
 
-prepare()
 
-
-cdef void* allocated(size_t size) except NULL:
-    cdef void* memory = malloc(size or 1)
-    if memory == NULL:
-        raise MemoryError
-    return memory
-
-
-cdef void* zeroed(size_t count, size_t size) except NULL:
-    cdef void* memory = calloc(count or 1, size)
-    if memory == NULL:
-        raise MemoryError
-    return memory
-
-
-@cython.no_gc_clear
-cdef class Pass:
-    def __cinit__(self, Ledger ledger not None, bint has_pages):
-        cdef Py_ssize_t number
-        self.ledger = ledger
-        ledger.enter()
-        self.base = ledger.base_seq
-        self.span = <int64_t>ledger.chunk_count * PAGE
-        self.chunks = <Notices*>allocated(ledger.chunk_count * sizeof(Notices))
-        for number in range(ledger.chunk_count):
-            if ledger.chunks[number] != NULL:
-                self.add_chunk(number)
-        self.dense = <Block**>allocated(ledger.dense_count * sizeof(Block*))
-        for number in range(ledger.dense_count):
-            self.dense[number] = ledger.dense[number]
-        self.dense_count = ledger.dense_count
-        if has_pages:
-            self.pages = <Rows*>allocated(ledger.page_count * sizeof(Rows))
-            for number in range(ledger.page_count):
-                if ledger.pages[number] != NULL and ledger.pages[number].low <= ledger.pages[number].high:
-                    self.add_page(ledger.pages[number])
-
-    cdef void add_chunk(self, Py_ssize_t number) noexcept:
-        cdef Chunk* chunk = self.ledger.chunks[number]
-        cdef Notices* copy = &self.chunks[self.chunk_count]
-        copy.first, copy.count = self.base + number * PAGE, chunk.count
-        copy.states, copy.labels = chunk.states, chunk.labels
-        self.chunk_count += 1
-
-    cdef void add_page(self, Block* page) noexcept:
-        cdef Rows* copy = &self.pages[self.page_count]
-        cdef int kind
-        copy.low, copy.high, copy.count = self.base + page.low, self.base + page.high, page.count
-        copy.notices, copy.states, copy.block = page.notices, page.states, page
-        for kind in range(3):
-            copy.times[kind] = page.times[kind]
-        self.page_count += 1
+cdef class Notices:
+    """What the ledger knows of notices, and has one of for each user."""
 
     def __dealloc__(self):
+        cdef uint32_t i
+        self.readers = 0
+        for i in range(self.chunk_count):
+            release_chunk(self, self.chunks[i])
+        for i in range(self.user_room):
+            free(self.vectors[i].rows)
+        for i in range(self.grave_count):
+            free(self.graveyard[i].memory)
         free(self.chunks)
-        free(self.dense)
-        free(self.pages)
-        if self.ledger is not None:
-            self.ledger.leave()
+        free(self.graveyard)
+        free(self.unreads)
+        free(self.waitings)
+        free(self.dense_floors)
+        free(self.vector_floors)
+        free(self.vectors)
 
+    # ---- memory
 
-cdef void match_states(const Wanted* wanted, const uint8_t* states, Py_ssize_t count, uint8_t* marks) noexcept nogil:
-    """Mark, by place, the states that are wanted. Written so that compilers do 16 of them at a time."""
-    cdef uint8_t none = wanted.statuses[0], success = wanted.statuses[1]
-    cdef uint8_t past = wanted.statuses[2], failed = wanted.statuses[3]
-    cdef uint8_t state, status
-    cdef Py_ssize_t place
-    for place in range(count):
-        state = states[place]
-        status = state & STATUS
-        marks[place] = <uint8_t>((state & (KNOWN | HIDDEN)) == KNOWN) & (
-            (none & <uint8_t>(status == 0)) | (success & <uint8_t>(status == SUCCESS))
-            | (past & <uint8_t>(status == PAST)) | (failed & <uint8_t>(status == FAILED))
-        )
+    cdef void* taken(self, size_t size) except NULL:
+        cdef void* memory = calloc(1, size or 1)
+        if memory == NULL:
+            raise MemoryError
+        self.memory += size
+        return memory
 
-
-cdef uint32_t match(const Wanted* wanted, const Notices* chunk, uint8_t* marks) noexcept nogil:
-    """Mark, by place, those of a chunk's notices that are wanted; how many. `marks` has PAGE places."""
-    cdef int64_t first = max(wanted.since_seq - chunk.first, 0)
-    cdef int64_t end = min(wanted.before_seq - chunk.first, <int64_t>chunk.count)
-    cdef int64_t place, at
-    cdef uint32_t count = 0, last = wanted.last_label
-    cdef const uint32_t* labels = chunk.labels
-    cdef const uint8_t* label_marks = wanted.labels
-    memset(marks, 0, PAGE)
-    if first >= end:
+    cdef int release(self, void* memory, size_t size) except -1:
+        """Frees it once no pass is under way. What cannot even be remembered for later is lost."""
+        cdef Grave* graves
+        if memory == NULL:
+            return 0
+        if self.readers == 0:
+            free(memory)
+            self.memory -= size
+            return 0
+        if self.grave_count == self.grave_room:
+            graves = <Grave*>realloc(self.graveyard, (self.grave_room * 2 + 64) * sizeof(Grave))
+            if graves == NULL:
+                return 0
+            self.graveyard, self.grave_room = graves, self.grave_room * 2 + 64
+        self.graveyard[self.grave_count] = Grave(memory, size)
+        self.grave_count += 1
         return 0
-    match_states(wanted, chunk.states + first, end - first, marks + first)
-    if label_marks != NULL:
-        for place in range(first, end):
-            marks[place] &= label_marks[min(labels[place], last)]
-    if wanted.having != NULL:
-        for place in range(first, end):
-            at = chunk.first + place - wanted.having_from
-            marks[place] &= wanted.having[at] if 0 <= at < wanted.having_count else 0
-    for place in range(PAGE):
-        count += marks[place]
-    return count
 
+    cdef void* resized(self, void* memory, size_t old_size, size_t size) except NULL:
+        cdef void* moved = realloc(memory, size)
+        if moved == NULL:
+            raise MemoryError
+        if size > old_size:
+            memset(<char*>moved + old_size, 0, size - old_size)
+        self.memory += size - old_size
+        return moved
 
-cdef Py_ssize_t dense_after(Pass data, int64_t seq) noexcept nogil:
-    """The place of the first dense block that is not below `seq`."""
-    cdef Py_ssize_t low = 0, high = data.dense_count, middle
-    while low < high:
-        middle = (low + high) // 2
-        if data.dense[middle].key < seq:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    cdef void enter(self) noexcept:
+        self.readers += 1
 
+    cdef void leave(self) noexcept:
+        cdef uint32_t i
+        self.readers -= 1
+        if self.readers:
+            return
+        for i in range(self.grave_count):
+            free(self.graveyard[i].memory)
+            self.memory -= self.graveyard[i].size
+        self.grave_count = 0
 
-cdef void add_counts(Counted* counted, const uint32_t* counts) noexcept nogil:
-    """Add a block's receipts, counted by state."""
-    cdef int state
-    cdef uint64_t count
-    for state in range(256):
-        count = counts[state]
-        counted.total += count * IS_LISTED[state]
-        counted.online += count * IS_ONLINE[state]
-        counted.delivered += count * IS_DELIVERED[state]
-        counted.failed += count * IS_FAILED[state]
+    cdef int reserve_users(self, uint32_t count) except -1:
+        cdef size_t room = <size_t>count + count // 8 + 64
+        cdef uint32_t** columns[4]
+        cdef void* moved[5]
+        cdef int i
+        columns[:] = [&self.unreads, &self.waitings, &self.dense_floors, &self.vector_floors]
+        for i in range(5):  # not resized: untouched zeros cost no memory
+            moved[i] = calloc(room, sizeof(Vector) if i == 4 else sizeof(uint32_t))
+            if moved[i] == NULL:
+                while i:
+                    i -= 1
+                    free(moved[i])
+                raise MemoryError
+        for i in range(4):
+            if self.user_room:
+                memcpy(moved[i], columns[i][0], self.user_room * sizeof(uint32_t))
+            free(columns[i][0])
+            columns[i][0] = <uint32_t*>moved[i]
+        if self.user_room:
+            memcpy(moved[4], self.vectors, self.user_room * sizeof(Vector))
+        free(self.vectors)
+        self.vectors = <Vector*>moved[4]
+        self.memory += (room - self.user_room) * (4 * sizeof(uint32_t) + sizeof(Vector))
+        self.user_room = <uint32_t>room
+        return 0
 
+    # ---- notices
 
-cdef void add_rows(Counted* counted, const Rows* page, int64_t base, int64_t span, const uint8_t* marks) noexcept nogil:
-    """Add the receipts of a page whose notices are marked, by seq from `base` on."""
-    cdef const uint32_t* notices = page.notices
-    cdef const uint8_t* states = page.states
-    cdef uint32_t row, at, first = <uint32_t>base
-    cdef uint64_t sums = 0
-    for row in range(page.count):
-        at = notices[row] - first
-        if at < span:
-            sums += PACKED[states[row]] & -<uint64_t>marks[at]
-    counted.total += sums & 0xffff
-    counted.online += (sums >> 16) & 0xffff
-    counted.delivered += (sums >> 32) & 0xffff
-    counted.failed += sums >> 48
+    cdef Chunk* chunk_of(self, int64_t seq) noexcept:
+        if seq < self.base_seq or (seq - self.base_seq) // PAGE >= self.chunk_count:
+            return NULL
+        return self.chunks[(seq - self.base_seq) // PAGE]
 
-
-cdef void add_all(Counted* counted, Pass data, const Wanted* wanted) noexcept nogil:
-    """Add the receipts of all push records of the wanted seqs; marks are needed for pages at the ends only."""
-    cdef Py_ssize_t number
-    cdef Rows* page
-    cdef uint32_t row
-    cdef int64_t seq
-    for number in range(dense_after(data, wanted.since_seq), dense_after(data, wanted.before_seq)):
-        add_counts(counted, data.dense[number].counts)
-    for number in range(data.page_count):
-        page = &data.pages[number]
-        if page.high < wanted.since_seq or page.low >= wanted.before_seq:
-            continue
-        if page.low >= wanted.since_seq and page.high < wanted.before_seq:
-            add_counts(counted, page.block.counts)
-            continue
-        for row in range(page.count):
-            seq = data.base + <uint32_t>(page.notices[row] - <uint32_t>data.base)
-            if wanted.since_seq <= seq < wanted.before_seq:
-                counted.total += IS_LISTED[page.states[row]]
-                counted.delivered += IS_DELIVERED[page.states[row]]
-                counted.failed += IS_FAILED[page.states[row]]
-
-
-cdef bint count_totals(Pass data, Total* totals) noexcept nogil:
-    """Count the receipts that each notice has in pages, by seq from `base` on; False when a count does not fit."""
-    cdef Py_ssize_t number
-    cdef const uint32_t* notices
-    cdef const uint8_t* states
-    cdef uint32_t row, at, first = <uint32_t>data.base
-    cdef int64_t span = data.span
-    cdef uint8_t is_over = 0, one
-    for number in range(data.page_count):
-        notices, states = data.pages[number].notices, data.pages[number].states
-        for row in range(data.pages[number].count):
-            at = notices[row] - first
-            if at < span:
-                one = IS_LISTED[states[row]]
-                totals[at] += one
-                is_over |= one & <uint8_t>(totals[at] == 0)
-        if is_over:
-            return False
-    return True
-
-
-cdef uint32_t highest_of(const Total* totals, int64_t count) noexcept nogil:
-    cdef Total highest = 0
-    cdef int64_t at
-    for at in range(count):
-        highest = max(highest, totals[at])
-    return highest
-
-
-cdef uint32_t total_of(const Block* block) noexcept nogil:
-    """The receipts of a dense block."""
-    cdef Counted counted
-    memset(&counted, 0, sizeof(counted))
-    add_counts(&counted, block.counts)
-    return <uint32_t>counted.total
-
-
-cdef struct Sorting:
-    int sort
-    int64_t base
-    const uint32_t* ranks   # by label
-    uint32_t rank_count
-    uint8_t* few            # how many receipts in pages, by seq from `base` on; NULL where some have more than 255
-    uint32_t* many          # then these
-    uint32_t* dense         # of dense blocks, by place in Pass.dense
-    uint32_t key_count      # all keys are below
-
-
-cdef void fill_keys(Pass data, const Sorting* sorting, const Notices* chunk, uint32_t* keys) noexcept nogil:
-    """What each notice of a chunk is sorted by. `keys` has PAGE places."""
-    cdef const uint8_t* states = chunk.states
-    cdef const uint32_t* labels = chunk.labels
-    cdef const uint32_t* ranks = sorting.ranks
-    cdef uint32_t place, label, count = chunk.count, rank_count = sorting.rank_count
-    memset(keys + count, 0, (PAGE - count) * sizeof(uint32_t))
-    if sorting.sort == BY_STATUS:
-        for place in range(count):
-            keys[place] = RANK_OF_STATUS[states[place] >> 6]
-    elif sorting.sort == BY_LABEL:
-        for place in range(count):
-            label = labels[place]
-            keys[place] = ranks[label] if label < rank_count else 0
-    else:
-        fill_totals(data, sorting, chunk, keys)
-
-
-cdef void fill_totals(Pass data, const Sorting* sorting, const Notices* chunk, uint32_t* keys) noexcept nogil:
-    cdef int64_t from_base = chunk.first - sorting.base
-    cdef const uint8_t* few = sorting.few + from_base
-    cdef Py_ssize_t block
-    cdef uint32_t place
-    if sorting.few == NULL:
-        memcpy(keys, sorting.many + from_base, chunk.count * sizeof(uint32_t))
-    else:
-        for place in range(chunk.count):
-            keys[place] = few[place]
-    for block in range(dense_after(data, chunk.first), dense_after(data, chunk.first + chunk.count)):
-        keys[data.dense[block].key - chunk.first] = sorting.dense[block]
-
-
-cdef int count_keys(Pass data, Sorting* sorting) except -1 nogil:
-    """Find out what there is to sort by. Raises MemoryError."""
-    cdef uint32_t highest = 0
-    cdef Py_ssize_t at
-    if sorting.sort == BY_STATUS:
-        highest = STATUSES_END - 1
-    elif sorting.sort == BY_LABEL:
-        highest = highest_of(sorting.ranks, sorting.rank_count)
-    else:
-        with gil:
-            sorting.few = <uint8_t*>zeroed(data.span, 1)
-            sorting.dense = <uint32_t*>allocated(data.dense_count * sizeof(uint32_t))
-        for at in range(data.dense_count):
-            sorting.dense[at] = total_of(data.dense[at])
-        if count_totals(data, sorting.few):
-            highest = highest_of(sorting.few, data.span)
-        else:
-            free(sorting.few)
-            sorting.few = NULL
-            with gil:
-                sorting.many = <uint32_t*>zeroed(data.span, sizeof(uint32_t))
-            count_totals(data, sorting.many)
-            highest = highest_of(sorting.many, data.span)
-        highest = max(highest, highest_of(sorting.dense, data.dense_count))
-    sorting.key_count = highest + 1
-    return 0
-
-
-cdef int64_t spread(
-    Pass data, const Wanted* wanted, const Sorting* sorting, uint32_t* counts, uint8_t* all_marks
-) noexcept nogil:
-    """How many of the wanted have each key, in the first of LANES rows of `counts`; how many in all. Marks them."""
-    cdef uint8_t* marks
-    cdef uint32_t[PAGE] keys
-    cdef size_t lane = sorting.key_count if sorting.key_count <= LANE_KEYS else 0
-    cdef uint32_t* second = counts + lane
-    cdef uint32_t* third = counts + 2 * lane
-    cdef uint32_t* fourth = counts + 3 * lane
-    cdef uint32_t place
-    cdef Py_ssize_t number, key
-    cdef int64_t total = 0
-    for number in range(data.chunk_count):
-        marks = all_marks + (data.chunks[number].first - data.base)
-        if not match(wanted, &data.chunks[number], marks):
-            continue
-        fill_keys(data, sorting, &data.chunks[number], keys)
-        for place in range(0, PAGE, 4):
-            counts[keys[place]] += marks[place]
-            second[keys[place + 1]] += marks[place + 1]
-            third[keys[place + 2]] += marks[place + 2]
-            fourth[keys[place + 3]] += marks[place + 3]
-    for key in range(sorting.key_count):
-        if lane:
-            counts[key] += second[key] + third[key] + fourth[key]
-        total += counts[key]
-    return total
-
-
-cdef struct Stretch:  # of a sorted list: the places from `offset` on
-    int64_t offset
-    int64_t limit
-    uint32_t first_key  # of its first place
-    uint32_t last_key
-    int64_t skipped     # of the first key, before it
-    int64_t rest        # of the first key, behind its first place
-
-
-cdef void find_stretch(Stretch* stretch, const uint32_t* counts, int64_t* places) noexcept nogil:
-    """Where it begins and ends, and in `places` for each of its keys the place of the first one with it in it."""
-    cdef int64_t before = 0
-    cdef uint32_t key = 0
-    while before + counts[key] <= stretch.offset:
-        before += counts[key]
-        key += 1
-    stretch.first_key = key
-    stretch.skipped = stretch.offset - before
-    stretch.rest = before + counts[key] - stretch.offset
-    while before < stretch.offset + stretch.limit:
-        places[key] = max(before - stretch.offset, 0)
-        before += counts[key]
-        stretch.last_key = key
-        key += 1
-
-
-cdef uint32_t hits(const uint8_t* marks, const uint32_t* keys, uint32_t low, uint32_t high) noexcept nogil:
-    """How many of PAGE are marked and have a key from `low` to `high`."""
-    cdef uint32_t place, count = 0
-    for place in range(PAGE):
-        count += marks[place] & <uint32_t>(keys[place] - low <= high - low)
-    return count
-
-
-cdef int64_t gather(
-    Pass data, const uint8_t* all_marks, const Sorting* sorting, const Stretch* stretch, int64_t* places, int64_t* seqs
-) noexcept nogil:
-    """Put the marked seqs of a stretch into their places, which hold 0; how many. A walk from the nearer end."""
-    cdef const uint8_t* marks
-    cdef uint32_t[PAGE] keys
-    cdef bint is_backward = stretch.first_key == stretch.last_key and stretch.rest - stretch.limit < stretch.skipped
-    cdef int64_t skipped = stretch.rest - stretch.limit if is_backward else stretch.skipped
-    cdef uint32_t low = stretch.first_key, high = stretch.last_key  # keys that are still looked for
-    cdef int64_t found = 0, at, place, at_page
-    cdef Py_ssize_t number
-    cdef Notices* chunk
-    cdef uint32_t key, some
-    for number in range(data.chunk_count):
-        chunk = &data.chunks[data.chunk_count - 1 - number if is_backward else number]
-        marks = all_marks + (chunk.first - data.base)
-        fill_keys(data, sorting, chunk, keys)
-        some = hits(marks, keys, low, high)
-        if some <= skipped and (low == high or some == hits(marks, keys, low, low)):
-            skipped -= some
-            continue
-        for at in range(chunk.count):
-            place = chunk.count - 1 - at if is_backward else at
-            key = keys[place]
-            if not marks[place] or key < low or key > high:
-                continue
-            if key == low and skipped > 0:
-                skipped -= 1
-                continue
-            at_page = stretch.limit - 1 - places[key] if is_backward else places[key]
-            if not 0 <= at_page < stretch.limit:
-                continue
-            places[key] += 1
-            if seqs[at_page]:  # more have this key than a moment ago
-                continue
-            seqs[at_page] = chunk.first + place
-            found += 1
-            if found == stretch.limit:
-                return found
-        if low < high and places[high] >= stretch.limit:
-            high -= 1
-    return found
-
-
-cdef int64_t walk(
-    Pass data, const Wanted* wanted, int64_t offset, int64_t limit, bint is_descending, int64_t* seqs
-) noexcept nogil:
-    """The seqs of a part of the wanted in the order of seq; how many."""
-    cdef uint8_t[PAGE] marks
-    cdef Py_ssize_t number
-    cdef Notices* chunk
-    cdef int64_t found = 0, place, at
-    cdef uint32_t count
-    for number in range(data.chunk_count):
-        chunk = &data.chunks[data.chunk_count - 1 - number if is_descending else number]
-        if chunk.first >= wanted.before_seq or chunk.first + chunk.count <= wanted.since_seq:
-            continue
-        count = match(wanted, chunk, marks)
-        if offset >= count:
-            offset -= count
-            continue
-        for at in range(chunk.count):
-            place = chunk.count - 1 - at if is_descending else at
-            if not marks[place]:
-                continue
-            if offset > 0:
-                offset -= 1
-                continue
-            seqs[found] = chunk.first + place
-            found += 1
-            if found == limit:
-                return found
-    return found
-
-
-cdef class NoticeQuery:
-    def __init__(
-        self,
-        Ledger ledger not None,
-        *,
-        bytes statuses=None,
-        bytes marks=None,
-        having=None,
-        int64_t having_from=0,
-        int64_t since_seq=0,
-        int64_t before_seq=INT64_MAX,
-    ):
-        cdef int status
-        if statuses is not None and len(statuses) != STATUSES:
-            raise ValueError(f"expected a mark for each of {STATUSES} statuses, not {len(statuses)}")
-        self.ledger = ledger
-        for status in range(STATUSES):
-            self.wanted.statuses[status] = statuses is None or statuses[status] != 0
-        if marks is not None:
-            self.marks = marks + b"\0"
-            self.wanted.labels = <const uint8_t*><bytes>self.marks
-            self.wanted.last_label = len(marks)
-        if having is not None:
-            self.having = bytes(having)
-            self.wanted.having = <const uint8_t*><bytes>self.having
-            self.wanted.having_from, self.wanted.having_count = having_from, len(having)
-        self.wanted.since_seq, self.wanted.before_seq = since_seq, before_seq
-        self.wanted.is_all = statuses is None and marks is None and having is None
-
-    def totals(self):
-        cdef Pass data = Pass(self.ledger, True)
-        cdef int64_t records = 0, failed = 0
-        cdef Counted counted
-        cdef uint8_t* marks = NULL
-        memset(&counted, 0, sizeof(counted))
-        try:
-            if not self.wanted.is_all:
-                marks = <uint8_t*>zeroed(data.span, 1)
-            with nogil:
-                records = self.count(data, marks, &failed)
-                if self.wanted.is_all:
-                    add_all(&counted, data, &self.wanted)
-                elif records:
-                    self.add_marked(&counted, data, marks)
-        finally:
-            free(marks)
-        return records, failed, counted.total, counted.delivered, counted.failed
-
-    cdef int64_t count(self, Pass data, uint8_t* marks, int64_t* failed) noexcept nogil:
-        """How many are wanted, and how many of them failed; all of them are marked, unless `marks` is NULL."""
-        cdef uint8_t[PAGE] some
-        cdef uint8_t* into = some
-        cdef int64_t count = 0
-        cdef Py_ssize_t number
-        cdef Notices* chunk
-        cdef const uint8_t* states
-        cdef uint32_t place, failures
-        for number in range(data.chunk_count):
-            chunk = &data.chunks[number]
-            if marks != NULL:
-                into = marks + (chunk.first - data.base)
-            count += match(&self.wanted, chunk, into)
-            states, failures = chunk.states, 0
-            for place in range(chunk.count):
-                failures += into[place] & <uint8_t>((states[place] & STATUS) == FAILED)
-            failed[0] += failures
-        return count
-
-    cdef void add_marked(self, Counted* counted, Pass data, const uint8_t* marks) noexcept nogil:
-        """Add the receipts of marked notices."""
-        cdef Py_ssize_t number
-        cdef int64_t seq
-        for number in range(data.page_count):
-            if data.pages[number].high >= self.wanted.since_seq and data.pages[number].low < self.wanted.before_seq:
-                add_rows(counted, &data.pages[number], data.base, data.span, marks)
-        for number in range(data.dense_count):
-            seq = data.dense[number].key - data.base
-            if 0 <= seq < data.span and marks[seq]:
-                add_counts(counted, data.dense[number].counts)
-
-    def page(self, int sort, int64_t offset, int64_t limit, bint is_descending, bytes ranks=None):
-        if not BY_SEQ <= sort <= BY_TOTAL:
-            raise ValueError(f"expected one of the sorts, not {sort}")
-        if (ranks is not None) != (sort == BY_LABEL) or (ranks is not None and len(ranks) % sizeof(uint32_t)):
-            raise ValueError("expected ranks of 32 bits for LABEL_RANK, and for nothing else")
-        if offset < 0:
-            raise ValueError(f"expected an offset of at least 0, not {offset}")
-        cdef Pass data = Pass(self.ledger, sort == BY_TOTAL)
-        limit = min(limit, data.span - offset)
-        if limit <= 0:
-            return []
-        if sort == BY_SEQ:
-            return self.in_order(data, offset, limit, is_descending)
-        return self.sorted(data, sort, ranks, offset, limit, is_descending)
-
-    cdef list in_order(self, Pass data, int64_t offset, int64_t limit, bint is_descending):
-        cdef int64_t* seqs = <int64_t*>allocated(limit * sizeof(int64_t))
-        cdef int64_t count, place
-        try:
-            with nogil:
-                count = walk(data, &self.wanted, offset, limit, is_descending, seqs)
-            return [seqs[place] for place in range(count)]
-        finally:
-            free(seqs)
-
-    cdef list sorted(self, Pass data, int sort, bytes ranks, int64_t offset, int64_t limit, bint is_descending):
-        cdef Sorting sorting
-        cdef Stretch stretch
-        cdef uint8_t* marks = NULL
-        cdef uint32_t* counts = NULL
-        cdef int64_t* places = NULL
-        cdef int64_t* seqs = NULL
-        cdef int64_t total, place
-        memset(&sorting, 0, sizeof(sorting))
-        sorting.sort, sorting.base = sort, data.base
-        if ranks is not None:
-            sorting.ranks = <const uint32_t*><const char*>ranks
-            sorting.rank_count = len(ranks) // sizeof(uint32_t)
-        try:
-            with nogil:
-                count_keys(data, &sorting)
-            counts = <uint32_t*>zeroed(sorting.key_count, sizeof(uint32_t) * LANES)
-            marks = <uint8_t*>zeroed(data.span, 1)
-            with nogil:
-                total = spread(data, &self.wanted, &sorting, counts, marks)
-            limit = min(limit, total - offset)
-            if limit <= 0:
-                return []
-            stretch.limit = limit
-            stretch.offset = total - offset - limit if is_descending else offset
-            places = <int64_t*>zeroed(sorting.key_count, sizeof(int64_t))
-            seqs = <int64_t*>zeroed(limit, sizeof(int64_t))
-            with nogil:
-                find_stretch(&stretch, counts, places)
-                gather(data, marks, &sorting, &stretch, places, seqs)
-            found = [seqs[place] for place in range(limit) if seqs[place]]
-            return found[::-1] if is_descending else found
-        finally:
-            free(sorting.few)
-            free(sorting.many)
-            free(sorting.dense)
-            free(marks)
-            free(counts)
-            free(places)
-            free(seqs)
-
-
-cdef struct Asked:  # a notice whose receipts are counted
-    int64_t seq
-    Counted counted
-
-
-cdef Py_ssize_t asked_from(const Asked* asked, Py_ssize_t low, Py_ssize_t high, int64_t seq) noexcept nogil:
-    """The place of the first one, from `low` on and before `high`, that is not below `seq`."""
-    cdef Py_ssize_t middle
-    while low < high:
-        middle = (low + high) // 2
-        if asked[middle].seq < seq:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-cdef void count_page(const Rows* page, int64_t base, Asked* asked, Py_ssize_t count) noexcept nogil:
-    """Add the receipts of a page to those that are asked for."""
-    cdef Py_ssize_t first = asked_from(asked, 0, count, page.low)
-    cdef Py_ssize_t end = asked_from(asked, first, count, page.high + 1)
-    cdef Py_ssize_t at
-    cdef int64_t seq
-    cdef uint32_t row
-    cdef int kind
-    cdef Counted* counted
-    if first == end:
-        return
-    for row in range(page.count):
-        seq = base + <uint32_t>(page.notices[row] - <uint32_t>base)
-        if seq < asked[first].seq or seq > asked[end - 1].seq or not IS_LISTED[page.states[row]]:
-            continue
-        at = asked_from(asked, first, end, seq)
-        if asked[at].seq != seq:
-            continue
-        counted = &asked[at].counted
-        counted.total += 1
-        counted.online += IS_ONLINE[page.states[row]]
-        counted.delivered += IS_DELIVERED[page.states[row]]
-        counted.failed += IS_FAILED[page.states[row]]
-        for kind in range(3):
-            if page.times[kind] != NULL:
-                counted.latest = max(counted.latest, page.times[kind][row])
-
-
-cdef void count_asked(Pass data, Asked* asked, Py_ssize_t count) noexcept nogil:
-    """Count the receipts of each of these notices, which are sorted by seq."""
-    cdef Py_ssize_t at, place
-    cdef int kind
-    cdef const Block* block
-    for at in range(count):
-        place = dense_after(data, asked[at].seq)
-        if place < data.dense_count and data.dense[place].key == asked[at].seq:
-            block = data.dense[place]
-            add_counts(&asked[at].counted, block.counts)
-            for kind in range(3):
-                asked[at].counted.latest = max(asked[at].counted.latest, block.latest[kind])
-    for at in range(data.page_count):
-        count_page(&data.pages[at], data.base, asked, count)
-
-
-def counts_of(Ledger ledger not None, seqs):
-    cdef list wanted = sorted(set(seqs))
-    cdef Py_ssize_t at, count = len(wanted)
-    cdef Asked* asked = <Asked*>zeroed(count, sizeof(Asked))
-    cdef Counted* counted
-    cdef Pass data
-    cdef dict found = {}
-    try:
-        for at in range(count):
-            asked[at].seq = wanted[at]
-        data = Pass(ledger, True)
-        with nogil:
-            count_asked(data, asked, count)
-        for at in range(count):
-            counted = &asked[at].counted
-            found[wanted[at]] = (
-                counted.total, counted.online, counted.delivered, counted.failed,
-                latest_of(ledger, asked[at].seq, counted.latest),
+    cdef Chunk* new_chunk(self, int64_t seq) except NULL:
+        cdef int64_t base = self.base_seq if self.chunk_count else seq - seq % PAGE
+        cdef int64_t index = (seq - base) // PAGE
+        cdef Chunk* chunk
+        cdef size_t room
+        if seq < base or index >= MOST_CHUNKS or index > self.chunk_count + JUMP // PAGE:
+            raise ValueError(f"seq {seq} is too far from the others")
+        if index < self.chunk_count and self.chunks[index] != NULL:
+            return self.chunks[index]
+        if index >= self.chunk_room:
+            room = index + index // 8 + 8
+            self.chunks = <Chunk**>self.resized(
+                self.chunks, self.chunk_room * sizeof(Chunk*), room * sizeof(Chunk*)
             )
-    finally:
-        free(asked)
-    return found
+            self.chunk_room = <uint32_t>room
+        chunk = <Chunk*>self.taken(sizeof(Chunk))
+        try:
+            chunk.created_low = <uint32_t*>self.taken(PAGE * sizeof(uint32_t))
+            chunk.created_high = <uint8_t*>self.taken(PAGE)
+            chunk.labels = <uint32_t*>self.taken(PAGE * sizeof(uint32_t))
+            chunk.states = <uint8_t*>self.taken(PAGE)
+        except MemoryError:
+            release_chunk(self, chunk)
+            raise
+        chunk.key = seq // PAGE
+        self.base_seq = base
+        self.chunks[index] = chunk
+        if index >= self.chunk_count:
+            self.chunk_count = <uint32_t>index + 1
+        return chunk
 
+    cdef void place_in_time(self, Chunk* chunk, uint32_t place, int64_t created_ms) noexcept:
+        cdef int64_t index = chunk.key - self.base_seq // PAGE, other, offset
+        cdef uint32_t i
+        if place < chunk.count:
+            created_ms = max(created_ms, created_of(chunk, place))  # a gap's: that of the notice before
+        elif chunk.count:
+            created_ms = max(created_ms, created_of(chunk, chunk.count - 1))
+        else:
+            for other in range(index - 1, -1, -1):
+                if self.chunks[other] != NULL and self.chunks[other].count:
+                    created_ms = max(created_ms, created_of(self.chunks[other], self.chunks[other].count - 1))
+                    break
+        for i in range(place + 1, chunk.count):
+            if chunk.states[i]:
+                created_ms = min(created_ms, created_of(chunk, i))
+                break
+        else:
+            for other in range(index + 1, self.chunk_count):
+                if self.chunks[other] != NULL and self.chunks[other].count:
+                    created_ms = min(created_ms, created_of(self.chunks[other], 0))
+                    break
+        if place >= chunk.count:
+            if chunk.count == 0:
+                chunk.base_ms = created_ms
+            for i in range(chunk.count, place):
+                chunk.created_low[i] = chunk.created_low[chunk.count - 1] if chunk.count else 0
+                chunk.created_high[i] = chunk.created_high[chunk.count - 1] if chunk.count else 0
+            chunk.count = place + 1
+        offset = min(created_ms - chunk.base_ms, (<int64_t>1 << 40) - 1)
+        i = place
+        while True:  # gaps after it go with it
+            chunk.created_low[i] = <uint32_t>offset
+            chunk.created_high[i] = <uint8_t>(offset >> 32)
+            i += 1
+            if i >= chunk.count or chunk.states[i] or created_of(chunk, i) >= chunk.base_ms + offset:
+                break
+        chunk.is_stale = True
 
-cdef int64_t latest_of(Ledger ledger, int64_t seq, uint32_t latest) noexcept:
-    """A column's value as a time, and the notice's own time where that is never; 0 where there is no such notice."""
-    cdef Chunk* chunk = ledger.chunk_of(seq)
-    cdef uint32_t place = <uint32_t>(seq % PAGE)
-    if chunk == NULL or place >= chunk.count:
+    cdef int note_chunk(self, Chunk* chunk, uint32_t place) except -1:
+        cdef uint32_t i
+        cdef size_t room
+        chunk.is_stale = True
+        if chunk.is_touched and chunk.dirty_count and chunk.dirty[chunk.dirty_count - 1] == place:
+            return 0
+        if chunk.dirty_count == chunk.dirty_room:
+            if chunk.dirty_room >= 2 * PAGE:
+                for i in range(PAGE):
+                    chunk.dirty[i] = i
+                chunk.dirty_count = PAGE
+            else:
+                room = <size_t>chunk.dirty_room * 2 + 16
+                chunk.dirty = <uint32_t*>self.resized(
+                    chunk.dirty, chunk.dirty_room * sizeof(uint32_t), room * sizeof(uint32_t)
+                )
+                chunk.dirty_room = <uint32_t>room
+        if not chunk.is_touched:
+            self.touched_chunks.append(chunk.key)
+            chunk.is_touched = True
+        chunk.dirty[chunk.dirty_count] = place
+        chunk.dirty_count += 1
         return 0
-    return max(created_of(chunk, place), time_of(created_of(chunk, place), latest))
 
-
-def seq_at(Ledger ledger not None, int64_t at_ms):
-    cdef Py_ssize_t low = 0, high = ledger.chunk_count, middle, probe
-    cdef Chunk* chunk
-    cdef uint32_t first, end, place
-    while low < high:
-        middle = probe = (low + high) // 2
-        while probe >= low and (ledger.chunks[probe] == NULL or ledger.chunks[probe].count == 0):
-            probe -= 1
-        if probe < low:
-            low = middle + 1
-            continue
-        chunk = ledger.chunks[probe]
-        if created_of(chunk, chunk.count - 1) < at_ms:
-            low = middle + 1
-        else:
-            high = probe
-    if low >= ledger.chunk_count:
-        return ledger.last_seq + 1
-    chunk = ledger.chunks[low]
-    first, end = 0, chunk.count - 1
-    while first < end:
-        place = (first + end) // 2
-        if created_of(chunk, place) < at_ms:
-            first = place + 1
-        else:
-            end = place
-    return ledger.base_seq + low * PAGE + first
+    cdef uint8_t notice_of(self, int64_t seq) noexcept:
+        cdef Chunk* chunk = self.chunk_of(seq)
+        return 0 if chunk == NULL else chunk.states[seq % PAGE]

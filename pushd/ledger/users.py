@@ -121,20 +121,29 @@ class Users:
     def load(self, users: Iterable[Sequence[Any]], identities: Iterable[Sequence[Any]]) -> int:
         """Puts back what `taken` gave, into an empty object. Returns how many rows were left aside, being damaged.
 
-        A number without a row belongs to nobody: its id is negative.
+        A number without an id belongs to nobody: its id is negative.
         """
-        given = list(users)
-        rows = sorted((row for row in given if _is_user(row)), key=_number)
-        aside = len(given) - len(rows)
-        for number, user_id in rows:
-            if not len(self.ids) <= number <= len(rows) + MOST_MISSING or user_id in self._numbers:
-                aside += 1
+        given, identities = list(users), list(identities)
+        known: dict[int, UserKey] = {}
+        for row in given:
+            if _is_user(row):
+                known.setdefault(*row)
+        # What is damaged keeps its place: others' receipts are in blocks that name it.
+        numbers = {row[0] for row in (*given, *identities) if row and _is_number(row[0])}
+        aside = len(given) - len(known)
+        for number in sorted(numbers):
+            if number > len(numbers) + MOST_MISSING:
+                aside += number in known
                 continue
             while len(self.ids) < number:
                 self._add(-1 - len(self.ids))
+            user_id = known.get(number, -1 - number)
+            if user_id in self._numbers:
+                aside += 1
+                user_id = -1 - number
             self._add(user_id)
         self._taken = len(self.ids)
-        return aside + self._load_identities(list(identities))
+        return aside + self._load_identities(identities)
 
     def order(self) -> Order:
         """Numbers in the order of ids. From any thread."""
@@ -191,11 +200,6 @@ class Users:
                 self._earlier[number] = (*self._earlier.get(number, ()), self._latest(number))
             self._since[number], self._names[number], self._roles[number] = identity
         return len(given) - len(rows)
-
-
-def _number(row: Sequence[Any]) -> int:
-    number: int = row[0]
-    return number
 
 
 def _number_and_seq(row: Sequence[Any]) -> tuple[int, int]:

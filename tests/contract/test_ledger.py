@@ -92,6 +92,22 @@ async def test_delete_keeps_what_waits(node: Node, users: Collection[int]) -> No
     assert await node.stores.mailbox.clear(2) == 2
 
 
+async def test_a_copy_that_comes_back_after_the_record_was_deleted_waits(node: Node) -> None:
+    """It was under way, and its client went without an answer. One of them is in a page, the other in a block."""
+    notices = await node.accept("a", "b", accepted_ms=START_MS)
+    await node.stores.records.write(
+        [node.record(name, "success") for name in "ab"], [receipt(name, 1, at(START_MS, PENDING)) for name in "ab"]
+    )
+    for name in "ab":
+        assert await node.stores.records.delete(name) is True
+    await node.stores.mailbox.save([(item_of(one), [1, 2]) for one in notices])
+    for _ in range(2):
+        assert (await waits(node, 1), await waits(node, 2)) == (["a", "b"], ["a", "b"])
+        assert await node.stores.records.receive_stats(ReceiptFilter()) == ReceiptStats()
+        assert await node.stores.records.unread_counts([1, 2]) == {}
+        await node.restart()
+
+
 @pytest.mark.usefixtures("known")
 async def test_the_newest_are_kept_wherever_they_stand(node: Node) -> None:
     """Broadcasts and notices for a few in turn, and after a restart as before."""

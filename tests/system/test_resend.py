@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 from pushd.clock import wall_ms
-from pushd.model import Notice, Target, TargetKind, User
+from pushd.model import Notice, Priority, Target, TargetKind, User
 from pushd.stores.sqlite import import_users
 from tests import stored
 from tests.daemon import Probe, Process, until
-from tests.samples import EXPIRED, OFFLINE, PENDING, at, receipt
+from tests.samples import DELIVERED, EXPIRED, OFFLINE, PENDING, at, receipt
 
 HAS_IT, SILENT, ABSENT, RETURNED, STRANGER = 1, 2, 3, 4, 5
 EVERYBODY = [HAS_IT, SILENT, ABSENT, RETURNED]
@@ -84,7 +84,7 @@ async def test_exactly_those_who_have_not_received_it(daemon: Probe, tmp_path: P
     # Whether somebody is online is only ever noted as true; all else is as it was, until they acknowledge.
     after = await _counts(probe, message_id)
     changed = {name for name in after if after[name] != before[name]}
-    assert changed <= {"online_users"}
+    assert changed <= {"online_users", "online_count"}
     for user_id in (SILENT, RETURNED):
         await clients[user_id].ack(message_id)
     await until(lambda: _has_received(probe, message_id, 3))
@@ -231,6 +231,28 @@ async def test_a_record_of_any_kind_is_sent_or_refused(start: Any, tmp_path: Pat
     assert (await _resend(probe, notices[-1].message_id))["status"] == "delivered"
     again = await _resend(probe, (await probe.publish(target="custom", user_ids=[ABSENT]))["message_id"])
     assert again["status"] == "delivered"
+
+
+@pytest.mark.parametrize(("field", "text"), [("kind", '"everyone"'), ("user_ids", '"odd"'), ("priority", "9")])
+async def test_an_unknown_target_or_priority_keeps_nobody_from_getting_it(
+    start: Any, tmp_path: Path, field: str, text: str
+) -> None:
+    """Who has not received it is known from the receive records."""
+    now_ms = wall_ms()
+    notice = Notice(
+        1, "m1", "hi", Target(TargetKind.CUSTOM, user_ids=(HAS_IT, SILENT)), now_ms, priority=Priority.URGENT
+    )
+    receipts = [receipt("m1", HAS_IT, at(now_ms, DELIVERED)), receipt("m1", SILENT, at(now_ms, PENDING))]
+    await stored.left_behind(tmp_path, [notice], receipts)
+    stored.change(tmp_path, "UPDATE notice SET body = ?", _with(notice, field, text))
+    probe = await start()
+    has_it, silent = await probe.client(HAS_IT), await probe.client(SILENT, ack=True)
+    again = await _resend(probe, "m1")
+    assert (again["target"], again["total_count"], again["online_count"]) == ("custom", 1, 1)
+    sent = await silent.receive()
+    assert (sent["message_id"], sent["content"]) == ("m1", "hi")
+    assert sent["priority"] == (1 if field == "priority" else 3)
+    assert await has_it.is_quiet()
 
 
 async def test_receive_records_of_nobody_are_passed_over(start: Any, tmp_path: Path) -> None:

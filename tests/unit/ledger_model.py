@@ -46,6 +46,7 @@ class LedgerModel:
         self.max_waiting = max_waiting
         self.user_count = self.last_seq = self.arrivals = 0
         self.notices: dict[int, Notice] = {}  # state 0: forgotten
+        self.bases: dict[int, int] = {}  # of chunks, the time of the first notice that came
 
     def known(self, seq: int) -> Notice | None:
         notice = self.notices.get(seq)
@@ -64,7 +65,11 @@ class LedgerModel:
         self.last_seq = max(self.last_seq, seq)
 
     def _time(self, seq: int, created_ms: int) -> int:
-        """Times never fall from seq to seq. Forgotten ones after it make way in its chunk, not in the next."""
+        """Times never fall from seq to seq, nor below that of the first that came in a chunk.
+
+        Forgotten ones after it make way in its chunk, not in the next.
+        """
+        created_ms = max(created_ms, self.bases.get(seq // PAGE, 0))
         for other in self.notices:
             if other <= seq:
                 created_ms = max(created_ms, self.notices[other].created_ms)
@@ -77,6 +82,7 @@ class LedgerModel:
                 self.notices[other].created_ms = max(self.notices[other].created_ms, created_ms)
             elif other > seq:
                 break
+        self.bases.setdefault(seq // PAGE, created_ms)
         return created_ms
 
     def forget_notice(self, seq: int) -> None:
@@ -132,9 +138,7 @@ class LedgerModel:
         """Of the oldest in dense blocks and the first that came in pages, the one with the lower seq."""
         waits = [(seq, self.notices[seq]) for seq in self.waiting(number)]
         oldest = [seq for seq, notice in waits if notice.state & DENSE][:1]
-        in_pages = [
-            (notice.receipts[number].arrival, seq) for seq, notice in waits if not notice.state & DENSE
-        ]
+        in_pages = [(notice.receipts[number].arrival, seq) for seq, notice in waits if not notice.state & DENSE]
         oldest += [seq for _, seq in sorted(in_pages)[:1]]
         self.remove(min(oldest), number)
 
@@ -197,6 +201,7 @@ class LedgerModel:
         oldest = min([seq, *(each for each, notice in self.notices.items() if notice.receipts or notice.state & DENSE)])
         gone = max(base, oldest // PAGE * PAGE)
         self.notices = {each: notice for each, notice in self.notices.items() if each >= gone}
+        self.bases = {chunk: base for chunk, base in self.bases.items() if chunk * PAGE >= gone}
 
     def wait(self, seq: int, numbers: Sequence[int]) -> None:
         self.note(seq, numbers, WAITING)
@@ -215,8 +220,11 @@ class LedgerModel:
         return sum(self.remove(seq, number) for seq in self.waiting(number))
 
     def _of(self, number: int) -> list[tuple[int, Receipt]]:
-        return [(seq, self.notices[seq].receipts[number]) for seq in sorted(self.notices)
-                if number in self.notices[seq].receipts]
+        return [
+            (seq, self.notices[seq].receipts[number])
+            for seq in sorted(self.notices)
+            if number in self.notices[seq].receipts
+        ]
 
     def waiting(self, number: int) -> list[int]:
         return [seq for seq, receipt in self._of(number) if receipt.state & WAITING]

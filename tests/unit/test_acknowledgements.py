@@ -485,7 +485,7 @@ async def test_marking_what_is_unknown(house: House) -> None:
 
 async def test_who_never_acknowledges_is_remembered_as_deep_as_the_mailbox(make_house: Build, clock: Clock) -> None:
     house = make_house(mailbox={"max_per_user": 5})
-    house.stores.mailbox._max_per_user = 5  # type: ignore[attr-defined]  # the stores have a configuration of their own
+    house.stores.mailbox._ledger.max_waiting = 5  # type: ignore[attr-defined]  # the stores have a configuration of their own
     house.start_all()
     client = house.connect(1, is_acking=True)
     for number in range(12):

@@ -187,6 +187,19 @@ class World:
         ("reload",),
     ]
 )
+@example(  # what of a column only the log has, and then the block is stored
+    [
+        ("users", 300),
+        ("add", 1, 0, True),
+        ("note", 0, "all", OFFLINE, 0, 0, 0),
+        ("mark", 0, "some", READ, 5),
+        ("take", {}),
+        ("mark", 0, "few", READ, 5),
+        ("reload",),
+        ("note", 0, "all", DELIVERED, 0, 9, 0),
+        ("reload",),
+    ]
+)
 def test_what_is_loaded_is_what_was_written(acts: list[Act]) -> None:
     world = World()
     for act in acts:

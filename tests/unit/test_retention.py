@@ -27,7 +27,7 @@ def build(make_config: MakeConfig, clock: Clock) -> Any:
 
 
 async def fill(stores: Stores) -> None:
-    """Journal entries, of which the second is not settled, push records of the first two, and a receipt, of START_MS."""
+    """Journal entries, the second not settled, push records of the first two, and a receipt, all of START_MS."""
     entries = [notice(seq) for seq in (1, 2, 3)]
     await stores.journal.append(entries)
     await stores.journal.settle([1, 3])

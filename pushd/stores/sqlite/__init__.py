@@ -85,7 +85,9 @@ async def open_stores(
                             clock=clock,
                             left_aside=left_aside,
                         ),
-                        records=SqliteRecords(file, RecordLists(file, readers.read), Statements(thread, "records"), clock=clock),
+                        records=SqliteRecords(
+                            file, RecordLists(file, readers.read), Statements(thread, "records"), clock=clock
+                        ),
                         directory=SqliteDirectory(thread),
                         presence=SqlitePresence(thread),
                         set_aside=SqliteSetAside(thread, clock),

@@ -17,7 +17,7 @@ from pushd.batched import batched
 from pushd.errors import StartError, StoreError
 from pushd.ledger._changes import has_changes, take_changes
 from pushd.ledger._ledger import Ledger
-from pushd.ledger.clients import Clients
+from pushd.ledger.clients import ClientFacts, Clients
 from pushd.ledger.labels import Labels
 from pushd.ledger.users import Users
 from pushd.stores.sqlite.engine.connection import open_connection
@@ -49,8 +49,11 @@ LABELS = "INSERT OR REPLACE INTO label VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 SEQS_OF = "SELECT message_id, seq FROM notice WHERE message_id IN ({})"
 BODIES = "SELECT seq, CAST(body AS BLOB) FROM notice WHERE seq IN ({}) ORDER BY seq"
-MESSAGE_IDS = "SELECT seq, message_id FROM notice WHERE seq IN ({}) AND typeof(message_id) = 'text'"
-CLIENT_ROWS = "SELECT * FROM client WHERE number IN ({})"
+# As bytes: what is no UTF-8 would fail for all.
+MESSAGE_IDS = "SELECT seq, CAST(message_id AS BLOB) FROM notice WHERE seq IN ({}) AND typeof(message_id) = 'text'"
+CLIENT_ROWS = f"""
+SELECT number, {", ".join(f"CAST({text} AS BLOB)" for text in ClientFacts._fields)} FROM client WHERE number IN ({{}})
+"""  # noqa: S608 - constants only
 
 _NEVER = (UnicodeEncodeError, OverflowError, sqlite3.IntegrityError, sqlite3.ProgrammingError)
 
@@ -215,11 +218,13 @@ class LedgerFile:
         """The message_id of each of these; those without a row, and those that repeat another's id, are absent."""
         found: dict[int, str] = {}
         for part in batched(seqs, CHUNK_ROWS):
-            found.update(await self._rows("message_ids", MESSAGE_IDS, part))
+            rows = await self._rows("message_ids", MESSAGE_IDS, part)
+            found.update((seq, name.decode("utf-8", "replace")) for seq, name in rows)
         return found
 
     async def _client_rows(self, numbers: Collection[int]) -> list[tuple[Any, ...]]:
-        return [row for part in batched(numbers, CHUNK_ROWS) for row in await self._rows("clients", CLIENT_ROWS, part)]
+        rows = [row for part in batched(numbers, CHUNK_ROWS) for row in await self._rows("clients", CLIENT_ROWS, part)]
+        return [(number, *(text.decode("utf-8", "replace") for text in texts)) for number, *texts in rows]
 
     async def _rows(self, name: str, statement: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         found: list[tuple[Any, ...]] = await self._read(
@@ -240,6 +245,7 @@ async def open_ledger(
     file = LedgerFile(thread, read, max_waiting=max_waiting, has_records=has_records)
     try:
         with closing(open_connection(path, synchronous="NORMAL", checkpoint_pages=0)) as connection:
+            connection.text_factory = _text
             load(connection, Parts(file.ledger, file.users, file.clients, file.labels, has_records))
     except (sqlite3.Error, MemoryError) as error:
         raise StartError(f"cannot use {path}: {error}") from error
@@ -247,6 +253,11 @@ async def open_ledger(
         yield file
     finally:
         await file.aclose()
+
+
+def _text(stored: bytes) -> str:
+    """A text of SQLite's, which takes from others what is no UTF-8."""
+    return stored.decode(errors="replace")
 
 
 def _look_at(done: asyncio.Future[None]) -> None:

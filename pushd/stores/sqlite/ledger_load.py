@@ -99,7 +99,9 @@ class _Load:
     def _load_numbers(self) -> None:
         parts = self._parts
         self._count("labels", parts.labels.load(self._rows(LABELS)))
-        self._count("users", parts.users.load(self._rows(NUMBERS), self._rows(IDENTITIES)))
+        numbers = self._rows(NUMBERS)
+        users = [row for row in numbers if type(row[1]) is int]  # no text is an id yet
+        self._count("users", len(numbers) - len(users) + parts.users.load(users, self._rows(IDENTITIES)))
         self._ledger.add_users(len(parts.users))
         ((highest,),) = self._rows(CLIENTS)
         parts.clients.load(highest or 0)
@@ -145,12 +147,9 @@ class _Load:
             self._add_notice(seq, KNOWN | SETTLED)
 
     def _replay(self) -> None:
-        last = 0
         for flush, body in self._connection.execute(CHANGES):
             if not self._is_used("change", replay, self._ledger, flush, body):
                 self._damaged_flushes.append(flush)
-            last = flush
-        self._ledger.flush = max(self._ledger.flush, last)
 
     def _add_unknown(self) -> None:
         """Notices behind the last chunk that is stored; change rows know no more of them than their states."""

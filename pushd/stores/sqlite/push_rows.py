@@ -11,6 +11,7 @@ import msgspec
 from pushd.ledger.labels import Label
 from pushd.model import Notice, Target, TargetKind, recipients_text
 from pushd.records import PushFilter, PushRow
+from pushd.values import MAX_MS
 
 # By the two bits of a notice's state.
 STATUSES = ("accepted", "success", "expired", "failed")
@@ -59,7 +60,7 @@ def push_row(notice: Notice, state: int, created_ms: int, counts: Counts) -> Pus
         success=is_success(status),
         error=None,
         push_ms=created_ms,
-        expires_ms=notice.expires_ms,
+        expires_ms=min(notice.expires_ms, MAX_MS),
         sender_id=notice.sender_id,
         sender_name=notice.sender_name,
         priority=int(notice.priority),
@@ -87,15 +88,15 @@ def _fields(body: bytes) -> Mapping[str, Any]:
 def _mended(seq: int, message_id: str, fields: Mapping[str, Any], label: Label | None) -> Notice:
     """A notice of those fields that can be understood."""
     given: dict[str, Any] = {"content": "", "target": Target(TargetKind.ALL), "accepted_ms": 0}
+    said: dict[str, Any] = {}
     if label is not None:
         said = label._asdict()
         said["target"] = {"kind": said.pop("target")}
-        fields = said | dict(fields)
-    fields = dict(fields) | {"seq": seq, "message_id": message_id}
-    for field in msgspec.structs.fields(Notice):
-        if field.name in fields:
-            try:
-                given[field.name] = msgspec.convert(fields[field.name], field.type, strict=False)
-            except (msgspec.ValidationError, RecursionError):
-                continue
+    for source in (said, dict(fields) | {"seq": seq, "message_id": message_id}):
+        for field in msgspec.structs.fields(Notice):
+            if field.name in source:
+                try:
+                    given[field.name] = msgspec.convert(source[field.name], field.type, strict=False)
+                except (msgspec.ValidationError, RecursionError):
+                    continue
     return Notice(**given)

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from pushd.batched import batched
 from pushd.ledger._lists import ReceiptQuery
-from pushd.ledger._notices import LABEL_RANK, SEQ, STATUS_RANK, TOTAL, NoticeQuery, counts_of, seq_at
+from pushd.ledger._push_counts import counts_of, seq_at
+from pushd.ledger._pushes import LABEL_RANK, SEQ, STATUS_RANK, TOTAL, PushQuery
 from pushd.ledger.receipt_states import states_of
 from pushd.records import (
     Part,
@@ -157,7 +158,7 @@ class RecordLists:
         A keyword costs a scan of the notices that it may be in, unless it was asked for lately.
         """
 
-        def page(query: NoticeQuery) -> list[tuple[int, Counts]]:
+        def page(query: PushQuery) -> list[tuple[int, Counts]]:
             by = _SORTS[sort]
             ranks = self._file.labels.ranks(sort) if by == LABEL_RANK else None
             seqs = query.page(by, part.offset, part.limit, part.is_descending, ranks)
@@ -177,7 +178,7 @@ class RecordLists:
 
     async def push_stats(self, where: PushFilter) -> PushStats:
         """Sums over the matching push records. A keyword costs what it costs `push_records`."""
-        total, failed, *sums = await self._ask_notices("push_stats", where, NoticeQuery.totals)
+        total, failed, *sums = await self._ask_notices("push_stats", where, PushQuery.totals)
         return PushStats(total, total - failed, failed, *sums)
 
     # ---- receipts
@@ -202,7 +203,7 @@ class RecordLists:
         for start in range(0, len(numbers), 1000):
             await one_slice.rest()
             ids = (who(users, number, seq)[0] for number in numbers[start : start + 1000])
-            user_ids += (user_id for user_id in ids if user_id >= 0)  # those below are nobody's
+            user_ids += (user_id for user_id in ids if isinstance(user_id, int) and user_id >= 0)  # others are nobody's
         return user_ids
 
     async def _ask_receipts(
@@ -249,7 +250,7 @@ class RecordLists:
 
     # ---- notices
 
-    async def _ask_notices(self, name: str, where: PushFilter, ask: Callable[[NoticeQuery], Result]) -> Result:
+    async def _ask_notices(self, name: str, where: PushFilter, ask: Callable[[PushQuery], Result]) -> Result:
         """What `ask` says, in a thread that reads, of the push records that match."""
         marks = None
         if where.keyword:
@@ -263,10 +264,10 @@ class RecordLists:
 
         return await self._reads.read(name, run)
 
-    def _notice_query(self, where: PushFilter, marks: Marks | None) -> NoticeQuery:
+    def _notice_query(self, where: PushFilter, marks: Marks | None) -> PushQuery:
         """For threads that read: it looks at every label."""
         ends: dict[str, Any] = {"since_seq": self._seq_at(where.since_ms), "before_seq": self._seq_at(where.before_ms)}
-        return NoticeQuery(
+        return PushQuery(
             self._ledger,
             statuses=statuses_of(where),
             marks=self._file.labels.marks(where),

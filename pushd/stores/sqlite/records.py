@@ -169,7 +169,11 @@ class SqliteRecords:
         number = self._file.users.number(user_id)
         if number is None:
             return []
-        found = {message_id for message_id, seq in seqs.items() if self._ledger.mark(seq, number, step, at_ms)}
+        found = {
+            message_id
+            for message_id, seq in seqs.items()
+            if self._is_listed(seq) and self._ledger.mark(seq, number, step, at_ms)
+        }
         if found:
             await self._file.commit()
         return [message_id for message_id in message_ids if message_id in found]

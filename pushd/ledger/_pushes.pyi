@@ -1,5 +1,3 @@
-from collections.abc import Iterable
-
 from pushd.ledger._ledger import Ledger
 
 # What push records are sorted by: time; status; the ranks of labels; how many receipts. Then by seq.
@@ -9,7 +7,7 @@ LABEL_RANK: int
 TOTAL: int
 STATUSES: int  # none yet, success, expired, failed
 
-class NoticeQuery:
+class PushQuery:
     """The notices that have a push record and match: known ones that are not hidden. Call it from a reader thread.
 
     `statuses`: a mark for each of STATUSES; `marks`: one for each label, others do not match (Labels.marks); `having`:
@@ -39,14 +37,3 @@ class NoticeQuery:
 
         `ranks` are what LABEL_RANK sorts by: an unsigned int of 32 bits for each label, other labels come first.
         """
-
-def counts_of(ledger: Ledger, seqs: Iterable[int]) -> dict[int, tuple[int, int, int, int, int]]:
-    """For each of these notices how many receipts it has: (all, online, delivered, expired, latest time of the notice
-    and its receipts, ms). From a reader thread: it looks at the pages where its receipts may be, without the GIL.
-
-    In a dense block a time may count as the latest although an earlier one has taken its place since.
-    """
-
-def seq_at(ledger: Ledger, at_ms: int) -> int:
-    """The first seq whose notice was accepted at or after that time, which may be a gap; beyond the last one where
-    there is none. Notices before it were accepted earlier. Costs a microsecond."""

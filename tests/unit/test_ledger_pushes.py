@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pushd.ledger._ledger import Ledger
-from pushd.ledger._notices import LABEL_RANK, SEQ, STATUS_RANK, STATUSES, TOTAL, NoticeQuery, counts_of, seq_at
+from pushd.ledger._push_counts import counts_of, seq_at
+from pushd.ledger._pushes import LABEL_RANK, SEQ, STATUS_RANK, STATUSES, TOTAL, PushQuery
 
 KNOWN, HIDDEN = 0x01, 0x08
 PENDING, OFFLINE, EXPIRED, DELIVERED = range(1, 5)
@@ -154,7 +155,7 @@ def test_totals(case: tuple[Ledger, list[Kept], dict[str, Any]]) -> None:
     counts = [one.counts() for one in matching]
     sums = [sum(count[place] for count in counts) for place in (0, 2, 3)]
     expected = (len(matching), sum(one.status == 3 for one in matching), *sums)
-    assert NoticeQuery(ledger, **asked).totals() == expected
+    assert PushQuery(ledger, **asked).totals() == expected
 
 
 @given(cases(), st.sampled_from([SEQ, STATUS_RANK, LABEL_RANK, TOTAL]), st.booleans(), st.integers(1, 40))
@@ -162,7 +163,7 @@ def test_totals(case: tuple[Ledger, list[Kept], dict[str, Any]]) -> None:
 def test_pages(case: tuple[Ledger, list[Kept], dict[str, Any]], sort: int, is_descending: bool, size: int) -> None:
     ledger, kept, asked = case
     expected = sorted(wanted(kept, asked), key=lambda one: key_of(one, sort), reverse=is_descending)
-    query = NoticeQuery(ledger, **asked)
+    query = PushQuery(ledger, **asked)
     ranks = RANKS if sort == LABEL_RANK else None
     for offset in range(0, len(expected) + size, size):
         page = query.page(sort, offset, size, is_descending, ranks)
@@ -221,7 +222,7 @@ def test_many_notices_and_receipts_in_many_pages() -> None:
         {"statuses": b"\1\0\1\1", "marks": b"\0\1\1"},
     ):
         matching = wanted(kept, asked)
-        query = NoticeQuery(ledger, **asked)
+        query = PushQuery(ledger, **asked)
         counts = [one.counts() for one in matching]
         sums = [sum(count[place] for count in counts) for place in (0, 2, 3)]
         assert query.totals() == (len(matching), sum(one.status == 3 for one in matching), *sums)
@@ -248,9 +249,9 @@ def test_many_notices_and_receipts_in_many_pages() -> None:
 )
 def test_wrong_filters(error: type[Exception], fields: dict[str, Any]) -> None:
     with pytest.raises(error):
-        NoticeQuery(Ledger(1), **fields)
+        PushQuery(Ledger(1), **fields)
     with pytest.raises(TypeError):
-        NoticeQuery(None)  # type: ignore[arg-type]
+        PushQuery(None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -270,9 +271,9 @@ def test_wrong_pages(error: type[Exception], asked: tuple[Any, ...]) -> None:
     ledger = Ledger(1)
     ledger.add_notice(1, 1000, 0)
     with pytest.raises(error):
-        NoticeQuery(ledger).page(*asked)
-    assert NoticeQuery(ledger).page(SEQ, 0, -1, True) == []
-    assert NoticeQuery(ledger).page(SEQ, 5, 5, True) == []
+        PushQuery(ledger).page(*asked)
+    assert PushQuery(ledger).page(SEQ, 0, -1, True) == []
+    assert PushQuery(ledger).page(SEQ, 5, 5, True) == []
 
 
 def test_wrong_seqs() -> None:

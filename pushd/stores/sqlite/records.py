@@ -38,6 +38,7 @@ DELETE FROM client WHERE number IN (SELECT number FROM client WHERE number < :fi
 """
 
 ClientOf = Callable[[int], tuple[str, str, str]]
+Run = tuple[int, Sequence[int]]  # when a notice was received (0: it was not), and by whom
 
 
 class SqliteRecords:
@@ -88,29 +89,39 @@ class SqliteRecords:
             if seq is None:
                 continue
             take_shape(self._file, seq, sum(len(user_ids) for _, user_ids in one.outcomes))
-            for state, received_ms, user_ids in _groups(one.outcomes):
-                await one_slice.rest()
+            for state, runs in _steps(one.outcomes):
+                if one_slice.is_over:
+                    await one_slice.rest()
                 if self._is_listed(seq):
-                    clients = [client_of(user_id) for user_id in user_ids] if _has_client(state) else None
-                    self._note(seq, state, received_ms, user_ids, clients, device_of, None if one.is_late else users)
+                    facts_of = client_of if _has_client(state) else None
+                    self._note(seq, state, runs, facts_of, device_of, None if one.is_late else users)
         await self._file.commit()
 
     def _note(
         self,
         seq: int,
         state: int,
-        received_ms: int,
-        user_ids: Sequence[int],
-        clients: list[tuple[str, str, str]] | None,
+        runs: Sequence[Run],
+        client_of: ClientOf | None,
         device_of: Describe,
         users: Mapping[int, User] | None,
     ) -> None:
+        user_ids = runs[0][1] if len(runs) == 1 else [user_id for _, some in runs for user_id in some]
         numbers = numbers_of(self._file, user_ids)
         if users is not None:
             self._note_names(seq, numbers, user_ids, users)
-        number = self._file.clients.number
-        client_numbers = [number(*client, device_of) for client in clients or ()]
-        self._ledger.note(seq, numbers, state, received_ms, client_numbers if any(client_numbers) else None)
+        clients: list[int] | None = None
+        if client_of is not None:
+            number = self._file.clients.number
+            clients = [number(*client_of(user_id), device_of) for user_id in user_ids]
+            clients = clients if any(clients) else None
+        start = 0
+        for received_ms, some in runs:
+            end = start + len(some)
+            self._ledger.note(
+                seq, numbers[start:end], state, received_ms, None if clients is None else clients[start:end]
+            )
+            start = end
 
     def _note_names(self, seq: int, numbers: list[int], user_ids: Sequence[int], users: Mapping[int, User]) -> None:
         try:
@@ -145,9 +156,8 @@ class SqliteRecords:
         self._note(
             seq,
             _state(receipt.outcome),
-            receipt.outcome.received_ms,
-            (receipt.user_id,),
-            [(receipt.connection_id, receipt.client_ip, receipt.user_agent)],
+            [(receipt.outcome.received_ms, [receipt.user_id])],
+            lambda _: (receipt.connection_id, receipt.client_ip, receipt.user_agent),
             lambda _: (receipt.device_type, receipt.platform, receipt.browser),
             None if receipt.is_late else {receipt.user_id: user},
         )
@@ -241,20 +251,27 @@ class SqliteRecords:
             self._clients_from = first
 
 
-def _groups(outcomes: Iterable[tuple[Outcome, Sequence[int]]]) -> Iterator[tuple[int, int, Sequence[int]]]:
-    """State, time of receipt and users of what is true of several; few enough for a slice of the loop's time."""
-    groups: dict[tuple[int, int], list[int]] = {}
+def _steps(outcomes: Iterable[tuple[Outcome, Sequence[int]]]) -> Iterator[tuple[int, list[Run]]]:
+    """All of it by state, for few enough recipients at a time for a slice of the loop's time."""
+    by_state: dict[int, list[Run]] = {}
     for outcome, user_ids in outcomes:
-        key = _state(outcome), outcome.received_ms
-        known = groups.get(key)
-        if known is None:
-            groups[key] = [*user_ids]
-        else:
-            known.extend(user_ids)
-    for (state, received_ms), users in groups.items():
+        by_state.setdefault(_state(outcome), []).append((outcome.received_ms, user_ids))
+    for state, runs in by_state.items():
         size = PRESENT_AT_ONCE if _has_client(state) else ABSENT_AT_ONCE
-        for start in range(0, len(users), size):
-            yield state, received_ms, users[start : start + size]
+        step: list[Run] = []
+        room = size
+        for received_ms, user_ids in runs:
+            start = 0
+            while start < len(user_ids):
+                if not room:
+                    yield state, step
+                    step, room = [], size
+                some = user_ids[start : start + room]
+                step.append((received_ms, some))
+                start += len(some)
+                room -= len(some)
+        if step:
+            yield state, step
 
 
 def _state(outcome: Outcome) -> int:

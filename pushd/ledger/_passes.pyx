@@ -172,8 +172,15 @@ cdef class Pass:
         cdef uint32_t i, offset, total = 0
         if users != NULL:
             users += start
-        for i in range(count):
-            hits[i] = table[states[i]]
+        if mask == NULL:
+            for i in range(count):
+                hits[i] = table[states[i]]
+        elif users == NULL:
+            for i in range(count):
+                hits[i] = table[states[i]] & mask[start + i]
+        else:
+            for i in range(count):
+                hits[i] = table[states[i]] & mask[users[i]]
         if self.need != ANY and view.times[self.kind] != NULL:
             times = view.times[self.kind] + start
             if self.need == TIMED:
@@ -184,12 +191,6 @@ cdef class Pass:
                     hits[i] &= times[i] == 0
         elif self.need == TIMED:
             return 0
-        if mask != NULL and users == NULL:
-            for i in range(count):
-                hits[i] &= mask[start + i]
-        elif mask != NULL:
-            for i in range(count):
-                hits[i] &= mask[users[i]]
         if self.has_several:
             for i in range(count):
                 if hits[i] and mask[start + i if users == NULL else users[i]] == 3:
@@ -285,7 +286,7 @@ cdef class Pass:
             if self.is_whole(view) and view.count:
                 for state in range(256):
                     rows = view.block.counts[state] if self.table[state] else 0
-                    for i in range(5):
+                    for i in range(5 if rows else 0):
                         counts[i] += rows * (WEIGHTS[state] >> 12 * i & 1)
                 continue
             for segment in range(segments_of(view.count, SEGMENT // 2)):

@@ -192,6 +192,16 @@ def test_where_files_have_one_name_only_the_old_one_is_copied(tmp_path: Path, mo
     assert {item.name for item in tmp_path.iterdir()} == {"pushd.db", "pushd.db.v8"}
 
 
+def test_what_a_link_leads_to_is_converted_where_it_is(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    (tmp_path / "pushd.db").symlink_to(old_database(there, 8))
+    prepare(tmp_path / "pushd.db")
+    assert {item.name for item in there.iterdir()} == {"pushd.db", "pushd.db.v8"}
+    with closing(Stored(tmp_path / "pushd.db")) as stored:
+        assert len(list(stored.receipts())) == len(ANSWERS["receipts"])
+
+
 def test_a_full_disk_ends_the_start_with_one_line(tmp_path: Path) -> None:
     path = empty_database(tmp_path)
     fill(path, random.Random(1), broadcasts=3, singles=500, users=400)

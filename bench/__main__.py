@@ -27,9 +27,9 @@ from bench.loadlib.options import LoadError
 from bench.loadlib.rounds import MOST_S, Result, Target, at_least, below, measure, table, targets, write
 from bench.loadlib.servers import ROOT, cores
 
-MODULES = ("fanout", "broadcast", "idle", "connect", "publish", "mixed", "compression", "peers")
+MODULES = ("fanout", "broadcast", "receipts", "idle", "connect", "publish", "mixed", "growth", "compression", "peers")
 SCRIPTS = ("offline", "stores")
-BY_DEFAULT = ("fanout", "broadcast", "idle", "connect", "publish", "offline", "mixed", "compression", "peers")
+BY_DEFAULT = ("fanout", "broadcast", "receipts", "idle", "connect", "publish", "offline", "mixed", "compression", "peers")
 
 OFFLINE_TARGETS: dict[tuple[str, str], Target] = {
     ("redis", "copies saved/s"): at_least(100_000),

@@ -9,17 +9,16 @@ what waits. Either way every notice has to come to its user, once.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from bench.loadlib import drive_client, drive_log, drive_plan, rounds  # noqa: E402
+from bench.loadlib.admin import Admin  # noqa: E402
 from bench.loadlib.drive_client import Drive, Plan, driving  # noqa: E402
 from bench.loadlib.drive_cost import Cpu, cpu_of  # noqa: E402
 from bench.loadlib.figures import Spread, per_second, spread_of  # noqa: E402
@@ -49,13 +48,14 @@ class Round:
     client_percent: float
 
 
-async def settled(directory: Path) -> int:
-    """When nothing is left to be done for any notice, as the journal has it. Raises LoadError."""
-    with closing(sqlite3.connect(f"file:{directory}/data/pushd.db?mode=ro", uri=True)) as journal:
-        for _ in range(int(SETTLED_WITHIN_S / 0.02)):
-            if journal.execute("SELECT NOT EXISTS (SELECT 1 FROM journal WHERE settled = 0)").fetchone()[0]:
+async def settled(server: Server) -> int:
+    """When nothing is left to be done for any notice, as the daemon has it. Raises LoadError."""
+    ends = time.monotonic() + SETTLED_WITHIN_S
+    async with Admin(server.port) as admin:
+        while time.monotonic() < ends:
+            if not (await admin.metrics()).total("pushd_journal_pending"):
                 return time.monotonic_ns()
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
     raise LoadError(f"not all was written within {SETTLED_WITHIN_S:g} s")
 
 
@@ -72,7 +72,7 @@ async def publish(
     async with driving(plan, directory / "publish") as drive:
         before = cpu_of(server.process.pid)
         done = await drive.go()
-        settled_ns = await settled(directory)
+        settled_ns = await settled(server)
         cpu = cpu_of(server.process.pid) - before
     answers, delivered = drive.answers(), drive.deliveries()
     drive_log.check_accepted(answers, notices)

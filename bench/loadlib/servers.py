@@ -210,10 +210,19 @@ def daemon(
     directory: Path, config: str, users: int, *, core: int, environ: dict[str, str] | None = None
 ) -> Iterator[Server]:
     """A daemon with an embedded directory of `users` users, on one core. `config`: TOML beside server and log."""
-    log, file = directory / "pushd.log", directory / "pushd.toml"
+    file = directory / "pushd.toml"
     server = f'[server]\nport = 0\ndata_dir = "{directory}/data"\ndrain_s = 1\n[log]\nformat = "json"\n'
     file.write_text(server + config)
     _import_users(file, directory / "users.csv", users)
+    with daemon_again(directory, core=core, environ=environ) as started:
+        yield started
+
+
+@contextmanager
+def daemon_again(directory: Path, *, core: int, environ: dict[str, str] | None = None) -> Iterator[Server]:
+    """The daemon that `daemon` had there, started once more with what it left."""
+    log, file = directory / "pushd.log", directory / "pushd.toml"
+    log.unlink(missing_ok=True)
     with ExitStack() as stack:
         with on_core(core):
             started = stack.enter_context(

@@ -1,7 +1,7 @@
 /* The load client: many WebSocket connections in one thread, driven by commands on stdin, one JSON line for each.
  *
- *     load --port P --connections N [--in-flight R] [--path T] [--header T]... [--tokens FILE] [--ack] [--hello]
- *          [--notice FILE [--publish post|frame|nats] [--publish-port P] [--post-path T] [--post-header T]...
+ *     load --port P --connections N [--in-flight R] [--path T] [--header T]... [--tokens FILE] [--ack | --ack-every K]
+ *          [--hello] [--notice FILE [--publish post|frame|nats] [--publish-port P] [--post-path T] [--post-header T]...
  *          [--verbatim]] [--raw] [--nats SUBJECT] [--match TEXT] [--timeout S] [--core C]
  *
  * A template T may hold {uid} (1 to N, or from --first-uid) and {token} (that line of the file). It opens all
@@ -18,8 +18,8 @@
  * frame sets what it is (a notice of our own must hold what was posted); it must be the k-th for all others too,
  * byte by byte: nothing lost, damaged, doubled or out of order, or the program ends with status 1 and a line that says
  * what was wrong. With --verbatim a notice must arrive as it was published. With --raw there is no handshake: frames
- * from the first byte. With --ack every notice is acknowledged by its message_id; with --hello a connection counts as
- * open when its first frame has come. Times are CLOCK_MONOTONIC.
+ * from the first byte. With --ack every notice is acknowledged by its message_id; with --ack-every K of them are in
+ * one such frame. With --hello a connection counts as open when its first frame has come. Times are CLOCK_MONOTONIC.
  *
  * A notice is published by a POST (answered with 200, or 201 or 202), by a frame on a WebSocket of its own at the
  * --post-path, or by NATS's PUB over TCP. With --nats the connections speak NATS inside WebSocket frames and subscribe
@@ -45,7 +45,7 @@ typedef struct {
   char *payload;
   size_t size;
   uint64_t sent_ns;          /* the number behind "t": */
-  char ack[256];
+  char *ack; /* of this notice and those before it that are not acknowledged; NULL: later */
   size_t ack_size;
 } reference_t;
 
@@ -119,11 +119,15 @@ static uint64_t number_behind(const char *name, const char *text, size_t size) {
 }
 
 static void prepare_ack(reference_t *it) {
-  char text[200];
-  const char *id = strstr(it->payload, "\"message_id\":\""), *end = id ? strchr(id + 14, '"') : NULL;
-  if (!end || end - id > 128) wrong("a notice without message_id", NULL);
-  int size = snprintf(text, sizeof text, "{\"type\":\"ack\",\"message_ids\":[\"%.*s\"]}", (int)(end - id - 14),
-                      id + 14);
+  static char text[200 * MOST_ACKED];
+  if ((it - references + 1) % ack_every) return;
+  int size = sprintf(text, "{\"type\":\"ack\",\"message_ids\":[");
+  for (reference_t *one = it - ack_every + 1; one <= it; one++) {
+    const char *id = strstr(one->payload, "\"message_id\":\""), *end = id ? strchr(id + 14, '"') : NULL;
+    if (!end || end - id > 128) wrong("a notice without message_id", NULL);
+    size += sprintf(text + size, "\"%.*s\"%s", (int)(end - id - 14), id + 14, one < it ? "," : "]}");
+  }
+  if (!(it->ack = malloc((size_t)size + 16))) die("malloc");
   it->ack_size = make_frame(it->ack, TEXT, text, (size_t)size, 1);
 }
 
@@ -146,7 +150,7 @@ static reference_t *new_reference(const frame_t *frame) {
   it->sent_ns = number_behind("\"t\":", it->payload, it->size);
   for (size_t i = 0; i < it->size; i++) checksum = (checksum ^ (uint8_t)it->payload[i]) * 1099511628211u;
   if (notice) check_post(it);
-  if (is_acking) prepare_ack(it);
+  if (ack_every) prepare_ack(it);
   return it;
 }
 
@@ -160,7 +164,7 @@ static void take_notice(connection_t *it, const frame_t *frame, uint64_t now) {
   bytes_total += frame->length;
   last_ns = now;
   if (same->sent_ns) add(&deliveries, now - same->sent_ns);
-  if (is_acking) send_all(it->fd, same->ack, same->ack_size);
+  if (same->ack) send_all(it->fd, same->ack, same->ack_size);
 }
 
 static int is_notice(const connection_t *it, const frame_t *frame) {

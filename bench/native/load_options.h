@@ -1,11 +1,12 @@
 /* The command line of the load client: see load.c. */
 
 enum { BY_POST, BY_FRAME, BY_NATS };
+enum { MOST_ACKED = 100 }; /* in one frame */
 
 static const char *path = "/ws?user_id={uid}", *post_path = "/", *match = "", *headers[16], *post_headers[16],
                   *subject;
 static int port, publish_port, publish_by = BY_POST, is_verbatim, total = 1, most_in_flight = 64, first_uid = 1,
-    is_acking, is_raw, needs_hello, headers_total, post_headers_total;
+    ack_every, is_raw, needs_hello, headers_total, post_headers_total;
 static double timeout_s = 60;
 static char **tokens, *notice;
 static int tokens_total;
@@ -37,7 +38,8 @@ static int take_option(int option) {
     case 'H': if (headers_total < 16) headers[headers_total++] = optarg; break;
     case 'T': read_tokens(optarg); break;
     case 'u': first_uid = atoi(optarg); break;
-    case 'a': is_acking = 1; break;
+    case 'a': ack_every = 1; break;
+    case 'k': ack_every = atoi(optarg); break;
     case 'h': needs_hello = 1; break;
     case 'r': is_raw = 1; break;
     case 'm': match = optarg; break;
@@ -63,9 +65,10 @@ static int take_options(int argc, char **argv) {
       {"hello", 0, 0, 'h'},       {"raw", 0, 0, 'r'},         {"match", 1, 0, 'm'},     {"notice", 1, 0, 'N'},
       {"post-path", 1, 0, 'o'},   {"post-header", 1, 0, 'O'}, {"timeout", 1, 0, 't'},   {"core", 1, 0, 'c'},
       {"publish", 1, 0, 'w'},     {"publish-port", 1, 0, 'W'}, {"verbatim", 0, 0, 'v'}, {"nats", 1, 0, 's'},
-      {0}};
+      {"ack-every", 1, 0, 'k'},   {0}};
   for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;)
     if (!take_option(option)) return 0;
   if (publish_by == BY_NATS && !subject) die("--nats");
+  if (ack_every < 0 || ack_every > MOST_ACKED) die("--ack-every");
   return 1;
 }

@@ -1,8 +1,4 @@
-"""Databases of older versions: what they held is in the new file, and what the old code answered is still true.
-
-`tests/data` has databases with everything in them as SQL, written by the code of version 8 and carried into the tables
-of 5 and 1, and what that code answered at ANSWERED_MS.
-"""
+"""Databases of older versions: what they held is in the new file, and what the old code answered is still true."""
 
 from __future__ import annotations
 
@@ -20,150 +16,16 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from pushd.config.schema import Config, ServerConfig
 from pushd.errors import StartError
-from pushd.ledger._ledger import Ledger
-from pushd.ledger.clients import Clients
-from pushd.ledger.labels import Labels
-from pushd.ledger.users import Users
-from pushd.model import Notice, recipients_text
-from pushd.stores.sqlite import conversion
+from pushd.records import Part, ReceiptFilter, ReceiptSort
+from pushd.stores.sqlite import conversion, open_stores
 from pushd.stores.sqlite.engine.schema import VERSION, prepare
-from pushd.stores.sqlite.ledger_load import Parts, load
-
-DATA = Path(__file__).parent.parent / "data"
-ANSWERS: dict[str, Any] = json.loads((DATA / "answers.json").read_bytes())
-ANSWERED_MS = 1_700_000_000_200
-HIDDEN, OVER, STATUS = 0x08, 0x10, 0xC0
-WAITING, ONLINE, BY_MAILBOX, STEPS = 0x10, 0x40, 0x80, 0x0F
-STEP_NAMES = ("", "pending", "offline", "expired", "delivered", "delivered", "delivered")
-CLIENT = ("connection_id", "client_ip", "user_agent", "device_type", "platform", "browser")
-
-
-class Stored:
-    """What the converted file says, in the shapes of the old answers."""
-
-    def __init__(self, path: Path) -> None:
-        self.db = sqlite3.connect(path)
-        self.ledger, self.users, self.labels = Ledger(1000), Users(), Labels()
-        assert load(self.db, Parts(self.ledger, self.users, Clients(), self.labels, has_records=True)) == 0
-        self.clients = {row[0]: row[1:] for row in self.db.execute("SELECT * FROM client")}
-        self.rows = {row[0]: row for row in self.db.execute("SELECT seq, message_id, accepted_ms, body FROM notice")}
-        self.notices = {
-            seq: msgspec.json.decode(row[3], type=Notice) for seq, row in self.rows.items() if row[3][:1] == b"{"
-        }
-
-    def close(self) -> None:
-        self.db.close()
-
-    def receipts(self) -> Iterator[dict[str, Any]]:
-        """As ReceiptRow, in order of their notices, but for fields that are no longer kept."""
-        for seq, message_id, accepted_ms, _ in self.rows.values():
-            for number in sorted(self.ledger.receipts(seq), key=self.users.ids.__getitem__):
-                found = self.ledger.receipt(seq, number)
-                assert found is not None
-                state, received_ms, read_ms, confirmed_ms, client = found
-                name, role = self.users.name_role(number, seq)
-                step = state & STEPS
-                yield {
-                    "message_id": message_id,
-                    "user_id": self.users.ids[number],
-                    "username": name,
-                    "user_role": role,
-                    "is_online": bool(state & ONLINE),
-                    "is_received": step >= 4,
-                    "is_read": step >= 5,
-                    "is_confirmed": step == 6,
-                    "received_ms": received_ms,
-                    "read_ms": read_ms,
-                    "confirmed_ms": confirmed_ms,
-                    "created_ms": accepted_ms,
-                    "delivery_status": STEP_NAMES[step],
-                    "push_channel": "offline" if state & BY_MAILBOX else "websocket",
-                    **dict(zip(CLIENT, self.clients.get(client, ("",) * 6), strict=True)),
-                }
-
-    def push_records(self) -> Iterator[dict[str, Any]]:
-        """As PushRow, but for fields that are no longer kept."""
-        for seq, notice in self.notices.items():
-            state = self.ledger.notice_state(seq)
-            if state & HIDDEN or not state & STATUS:
-                continue
-            counts = self.ledger.counts(seq)
-            status = {0x40: "success", 0x80: "expired", 0xC0: "failed"}[state & STATUS]
-            yield {
-                "message_id": notice.message_id,
-                "content": notice.content,
-                "message_type": notice.type,
-                "target": notice.target.kind,
-                "target_user_ids": list(notice.target.user_ids) or None,
-                "target_roles": list(notice.target.roles) or None,
-                "recipients_count": recipients_text(notice.target),
-                "status": status,
-                "success": status != "failed",
-                "push_ms": notice.accepted_ms,
-                "created_ms": self.ledger.created_ms(seq),
-                "expires_ms": notice.expires_ms,
-                "sender_id": notice.sender_id,
-                "sender_name": notice.sender_name,
-                "priority": notice.priority,
-                "need_confirm": notice.need_confirm,
-                "extra_data": notice.data,
-                "delivered_count": sum(count for state, count in counts.items() if state & STEPS >= 4),
-                "failed_count": sum(count for state, count in counts.items() if state & STEPS == 3),
-            }
-
-    def mailbox(self, user_id: int) -> list[dict[str, Any]]:
-        """What waits for the user, as MailboxItem; what is not kept there is put together for the frame."""
-        number = self.users.number(user_id)
-        seqs = [] if number is None else self.ledger.waiting(number)
-        items = []
-        for notice in (self.notices[seq] for seq in seqs if not 0 < self.notices[seq].expires_ms <= ANSWERED_MS):
-            item = {
-                "message_id": notice.message_id,
-                "content": notice.content,
-                "type": notice.type,
-                "ts": notice.accepted_ms,
-            }
-            optional = {
-                "data": (notice.data, None),
-                "priority": (notice.priority, 1),
-                "need_confirm": (notice.need_confirm, False),
-                "expires_ms": (notice.expires_ms, 0),
-            }
-            items.append(item | {name: value for name, (value, default) in optional.items() if value != default})
-        return items
-
-    def journal(self, *, is_settled: bool) -> list[Notice]:
-        """Notices by seq, those of which nothing is left to do or the others."""
-        unsettled = set(self.ledger.unsettled())
-        return [notice for seq, notice in self.notices.items() if (seq not in unsettled) == is_settled]
+from tests.converted import ANSWERED_MS, ANSWERS, ONLINE, STEP_NAMES, STEPS, Stored, dump, empty_database, old_database
 
 
 def without(row: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in names}
-
-
-def old_database(directory: Path, version: int) -> Path:
-    path = directory / "pushd.db"
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript((DATA / f"pushd.db.v{version}.sql").read_text())
-    return path
-
-
-def empty_database(directory: Path, version: int = 8) -> Path:
-    """Only the tables."""
-    path = old_database(directory, version)
-    with closing(sqlite3.connect(path)) as connection:
-        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-        for (table,) in tables:
-            connection.execute(f"DELETE FROM {table}")
-        connection.commit()
-    return path
-
-
-def dump(path: Path) -> list[str]:
-    with closing(sqlite3.connect(path)) as connection:
-        return [*connection.iterdump()]
 
 
 @pytest.fixture(params=[8, 5, 1])
@@ -244,6 +106,29 @@ def test_the_journal_goes_on(stored: Stored, version: int) -> None:
     assert accepted == sorted(accepted)
 
 
+async def test_the_stores_answer_as_before(tmp_path: Path, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, "wall_ms", lambda: ANSWERED_MS)
+    old_database(tmp_path, version)
+    users = (*range(1, 9), -5)
+    async with open_stores(Config(server=ServerConfig(data_dir=str(tmp_path))), clock=lambda: ANSWERED_MS) as stores:
+        found = {
+            "receipts": await stores.records.receive_records(
+                ReceiptFilter(), ReceiptSort.CREATED_AT, Part(0, 100, is_descending=False)
+            ),
+            "unread": {str(user): count for user, count in (await stores.records.unread_counts(users)).items()},
+            "summaries": {str(user): await stores.records.user_summary(user) for user in users},
+            "users": sorted((await stores.directory.users(users)).values(), key=lambda user: user.user_id),
+            "presence": sorted((await stores.presence.statuses(users)).values(), key=lambda status: status.user_id),
+        }
+        statuses = {name: await stores.records.receive_status(name) for name in ANSWERS["statuses"]}
+    answers = json.loads(msgspec.json.encode(found | {"statuses": statuses}))
+    for row in (*answers["receipts"], *ANSWERS["receipts"]):
+        if row["delivery_status"] == "expired":  # when that was noted is not kept
+            row["updated_ms"] = 0
+    for name, answer in answers.items():
+        assert answer == ANSWERS[name]
+
+
 def test_what_is_not_the_ledger_s_is_as_it_was(stored: Stored, version: int) -> None:
     db = stored.db
     users = db.execute("SELECT id, username, user_type, is_imported, token_issued_at FROM user ORDER BY id").fetchall()
@@ -307,6 +192,16 @@ def test_where_files_have_one_name_only_the_old_one_is_copied(tmp_path: Path, mo
     assert {item.name for item in tmp_path.iterdir()} == {"pushd.db", "pushd.db.v8"}
 
 
+def test_what_a_link_leads_to_is_converted_where_it_is(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    (tmp_path / "pushd.db").symlink_to(old_database(there, 8))
+    prepare(tmp_path / "pushd.db")
+    assert {item.name for item in there.iterdir()} == {"pushd.db", "pushd.db.v8"}
+    with closing(Stored(tmp_path / "pushd.db")) as stored:
+        assert len(list(stored.receipts())) == len(ANSWERS["receipts"])
+
+
 def test_a_full_disk_ends_the_start_with_one_line(tmp_path: Path) -> None:
     path = empty_database(tmp_path)
     fill(path, random.Random(1), broadcasts=3, singles=500, users=400)
@@ -336,6 +231,19 @@ def test_a_file_that_another_program_uses_is_refused(tmp_path: Path) -> None:
         with pytest.raises(StartError, match="locked"):
             conversion.converted(path, 8)
     prepare(path)
+
+
+def test_it_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, "TELL_EVERY_S", 0.0)
+    monkeypatch.setattr("pushd.stores.sqlite.older.PROGRESS_STEPS", 100)
+    path = old_database(tmp_path, 8)
+    with capture_logs() as logs:
+        prepare(path)
+    said = [{name: line[name] for name in line if name not in ("event", "log_level")} for line in logs]
+    assert said[0] == {"file": str(path), "version": 8}
+    assert {"journal_entries": "12 of 13"} in said
+    assert {"push_records": "9 of 9"} in said  # while they are sorted
+    assert {"notices": "15 of 16", "receipts": "22 of 22"} in said
 
 
 def fill(path: Path, rng: random.Random, *, broadcasts: int, singles: int, users: int) -> list[tuple[Any, ...]]:
@@ -395,92 +303,3 @@ def test_many_receipts_in_blocks_and_pages(tmp_path: Path, monkeypatch: pytest.M
         assert found == written
         keys = [key for (key,) in stored.db.execute("SELECT key FROM block")]
         assert {key >> 3 & 3 for key in keys} == {0, 1, 2}  # chunks, dense blocks and pages
-
-
-ODD: list[Any] = [
-    None, "", b"", b"\xff\xfe\x00", "a\x00b", '[1,"a",null,1e400,99999999999999999999]', -1, 2**63 - 1, -(2**63), 1e308,
-    float("inf"), "9" * 400, "[[[", "[" * 5000, "\U0001f600" * 300, "CAST(x'fffe61' AS TEXT)",
-]  # fmt: skip
-SPOILED = ("push_records", "admin_user_receive_records", "mailbox", "mailbox_notice", "journal", "user", "alive")
-
-
-def columns_of_version_8() -> list[tuple[str, str]]:
-    with closing(sqlite3.connect(":memory:")) as made:
-        made.executescript((DATA / "pushd.db.v8.sql").read_text())
-        return [(table, row[1]) for table in SPOILED for row in made.execute(f"PRAGMA table_info({table})")]
-
-
-def fill_all(path: Path) -> None:
-    """A notice for each odd value and one more, each with all that a notice can have."""
-    with closing(sqlite3.connect(path)) as connection:
-        for place in range(1, len(ODD) + 2):
-            name, at_ms = f"m{place}", 1_700_000_000_000 + place
-            notice = {"seq": place, "message_id": name, "content": "c", "target": {"kind": "all"}, "accepted_ms": at_ms}
-            item = {"type": "t", "content": "c", "message_id": name, "ts": at_ms, "saved_at": at_ms}
-            connection.execute("INSERT INTO journal VALUES (?, ?, ?, ?)", (place, at_ms, place % 2, json.dumps(notice)))
-            connection.execute(
-                "INSERT INTO push_records (message_id, content, message_type, target, status, push_time, created_at,"
-                " updated_at) VALUES (?, 'c', 't', 'all', 'success', ?, ?, ?)",
-                (name, at_ms, at_ms, at_ms),
-            )
-            for user_id in (1, 2):
-                connection.execute(
-                    "INSERT INTO admin_user_receive_records (message_id, user_id, created_at, updated_at)"
-                    " VALUES (?, ?, ?, ?)",
-                    (name, user_id, at_ms, at_ms),
-                )
-                connection.execute("INSERT INTO mailbox VALUES (?, ?, ?)", (user_id, place, place))
-            box = (place, name, place, at_ms, None, json.dumps(item))
-            connection.execute("INSERT INTO mailbox_notice VALUES (?, ?, ?, ?, ?, ?)", box)
-            connection.execute("INSERT INTO user (id) VALUES (?)", (place,))
-        connection.execute("INSERT INTO alive VALUES (1, 5)")
-        connection.commit()
-
-
-@pytest.mark.parametrize(("table", "column"), columns_of_version_8())
-def test_what_cannot_be_read_costs_itself_only(tmp_path: Path, table: str, column: str) -> None:
-    path = empty_database(tmp_path)
-    fill_all(path)
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        key = {"mailbox": "position", "journal": "seq"}.get(table, "rowid")
-        keys = [row[0] for row in connection.execute(f"SELECT DISTINCT {key} FROM {table} ORDER BY {key}")]
-        for place, value in zip(keys, ODD, strict=False):
-            is_text = isinstance(value, str) and value.startswith("CAST")
-            try:
-                connection.execute(
-                    f"UPDATE {table} SET {column} = {value if is_text else '?'} WHERE {key} = ?",
-                    (place,) if is_text else (value, place),
-                )
-            except (sqlite3.IntegrityError, sqlite3.OperationalError):  # SQLite does not take it there
-                continue
-    with capture_logs() as logs:
-        prepare(path)
-    with closing(Stored(path)) as stored:
-        good = f"m{len(ODD) + 1}"
-        assert good in {row[1] for row in stored.rows.values()}
-        assert [row["user_id"] for row in stored.receipts() if row["message_id"] == good] == [1, 2]
-        for user_id in (1, 2):
-            assert good in {item["message_id"] for item in stored.mailbox(user_id)}
-        left_out = [line for line in logs if line["log_level"] == "error"]
-        if (table, column) == ("journal", "body"):
-            assert left_out
-        assert len(left_out) <= 1
-        assert stored.db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-
-
-def test_what_was_left_out_is_counted(tmp_path: Path) -> None:
-    path = empty_database(tmp_path)
-    fill_all(path)
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("UPDATE push_records SET message_id = x'ff' WHERE rowid = 3")
-        connection.execute("UPDATE admin_user_receive_records SET user_id = 'x' WHERE rowid = 9")
-        connection.execute("UPDATE journal SET body = '{' WHERE seq IN (5, 6)")  # 6 is not settled
-    with capture_logs() as logs:
-        prepare(path)
-    (said,) = (line for line in logs if line["log_level"] == "error")
-    # Receipts of the spoiled record are nobody's; of journal entry 6, with its record, the operator hears later.
-    assert {name: said[name] for name in ("push records", "receipts", "journal entries")} == {
-        "push records": 1,
-        "receipts": 3,
-        "journal entries": 1,
-    }

@@ -20,6 +20,7 @@ from pushd.values import MAX_MS
 # A number of ours is below; what another program put at the end of all numbers is not counted on from.
 HIGHEST_SEQ = 1 << 50
 CHUNK_ROWS = 10_000
+PROGRESS_STEPS = 1_000_000  # of SQLite's virtual machine: some 20 ms
 CACHE_KIB = 32_768
 
 _JOURNALED = """
@@ -86,6 +87,7 @@ SELECT coalesce(nullif({_TIME.format("written")}, 0), {_TIME.format("saved_at")}
  WHERE moment IS NOT NULL
 """  # noqa: S608 - constants only
 
+_ORDER = "entry.at, entry.place, entry.journal, entry.record, entry.box"  # as they lie there
 _INTEGER = "iif(typeof({0}) = 'integer', {0}, 0)"
 # Texts come as bytes: not all are UTF-8.
 _TEXTS = (
@@ -107,7 +109,7 @@ SELECT entry.at, entry.record, entry.box, entry.is_repeat, ifnull(journaled.is_s
   LEFT JOIN journal ON journal.seq = entry.journal
   LEFT JOIN push_records ON push_records.rowid = entry.record
   LEFT JOIN mailbox_notice AS box ON box.notice_id = entry.box
- ORDER BY entry.at, entry.place
+ ORDER BY {_ORDER}
 """  # noqa: S608 - constants only
 
 # Base step and flags of a receipt's state as the ledger has them: pushd/ledger/_ledger.pxd.
@@ -116,14 +118,27 @@ CASE WHEN is_received OR is_read OR is_confirmed OR received_at IS NOT NULL OR d
      WHEN delivery_status = 'expired' THEN 3 WHEN delivery_status = 'offline' THEN 2 ELSE 1 END
 + iif(is_online, 64, 0) + iif(push_channel = 'offline', 128, 0)
 """
+# The least of all numbers is nobody's: it has no counterpart.
+_IS_USER = "typeof(user_id) = 'integer' AND user_id > -9223372036854775808"
+_WAITING = f"SELECT user_id FROM mailbox WHERE notice_id = ? AND {_IS_USER}"  # noqa: S608 - constants only
 _CLIENT = ("connection_id", "client_ip", "user_agent", "device_type", "platform", "browser")
+_FACTS = f"""
+user_id, {_STATE}, {_INTEGER.format("received_at")},
+iif(is_confirmed, 2, iif(is_read, 1, 0)), {_INTEGER.format("read_at")}, {_INTEGER.format("confirmed_at")},
+{_INTEGER.format("receipt.updated_at")}, CAST(username AS BLOB), {_INTEGER.format("user_role")},
+{", ".join(f"CAST({name} AS BLOB)" for name in _CLIENT)}
+"""
 _RECEIPTS = f"""
-SELECT user_id, {_STATE}, {_INTEGER.format("received_at")},
-       iif(is_confirmed, 2, iif(is_read, 1, 0)), {_INTEGER.format("read_at")}, {_INTEGER.format("confirmed_at")},
-       {_INTEGER.format("updated_at")}, CAST(username AS BLOB),
-       {_INTEGER.format("user_role")}, {", ".join(f"CAST({name} AS BLOB)" for name in _CLIENT)}
-  FROM admin_user_receive_records
- WHERE message_id = ? AND typeof(user_id) = 'integer'
+SELECT 0, {_FACTS} FROM admin_user_receive_records AS receipt WHERE message_id = ? AND {_IS_USER}
+"""  # noqa: S608 - constants only
+# Of all push records in the order of _ENTRIES: a statement for each would take longer than what it finds.
+_ALL_RECEIPTS = f"""
+SELECT entry.record, {_FACTS}
+  FROM work.entry AS entry
+ CROSS JOIN push_records ON push_records.rowid = entry.record
+ CROSS JOIN admin_user_receive_records AS receipt ON receipt.message_id = push_records.message_id
+ WHERE {_IS_USER}
+ ORDER BY {_ORDER}
 """  # noqa: S608 - constants only
 
 _LAST_SEQ = """
@@ -153,6 +168,7 @@ _PRIORITIES = {priority.value: priority for priority in Priority}
 class Receipt(NamedTuple):
     """One recipient's row. Times in ms, 0: none known. `answer`: 1 read, 2 confirmed. Texts as they stand."""
 
+    record: int
     user_id: int
     state: int
     received_ms: int
@@ -162,7 +178,15 @@ class Receipt(NamedTuple):
     updated_ms: int
     name: bytes
     role: int
-    client: tuple[bytes, ...]  # in the order of ClientFacts
+    connection_id: bytes
+    client_ip: bytes
+    user_agent: bytes
+    device_type: bytes
+    platform: bytes
+    browser: bytes
+
+
+_receipt = Receipt._make
 
 
 class Entry(NamedTuple):
@@ -175,6 +199,7 @@ class Entry(NamedTuple):
     status: str  # of its push record; "" without one
     is_settled: bool
     is_hidden: bool  # it has no push record, and will not get one
+    record: int  # by which `receipts` finds them
     saved_ms: int  # the newest save into a mailbox, 0 for none
     box: int  # by which `waiting` finds who waits for it; 0: nobody
 
@@ -182,14 +207,17 @@ class Entry(NamedTuple):
 class Older:
     """The database at `path`, locked against everybody else until it is closed.
 
-    `work` is a file for sorting, which the caller deletes; `tell(what=(done, of))` is called often.
-    Raises sqlite3.Error.
+    `now_ms`: no notice was accepted later; `tell(what=(done, of))` is called often. Raises sqlite3.Error.
     """
 
-    def __init__(self, path: Path, work: Path, now_ms: int, tell: Callable[..., object]) -> None:
+    def __init__(self, path: Path, now_ms: int, tell: Callable[..., object]) -> None:
         self.left_out: Counter[str] = Counter()
         self.now_ms = now_ms
         self._tell = tell
+        self._told: dict[str, tuple[int, int]] = {}
+        self._all_receipts: sqlite3.Cursor | None = None
+        self._receipt_rows: list[tuple[Any, ...]] = []  # read, of which so many are done
+        self._receipts_done = 0
         self._db = db = sqlite3.connect(path, timeout=1.0, isolation_level=None)
         try:
             db.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -197,9 +225,6 @@ class Older:
             if db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
                 raise sqlite3.OperationalError("database is locked")
             self.tables = {name for (name,) in db.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'")}
-            db.execute("ATTACH ? AS work", (str(work),))
-            db.execute("PRAGMA work.journal_mode = OFF")
-            db.execute("PRAGMA work.synchronous = OFF")
         except BaseException:
             db.close()
             raise
@@ -208,12 +233,16 @@ class Older:
         """Unlocks the database, which is as it was."""
         self._db.close()
 
-    def sort(self) -> int:
+    def sort(self, work: Path) -> int:
         """Finds out what belongs together, and in which order it was accepted; how many notices there are.
 
-        To be called first.
+        To be called first. `work` is an empty file for it, which the caller deletes.
         """
         db = self._db
+        db.execute("ATTACH ? AS work", (str(work),))
+        db.execute("PRAGMA work.journal_mode = OFF")
+        db.execute("PRAGMA work.synchronous = OFF")
+        db.set_progress_handler(self._tell_again, PROGRESS_STEPS)
         db.execute("BEGIN")
         db.execute(_JOURNALED)
         db.execute(_ENTRY)
@@ -221,22 +250,29 @@ class Older:
         db.execute("CREATE INDEX work.journaled_id ON journaled (message_id, is_settled, seq)")
         db.execute(_FIND_RECORDS)
         db.execute("CREATE INDEX work.journaled_record ON journaled (record) WHERE record > 0")
-        self._tell(push_records=(0, self._count("push_records")))
+        self._told = {"push_records": (0, self._count("push_records"))}
         now = {"now_ms": self.now_ms}
         records = db.execute(_ADD_RECORDS, now).rowcount
         self.left_out["push records"] += self._count("push_records") - records
-        self._tell(push_records=(records, records))
+        self._told = {"push_records": (records, records)}
         db.execute(_ADD_JOURNALED)
         db.execute(_ADD_WAITING, now)
         db.execute("COMMIT")
+        db.set_progress_handler(None, 0)
         return self._count("work.entry")
+
+    def _tell_again(self) -> int:
+        """SQLite calls this in the midst of a statement."""
+        self._tell(**self._told)
+        return 0  # go on
 
     def _journaled(self) -> Iterator[tuple[Any, ...]]:
         """Unsettled notices go out in the order of their numbers, wherever the clock was."""
         rows = self._db.execute(_JOURNAL)
         total, latest = self._count("journal"), 0
         for place, (seq, accepted, is_settled, body) in enumerate(rows):
-            self._tell(journal_entries=(place, total))
+            self._told = {"journal_entries": (place, total)}
+            self._tell(**self._told)
             notice = _journaled_notice(seq, body)
             if seq < 1 or (notice is None and is_settled):
                 self.left_out["journal entries"] += 1
@@ -274,6 +310,8 @@ class Older:
                 yield self._entry(row)
             except (ValueError, msgspec.MsgspecError):  # of other programs: it has no id, or nothing else
                 self.left_out["notices"] += 1
+                for _ in self._receipts_of(row[1]):
+                    pass
 
     def _entry(self, row: tuple[Any, ...]) -> Entry:
         """Raises ValueError or msgspec.MsgspecError for what cannot be read."""
@@ -293,6 +331,7 @@ class Older:
             status,
             bool(is_settled),
             bool(is_repeat or (is_settled and not record)),
+            record,
             saved_ms,
             box,
         )
@@ -328,23 +367,42 @@ class Older:
         without = Target(target.kind, target.user_ids, target.roles, tuple(sorted(excluded)))
         return without if recipients_text(without) == words else target
 
-    def recipient_count(self, message_id: str) -> int:
+    def recipient_count(self, entry: Entry) -> int:
         """How many receipts one notice has."""
         statement = "SELECT count(*) FROM admin_user_receive_records WHERE message_id = ?"
-        count: int = self._db.execute(statement, (message_id,)).fetchone()[0]
+        count: int = self._db.execute(statement, (entry.message_id,)).fetchone()[0]
         return count
 
-    def receipts(self, message_id: str) -> Iterator[list[Receipt]]:
-        """The receipts of one notice, at most CHUNK_ROWS at a time."""
-        rows = self._db.execute(_RECEIPTS, (message_id,))
-        while chunk := rows.fetchmany(CHUNK_ROWS):
-            yield [Receipt(*row[:9], row[9:]) for row in chunk]
+    def receipts(self, entry: Entry) -> Iterator[list[Receipt]]:
+        """The receipts of one notice, at most CHUNK_ROWS at a time. To be asked in the order of `entries`."""
+        if not entry.record:
+            rows = self._db.execute(_RECEIPTS, (entry.message_id,))
+            while chunk := rows.fetchmany(CHUNK_ROWS):
+                yield [*map(_receipt, chunk)]
+            return
+        yield from self._receipts_of(entry.record)
+
+    def _receipts_of(self, record: int) -> Iterator[list[Receipt]]:
+        while self._has_receipts():
+            first, rows = self._receipts_done, self._receipt_rows
+            if rows[first][0] != record:
+                return
+            end = first + 1
+            while end < len(rows) and rows[end][0] == record:
+                end += 1
+            self._receipts_done = end
+            yield [*map(_receipt, rows[first:end])]
+
+    def _has_receipts(self) -> bool:
+        if self._receipts_done == len(self._receipt_rows):
+            if self._all_receipts is None:
+                self._all_receipts = self._db.execute(_ALL_RECEIPTS)
+            self._receipts_done, self._receipt_rows = 0, self._all_receipts.fetchmany(CHUNK_ROWS)
+        return bool(self._receipt_rows)
 
     def waiting(self, box: int) -> Iterator[list[int]]:
         """Who waits for one notice, at most CHUNK_ROWS at a time."""
-        rows = self._db.execute(
-            "SELECT user_id FROM mailbox WHERE notice_id = ? AND typeof(user_id) = 'integer'", (box,)
-        )
+        rows = self._db.execute(_WAITING, (box,))
         while chunk := rows.fetchmany(CHUNK_ROWS):
             yield [user_id for (user_id,) in chunk]
 

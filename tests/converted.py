@@ -25,8 +25,8 @@ from pushd.stores.sqlite.ledger_load import Parts, load
 DATA = Path(__file__).parent / "data"
 ANSWERS: dict[str, Any] = json.loads((DATA / "answers.json").read_bytes())
 ANSWERED_MS = 1_700_000_000_200
-HIDDEN, OVER, STATUS = 0x08, 0x10, 0xC0
-WAITING, ONLINE, BY_MAILBOX, STEPS = 0x10, 0x40, 0x80, 0x0F
+HIDDEN, STATUS = 0x08, 0xC0
+ONLINE, BY_MAILBOX, STEPS = 0x40, 0x80, 0x0F
 STEP_NAMES = ("", "pending", "offline", "expired", "delivered", "delivered", "delivered")
 CLIENT = ("connection_id", "client_ip", "user_agent", "device_type", "platform", "browser")
 

@@ -192,6 +192,16 @@ def test_where_files_have_one_name_only_the_old_one_is_copied(tmp_path: Path, mo
     assert {item.name for item in tmp_path.iterdir()} == {"pushd.db", "pushd.db.v8"}
 
 
+def test_what_a_link_leads_to_is_converted_where_it_is(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    (tmp_path / "pushd.db").symlink_to(old_database(there, 8))
+    prepare(tmp_path / "pushd.db")
+    assert {item.name for item in there.iterdir()} == {"pushd.db", "pushd.db.v8"}
+    with closing(Stored(tmp_path / "pushd.db")) as stored:
+        assert len(list(stored.receipts())) == len(ANSWERS["receipts"])
+
+
 def test_a_full_disk_ends_the_start_with_one_line(tmp_path: Path) -> None:
     path = empty_database(tmp_path)
     fill(path, random.Random(1), broadcasts=3, singles=500, users=400)
@@ -221,6 +231,19 @@ def test_a_file_that_another_program_uses_is_refused(tmp_path: Path) -> None:
         with pytest.raises(StartError, match="locked"):
             conversion.converted(path, 8)
     prepare(path)
+
+
+def test_it_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, "TELL_EVERY_S", 0.0)
+    monkeypatch.setattr("pushd.stores.sqlite.older.PROGRESS_STEPS", 100)
+    path = old_database(tmp_path, 8)
+    with capture_logs() as logs:
+        prepare(path)
+    said = [{name: line[name] for name in line if name not in ("event", "log_level")} for line in logs]
+    assert said[0] == {"file": str(path), "version": 8}
+    assert {"journal_entries": "12 of 13"} in said
+    assert {"push_records": "9 of 9"} in said  # while they are sorted
+    assert {"notices": "15 of 16", "receipts": "22 of 22"} in said
 
 
 def fill(path: Path, rng: random.Random, *, broadcasts: int, singles: int, users: int) -> list[tuple[Any, ...]]:

@@ -18,6 +18,7 @@ from pushd.config.schema import Config
 from pushd.errors import StartError
 from pushd.ports import LeftAside, Observe, Stores
 from pushd.stores.sqlite import journal, mailbox
+from pushd.stores.sqlite.conversion import converted
 from pushd.stores.sqlite.directory import SqliteDirectory, import_users
 from pushd.stores.sqlite.engine.checkpoint import checkpoints
 from pushd.stores.sqlite.engine.connection import open_connection
@@ -62,7 +63,7 @@ async def open_stores(
         raise StartError(f"SQLite {sqlite3.sqlite_version} is too old: {'.'.join(map(str, OLDEST_SQLITE))} is needed")
     path = database_path(config.server.data_dir)
     with _locked(path.with_name(LOCK_NAME)):
-        prepare(path)
+        prepare(path, converted)
         _warn_of_others(path)
         connections, waits_from = _open(path, is_durable=config.delivery.fsync == "batch")
         thread = SqliteThread(connections, journal.commit, observe)

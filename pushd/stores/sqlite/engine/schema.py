@@ -7,7 +7,7 @@ Times are INTEGER milliseconds since the epoch, NULL for "never"; flags are 0 or
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -183,18 +183,18 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def prepare(path: Path) -> None:
-    """Create `path`, or convert it when it is of an older version.
+def prepare(path: Path, convert: Callable[[Path, int], None] | None = None) -> None:
+    """Create `path`, or have `convert` make it what it should be when it is of an older version, which it is told.
 
-    Raises StartError when it cannot be ours or cannot be written.
+    Raises StartError when it cannot be ours or cannot be written, or is of an older version and nobody is to convert it.
     """
     try:
         path.touch(mode=0o600)
         found = _version(path)
         if 0 < found < VERSION:
-            from pushd.stores.sqlite import conversion  # which makes new files by means of this module
-
-            conversion.converted(path, found)
+            if convert is None:
+                raise StartError(f"{path} has schema version {found}: the daemon converts it when it is started")
+            convert(path, found)
         with closing(open_connection(path, synchronous="FULL")) as connection, transaction(connection):
             create(connection, found)
     except OSError as error:

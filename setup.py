@@ -37,19 +37,19 @@ extensions = [
     for module in (
         "pushd._fastpath",
         "pushd.ws._reader",
+        "pushd.ledger._notices",
+        "pushd.ledger._places",
+        "pushd.ledger._ledger",
+        "pushd.ledger._names",
+        "pushd.ledger._loading",
+        "pushd.ledger._replay",
+        "pushd.ledger._log",
         "pushd.ledger._changes",
         "pushd.ledger._entries",
-        "pushd.ledger._ledger",
         "pushd.ledger._lists",
-        "pushd.ledger._loading",
-        "pushd.ledger._log",
-        "pushd.ledger._names",
-        "pushd.ledger._notices",
-        "pushd.ledger._passes",
-        "pushd.ledger._places",
         "pushd.ledger._push_counts",
         "pushd.ledger._pushes",
-        "pushd.ledger._replay",
+        "pushd.ledger._passes",
     )
 ]
 

@@ -37,7 +37,6 @@ extensions = [
     for module in (
         "pushd._fastpath",
         "pushd.ws._reader",
-        "pushd.stores.sqlite._columns",
         "pushd.ledger._notices",
         "pushd.ledger._places",
         "pushd.ledger._ledger",
@@ -47,10 +46,10 @@ extensions = [
         "pushd.ledger._log",
         "pushd.ledger._changes",
         "pushd.ledger._entries",
-        "pushd.ledger._passes",
         "pushd.ledger._lists",
         "pushd.ledger._push_counts",
         "pushd.ledger._pushes",
+        "pushd.ledger._passes",
     )
 ]
 

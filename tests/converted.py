@@ -20,6 +20,8 @@ from pushd.ledger.clients import Clients
 from pushd.ledger.labels import Labels
 from pushd.ledger.users import Users
 from pushd.model import Notice, recipients_text
+from pushd.stores.sqlite.conversion import converted
+from pushd.stores.sqlite.engine.schema import prepare
 from pushd.stores.sqlite.ledger_load import Parts, load
 
 DATA = Path(__file__).parent / "data"
@@ -129,6 +131,11 @@ class Stored:
         """Notices by seq, those of which nothing is left to do or the others."""
         unsettled = set(self.ledger.unsettled())
         return [notice for seq, notice in self.notices.items() if (seq not in unsettled) == is_settled]
+
+
+def started(path: Path) -> None:
+    """Has a start find this database."""
+    prepare(path, converted)
 
 
 def old_database(directory: Path, version: int) -> Path:

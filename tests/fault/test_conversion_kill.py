@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pushd.stores.sqlite.engine.schema import prepare
 from tests import native
+from tests.converted import started
 from tests.fault.test_power_cut import lose
 
 DATA = Path(__file__).parent.parent / "data"
@@ -39,7 +39,7 @@ def cut_at_some(directory: str) -> None:
     at = copied(old, place)
 
     def start() -> None:
-        prepare(at)
+        started(at)
 
     changes = native.changes_of(place, start)
     expected = dump(at)
@@ -67,7 +67,7 @@ def killed_at_each(directory: str) -> None:
     at = copied(old, place)
 
     def start() -> None:
-        prepare(at)
+        started(at)
 
     changes = native.changes_of(place, start)
     expected = dump(at)

@@ -85,7 +85,7 @@ class LedgerWriter:
         if not user_ids:
             return
         users = user_ids if isinstance(user_ids, list | tuple) else [*user_ids]
-        clients = self._clients_of(users) if outcome.is_online or outcome.received_ms else ()
+        clients = self._clients_of(users) if outcome.is_online or outcome.received_ms else []
         seq, many = (0, 0) if flight is None else (flight.notice.seq, flight.recipients)
         if not self._ledger.note(seq, message_id, users, outcome, clients, many):
             some = [*users]  # the caller's may change
@@ -116,7 +116,7 @@ class LedgerWriter:
         self._is_changed = True
         self.writer.wake()
 
-    def _clients_of(self, user_ids: Sequence[int]) -> Sequence[int]:
+    def _clients_of(self, user_ids: Sequence[int]) -> list[int]:
         """The number of each one's oldest connection."""
         oldest, connections_of = self._ledger.oldest_client, self._hub.connections_of
         numbers = []
@@ -129,7 +129,7 @@ class LedgerWriter:
             if details.number < oldest or not details.number:
                 details.number = self._ledger.client(connections[0].conn_id, details.client_ip, details.user_agent)
             numbers.append(details.number)
-        return numbers if any(numbers) else ()
+        return numbers if any(numbers) else []
 
     async def readable(self, user_ids: set[int] | None = None) -> None:
         """Returns when what was noted before, of all or about these users, can be read; with names where it is all.
@@ -205,9 +205,10 @@ class LedgerWriter:
         """Cuts records and receipts that came from the disk by halves; what was noted cannot be cut."""
         if len(batch.push_records) + len(batch.receipts) > 1:
             records, receipts = batch.push_records, batch.receipts
-            some = [([*half], []) for half in halves(records)] if len(records) > 1 else [(records, [])]
-            others = [([], half) for half in halves(receipts)] if len(receipts) > 1 else [([], receipts)]
-            return [Noted([], push_records=a, receipts=b) for a, b in (*some, *others) if a or b]
+            return [
+                *(Noted([], push_records=some) for some in (halves(records) if len(records) > 1 else [records]) if some),
+                *(Noted([], receipts=some) for some in (halves(receipts) if len(receipts) > 1 else [receipts]) if some),
+            ]
         return [batch] if batch.push_records or batch.receipts else []
 
     async def encode(self, batch: Noted) -> bytes:

@@ -291,9 +291,8 @@ class _Conversion:
             connection_id, client_ip, user_agent, *device = (_text(fact) for fact in facts)
             number = NOBODY
             if any(facts):
-                number = self._clients.number(
-                    connection_id, client_ip, user_agent, lambda _: (device[0], device[1], device[2])
-                )
+                number = self._clients.number(connection_id, client_ip, user_agent)
+                self._clients.describe(number, (device[0], device[1], device[2]))
             if len(self._known_clients) >= MOST_CLIENTS:
                 self._known_clients.clear()
             self._known_clients[facts] = number

@@ -74,7 +74,7 @@ class SqliteRecords:
         return self._file.clients.number(connection_id, client_ip, user_agent)
 
     def note(
-        self, seq: int, message_id: str, user_ids: Sequence[int], outcome: Outcome, clients: Sequence[int], many: int
+        self, seq: int, message_id: str, user_ids: Sequence[int], outcome: Outcome, clients: list[int], many: int
     ) -> bool:
         """Merge `outcome` into the receipts of these users; False: the notice is to be found first."""
         state = self._ledger.notice_state(seq)

@@ -33,6 +33,7 @@ from pushd.telemetry import faults
 from pushd.users.directory import CachedDirectory
 from pushd.writing.mailbox import MailboxWriter
 from pushd.writing.online_status import STATUS_DELAY_S, StatusWriter
+from pushd.writing.receipts import LedgerWriter
 from pushd.writing.records import RecordWriter
 from pushd.writing.retention import Retention
 from pushd.writing.set_aside import LOOK_EVERY_S, NOTICE, SetAsideData
@@ -109,9 +110,14 @@ class Core:
         retry_first_s = pauses.retry_first_s
         self.statuses = CachedStatuses(stores.presence, current, clock.now)
         backing = Backing(metrics, set_aside, stores.outbox, past.outbox, retry_first_s)
+        records = (
+            RecordWriter(stores.records, backing, hub, directory, current)
+            if stores.ledger is None
+            else LedgerWriter(stores.ledger, stores.records, backing, hub, directory, current, clock.now)
+        )
         self.writers = writers = Writers(
             MailboxWriter(stores.mailbox, backing),
-            RecordWriter(stores.records, backing, hub, directory, current),
+            records,
             StatusWriter(
                 stores.presence, backing, directory, started_ms=clock.wall_ms(), delay_s=pauses.status_delay_s
             ),

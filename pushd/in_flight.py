@@ -54,6 +54,7 @@ class InFlight:
         "notice",
         "offline_count",
         "online_count",
+        "recipients",
         "waiting",
     )
 
@@ -75,6 +76,7 @@ class InFlight:
         self.online_count = 0
         self.offline_count = 0
         self.delivered_count = 0
+        self.recipients = 0  # how many it is for, once they are found
         self.waiting = 0  # recipients who have it and have not answered
         self.early_received = NOBODY  # who acknowledged while the fan-out was still under way
         self.left_before = 0  # how many had left when the fan-out began

@@ -213,3 +213,4 @@ class Client(msgspec.Struct):
     token_id: str = ""  # of the token that it came with, until another one comes
     issued_ms: int | None = None  # when that was made, until the directory has learned it (`User.issued_ms`)
     tokens: tuple[tuple[str, float], ...] = ()  # from then on, all that it answers for: id, and when it expires (s)
+    number: int = 0  # by which the ledger knows it, of this time (`ports.ReceiptLedger.client`)

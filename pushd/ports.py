@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping,
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import msgspec
-
 from pushd.model import Arrival, MailboxItem, Mark, Notice, Outcome, PushRecord, Receipt, User
 from pushd.records import (
     OnlineStatus,
@@ -156,34 +154,47 @@ class RecordStore(Protocol):
         """Drop at most `limit` records created before that time; how many were dropped. 0 where the store does it."""
 
 
-class Noted(msgspec.Struct):
-    """Outcomes of one notice, in the order in which they came: each is true of its recipients, who may come again.
+class ReceiptLedger(Protocol):
+    """What a RecordStore in this process can do at once, without a receipt object for each recipient: the embedded one.
 
-    `is_late`: these are answers to copies from the mailbox, as in `model.Receipt`.
+    Notices are named by their `seq` and, where that is not known or not the one under which their receipts stand, by
+    their `message_id`. Whoever asks the store sees a change from then on; once `commit` returns it is on disk.
     """
 
-    message_id: str
-    outcomes: list[tuple[Outcome, Sequence[int]]]
-    is_late: bool = False
+    @property
+    def oldest_client(self) -> int:
+        """Numbers of clients below are of an earlier time, and are not used any more."""
 
+    def client(self, connection_id: str, client_ip: str, user_agent: str) -> int:
+        """The number that stands for these facts in `note`."""
 
-class NoteTaker(Protocol):
-    """What a RecordStore can do besides that makes nothing for each recipient: the embedded one."""
+    def note(
+        self, seq: int, message_id: str, user_ids: Sequence[int], outcome: Outcome, clients: list[int], many: int
+    ) -> bool:
+        """Merge `outcome` into the receipts of these users; False: nothing is done, the notice is to be found first.
 
-    async def note(
-        self,
-        records: Sequence[PushRecord],
-        noted: Sequence[Noted],
-        users: Mapping[int, User],
-        client_of: Callable[[int], tuple[str, str, str]],
-        device_of: Callable[[str], tuple[str, str, str]],
-    ) -> None:
-        """As `write`, of receipts that need not be made.
-
-        `users` are the known ones of the recipients. `client_of` says connection_id, client_ip and user_agent of a
-        connected user, and is asked for those who were online or have received; `device_of` says device_type, platform
-        and browser of a user_agent.
+        `clients`: a number for each user, 0 where there is no connection, or none at all; `many`: how many recipients
+        the notice has, where that is known when the first of them are noted, else 0. Notices that do not exist, or whose
+        record was deleted, have no receipts. Costs 0.1 us a recipient.
         """
+
+    def conclude(self, seq: int, message_id: str, status: str) -> bool:
+        """The status of a notice's push record; False as above."""
+
+    async def find(self, message_ids: Collection[str]) -> Mapping[str, int]:
+        """The `seq` under which the receipts of these stand; the unknown are absent. Raises StoreError."""
+
+    def name(self, users: Sequence[tuple[User, int]]) -> None:
+        """What users are called in receipts of the notice with that `seq`, and of later ones."""
+
+    def undescribed(self) -> list[tuple[int, str]]:
+        """Clients whose devices are not known yet, by number, with their User-Agents."""
+
+    def describe(self, client: int, device: tuple[str, str, str]) -> None:
+        """device_type, platform and browser of a client."""
+
+    async def commit(self) -> None:
+        """All that was changed before is on disk. Raises StoreError; the changes are kept, and go with the next."""
 
 
 class Directory(Protocol):
@@ -302,5 +313,6 @@ class Stores:
     directory: Directory
     presence: PresenceStore
     set_aside: SetAside
+    ledger: ReceiptLedger | None = None  # that of `records`, where these are in this process
     remotes: tuple[Remote, ...] = ()
     background: Mapping[str, Work] = field(default_factory=dict)

@@ -20,13 +20,15 @@ from pushd.ledger.clients import Clients
 from pushd.ledger.labels import Labels
 from pushd.ledger.users import Users
 from pushd.model import Notice, recipients_text
+from pushd.stores.sqlite.conversion import converted
+from pushd.stores.sqlite.engine.schema import prepare
 from pushd.stores.sqlite.ledger_load import Parts, load
 
 DATA = Path(__file__).parent / "data"
 ANSWERS: dict[str, Any] = json.loads((DATA / "answers.json").read_bytes())
 ANSWERED_MS = 1_700_000_000_200
-HIDDEN, OVER, STATUS = 0x08, 0x10, 0xC0
-WAITING, ONLINE, BY_MAILBOX, STEPS = 0x10, 0x40, 0x80, 0x0F
+HIDDEN, STATUS = 0x08, 0xC0
+ONLINE, BY_MAILBOX, STEPS = 0x40, 0x80, 0x0F
 STEP_NAMES = ("", "pending", "offline", "expired", "delivered", "delivered", "delivered")
 CLIENT = ("connection_id", "client_ip", "user_agent", "device_type", "platform", "browser")
 
@@ -129,6 +131,11 @@ class Stored:
         """Notices by seq, those of which nothing is left to do or the others."""
         unsettled = set(self.ledger.unsettled())
         return [notice for seq, notice in self.notices.items() if (seq not in unsettled) == is_settled]
+
+
+def started(path: Path) -> None:
+    """Has a start find this database."""
+    prepare(path, converted)
 
 
 def old_database(directory: Path, version: int) -> Path:

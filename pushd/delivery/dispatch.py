@@ -312,7 +312,7 @@ class Dispatcher:
     async def _process(self, flight: InFlight, begun: _Begun | None) -> None:
         notice = flight.notice
         if begun is None and notice.is_expired(self._wall_ms()):
-            self._acknowledgements.expired(flight, await self._recipients(flight))
+            await self._expire(flight, await self._recipients(flight))
             self._conclude(flight, "expired")
             return
         if notice.target.kind in (TargetKind.ALL, TargetKind.ONLINE) and not is_partly_delivered(flight):
@@ -320,6 +320,14 @@ class Dispatcher:
         else:
             await self._deliver(flight, await self._recipients(flight))
         self._conclude(flight, "success")
+
+    async def _expire(self, flight: InFlight, recipients: list[int]) -> None:
+        """Note for each recipient that it came too late, a share in each turn of the loop."""
+        flight.recipients = len(recipients)
+        for start in range(0, len(recipients), SETTLE_CHUNK):
+            if start:
+                await asyncio.sleep(0)
+            self._acknowledgements.expired(flight, recipients[start : start + SETTLE_CHUNK])
 
     async def _recipients(self, flight: InFlight) -> list[int]:
         """Find the recipients in the cache, else in the stores, however long these are down: others overtake then."""
@@ -367,6 +375,7 @@ class Dispatcher:
     def _begin(self, flight: InFlight, users: list[int] | None) -> _Begun:
         began = self._now()
         job = self._job(flight, users)
+        flight.recipients = max(flight.recipients, len(users or ()))
         self._acknowledgements.sending(flight)
         return began, job, self.fan_outs.add(job, flight.notice.priority)
 

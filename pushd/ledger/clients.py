@@ -16,7 +16,7 @@ WEEK_BITS = 22  # numbers of a week, of 32; a week with more of them goes on wit
 LAST = 0xFFFFFFFF
 NOBODY = 0
 
-Describe = Callable[[str], tuple[str, str, str]]  # device_type, platform and browser of a User-Agent
+UNDESCRIBED = ("", "", "")
 Row = tuple[int, str, str, str, str, str, str]  # number, and the fields of ClientFacts
 
 
@@ -51,6 +51,7 @@ class Clients:
         self._week = 0
         self._recent: dict[tuple[str, str, str], int] = {}
         self._older: dict[tuple[str, str, str], int] = {}
+        self._undescribed: dict[int, ClientFacts] = {}
         self._new: dict[int, ClientFacts] = {}
         self._taken: dict[int, ClientFacts] = {}  # perhaps not on disk yet
 
@@ -66,33 +67,48 @@ class Clients:
             self._next = max(self._next, week << WEEK_BITS)
             self._recent, self._older = {}, {}
 
-    def number(self, connection_id: str, client_ip: str, user_agent: str, describe: Describe) -> int:
-        """The number of these facts, 0 of nobody and when there are no more numbers. `describe` is asked once for it.
+    @property
+    def oldest(self) -> int:
+        """Numbers below are of an earlier week."""
+        return self._week << WEEK_BITS
 
-        0.2 us for one seen lately.
+    def number(self, connection_id: str, client_ip: str, user_agent: str) -> int:
+        """The number of these facts, 0 of nobody and when there are no more numbers. 0.2 us for one seen lately.
+
+        A new one is stored once its device is described.
         """
         key = (connection_id, client_ip, user_agent)
-        return self._recent.get(key) or self._seek(key, describe)
+        return self._recent.get(key) or self._seek(key)
 
-    def _seek(self, key: tuple[str, str, str], describe: Describe) -> int:
+    def _seek(self, key: tuple[str, str, str]) -> int:
         number = self._older.get(key, NOBODY)
         if not number:
             if not any(key) or self._next > LAST:
                 return NOBODY
-            number, facts = self._next, ClientFacts(*key, *describe(key[2]))
+            number = self._next
             self._next += 1
-            self._new[number] = facts
+            self._undescribed[number] = ClientFacts(*key, *UNDESCRIBED)
         if len(self._recent) >= self._most:
             self._recent, self._older = {}, self._recent
         self._recent[key] = number
         return number
+
+    def undescribed(self) -> list[tuple[int, str]]:
+        """Numbers and User-Agents of those whose devices are not known yet."""
+        return [(number, facts.user_agent) for number, facts in self._undescribed.items()]
+
+    def describe(self, number: int, device: tuple[str, str, str]) -> None:
+        """Its device: device_type, platform and browser. Of one that is described already nothing changes."""
+        facts = self._undescribed.pop(number, None)
+        if facts is not None:
+            self._new[number] = ClientFacts(*facts[:3], *device)
 
     async def facts(self, numbers: Collection[int]) -> dict[int, ClientFacts]:
         """The facts of these clients; the unknown, 0 among them, are absent. Raises what reading raises."""
         found: dict[int, ClientFacts] = {}
         wanted: list[int] = []
         for number in numbers:
-            facts = self._new.get(number) or self._taken.get(number)
+            facts = self._new.get(number) or self._undescribed.get(number) or self._taken.get(number)
             if facts is not None:
                 found[number] = facts
             elif number:
@@ -102,7 +118,7 @@ class Clients:
         return found
 
     def taken(self) -> list[Row]:
-        """Rows to be stored: of the clients that have come since the last call, whose rows are stored by now."""
+        """Rows to be stored: of the clients described since the last call, whose rows are stored by now."""
         self._taken, self._new = self._new, {}
         return [(number, *facts) for number, facts in self._taken.items()]
 

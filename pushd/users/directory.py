@@ -53,6 +53,7 @@ class CachedDirectory:
         self._listed: set[int] = set()  # everybody who was ever in the list of all
         self._learned: dict[int, int] = {}  # whoever was connected: a hash of what the last token said
         self._loading: dict[str, asyncio.Task[list[int]]] = {}
+        self.version = 0  # another one when it has learned that users have other names or roles
 
     def cached_ids(self, target: Target) -> list[int] | None:
         """The recipients of a target, if that can be said without asking the store. Not to be changed."""
@@ -168,6 +169,8 @@ class CachedDirectory:
                 self._loading.clear()
             self._learned.update((said.user_id, hash(said)) for said in news)
         self._forget([said.user_id for said in claims], changed)
+        if changed:
+            self.version += 1
 
     def _is_known(self, user_id: int) -> bool:
         return user_id in self._listed or user_id in self._learned

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import cast
+from collections.abc import Collection, Coroutine, Iterator, Sequence
+from typing import Any
 
 import msgspec
 
@@ -12,7 +12,7 @@ from pushd.batched import batched
 from pushd.config.current import CurrentConfig
 from pushd.in_flight import InFlight
 from pushd.model import Channel, Client, DeliveryStatus, Outcome, PushRecord, Receipt, User
-from pushd.ports import Noted, NoteTaker, RecordStore
+from pushd.ports import RecordStore
 from pushd.telemetry import faults
 from pushd.turns import Slice
 from pushd.users.devices import device_of
@@ -21,10 +21,7 @@ from pushd.writing.batches import halves, tell_each
 from pushd.writing.write_behind import Backing, WriteBehind
 
 ROWS_PER_CLOCK_READING = 16
-NOTED_AT_ONCE = 10_000  # recipients, handed to a store that takes notes
 STATUS_RANK = {status: rank for rank, status in enumerate(DeliveryStatus)}
-
-Outcomes = list[tuple[Outcome, Sequence[int]]]  # of one notice
 
 
 def merged(first: Outcome, second: Outcome) -> Outcome:
@@ -52,86 +49,31 @@ def _says_less(sent: Outcome, later: Outcome) -> bool:
     )
 
 
-class _Merged:
-    """Unwritten outcomes of one notice, by user: what became of a receipt is one of them."""
+class _Rows:
+    """Unwritten outcomes of one notice, by user."""
 
-    __slots__ = ("_outcomes", "flights")
+    __slots__ = ("flights", "outcomes")
 
     def __init__(self) -> None:
         self.flights: list[InFlight] = []  # one, but for a message_id that was used again
-        self._outcomes: dict[int, Outcome] = {}
-
-    def __len__(self) -> int:
-        """How many recipients it has."""
-        return len(self._outcomes)
+        self.outcomes: dict[int, Outcome] = {}
 
     def add(self, user_ids: Collection[int], outcome: Outcome) -> None:
-        if not self._outcomes:
-            self._outcomes = dict.fromkeys(user_ids, outcome)
+        if not self.outcomes:
+            self.outcomes = dict.fromkeys(user_ids, outcome)
             return
         for user_id in user_ids:
-            known = self._outcomes.get(user_id)
-            self._outcomes[user_id] = outcome if known is None else merged(known, outcome)
-
-    def pieces(self, size: int) -> Iterator[Outcomes]:
-        """All of it, for `size` recipients at a time."""
-        for chunk in batched(self._outcomes.items(), size):
-            yield [(outcome, (user_id,)) for user_id, outcome in chunk]
-
-
-class _Gathered:
-    """Unwritten outcomes of one notice as they came, for a store that merges them itself."""
-
-    __slots__ = ("_count", "_outcomes", "flights")
-
-    def __init__(self) -> None:
-        self.flights: list[InFlight] = []
-        self._count = 0
-        self._outcomes: list[tuple[Outcome, list[int]]] = []
-
-    def __len__(self) -> int:
-        """How many recipients it has; who came twice counts twice."""
-        return self._count
-
-    def add(self, user_ids: Collection[int], outcome: Outcome) -> None:
-        self._count += len(user_ids)
-        if self._outcomes and self._outcomes[-1][0] == outcome:  # as of those who answer within a millisecond
-            self._outcomes[-1][1].extend(user_ids)
-        else:
-            self._outcomes.append((outcome, [*user_ids]))
-
-    def pieces(self, size: int) -> Iterator[Outcomes]:
-        """All of it, for `size` recipients at a time."""
-        piece: Outcomes = []
-        room = size
-        for outcome, user_ids in self._outcomes:
-            start = 0
-            while start < len(user_ids):
-                if not room:
-                    yield piece
-                    piece, room = [], size
-                some = user_ids[start : start + room]
-                piece.append((outcome, some))
-                start += len(some)
-                room -= len(some)
-        yield piece
+            known = self.outcomes.get(user_id)
+            self.outcomes[user_id] = outcome if known is None else merged(known, outcome)
 
 
 class RecordBatch(msgspec.Struct):
-    """Outcomes for so many recipients as are written at once, the push records they belong to, and whom to tell then.
-
-    Receipts are made of the outcomes where the store wants them, and for the disk.
-    """
+    """At most `records.batch_size` receipts, the push records they belong to, and whom to tell when written."""
 
     push_records: list[PushRecord]
-    noted: list[Noted]
+    rows: list[tuple[str, int, Outcome, bool]]
     flights: list[InFlight]
-    receipts: list[Receipt] = []
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to write."""
-        return not (self.push_records or self.noted or self.receipts)
+    receipts: list[Receipt] = []  # made of the rows
 
 
 _body = msgspec.msgpack.Decoder(tuple[list[PushRecord], list[Receipt]])
@@ -149,14 +91,13 @@ class RecordWriter:
         self, records: RecordStore, backing: Backing, hub: Hub, directory: CachedDirectory, current: CurrentConfig
     ) -> None:
         self._records = records
-        self._taker = cast(NoteTaker, records) if hasattr(records, "note") else None
         self._metrics = backing.metrics
         self._users = directory.users
         self._hub = hub
         self._current = current
         self._push_records: dict[str, PushRecord] = {}
         self._recorded: list[InFlight] = []  # whose push records these are
-        self._pending: dict[str, _Merged | _Gathered] = {}
+        self._pending: dict[str, _Rows] = {}
         self.writer = WriteBehind(self, backing, self._delay_s)
 
     def push_record(self, flight: InFlight, record: PushRecord) -> None:
@@ -172,30 +113,33 @@ class RecordWriter:
             return
         rows = self._pending.get(message_id)
         if rows is None:
-            rows = self._pending[message_id] = _Merged() if self._taker is None else _Gathered()
+            rows = self._pending[message_id] = _Rows()
         if flight is not None and flight not in rows.flights:
             rows.flights.append(flight)
             flight.add_work()
         rows.add(user_ids, outcome)
         self.writer.wake(user_ids)
 
+    def readable(self, user_ids: set[int] | None = None) -> Coroutine[Any, Any, None]:
+        """Returns when what was noted before, of all or about these users, can be read.
+
+        Raises StoreUnavailable when the store stays away.
+        """
+        return self.writer.flushed() if user_ids is None else self.writer.written_for(user_ids)
+
     def collect(self) -> Iterator[RecordBatch]:
         """Hands over what was noted. Batches are made when their turn comes: a broadcast's would hold up the loop."""
         push_records, self._push_records = self._push_records, {}
         recorded, self._recorded = self._recorded, []
         pending, self._pending = self._pending, {}
-        size = NOTED_AT_ONCE if self._taker is not None else self._current.config.records.batch_size
+        size = self._current.config.records.batch_size
         for rows in pending.values():
             for flight in rows.flights:
-                flight.add_work((len(rows) - 1) // size)  # each batch is written, or given up, by itself
+                flight.add_work((len(rows.outcomes) - 1) // size)  # each batch is written, or given up, by itself
         return _batches(RecordBatch(list(push_records.values()), [], recorded), pending, size)
 
     async def write(self, batch: RecordBatch) -> None:
-        """Writes the receipts behind their push records, completed with names and clients."""
-        if self._taker is not None and batch.noted and not batch.receipts:
-            users = await self._known(batch.noted)
-            await self._taker.note(batch.push_records, batch.noted, users, self._client_of, device_of)
-            return
+        """Completes the receipts, and writes them behind their push records."""
         await self._complete(batch)
         await self._records.write(batch.push_records, batch.receipts)
 
@@ -210,16 +154,16 @@ class RecordWriter:
     def parts(self, batch: RecordBatch) -> Sequence[RecordBatch]:
         """Cuts push records from receipts, and both by halves; the notices wait for each part by itself."""
         parts: list[RecordBatch] = []
-        if batch.push_records and (batch.noted or batch.receipts):
-            parts = [RecordBatch(batch.push_records, [], []), RecordBatch([], batch.noted, [], batch.receipts)]
+        if batch.push_records and (batch.rows or batch.receipts):
+            parts = [RecordBatch(batch.push_records, [], []), RecordBatch([], batch.rows, [], batch.receipts)]
         elif len(batch.push_records) > 1:
             parts = [RecordBatch(some, [], []) for some in halves(batch.push_records)]
         elif len(batch.receipts) > 1:
             parts = [RecordBatch([], [], [], some) for some in halves(batch.receipts)]
-        elif not batch.receipts and (some_noted := _halves(batch.noted)):
-            parts = [RecordBatch([], some, []) for some in some_noted]
+        elif not batch.receipts and len(batch.rows) > 1:
+            parts = [RecordBatch([], some, []) for some in halves(batch.rows)]
         if not parts:
-            return [] if batch.is_empty else [batch]
+            return [batch] if batch.push_records or batch.receipts or batch.rows else []
         for flight in batch.flights:
             flight.add_work()
         for part in parts:
@@ -237,27 +181,20 @@ class RecordWriter:
         return RecordBatch(push_records, [], [], receipts)
 
     async def _complete(self, batch: RecordBatch) -> None:
-        """Makes receipts of the outcomes, once: with names, and with the clients as they are now."""
-        if batch.noted and not batch.receipts:
-            users = await self._known(batch.noted)
+        """Makes receipts of the rows, once: with names, and with the clients as they are now."""
+        if batch.rows and not batch.receipts:
+            users: dict[int, User] = {}
+            try:
+                users = await self._users({row[1] for row in batch.rows})
+            except Exception as error:  # names are not worth a receipt
+                faults.noted(self._metrics, "names", error)
             receipts: list[Receipt] = []
             one_slice = Slice()
-            for rows in batched(_rows(batch.noted), ROWS_PER_CLOCK_READING):
+            for start in range(0, len(batch.rows), ROWS_PER_CLOCK_READING):
                 await one_slice.rest()
+                rows = batch.rows[start : start + ROWS_PER_CLOCK_READING]
                 receipts += [self._receipt(row, users.get(row[1])) for row in rows]
             batch.receipts = receipts
-
-    async def _known(self, noted: Sequence[Noted]) -> dict[int, User]:
-        """The recipients that the directory knows."""
-        ids: set[int] = set()
-        for one in noted:
-            for _, user_ids in one.outcomes:
-                ids.update(user_ids)
-        try:
-            return await self._users(ids)
-        except Exception as error:  # names are not worth a receipt
-            faults.noted(self._metrics, "names", error)
-            return {}
 
     def _receipt(self, row: tuple[str, int, Outcome, bool], user: User | None) -> Receipt:
         message_id, user_id, outcome, is_late = row
@@ -282,37 +219,14 @@ class RecordWriter:
         return self._current.config.records.flush_ms / 1000
 
 
-def _batches(batch: RecordBatch, pending: dict[str, _Merged | _Gathered], size: int) -> Iterator[RecordBatch]:
-    """Fills `batch`, and those that follow it, with outcomes for at most `size` recipients each."""
-    room = size
+def _batches(batch: RecordBatch, pending: dict[str, _Rows], size: int) -> Iterator[RecordBatch]:
+    """Fills `batch`, and those that follow it, with at most `size` rows each."""
     for message_id, rows in pending.items():
         is_late = not rows.flights
-        for piece in rows.pieces(size):
-            count = sum(len(user_ids) for _, user_ids in piece)
-            if count > room:
+        for chunk in batched(rows.outcomes.items(), size):
+            if len(batch.rows) + len(chunk) > size:
                 yield batch
-                batch, room = RecordBatch([], [], []), size
-            batch.noted.append(Noted(message_id, piece, is_late))
+                batch = RecordBatch([], [], [])
+            batch.rows.extend((message_id, user_id, outcome, is_late) for user_id, outcome in chunk)
             batch.flights.extend(rows.flights)
-            room -= count
     yield batch
-
-
-def _rows(noted: Sequence[Noted]) -> Iterator[tuple[str, int, Outcome, bool]]:
-    for one in noted:
-        for outcome, user_ids in one.outcomes:
-            for user_id in user_ids:
-                yield one.message_id, user_id, outcome, one.is_late
-
-
-def _halves(noted: list[Noted]) -> list[list[Noted]]:
-    """Cut by notice, a single one by outcome, a single outcome by recipient; nothing where it is for one only."""
-    if len(noted) != 1:
-        return halves(noted) if noted else []
-    message_id, outcomes, is_late = noted[0].message_id, noted[0].outcomes, noted[0].is_late
-    if len(outcomes) > 1:
-        return [[Noted(message_id, some, is_late)] for some in halves(outcomes)]
-    ((outcome, user_ids),) = outcomes
-    if len(user_ids) > 1:
-        return [[Noted(message_id, [(outcome, some)], is_late)] for some in halves(user_ids)]
-    return []

@@ -11,6 +11,7 @@ from typing import Any
 
 from pushd.writing.mailbox import MailboxWriter
 from pushd.writing.online_status import StatusWriter
+from pushd.writing.receipts import LedgerWriter
 from pushd.writing.records import RecordWriter
 from pushd.writing.settled import SettledWriter
 from pushd.writing.write_behind import WriteBehind
@@ -24,7 +25,11 @@ class Writers:
     """
 
     def __init__(
-        self, mailbox: MailboxWriter, records: RecordWriter, statuses: StatusWriter, settled: SettledWriter
+        self,
+        mailbox: MailboxWriter,
+        records: RecordWriter | LedgerWriter,
+        statuses: StatusWriter,
+        settled: SettledWriter,
     ) -> None:
         self.mailbox = mailbox
         self.records = records
@@ -33,7 +38,7 @@ class Writers:
 
     def records_written(self, user_ids: set[int] | None = None) -> Coroutine[Any, Any, None]:
         """What was noted before, of all or about these users, is in the records."""
-        return _written(self.records.writer, user_ids)
+        return self.records.readable(user_ids)
 
     def mailboxes_written(self, user_ids: set[int] | None = None) -> Coroutine[Any, Any, None]:
         """What was noted before, of all or about these users, is in the mailboxes."""

@@ -1,4 +1,4 @@
-"""The contract of ports.NoteTaker: the same as `write` of the receipts that need not be made."""
+"""The contract of ports.ReceiptLedger: the same as `write` of receipts, which need not be made."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pushd.model import Mark, Outcome, User
-from pushd.ports import Noted
 from pushd.records import ReceiptFilter
 from pushd.users.devices import device_of
 from tests.samples import OUTCOMES, RECEIPTS, receipt
@@ -30,10 +29,26 @@ def client_of(user_id: int) -> tuple[str, str, str]:
     return CLIENTS.get(user_id, NOBODY)
 
 
-async def noted(node: Node, message_id: str, outcomes: Outcomes, *, is_late: bool = False) -> None:
-    await node.stores.records.note(  # type: ignore[attr-defined]
-        [node.record(message_id, "success")], [Noted(message_id, outcomes, is_late)], KNOWN, client_of, device_of
-    )
+async def noted(
+    node: Node, message_id: str, outcomes: Outcomes, users: dict[int, User] | None = None, *, is_found: bool = False
+) -> None:
+    """Notes outcomes one after the other, with names and devices; `is_found`: the notice's seq is not looked up."""
+    ledger = node.stores.ledger
+    assert ledger is not None
+    seq = 0 if is_found else (await ledger.find([message_id])).get(message_id, 0)
+    for outcome, user_ids in outcomes:
+        has_client = outcome.is_online or outcome.received_ms
+        clients = [ledger.client(*client_of(user_id)) for user_id in user_ids] if has_client else []
+        if user_ids:
+            ledger.note(seq, message_id, user_ids, outcome, clients, 0)
+    named = KNOWN if users is None else users
+    mentioned = dict.fromkeys(user_id for _, user_ids in outcomes for user_id in user_ids)
+    ledger.name([(named[user_id], seq) for user_id in mentioned if user_id in named])
+    for client, user_agent in ledger.undescribed():
+        device = device_of(user_agent)
+        ledger.describe(client, (device.device_type, device.platform, device.browser))
+    ledger.conclude(seq, message_id, "success")
+    await ledger.commit()
 
 
 async def written(node: Node, message_id: str, outcomes: Outcomes) -> None:
@@ -74,26 +89,51 @@ async def test_notes_are_receipts(node: Node, first: Outcomes, second: Outcomes)
     assert rows(node, "b") == rows(node, "d")
 
 
-async def test_notes_of_many_notices_at_once(node: Node) -> None:
-    """All of them, or in part: of ids that are no notices' nothing is noted."""
+async def test_notices_are_found_by_their_ids(node: Node) -> None:
+    """Whether they were accepted since the start or before it; of ids that no notice has nothing is noted."""
     names = [f"m{number}" for number in range(20)]
     await node.accept(*names)
     one = [(OUTCOMES[0], [1, 2]), (OUTCOMES[3], [2, 3])]
-    of_all = [Noted(name, one) for name in [*names, "unknown", ""]]
-    await node.stores.records.note([], of_all, KNOWN, client_of, device_of)  # type: ignore[attr-defined]
+    for name in [*names[:10], "unknown", ""]:
+        await noted(node, name, one, is_found=True)
+    await node.restart()
+    ledger = node.stores.ledger
+    assert ledger is not None
+    assert not ledger.note(0, "m15", [1], OUTCOMES[0], [], 0)
+    assert not ledger.conclude(0, "m15", "success")
+    for name in [*names[10:], "unknown", ""]:
+        await noted(node, name, one)
     await node.restart()
     assert (await node.stores.records.receive_stats(ReceiptFilter())).total_users == 3 * len(names)
     assert {row["delivery_status"] for row in rows(node, "m7")} == {"pending", "delivered"}
     assert await node.stores.records.receive_status("unknown") is None
 
 
-async def test_late_notes_of_deleted_notices_are_none(node: Node) -> None:
+async def test_notes_of_deleted_notices_are_none(node: Node) -> None:
     await node.accept("a", "b")
     for name in "ab":
         await noted(node, name, [(OUTCOMES[1], [1])])
     await node.stores.records.delete("a")
-    late = [Noted(name, [(OUTCOMES[4], [1, 2])], is_late=True) for name in "ab"]
-    await node.stores.records.note([], late, KNOWN, client_of, device_of)  # type: ignore[attr-defined]
+    for name in "ab":
+        await noted(node, name, [(OUTCOMES[4], [1, 2])])
     assert await node.stores.records.receive_status("a") is None
     assert await node.stores.records.received_by("b") == {1, 2}
     assert await node.stores.records.mark(1, ["a", "b"], Mark.READ, 2000) == ["b"]
+
+
+async def test_a_client_is_told_with_its_device_once_that_is_known(node: Node) -> None:
+    await node.accept("a")
+    ledger = node.stores.ledger
+    assert ledger is not None
+    client = ledger.client(*CLIENTS[1])
+    assert client >= ledger.oldest_client
+    assert ledger.client(*CLIENTS[1]) == client != ledger.client(*CLIENTS[2])
+    ledger.note(1, "a", [1], OUTCOMES[3], [client], 0)
+    assert (client, FIREFOX) in ledger.undescribed()
+    for _ in range(2):
+        ledger.describe(client, ("desktop", "Linux", "Firefox"))
+    assert [number for number, _ in ledger.undescribed()] == [client + 1]
+    await ledger.commit()
+    await node.restart()
+    (row,) = rows(node, "a")
+    assert (row["connection_id"], row["platform"]) == ("c1", "Linux")

@@ -8,16 +8,14 @@ from contextlib import closing
 import pytest
 
 from pushd.ledger.clients import FIRST_WEEK_MS, WEEK_MS
-from pushd.model import Target, TargetKind, User
-from pushd.ports import Noted
+from pushd.model import Target, TargetKind
 from pushd.records import Part, ReceiptFilter, ReceiptSort
 from pushd.stores.sqlite.notices import DENSE, DENSE_LEAST
-from tests.samples import DELIVERED, FETCHED, OFFLINE, at, item_of, receipt
+from tests.samples import DELIVERED, OFFLINE, at, item_of, receipt
 
 from .conftest import Node
 
 ALL = Part(0, 10_000)
-DEVICE = ("", "", "")
 
 
 def connections(node: Node) -> list[str]:
@@ -61,20 +59,11 @@ async def test_what_is_for_all_or_for_many_is_dense(node: Node, first: str) -> N
     assert [sum(ledger.counts(seq).values()) for seq in (1, 2, 3)] == [1, DENSE_LEAST, DENSE_LEAST]
 
 
-async def noted(node: Node, name: str, user_ids: list[int], known: dict[int, User] | None = None) -> None:
-    one = Noted(name, [(OFFLINE, user_ids)])
-    await node.stores.records.note([], [one], known or {}, lambda _: DEVICE, lambda _: DEVICE)  # type: ignore[attr-defined]
-
-
-async def test_late_answers_rename_nobody(node: Node) -> None:
-    await node.accept("a", "b")
-    await noted(node, "a", [1], {1: User(1, "ann", 1)})
-    late = Noted("a", [(FETCHED, [1])], is_late=True)
-    await node.stores.records.note([], [late], {1: User(1, "bob", 2)}, lambda _: DEVICE, lambda _: DEVICE)  # type: ignore[attr-defined]
-    await noted(node, "b", [1], {1: User(1, "bob", 2)})
-    rows = await node.stores.records.receive_records(ReceiptFilter(), ReceiptSort.CREATED_AT, ALL)
-    assert {row.message_id: (row.username, row.user_role) for row in rows} == {"a": ("ann", 1), "b": ("bob", 2)}
-    assert {row.message_id for row in rows if row.is_received} == {"a"}
+async def noted(node: Node, name: str, user_ids: list[int]) -> None:
+    ledger = node.stores.ledger
+    assert ledger is not None
+    assert ledger.note(0, name, user_ids, OFFLINE, [], 0)
+    await ledger.commit()
 
 
 async def test_expiry_goes_on_where_it_stopped(node: Node) -> None:

@@ -1,7 +1,8 @@
-"""A conversion that is killed at any of its writes: the next start goes on as if there had been none before."""
+"""A conversion that is killed, or cut off from its power: the next start goes on as if there had been none before."""
 
 from __future__ import annotations
 
+import random
 import shutil
 import sqlite3
 from contextlib import closing
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pushd.stores.sqlite.engine.schema import prepare
 from tests import native
+from tests.converted import started
+from tests.fault.test_power_cut import lose
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -20,6 +22,38 @@ def test_a_kill_at_any_write_leaves_a_start_that_goes_on(tmp_path: Path) -> None
     told = native.run(tmp_path, "tests.fault.test_conversion_kill:killed_at_each", tmp_path, timeout_s=100)
     kills = int(told.split()[-1])
     assert kills > 30
+
+
+@pytest.mark.timeout(120)
+def test_a_power_cut_leaves_a_start_that_goes_on(tmp_path: Path) -> None:
+    told = native.run(tmp_path, "tests.fault.test_conversion_kill:cut_at_some", tmp_path, timeout_s=100)
+    assert int(told.split()[-1]) > 30
+
+
+def cut_at_some(directory: str) -> None:
+    """Cuts the power at some writes, among them the last ones; what was not synced may be there or not."""
+    rng = random.Random(20261130)
+    old = old_database(Path(directory) / "old", 8)
+    before = dump(old)
+    place, twins = Path(directory) / "data", Path(directory) / "twins"
+    at = copied(old, place)
+
+    def start() -> None:
+        started(at)
+
+    changes = native.changes_of(place, start)
+    expected = dump(at)
+    cuts = sorted({*range(3, changes - 20, 9), *range(changes - 20, changes + 1)})
+    for cut in cuts:
+        copied(old, place)
+        copied(old, twins)
+        assert native.ends_at(cut, place, start, twins), cut
+        lose(place, twins, rng)
+        assert dump(at) in (before, expected), cut
+        assert not native.ends_at(0, place, start), cut
+        assert dump(at) == expected, cut
+        assert dump(place / "pushd.db.v8") == before, cut
+    print(len(cuts))
 
 
 def killed_at_each(directory: str) -> None:
@@ -33,7 +67,7 @@ def killed_at_each(directory: str) -> None:
     at = copied(old, place)
 
     def start() -> None:
-        prepare(at)
+        started(at)
 
     changes = native.changes_of(place, start)
     expected = dump(at)

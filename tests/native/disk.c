@@ -148,8 +148,16 @@ int rename(const char *from, const char *to) {
 }
 
 int link(const char *from, const char *to) {
-    if (name_in(to) != NULL && is_last()) end();
-    return REAL(link)(from, to);
+    char old[PATH_MAX], new[PATH_MAX];
+    const char *name = name_in(from), *other = name_in(to);
+    if (other != NULL && is_last()) end();
+    int result = REAL(link)(from, to);
+    if (!result && name != NULL && other != NULL && twins[0]) {
+        twin_path(name, old);
+        twin_path(other, new);
+        REAL(link)(old, new);
+    }
+    return result;
 }
 
 int unlink(const char *path) {

@@ -53,6 +53,9 @@ class Clock:
         self.seconds += seconds
 
 
+AT_ONCE = ("client", "note", "conclude", "name", "undescribed", "describe")  # of ports.ReceiptLedger
+
+
 class Faulty:
     """A store whose operations fail or wait when the test says so, and otherwise are the store's own."""
 
@@ -60,12 +63,17 @@ class Faulty:
         self._store = store
         self._errors: dict[str, deque[Exception]] = {}
         self._gates: dict[str, asyncio.Event] = {}
+        self._answers: dict[str, deque[Any]] = {}
         self.calls: list[str] = []
 
     def fail(self, operation: str, times: int = 1, error: Exception | None = None) -> None:
         """The next calls raise; StoreUnavailable when nothing else is said."""
         errors = self._errors.setdefault(operation, deque())
         errors.extend([error or StoreUnavailable("store", f"{operation} refused")] * times)
+
+    def answer(self, operation: str, value: Any) -> None:
+        """The next call does nothing, and returns that."""
+        self._answers.setdefault(operation, deque()).append(value)
 
     def work(self) -> None:
         """No further call fails."""
@@ -81,6 +89,17 @@ class Faulty:
         if not callable(operation):
             return operation
 
+        def call_at_once(*args: Any, **kwargs: Any) -> Any:
+            self.calls.append(name)
+            if self._answers.get(name):
+                return self._answers[name].popleft()
+            if self._errors.get(name):
+                raise self._errors[name].popleft()
+            return operation(*args, **kwargs)
+
+        if name in AT_ONCE:
+            return call_at_once
+
         async def call(*args: Any, **kwargs: Any) -> Any:
             self.calls.append(name)
             if name in self._gates:
@@ -95,11 +114,12 @@ class Faulty:
 def faulty(stores: Stores) -> Stores:
     """The same stores, each behind a `Faulty`."""
     names = [name for name in Stores.__dataclass_fields__ if name not in ("remotes", "background")]
-    return Stores(**{name: Faulty(getattr(stores, name)) for name in names})  # type: ignore[arg-type]
+    kept = {name: getattr(stores, name) for name in names}
+    return Stores(**{name: None if store is None else Faulty(store) for name, store in kept.items()})  # type: ignore[arg-type]
 
 
 REFUSED_USER = 999_777
-PICKED = ("save", "remove", "write", "note", "connected", "disconnected", "settle")
+PICKED = ("save", "remove", "write", "connected", "disconnected", "settle")
 REFUSALS = [StoreError("store", "never"), TypeError("odd")]
 
 

@@ -20,8 +20,19 @@ from pushd.config.schema import Config, ServerConfig
 from pushd.errors import StartError
 from pushd.records import Part, ReceiptFilter, ReceiptSort
 from pushd.stores.sqlite import conversion, open_stores
-from pushd.stores.sqlite.engine.schema import VERSION, prepare
-from tests.converted import ANSWERED_MS, ANSWERS, ONLINE, STEP_NAMES, STEPS, Stored, dump, empty_database, old_database
+from pushd.stores.sqlite.engine.schema import VERSION
+from tests.converted import (
+    ANSWERED_MS,
+    ANSWERS,
+    ONLINE,
+    STEP_NAMES,
+    STEPS,
+    Stored,
+    dump,
+    empty_database,
+    old_database,
+    started,
+)
 
 
 def without(row: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -36,7 +47,7 @@ def version(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def stored(tmp_path: Path, version: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stored]:
     monkeypatch.setattr(conversion, "wall_ms", lambda: ANSWERED_MS)
-    prepare(old_database(tmp_path, version))
+    started(old_database(tmp_path, version))
     with closing(Stored(tmp_path / "pushd.db")) as found:
         yield found
 
@@ -157,7 +168,7 @@ def test_what_is_not_the_ledger_s_is_as_it_was(stored: Stored, version: int) -> 
 def test_the_old_file_is_kept_and_a_second_start_does_nothing(tmp_path: Path, version: int) -> None:
     path = old_database(tmp_path, version)
     before = dump(path)
-    prepare(path)
+    started(path)
     kept = tmp_path / f"pushd.db.v{version}"
     assert dump(kept) == before
     with closing(sqlite3.connect(path)) as connection:
@@ -165,7 +176,7 @@ def test_the_old_file_is_kept_and_a_second_start_does_nothing(tmp_path: Path, ve
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     after = dump(path)
     with capture_logs() as logs:
-        prepare(path)
+        started(path)
     assert not logs
     assert dump(path) == after
     assert {item.name for item in tmp_path.iterdir()} == {"pushd.db", kept.name}
@@ -175,7 +186,7 @@ def test_the_old_file_is_kept_and_a_second_start_does_nothing(tmp_path: Path, ve
 def test_a_file_that_was_kept_before_stays(tmp_path: Path) -> None:
     path = old_database(tmp_path, 8)
     (tmp_path / "pushd.db.v8").write_bytes(b"of another time")
-    prepare(path)
+    started(path)
     assert (tmp_path / "pushd.db.v8").read_bytes() == b"of another time"
     assert (tmp_path / "pushd.db.v8.2").exists()
 
@@ -187,9 +198,19 @@ def test_where_files_have_one_name_only_the_old_one_is_copied(tmp_path: Path, mo
     path = old_database(tmp_path, 8)
     before = dump(path)
     monkeypatch.setattr(os, "link", refuse)
-    prepare(path)
+    started(path)
     assert dump(tmp_path / "pushd.db.v8") == before
     assert {item.name for item in tmp_path.iterdir()} == {"pushd.db", "pushd.db.v8"}
+
+
+def test_what_a_link_leads_to_is_converted_where_it_is(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    (tmp_path / "pushd.db").symlink_to(old_database(there, 8))
+    started(tmp_path / "pushd.db")
+    assert {item.name for item in there.iterdir()} == {"pushd.db", "pushd.db.v8"}
+    with closing(Stored(tmp_path / "pushd.db")) as stored:
+        assert len(list(stored.receipts())) == len(ANSWERS["receipts"])
 
 
 def test_a_full_disk_ends_the_start_with_one_line(tmp_path: Path) -> None:
@@ -201,7 +222,7 @@ def test_a_full_disk_ends_the_start_with_one_line(tmp_path: Path) -> None:
         code = 1
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-            prepare(path)
+            started(path)
         except StartError as error:
             is_told = "\n" not in str(error) and str(path) in str(error)
             code = 0 if is_told else 2
@@ -210,7 +231,7 @@ def test_a_full_disk_ends_the_start_with_one_line(tmp_path: Path) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert dump(path) == before
     assert {item.name for item in tmp_path.iterdir()} == {"pushd.db"}
-    prepare(path)
+    started(path)
 
 
 def test_a_file_that_another_program_uses_is_refused(tmp_path: Path) -> None:
@@ -220,7 +241,20 @@ def test_a_file_that_another_program_uses_is_refused(tmp_path: Path) -> None:
         other.execute("SELECT * FROM user").fetchall()
         with pytest.raises(StartError, match="locked"):
             conversion.converted(path, 8)
-    prepare(path)
+    started(path)
+
+
+def test_it_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, "TELL_EVERY_S", 0.0)
+    monkeypatch.setattr("pushd.stores.sqlite.older.PROGRESS_STEPS", 100)
+    path = old_database(tmp_path, 8)
+    with capture_logs() as logs:
+        started(path)
+    said = [{name: line[name] for name in line if name not in ("event", "log_level")} for line in logs]
+    assert said[0] == {"file": str(path), "version": 8}
+    assert {"journal_entries": "12 of 13"} in said
+    assert {"push_records": "9 of 9"} in said  # while they are sorted
+    assert {"notices": "15 of 16", "receipts": "22 of 22"} in said
 
 
 def fill(path: Path, rng: random.Random, *, broadcasts: int, singles: int, users: int) -> list[tuple[Any, ...]]:
@@ -266,7 +300,7 @@ def test_many_receipts_in_blocks_and_pages(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("pushd.stores.sqlite.older.CHUNK_ROWS", 300)
     path = empty_database(tmp_path)
     written = fill(path, random.Random(2), broadcasts=3, singles=6000, users=500)
-    prepare(path)
+    started(path)
     with closing(Stored(path)) as stored:
         found = [
             (

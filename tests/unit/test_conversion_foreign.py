@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from pushd.stores.sqlite.engine.schema import prepare
-from tests.converted import DATA, Stored, empty_database
+from tests.converted import DATA, Stored, empty_database, started
 
 ODD: list[Any] = [
     None, "", b"", b"\xff\xfe\x00", "a\x00b", '[1,"a",null,1e400,99999999999999999999]', -1, 2**63 - 1, -(2**63), 1e308,
@@ -71,7 +70,7 @@ def test_what_cannot_be_read_costs_itself_only(tmp_path: Path, table: str, colum
             except (sqlite3.IntegrityError, sqlite3.OperationalError):  # SQLite does not take it there
                 continue
     with capture_logs() as logs:
-        prepare(path)
+        started(path)
     with closing(Stored(path)) as stored:
         good = f"m{len(ODD) + 1}"
         assert good in {row[1] for row in stored.rows.values()}
@@ -93,7 +92,7 @@ def test_what_was_left_out_is_counted(tmp_path: Path) -> None:
         connection.execute("UPDATE admin_user_receive_records SET user_id = 'x' WHERE rowid = 9")
         connection.execute("UPDATE journal SET body = '{' WHERE seq IN (5, 6)")  # 6 is not settled
     with capture_logs() as logs:
-        prepare(path)
+        started(path)
     (said,) = (line for line in logs if line["log_level"] == "error")
     # Receipts of the spoiled record are nobody's; of journal entry 6, with its record, the operator hears later.
     assert {name: said[name] for name in ("push records", "receipts", "journal entries")} == {

@@ -357,7 +357,7 @@ async def test_a_disk_that_is_full_refuses_a_whole_group(intake_house: House, fr
 async def test_a_closed_journal_refuses(make_house: Build, stores: Stores) -> None:
     """As after a drain that took too long: `append` raises at once."""
     house = make_house()
-    await stores.journal._thread.aclose()  # type: ignore[attr-defined]
+    await stores.journal._file.thread.aclose()  # type: ignore[attr-defined]
     assert (await refused(house, Submission(content="x"))).code is ErrorCode.STORE_UNAVAILABLE
 
 

@@ -13,8 +13,11 @@ DEVICE = ("mobile", "Android", "Chrome")
 ANN = ("c1", "10.0.0.1", "Firefox")
 
 
-def describe(user_agent: str) -> tuple[str, str, str]:
-    return DEVICE
+def number_of(clients: Clients, connection_id: str, client_ip: str, user_agent: str) -> int:
+    """The number, of one whose device is described."""
+    number = clients.number(connection_id, client_ip, user_agent)
+    clients.describe(number, DEVICE)
+    return number
 
 
 class Disk:
@@ -34,17 +37,17 @@ class Disk:
 
 async def test_the_same_facts_have_one_number_and_nobody_has_none() -> None:
     clients = Clients()
-    first = clients.number(*ANN, describe)
-    assert clients.number("", "", "", describe) == 0
-    assert [clients.number(*ANN, describe) for _ in range(2)] == [first, first]
-    assert clients.number("c1", "10.0.0.2", "Firefox", describe) > first > 0
+    first = number_of(clients, *ANN)
+    assert number_of(clients, "", "", "") == 0
+    assert [number_of(clients, *ANN) for _ in range(2)] == [first, first]
+    assert number_of(clients, "c1", "10.0.0.2", "Firefox") > first > 0
     assert await clients.facts([first, 0, 77]) == {first: ClientFacts(*ANN, *DEVICE)}
 
 
 async def test_facts_are_in_memory_until_the_next_flush_shows_that_they_are_stored() -> None:
     disk = Disk()
     clients = Clients(disk.read)
-    first = clients.number(*ANN, describe)
+    first = number_of(clients, *ANN)
     rows = clients.taken()
     assert rows == [(first, *ANN, *DEVICE)]
     assert await clients.facts([first]) == {first: ClientFacts(*ANN, *DEVICE)}
@@ -59,20 +62,21 @@ def test_numbers_go_on_behind_what_is_stored() -> None:
     clients = Clients()
     clients.load(41)
     clients.load(7)
-    assert clients.number(*ANN, describe) == 42
+    assert number_of(clients, *ANN) == 42
 
 
-def test_a_device_is_looked_up_once() -> None:
-    asked = []
-
-    def note(user_agent: str) -> tuple[str, str, str]:
-        asked.append(user_agent)
-        return DEVICE
-
+async def test_a_client_is_stored_once_its_device_is_described() -> None:
     clients = Clients()
     for _ in range(3):
-        clients.number(*ANN, note)
-    assert asked == ["Firefox"]
+        first = clients.number(*ANN)
+    assert clients.undescribed() == [(first, "Firefox")]
+    assert clients.taken() == []
+    assert await clients.facts([first]) == {first: ClientFacts(*ANN, "", "", "")}
+    clients.describe(first, DEVICE)
+    clients.describe(first, ("other", "", ""))
+    clients.describe(first + 1, DEVICE)
+    assert clients.undescribed() == []
+    assert clients.taken() == [(first, *ANN, *DEVICE)]
 
 
 @given(st.lists(st.integers(0, 9), max_size=200), st.integers(1, 5))
@@ -81,7 +85,7 @@ def test_recent_ones_keep_their_number_and_memory_is_bounded(seen: list[int], mo
     clients = Clients(most=most)
     numbers: dict[int, int] = {}
     for place, name in enumerate(seen):
-        number = clients.number(f"c{name}", "", "", describe)
+        number = number_of(clients, f"c{name}", "", "")
         earlier = [at for at in range(place) if seen[at] == name]
         if earlier and len({*seen[earlier[-1] + 1 : place]}) < most:
             assert number == numbers[name]
@@ -103,7 +107,7 @@ def test_what_was_used_since_a_time_has_no_number_below_the_first_of_that_time(
     last = 0
     for at, name in uses:
         clients.begin(FIRST_WEEK_MS + at)
-        number = clients.number(f"c{name}", "", "", describe)
+        number = number_of(clients, f"c{name}", "", "")
         if at >= kept_from:
             assert number >= first_of(FIRST_WEEK_MS + kept_from)
         last = max(last, number)
@@ -114,23 +118,23 @@ def test_a_full_week_goes_on_into_the_next_and_what_is_of_the_past_is_dropped_to
     clients = Clients()
     clients.begin(FIRST_WEEK_MS + WEEK_MS)
     clients.load((2 << WEEK_BITS) - 1)
-    assert clients.number(*ANN, describe) == 2 << WEEK_BITS
+    assert number_of(clients, *ANN) == 2 << WEEK_BITS
     assert first_of(FIRST_WEEK_MS + WEEK_MS) == 1 << WEEK_BITS
 
 
 def test_a_clock_that_steps_back_changes_nothing() -> None:
     clients = Clients()
     clients.begin(FIRST_WEEK_MS + 2 * WEEK_MS)
-    first = clients.number(*ANN, describe)
+    first = number_of(clients, *ANN)
     clients.begin(0)
-    assert clients.number(*ANN, describe) == first
-    assert clients.number("c2", "", "", describe) == first + 1
+    assert number_of(clients, *ANN) == first
+    assert number_of(clients, "c2", "", "") == first + 1
 
 
 def test_without_any_more_numbers_nobody_has_one() -> None:
     clients = Clients()
     clients.begin(1 << 53)
     clients.load(LAST - 1)
-    assert clients.number(*ANN, describe) == LAST
-    assert clients.number("c2", "", "", describe) == 0
-    assert clients.number(*ANN, describe) == LAST
+    assert number_of(clients, *ANN) == LAST
+    assert number_of(clients, "c2", "", "") == 0
+    assert number_of(clients, *ANN) == LAST

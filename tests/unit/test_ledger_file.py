@@ -73,7 +73,8 @@ async def test_all_of_it_comes_back(path: Path) -> None:
         await append(file, 1, 2)
         users = numbers(file, 70, 50)
         file.users.note_names(users, [User(70, "ann", 3), User(50, "bob", 0)], 1)
-        client = file.clients.number("c1", "10.0.0.1", "Firefox", lambda _: ("pc", "Linux", "Firefox"))
+        client = file.clients.number("c1", "10.0.0.1", "Firefox")
+        file.clients.describe(client, ("pc", "Linux", "Firefox"))
         file.ledger.note(1, users, DELIVERED, 1500, [client, 0])
         file.ledger.wait(2, users[:1])
         file.ledger.set_notice(1, set=SETTLED)
@@ -93,7 +94,7 @@ async def test_all_of_it_comes_back(path: Path) -> None:
         label = file.labels.label(file.ledger.label(2))
         assert label is not None
         assert (label.type, label.target) == ("system_notice", "all")
-        other = file.clients.number("c2", "10.0.0.1", "Firefox", lambda _: ("", "", ""))
+        other = file.clients.number("c2", "10.0.0.1", "Firefox")
         assert other > receipt[4]
 
 
@@ -209,7 +210,8 @@ async def test_a_disk_that_stays_full_is_logged_at_the_end(path: Path) -> None:
 
 async def test_a_text_that_cannot_be_stored_holds_up_nothing(path: Path) -> None:
     async with opened_file(path) as file:
-        number = file.clients.number("c1", "\ud800", "Firefox", lambda _: ("", "", ""))
+        number = file.clients.number("c1", "\ud800", "Firefox")
+        file.clients.describe(number, ("", "", ""))
         file.users.note_name(numbers(file, 1)[0], 1, "ann\udfff", 1 << 70)
         with capture_logs() as logs:
             await file.commit()

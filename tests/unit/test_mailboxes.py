@@ -67,9 +67,9 @@ async def test_when_the_directory_fails_the_mailbox_comes_later(frail_house: Hou
 async def test_the_mailbox_does_not_wait_for_the_records(impatient: House, frail: Any) -> None:
     """CONTRACT section 6: live delivery goes on while the records store is down; a mailbox that answers may too."""
     ids = await fill(impatient, 7, 2)
-    frail.records.fail("note", 10_000)
+    frail.ledger.fail("commit", 10_000)
     await impatient.publish(target="custom", user_ids=[8])
-    await until(lambda: "note" in frail.records.calls)
+    await until(lambda: "commit" in frail.ledger.calls)
     client = impatient.arrive(7)
     await greeted(client)
     await until(lambda: client.ids == ids, within_s=0.2)

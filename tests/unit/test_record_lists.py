@@ -64,7 +64,7 @@ async def listed(stores: Stores, where: PushFilter, part: Part = ALL) -> list[st
         (b'{"content": "cut o', {}),
         (b'{"message_id": "m1", "content": "caf\xff", "data": [1]}', {"content": "caf\ufffd", "extra_data": [1]}),
         (b'{"content": 7, "message_id": "m1", "expires_ms": "50"}', {"expires_ms": 50}),
-        (b'{"content": "a", "target": {"kind": "nobody"}, "priority": 99}', {"content": "a", "priority": 1}),
+        (b'{"content": "a", "target": {"kind": "nobody"}, "priority": 99}', {"content": "a", "priority": 2}),
         (b'{"content": "a", "type": "mine", "target": {"kind": "role", "roles": [3]}}',
          {"content": "a", "message_type": "mine", "target": "role", "target_roles": [3]}),
         (b'{"content": "\\ud800 half"}', {"content": "? half"}),

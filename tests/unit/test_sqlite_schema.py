@@ -15,7 +15,7 @@ from pushd.clock import wall_ms
 from pushd.config.schema import Config, ServerConfig
 from pushd.errors import StartError
 from pushd.model import User
-from pushd.stores.sqlite import conversion, import_users, journal, ledger_file, notices, open_stores, presence
+from pushd.stores.sqlite import import_users, journal, ledger_file, notices, open_stores, presence
 from pushd.stores.sqlite.engine.connection import open_connection
 from pushd.stores.sqlite.engine.schema import APPLICATION_ID, VERSION, prepare
 
@@ -132,9 +132,7 @@ def test_importing_counts_and_names_the_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", range(1, VERSION))
-def test_an_older_version_is_converted_before_it_is_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
-) -> None:
+def test_an_older_version_is_converted_before_it_is_opened(tmp_path: Path, version: int) -> None:
     path = tmp_path / "pushd.db"
     seen: list[int] = []
 
@@ -143,13 +141,14 @@ def test_an_older_version_is_converted_before_it_is_opened(
         old.unlink()
         prepare(old)
 
-    monkeypatch.setattr(conversion, "converted", convert)
     with closing(sqlite3.connect(path)) as old:
         old.execute("CREATE TABLE journal (seq)")
         old.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         old.execute(f"PRAGMA user_version = {version}")
-    for _ in range(2):
+    with pytest.raises(StartError, match="the daemon converts it"):
         prepare(path)
+    for _ in range(2):
+        prepare(path, convert)
         with closing(sqlite3.connect(path)) as new:
             assert new.execute("PRAGMA user_version").fetchone() == (VERSION,)
             assert new.execute("SELECT count(*) FROM notice").fetchone() == (0,)

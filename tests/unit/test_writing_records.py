@@ -17,7 +17,7 @@ from pushd.model import Channel, DeliveryStatus, Mark, Outcome, PushRecord
 from pushd.ports import Stores
 from pushd.turns import SLICE_S
 from pushd.users.devices import Device
-from pushd.writing.records import ROWS_PER_CLOCK_READING, RecordWriter, merged
+from pushd.writing.records import ROWS_PER_CLOCK_READING, merged
 from tests.unit.parts import REFUSALS, REFUSED_USER, START_MS, House, Picky, with_store
 
 Build = Callable[..., House]
@@ -59,51 +59,31 @@ def test_merging_forgets_nothing_and_does_not_depend_on_grouping(outcomes: list[
     assert (whole.received_ms > 0) == any(outcome.received_ms for outcome in outcomes)
 
 
-class Plain:
-    """A record store that takes receipts only, as those outside of this process do."""
-
-    def __init__(self, records: Any) -> None:
-        self._records = records
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "note":
-            raise AttributeError(name)
-        return getattr(self._records, name)
-
-
-@pytest.fixture(params=["note", "write"])
-def write(request: pytest.FixtureRequest) -> str:
-    """What the store of records is called for."""
-    return str(request.param)
-
-
 @pytest.fixture
-async def stores(stores: Stores, write: str) -> Stores:
-    """That of records takes notes, or does not."""
-    return stores if write == "note" else with_store(stores, records=Plain(stores.records))
+async def stores(stores: Stores) -> Stores:
+    """As where records are kept outside of this process: receipts are written to them, and nothing is noted."""
+    return with_store(stores, ledger=None)
 
 
 def record(flight: InFlight) -> PushRecord:
     return PushRecord(flight.notice, status="success", total_count=0, online_count=0)
 
 
-async def test_a_push_record_holds_its_notice_until_it_is_written(make_house: Build, frail: Any, write: str) -> None:
+async def test_a_push_record_holds_its_notice_until_it_is_written(make_house: Build, frail: Any) -> None:
     house = make_house(stores=frail)
-    writer: RecordWriter = house.writers.records
+    writer = house.writers.records
     (counted,) = await house.counted("m1")
     writer.push_record(counted.flight, record(counted.flight))
     counted.flight.end_fan_out()
     assert counted.settled == 0
-    frail.records.fail(write, 2)
+    frail.records.fail("write", 2)
     house.start_writers()
     await writer.writer.flushed()
     assert counted.settled == 1
     assert await frail.records.receive_status("m1") is not None
 
 
-async def test_receipts_of_one_notice_become_one_write_and_hold_it_once(
-    make_house: Build, frail: Any, write: str
-) -> None:
+async def test_receipts_of_one_notice_become_one_write_and_hold_it_once(make_house: Build, frail: Any) -> None:
     house = make_house(stores=frail)
     writer = house.writers.records
     (counted,) = await house.counted("m1")
@@ -115,14 +95,11 @@ async def test_receipts_of_one_notice_become_one_write_and_hold_it_once(
     house.start_writers()
     await writer.writer.flushed()
     assert counted.settled == 1
-    assert frail.records.calls.count(write) == 1
+    assert frail.records.calls.count("write") == 1
     assert await frail.records.received_by("m1") == {1, 2, 3}
 
 
-async def test_a_notice_over_several_batches_is_held_until_the_last_is_written(
-    make_house: Build, frail: Any, write: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pushd.writing.records.NOTED_AT_ONCE", 3)
+async def test_a_notice_over_several_batches_is_held_until_the_last_is_written(make_house: Build, frail: Any) -> None:
     house = make_house(stores=frail, records={"batch_size": 3, "flush_ms": 1})
     writer = house.writers.records
     first, second = await house.counted("m1", "m2")
@@ -130,7 +107,7 @@ async def test_a_notice_over_several_batches_is_held_until_the_last_is_written(
     writer.note(second.flight, "m2", range(1, 3), RECEIVED)
     for counted in (first, second):
         counted.flight.end_fan_out()
-    frail.records.fail(write, 4)
+    frail.records.fail("write", 4)
     house.start_writers()
     await writer.writer.flushed()
     assert (first.settled, second.settled) == (1, 1)

@@ -81,6 +81,9 @@ async def open_stores(
                 ) as file,
             ):
                 with checkpoints(path, thread) as moving:
+                    records = SqliteRecords(
+                        file, RecordLists(file, readers.read), Statements(thread, "records"), clock=clock
+                    )
                     yield Stores(
                         journal=journal.SqliteJournal(file),
                         outbox=SqliteOutbox(thread),
@@ -93,9 +96,8 @@ async def open_stores(
                             clock=clock,
                             left_aside=left_aside,
                         ),
-                        records=SqliteRecords(
-                            file, RecordLists(file, readers.read), Statements(thread, "records"), clock=clock
-                        ),
+                        records=records,
+                        ledger=records if has_records else None,
                         directory=SqliteDirectory(thread),
                         presence=SqlitePresence(thread),
                         set_aside=SqliteSetAside(thread, clock),

@@ -12,7 +12,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from time import monotonic
@@ -31,7 +31,10 @@ from pushd.ledger.users import Users
 from pushd.stores.sqlite import ledger_file
 from pushd.stores.sqlite.engine.schema import create, transaction
 from pushd.stores.sqlite.ledger_file import Flush
+from pushd.stores.sqlite.ledger_load import HIDDEN, KNOWN, SETTLED
+from pushd.stores.sqlite.notices import DENSE_LEAST
 from pushd.stores.sqlite.older import Entry, Older, Receipt
+from pushd.stores.sqlite.records import CONFIRMED, READ, STATUSES
 
 log = structlog.get_logger("pushd.stores.sqlite")
 
@@ -41,16 +44,11 @@ FLUSH_RECEIPTS = 200_000
 FLUSH_NOTICES = 20_000
 FLUSH_BYTES = 8 * 1024 * 1024  # of notices
 CACHE_KIB = 32_768
-# Notices for so many, or a quarter of all users, have a block of their own.
-LEAST_DENSE = 256
-# Who waits is told apart from whom an item was saved for late by this.
+# What was saved into a mailbox so long after its acceptance was sent again, and waits from then on.
 SAVED_LATE_MS = 60_000
 EVERYBODY = 2**31 - 1  # may wait: mailboxes were trimmed before
 
-KNOWN, SETTLED, HIDDEN = 0x01, 0x02, 0x08  # _ledger.pxd, NoticeState
-STATUSES = {"success": 0x40, "expired": 0x80, "failed": 0xC0}
 CLIENT = slice(Receipt._fields.index("connection_id"), None)
-READ, CONFIRMED = 5, 6  # _ledger.pxd, Step
 
 NOTICE = "INSERT INTO notice (seq, message_id, accepted_ms, expires_ms, waits_from_ms, body) VALUES (?, ?, ?, ?, ?, ?)"
 _encode = msgspec.json.Encoder().encode
@@ -59,24 +57,39 @@ _encode = msgspec.json.Encoder().encode
 def converted(path: Path, version: int) -> None:
     """Replace the database at `path`, which has this version; it stays beside it as `pushd.db.v<version>`.
 
-    Takes about 10 s a million receipts, and says how far it is. To be called with the data directory locked. Raises
-    StartError with one line; the old file is in its place then.
+    Takes 10 s for a million receipts of broadcasts, 30 s for a million notices with one each, 150 MB of memory beside
+    the ledger's own and room on the disk for a second file. Says how far it is. Raises StartError with one line; the
+    old file is in its place then.
     """
+    path = path.resolve()  # of a link, what it leads to
     new, work = (path.with_name(path.name + suffix) for suffix in (".new", ".sorted"))
     began = monotonic()
-    log.warning("the database is converted, which is done once", file=str(path), version=version)
+    log.info("the database is converted, which is done once", file=str(path), version=version)
+    progress = _Progress()
     try:
-        try:
+        # In this order: once the old file is locked, nobody else makes these.
+        with closing(Older(path, wall_ms(), progress.tell)) as older, _dropped(new, work):
             _drop(new, work)
-            _make(path, new, work)
-            _drop(work)
+            _make(older, new, work, progress)
+        with _dropped(new):
             _put_in_place(path, new, version)
-        finally:
-            with suppress(OSError):
-                _drop(new, work)
     except (OSError, sqlite3.Error, MemoryError) as error:
         raise StartError(f"cannot convert {path}: {_cause(error)}; it is as it was") from error
-    log.warning("the database is converted", file=str(path), seconds=round(monotonic() - began, 1))
+    log.info("the database is converted", file=str(path), seconds=round(monotonic() - began, 1))
+
+
+@contextmanager
+def _dropped(new: Path, work: Path | None = None) -> Iterator[None]:
+    """Leaves nothing of what fails, and no `work`."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            _drop(new)
+        raise
+    finally:
+        with suppress(OSError):
+            _drop(*([work] if work else []))
 
 
 def _cause(error: Exception) -> str:
@@ -91,19 +104,17 @@ def _drop(*paths: Path) -> None:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _make(path: Path, new: Path, work: Path) -> None:
+def _make(older: Older, new: Path, work: Path, progress: _Progress) -> None:
     """Write the new file, to the disk."""
-    progress = _Progress()
-    new.touch(mode=0o600)
-    work.touch(mode=0o600)
-    with closing(Older(path, work, wall_ms(), progress.tell)) as older:
-        with closing(sqlite3.connect(new, isolation_level=None)) as connection:
-            connection.execute("PRAGMA journal_mode = OFF")  # what is not finished is thrown away
-            connection.execute("PRAGMA synchronous = OFF")
-            connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-            create(connection)
-            _Conversion(older, connection, progress).run()
-        older.copy_tables(new)
+    for path in (new, work):
+        path.touch(mode=0o600)
+    with closing(sqlite3.connect(new, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = OFF")  # what is not finished is thrown away
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        create(connection)
+        _Conversion(older, connection, progress).run(work)
+    older.copy_tables(new)
     descriptor = os.open(new, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -121,7 +132,7 @@ def _put_in_place(path: Path, new: Path, version: int) -> None:
         try:
             os.link(path, kept)
         except FileExistsError:
-            if not filecmp.cmp(path, kept, shallow=False):  # of a conversion before
+            if not (kept.samefile(path) or filecmp.cmp(path, kept, shallow=False)):  # of a conversion before
                 continue
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
@@ -169,7 +180,7 @@ class _Progress:
         if now_s >= self._next_s:
             self._next_s = now_s + TELL_EVERY_S
             shown = {what: f"{count} of {total}" for what, (count, total) in done.items()}
-            log.warning("converting the database", **shown)
+            log.info("converting the database", **shown)
 
 
 class _Conversion:
@@ -192,10 +203,10 @@ class _Conversion:
         self._receipts_total = 0
         self._user_count = 0
 
-    def run(self) -> None:
+    def run(self, work: Path) -> None:
         """Notices in order, numbered so that the last has the highest number that was ever given out."""
         older = self._older
-        self._notices = notices = older.sort()
+        self._notices = notices = older.sort(work)
         self._receipts_total = older.receipt_count()
         self._user_count = older.user_count()
         last_seq = max(older.last_seq(), notices)
@@ -237,7 +248,7 @@ class _Conversion:
         ledger, is_first = self._ledger, True
         for chunk in self._older.receipts(entry):
             numbers = self._numbers(receipt.user_id for receipt in chunk)
-            if is_first and len(chunk) >= LEAST_DENSE and self._is_for_many(entry, len(chunk)):
+            if is_first and len(chunk) >= DENSE_LEAST and self._is_for_many(entry, len(chunk)):
                 ledger.begin_dense(seq)
             is_first = False
             alike: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
@@ -280,9 +291,8 @@ class _Conversion:
             connection_id, client_ip, user_agent, *device = (_text(fact) for fact in facts)
             number = NOBODY
             if any(facts):
-                number = self._clients.number(
-                    connection_id, client_ip, user_agent, lambda _: (device[0], device[1], device[2])
-                )
+                number = self._clients.number(connection_id, client_ip, user_agent)
+                self._clients.describe(number, (device[0], device[1], device[2]))
             if len(self._known_clients) >= MOST_CLIENTS:
                 self._known_clients.clear()
             self._known_clients[facts] = number

@@ -20,6 +20,7 @@ from pushd.values import MAX_MS
 # A number of ours is below; what another program put at the end of all numbers is not counted on from.
 HIGHEST_SEQ = 1 << 50
 CHUNK_ROWS = 10_000
+PROGRESS_STEPS = 1_000_000  # of SQLite's virtual machine: some 20 ms
 CACHE_KIB = 32_768
 
 _JOURNALED = """
@@ -206,14 +207,14 @@ class Entry(NamedTuple):
 class Older:
     """The database at `path`, locked against everybody else until it is closed.
 
-    `work` is a file for sorting, which the caller deletes; `tell(what=(done, of))` is called often.
-    Raises sqlite3.Error.
+    `now_ms`: no notice was accepted later; `tell(what=(done, of))` is called often. Raises sqlite3.Error.
     """
 
-    def __init__(self, path: Path, work: Path, now_ms: int, tell: Callable[..., object]) -> None:
+    def __init__(self, path: Path, now_ms: int, tell: Callable[..., object]) -> None:
         self.left_out: Counter[str] = Counter()
         self.now_ms = now_ms
         self._tell = tell
+        self._told: dict[str, tuple[int, int]] = {}
         self._all_receipts: sqlite3.Cursor | None = None
         self._receipt_rows: list[tuple[Any, ...]] = []  # read, of which so many are done
         self._receipts_done = 0
@@ -224,9 +225,6 @@ class Older:
             if db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
                 raise sqlite3.OperationalError("database is locked")
             self.tables = {name for (name,) in db.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'")}
-            db.execute("ATTACH ? AS work", (str(work),))
-            db.execute("PRAGMA work.journal_mode = OFF")
-            db.execute("PRAGMA work.synchronous = OFF")
         except BaseException:
             db.close()
             raise
@@ -235,12 +233,16 @@ class Older:
         """Unlocks the database, which is as it was."""
         self._db.close()
 
-    def sort(self) -> int:
+    def sort(self, work: Path) -> int:
         """Finds out what belongs together, and in which order it was accepted; how many notices there are.
 
-        To be called first.
+        To be called first. `work` is an empty file for it, which the caller deletes.
         """
         db = self._db
+        db.execute("ATTACH ? AS work", (str(work),))
+        db.execute("PRAGMA work.journal_mode = OFF")
+        db.execute("PRAGMA work.synchronous = OFF")
+        db.set_progress_handler(self._tell_again, PROGRESS_STEPS)
         db.execute("BEGIN")
         db.execute(_JOURNALED)
         db.execute(_ENTRY)
@@ -248,22 +250,29 @@ class Older:
         db.execute("CREATE INDEX work.journaled_id ON journaled (message_id, is_settled, seq)")
         db.execute(_FIND_RECORDS)
         db.execute("CREATE INDEX work.journaled_record ON journaled (record) WHERE record > 0")
-        self._tell(push_records=(0, self._count("push_records")))
+        self._told = {"push_records": (0, self._count("push_records"))}
         now = {"now_ms": self.now_ms}
         records = db.execute(_ADD_RECORDS, now).rowcount
         self.left_out["push records"] += self._count("push_records") - records
-        self._tell(push_records=(records, records))
+        self._told = {"push_records": (records, records)}
         db.execute(_ADD_JOURNALED)
         db.execute(_ADD_WAITING, now)
         db.execute("COMMIT")
+        db.set_progress_handler(None, 0)
         return self._count("work.entry")
+
+    def _tell_again(self) -> int:
+        """SQLite calls this in the midst of a statement."""
+        self._tell(**self._told)
+        return 0  # go on
 
     def _journaled(self) -> Iterator[tuple[Any, ...]]:
         """Unsettled notices go out in the order of their numbers, wherever the clock was."""
         rows = self._db.execute(_JOURNAL)
         total, latest = self._count("journal"), 0
         for place, (seq, accepted, is_settled, body) in enumerate(rows):
-            self._tell(journal_entries=(place, total))
+            self._told = {"journal_entries": (place, total)}
+            self._tell(**self._told)
             notice = _journaled_notice(seq, body)
             if seq < 1 or (notice is None and is_settled):
                 self.left_out["journal entries"] += 1

@@ -87,7 +87,7 @@ def _fields(body: bytes) -> Mapping[str, Any]:
 
 def _mended(seq: int, message_id: str, fields: Mapping[str, Any], label: Label | None) -> Notice:
     """A notice of those fields that can be understood."""
-    given: dict[str, Any] = {"content": "", "target": Target(TargetKind.ALL), "accepted_ms": 0}
+    given: dict[str, Any] = {"content": "", "target": Target(TargetKind.CUSTOM), "accepted_ms": 0}
     said: dict[str, Any] = {}
     if label is not None:
         said = label._asdict()

@@ -5,14 +5,13 @@ A push record is its notice's row with two bits for the status; what is asked of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
-from pushd.ledger.clients import Describe, first_of
+from pushd.ledger.clients import first_of
 from pushd.model import Channel, DeliveryStatus, Mark, Outcome, PushRecord, Receipt, User
-from pushd.ports import Noted
 from pushd.stores.sqlite.engine.statements import Statements, drop_chunks
 from pushd.stores.sqlite.ledger_file import LedgerFile
-from pushd.stores.sqlite.notices import HIDDEN, KNOWN, OVER, SEQS_AT_ONCE, expired, numbers_of, take_shape
+from pushd.stores.sqlite.notices import DENSE, HIDDEN, KNOWN, OVER, SEQS_AT_ONCE, expired, numbers_of, take_shape
 from pushd.stores.sqlite.record_lists import RecordLists
 from pushd.turns import Slice
 
@@ -22,6 +21,8 @@ ONLINE, BY_MAILBOX = 0x40, 0x80
 STATUS = 0xC0
 STATUSES = {"success": 0x40, "expired": 0x80, "failed": 0xC0}  # of a push record; others: none yet
 
+_LISTED = KNOWN | HIDDEN  # of a notice's state; its receipts are on record where KNOWN alone is set
+
 _STEPS = {
     DeliveryStatus.PENDING: PENDING,
     DeliveryStatus.OFFLINE: OFFLINE,
@@ -29,20 +30,13 @@ _STEPS = {
     DeliveryStatus.DELIVERED: DELIVERED,
 }
 
-# Recipients that are noted at once: a millisecond of the absent, and of those whose clients have to be described.
-ABSENT_AT_ONCE = 8192
-PRESENT_AT_ONCE = 32
-
 FORGET_CLIENTS = """
 DELETE FROM client WHERE number IN (SELECT number FROM client WHERE number < :first ORDER BY number LIMIT :limit)
 """
 
-ClientOf = Callable[[int], tuple[str, str, str]]
-Run = tuple[int, Sequence[int]]  # when a notice was received (0: it was not), and by whom
-
 
 class SqliteRecords:
-    """ports.RecordStore, and a NoteTaker. `clock` gives the time of day in milliseconds.
+    """ports.RecordStore, and ports.ReceiptLedger. `clock` gives the time of day in milliseconds.
 
     Receipts of ids that no notice has, or had, are ignored, and so are those of deleted records.
     """
@@ -69,74 +63,75 @@ class SqliteRecords:
         self.user_receipts = lists.user_receipts
         self.user_summary = lists.user_summary
 
-    async def note(
-        self,
-        records: Sequence[PushRecord],
-        noted: Sequence[Noted],
-        users: Mapping[int, User],
-        client_of: ClientOf,
-        device_of: Describe,
-    ) -> None:
-        """Create or merge; a fraction of a microsecond for each absent recipient, one for each that is connected."""
-        ids = {record.notice.message_id for record in records}
-        ids.update(one.message_id for one in noted)
-        seqs = await self._file.seqs_of(ids)
-        self._note_statuses(records, seqs)
+    @property
+    def oldest_client(self) -> int:
+        """Numbers of clients below are not used any more."""
+        return self._file.clients.oldest
+
+    def client(self, connection_id: str, client_ip: str, user_agent: str) -> int:
+        """The number of these facts."""
         self._file.clients.begin(self._clock())
-        one_slice = Slice()
-        for one in noted:
-            seq = seqs.get(one.message_id)
-            if seq is None:
-                continue
-            take_shape(self._file, seq, sum(len(user_ids) for _, user_ids in one.outcomes))
-            for state, runs in _steps(one.outcomes):
-                if one_slice.is_over:
-                    await one_slice.rest()
-                if self._is_listed(seq):
-                    facts_of = client_of if _has_client(state) else None
-                    self._note(seq, state, runs, facts_of, device_of, None if one.is_late else users)
+        return self._file.clients.number(connection_id, client_ip, user_agent)
+
+    def note(
+        self, seq: int, message_id: str, user_ids: Sequence[int], outcome: Outcome, clients: list[int], many: int
+    ) -> bool:
+        """Merge `outcome` into the receipts of these users; False: the notice is to be found first."""
+        state = self._ledger.notice_state(seq)
+        if state & _LISTED != KNOWN:
+            first = self._file.recent_seqs.get(message_id)
+            if first is None:
+                return False
+            seq, state = first, self._ledger.notice_state(first)
+            if state & _LISTED != KNOWN:
+                return True  # its record was deleted
+        if not state & DENSE:
+            take_shape(self._file, seq, max(many, len(user_ids)))
+        numbers = numbers_of(self._file, user_ids)
+        self._ledger.note(seq, numbers, _state(outcome), outcome.received_ms, clients or None)
+        return True
+
+    def conclude(self, seq: int, message_id: str, status: str) -> bool:
+        """The status of a notice's push record; False: the notice is to be found first."""
+        if self._ledger.notice_state(seq) & _LISTED != KNOWN:
+            first = self._file.recent_seqs.get(message_id)
+            if first is None:
+                return False
+            seq = first
+        self._note_status(seq, status)
+        return True
+
+    async def find(self, message_ids: Collection[str]) -> Mapping[str, int]:
+        """The `seq` under which the receipts of these stand."""
+        return await self._file.seqs_of(message_ids)
+
+    def name(self, users: Sequence[tuple[User, int]]) -> None:
+        """What users are called in receipts of these notices and later ones."""
+        numbers = numbers_of(self._file, [user.user_id for user, _ in users])
+        note_name = self._file.users.note_name
+        for number, (user, seq) in zip(numbers, users, strict=True):
+            note_name(number, seq, user.username, user.role)
+
+    def undescribed(self) -> list[tuple[int, str]]:
+        """Clients whose devices are not known yet."""
+        return self._file.clients.undescribed()
+
+    def describe(self, client: int, device: tuple[str, str, str]) -> None:
+        """The device of a client."""
+        self._file.clients.describe(client, device)
+
+    async def commit(self) -> None:
+        """All that was changed before is on disk."""
         await self._file.commit()
 
-    def _note(
-        self,
-        seq: int,
-        state: int,
-        runs: Sequence[Run],
-        client_of: ClientOf | None,
-        device_of: Describe,
-        users: Mapping[int, User] | None,
-    ) -> None:
-        user_ids = runs[0][1] if len(runs) == 1 else [user_id for _, some in runs for user_id in some]
-        numbers = numbers_of(self._file, user_ids)
-        if users is not None:
-            self._note_names(seq, numbers, user_ids, users)
-        clients: list[int] | None = None
-        if client_of is not None:
-            number = self._file.clients.number
-            clients = [number(*client_of(user_id), device_of) for user_id in user_ids]
-            clients = clients if any(clients) else None
-        start = 0
-        for received_ms, some in runs:
-            end = start + len(some)
-            self._ledger.note(
-                seq, numbers[start:end], state, received_ms, None if clients is None else clients[start:end]
-            )
-            start = end
-
-    def _note_names(self, seq: int, numbers: list[int], user_ids: Sequence[int], users: Mapping[int, User]) -> None:
-        try:
-            known = [users[user_id] for user_id in user_ids]
-        except KeyError:
-            numbers = [number for number, user_id in zip(numbers, user_ids, strict=True) if user_id in users]
-            known = [users[user_id] for user_id in user_ids if user_id in users]
-        self._file.users.note_names(numbers, known, seq)
-
     async def write(self, records: Sequence[PushRecord], receipts: Sequence[Receipt]) -> None:
-        """Create or merge: as `note`, of receipts that were on disk or aside."""
+        """Create or merge: what was on disk, or aside."""
         ids = {record.notice.message_id for record in records}
         ids.update(receipt.message_id for receipt in receipts)
         seqs = await self._file.seqs_of(ids)
-        self._note_statuses(records, seqs)
+        for record in records:
+            if record.notice.message_id in seqs:
+                self._note_status(seqs[record.notice.message_id], record.status)
         self._file.clients.begin(self._clock())
         one_slice = Slice()
         by_seq: dict[int, list[Receipt]] = {}
@@ -152,25 +147,20 @@ class SqliteRecords:
         await self._file.commit()
 
     def _write(self, seq: int, receipt: Receipt) -> None:
-        user = User(receipt.user_id, receipt.username, receipt.role)
-        self._note(
-            seq,
-            _state(receipt.outcome),
-            [(receipt.outcome.received_ms, [receipt.user_id])],
-            lambda _: (receipt.connection_id, receipt.client_ip, receipt.user_agent),
-            lambda _: (receipt.device_type, receipt.platform, receipt.browser),
-            None if receipt.is_late else {receipt.user_id: user},
-        )
+        client = self._file.clients.number(receipt.connection_id, receipt.client_ip, receipt.user_agent)
+        self._file.clients.describe(client, (receipt.device_type, receipt.platform, receipt.browser))
+        outcome = receipt.outcome
+        numbers = numbers_of(self._file, [receipt.user_id])
+        self._ledger.note(seq, numbers, _state(outcome), outcome.received_ms, [client] if client else None)
+        if not receipt.is_late:
+            self.name([(User(receipt.user_id, receipt.username, receipt.role), seq)])
 
     def _is_listed(self, seq: int) -> bool:
-        return self._ledger.notice_state(seq) & (KNOWN | HIDDEN) == KNOWN
+        return self._ledger.notice_state(seq) & _LISTED == KNOWN
 
-    def _note_statuses(self, records: Sequence[PushRecord], seqs: Mapping[str, int]) -> None:
-        for record in records:
-            seq = seqs.get(record.notice.message_id)
-            if seq is not None:
-                status = STATUSES.get(record.status, 0)
-                self._ledger.set_notice(seq, status, STATUS & ~status)
+    def _note_status(self, seq: int, status: str) -> None:
+        bits = STATUSES.get(status, 0)
+        self._ledger.set_notice(seq, bits, STATUS & ~bits)
 
     async def mark(self, user_id: int, message_ids: Sequence[str], mark: Mark, at_ms: int) -> list[str]:
         """Note that the user read or confirmed these; the ids for which there is a receive record."""
@@ -251,33 +241,6 @@ class SqliteRecords:
             self._clients_from = first
 
 
-def _steps(outcomes: Iterable[tuple[Outcome, Sequence[int]]]) -> Iterator[tuple[int, list[Run]]]:
-    """All of it by state, for few enough recipients at a time for a slice of the loop's time."""
-    by_state: dict[int, list[Run]] = {}
-    for outcome, user_ids in outcomes:
-        by_state.setdefault(_state(outcome), []).append((outcome.received_ms, user_ids))
-    for state, runs in by_state.items():
-        size = PRESENT_AT_ONCE if _has_client(state) else ABSENT_AT_ONCE
-        step: list[Run] = []
-        room = size
-        for received_ms, user_ids in runs:
-            start = 0
-            while start < len(user_ids):
-                if not room:
-                    yield state, step
-                    step, room = [], size
-                some = user_ids[start : start + room]
-                step.append((received_ms, some))
-                start += len(some)
-                room -= len(some)
-        if step:
-            yield state, step
-
-
 def _state(outcome: Outcome) -> int:
     step = DELIVERED if outcome.received_ms else _STEPS[outcome.status]
     return step | (ONLINE if outcome.is_online else 0) | (BY_MAILBOX if outcome.channel is Channel.OFFLINE else 0)
-
-
-def _has_client(state: int) -> bool:
-    return bool(state & ONLINE) or state & 0x0F == DELIVERED

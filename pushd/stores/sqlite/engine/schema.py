@@ -184,7 +184,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def prepare(path: Path, convert: Callable[[Path, int], None] | None = None) -> None:
-    """Create `path`, or have `convert` make it what it should be when it is of an older version, which it is told.
+    """Create `path`, or have `convert(path, version)` make it what it should be when it is of an older version.
 
     Raises StartError when it cannot be ours or cannot be written, or is of an older version and nobody is to convert it.
     """

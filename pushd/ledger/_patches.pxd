@@ -17,6 +17,7 @@ cdef int drop_patches(Notices ledger, Block* block, uint32_t count) except -1  #
 
 cdef Block* next_oldest(Notices ledger, Ages* ages) noexcept  # with columns in memory and complete; NULL: no more
 cdef bint is_at_rest(const Block* block) noexcept             # all of it is stored
+cdef int make_cold(Notices ledger, Block* block) except -1    # its columns leave memory
 cdef size_t columns_size(const Block* block) noexcept
 cdef size_t living(Notices ledger) noexcept                   # bytes in use
 cdef void bound_times(Block* block) noexcept nogil            # from what is in memory

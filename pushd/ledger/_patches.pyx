@@ -164,24 +164,6 @@ cdef int make_cold(Notices ledger, Block* block) except -1:
     return 0
 
 
-def cool(Notices ledger not None, size_t most):
-    """Let the oldest blocks become cold that are wholly stored, until no more than `most` bytes are left, if they can.
-
-    Call it when everything that was taken is written. Returns how many bytes are left, without those that only a pass
-    under way still has. 10 us for a block of 10,000 positions.
-    """
-    cdef Ages ages = Ages(0, 0)
-    cdef Block* block = next_oldest(ledger, &ages)
-    cdef size_t left = living(ledger), size
-    while left > most and block != NULL:
-        if is_at_rest(block):
-            size = columns_size(block)
-            make_cold(ledger, block)
-            left -= size
-        block = next_oldest(ledger, &ages)
-    return left
-
-
 cdef size_t living(Notices ledger) noexcept:
     """Bytes that are not in the graveyard."""
     cdef size_t left = ledger.memory

@@ -206,7 +206,11 @@ class LedgerWriter:
         if len(batch.push_records) + len(batch.receipts) > 1:
             records, receipts = batch.push_records, batch.receipts
             return [
-                *(Noted([], push_records=some) for some in (halves(records) if len(records) > 1 else [records]) if some),
+                *(
+                    Noted([], push_records=some)
+                    for some in (halves(records) if len(records) > 1 else [records])
+                    if some
+                ),
                 *(Noted([], receipts=some) for some in (halves(receipts) if len(receipts) > 1 else [receipts]) if some),
             ]
         return [batch] if batch.push_records or batch.receipts else []

@@ -8,10 +8,9 @@ from contextlib import closing
 from typing import Any
 
 from pushd.ledger._changes import has_changes, load_part, ready, replay, take_changes
-from pushd.ledger._cold import PatchedPart, forget_patches, newest
+from pushd.ledger._cold import PatchedPart, cool, forget_patches, newest
 from pushd.ledger._ledger import Ledger
 from pushd.ledger._lists import ReceiptQuery
-from pushd.ledger._patches import cool
 from pushd.ledger.users import Users
 from pushd.records import ReceiptSort
 from tests.ledger_rows import LedgerRows, time_of

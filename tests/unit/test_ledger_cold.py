@@ -9,10 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pushd.ledger._changes import take_changes
-from pushd.ledger._cold import PatchedPart, forget_patches
+from pushd.ledger._cold import PatchedPart, cool, forget_patches
 from pushd.ledger._ledger import Ledger
 from pushd.ledger._lists import ReceiptQuery
-from pushd.ledger._patches import cool
 from pushd.ledger._push_counts import counts_of
 from pushd.ledger.users import Users
 from pushd.records import ReceiptSort

@@ -16,9 +16,8 @@ import structlog
 from pushd.batched import batched
 from pushd.errors import StartError, StoreError
 from pushd.ledger._changes import has_changes, take_changes
-from pushd.ledger._cold import PatchedPart, forget_patches
+from pushd.ledger._cold import PatchedPart, cool, forget_patches
 from pushd.ledger._ledger import Ledger
-from pushd.ledger._patches import cool
 from pushd.ledger.clients import ClientFacts, Clients
 from pushd.ledger.labels import Labels
 from pushd.ledger.users import Users

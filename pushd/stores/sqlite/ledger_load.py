@@ -11,8 +11,8 @@ import msgspec
 import structlog
 
 from pushd.ledger._changes import load_part, ready, replay
+from pushd.ledger._cold import cool
 from pushd.ledger._ledger import Ledger
-from pushd.ledger._patches import cool
 from pushd.ledger.clients import Clients
 from pushd.ledger.labels import UNKNOWN, Labels
 from pushd.ledger.users import Users

@@ -1,3 +1,0 @@
-from pushd.ledger._ledger import Ledger
-
-def cool(ledger: Ledger, most: int) -> int: ...

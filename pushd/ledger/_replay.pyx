@@ -21,8 +21,6 @@ from pushd.ledger._ledger cimport (
     is_unread,
 )
 from pushd.ledger._loading cimport MOST_PAGES, expect_states, expect_users, head_of, is_number, page_numbered
-from pushd.ledger._notices cimport Patch
-from pushd.ledger._patches cimport bound_times, joined, new_patch, patch_state, patch_value
 from pushd.ledger._log cimport (
     ENTRY_CHANGES,
     ENTRY_DROPPED,
@@ -41,6 +39,8 @@ from pushd.ledger._log cimport (
     key_of,
     log_of,
 )
+from pushd.ledger._notices cimport Patch
+from pushd.ledger._patches cimport bound_times, joined, new_patch, patch_state, patch_value
 
 
 cdef struct Cursor:

@@ -116,8 +116,8 @@ class LedgerFile:
         """
         if self._next is None:
             self._next = self._loop.create_future()
-            if self._flushing is None:
-                self._flushing = self._loop.create_task(self._flush_for_all())
+        if self._flushing is None:  # there may be some who wait for one that was cancelled
+            self._flushing = self._loop.create_task(self._flush_for_all())
         await asyncio.shield(self._next)
 
     async def _flush_for_all(self) -> None:

@@ -467,6 +467,19 @@ async def test_a_repeated_id_has_no_record_of_its_own_after_a_kill(path: Path) -
         assert file.ledger.notice_state(2) & HIDDEN
 
 
+async def test_an_id_that_is_used_again_while_a_purge_looks_keeps_its_first_notice(path: Path) -> None:
+    async with opened_file(path) as file:
+        journal = SqliteJournal(file)
+        await append(file, 1)
+        await journal.settle([1])
+        done = file.thread.done_total
+        kept = journal.append([notice(2, message_id="m1")])
+        while file.thread.done_total == done:  # it is on disk, and the loop does not know yet
+            pass
+        assert await asyncio.gather(journal.purge(2000, 10), kept) == [0, None]
+        assert await file.seqs_of(["m1"]) == {"m1": 1}
+
+
 async def test_who_waits_for_a_flush_that_was_cancelled_gets_another(path: Path) -> None:
     async with opened_file(path) as file:
         await append(file, 1)

@@ -70,7 +70,7 @@ from pushd.ledger._log cimport (
 
 from zlib import crc32
 
-from pushd.ledger._loading import load_part
+from pushd.ledger._loading import load_part, renumber
 from pushd.ledger._replay import ready, replay
 
 LOG_BYTES = 16 * 1024 * 1024

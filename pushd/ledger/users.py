@@ -19,8 +19,8 @@ MOST_MISSING = 100_000
 # Integers that a column of 64 bits holds.
 MOST = (1 << 63) - 1
 
-# Earlier identities of one user. Beyond, a new name is that of the last one's notices, too: two sources that do not agree
-# on a name must not fill memory and disk.
+# Earlier identities of one user. Beyond, a new name is that of the last one's notices, too: two sources that do not
+# agree on a name must not fill memory and disk.
 MOST_EARLIER = 32
 
 # Parts of names that were asked for last; a mask costs a byte a user.

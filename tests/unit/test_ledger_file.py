@@ -480,6 +480,25 @@ async def test_an_id_that_is_used_again_while_a_purge_looks_keeps_its_first_noti
         assert await file.seqs_of(["m1"]) == {"m1": 1}
 
 
+async def test_numbers_of_rows_begin_anew(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened_file(path) as file:
+        await append(file, 1, 2)
+        users = numbers(file, *range(1, 5001))
+        file.ledger.note(1, users, PENDING)
+        file.ledger.note(2, users[:5], DELIVERED, 1500)
+        file.ledger.hide(1)
+        file.ledger.set_notice(1, set=SETTLED)
+        file.ledger.forget_before(2)
+    monkeypatch.setattr(ledger_file, "MOST_PAGES", 1)
+    async with opened_file(path) as file:
+        pass
+    pages = [key >> 5 for (key,) in query(path, "SELECT key FROM block") if key >> 3 & 3 == 2]
+    assert set(pages) == {0}
+    async with opened_file(path) as file:
+        assert file.ledger.counts(2) == {DELIVERED: 5}
+        assert file.ledger.summary(users[4]) == (1, 1, 2)
+
+
 async def test_who_waits_for_a_flush_that_was_cancelled_gets_another(path: Path) -> None:
     async with opened_file(path) as file:
         await append(file, 1)

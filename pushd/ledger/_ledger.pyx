@@ -194,6 +194,20 @@ cdef class Ledger(Places):
         self.put(block, place, user, block.states[place] & ~WAITING, False)
         return 0
 
+    cdef bint begin_waiting(self, Walk* walk, int64_t seq) noexcept:
+        """As `begin`, to look for who waits: a dense block that nobody waits in is left out. Whether it is a dense one."""
+        cdef int state
+        cdef uint32_t waiting = 0
+        self.begin(walk, seq)
+        if walk.page != NOWHERE:
+            return False
+        if walk.block != NULL:
+            for state in range(256):
+                waiting += walk.block.counts[state] if state & WAITING else 0
+            if waiting == 0:
+                walk.block = NULL
+        return True
+
     cdef int trim(self, uint32_t user) except -1:
         cdef Block* block
         cdef uint32_t place
@@ -566,17 +580,17 @@ cdef class Ledger(Places):
     def has_waiting(self, int64_t seq):
         """Whether it waits for anybody."""
         cdef Walk walk
-        self.begin(&walk, seq)
-        while self.step(&walk):
+        cdef bint is_dense = self.begin_waiting(&walk, seq)
+        while not is_dense and self.step(&walk):
             if walk.block.states[walk.place] & WAITING:
                 return True
-        return False
+        return is_dense and walk.block != NULL
 
     def drop_waiting(self, int64_t seq, uint64_t limit):
         """It waits for at most `limit` users less. How many it did wait for of those."""
         cdef Walk walk
         cdef uint64_t count = 0
-        self.begin(&walk, seq)
+        self.begin_waiting(&walk, seq)
         while count < limit and self.step(&walk):
             if walk.block.states[walk.place] & WAITING:
                 self.stop_waiting(walk.block, walk.place, walk.user)

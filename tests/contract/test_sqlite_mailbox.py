@@ -117,6 +117,22 @@ async def test_when_it_was_saved_again_is_kept_and_forgotten_in_time(node: Node)
     assert await node.stores.mailbox.clear(1) == 0
 
 
+async def test_an_id_that_is_used_again_expires_when_that_says(node: Node) -> None:
+    (first,) = await node.accept("a", expires_ms=START_MS + 1000)
+    await node.stores.mailbox.save([(item_of(first), [1])])
+    node.clock.now_ms += HOUR_MS
+    assert await node.stores.mailbox.purge(node.clock(), 10) == 1
+    (again,) = await node.accept("a", accepted_ms=node.clock(), expires_ms=node.clock() + 1000)
+    await node.stores.mailbox.save([(item_of(again), [1])])
+    for _ in range(2):
+        assert [one.message_id for one in (await node.stores.mailbox.read([1]))[1]] == ["a"]
+        assert await node.stores.mailbox.purge(node.clock(), 10) == 0
+        await node.restart()
+    node.clock.now_ms += 1000
+    assert await node.stores.mailbox.read([1]) == {}
+    assert await node.stores.mailbox.purge(node.clock(), 10) == 1
+
+
 async def test_what_has_expired_is_not_put_there(node: Node) -> None:
     accepted = await node.accept("a", "b", accepted_ms=START_MS, expires_ms=START_MS + 1000)
     node.clock.now_ms += 999

@@ -204,6 +204,8 @@ class SqliteJournal:
 
     async def _find_firsts(self, notices: list[Notice], repeats: set[int]) -> None:
         if repeats:
+            for seq in repeats:
+                self._ledger.hide(seq)  # a flush may have had it before it was known for one
             ids = {notice.seq: notice.message_id for notice in notices if notice.seq in repeats}
             seqs = await self._file.seqs_of(ids.values())
             self._firsts.update((seq, seqs[name]) for seq, name in ids.items() if name in seqs)
@@ -247,7 +249,8 @@ class SqliteJournal:
         """
         dropped = 0
         past = await self._past(before_ms, limit)
-        for seqs in batched(past, CHUNK_ROWS):
+        for part in batched(past, CHUNK_ROWS):
+            seqs = self._still_past(part)
             if not await self._statements.run("purge", partial(_drop, seqs, self._decided_up_to())):
                 break
             self._forget(seqs)
@@ -279,6 +282,11 @@ class SqliteJournal:
                     await asyncio.sleep(0)
                     self._stopped_at[kind] = at
         return found
+
+    def _still_past(self, seqs: Sequence[int]) -> list[int]:
+        """Those of them whose ids were not used again meanwhile."""
+        firsts = set(self._firsts.values())
+        return [seq for seq in seqs if seq not in firsts and not self._ledger.has_waiting(seq)]
 
     def _is_needed(self, seq: int) -> bool:
         ledger = self._ledger

@@ -15,7 +15,7 @@ import structlog
 
 from pushd.batched import batched
 from pushd.errors import StartError, StoreError
-from pushd.ledger._changes import has_changes, take_changes
+from pushd.ledger._changes import LOG_BYTES, has_changes, renumber, take_changes
 from pushd.ledger._ledger import Ledger
 from pushd.ledger.clients import ClientFacts, Clients
 from pushd.ledger.labels import Labels
@@ -33,6 +33,11 @@ log = structlog.get_logger("pushd.stores.sqlite")
 STORE = "ledger"
 
 FLUSH_BYTES = 1024 * 1024  # of one transaction, about: what is appended meanwhile waits for a few ms at most
+
+# Receipts outside dense blocks are numbered with 32 bits, 4096 to a page. A start that finds half of the numbers used
+# gives them out anew, in one transaction.
+MOST_PAGES = 1 << 19
+EVERYTHING = 1 << 40  # bytes
 
 RECENT_SEQS = 50_000  # and as many older ones
 RECENT_BODIES_BYTES = 8 * 1024 * 1024  # and as much of older ones
@@ -116,8 +121,8 @@ class LedgerFile:
         """
         if self._next is None:
             self._next = self._loop.create_future()
-            if self._flushing is None:
-                self._flushing = self._loop.create_task(self._flush_for_all())
+        if self._flushing is None:  # there may be some who wait for one that was cancelled
+            self._flushing = self._loop.create_task(self._flush_for_all())
         await asyncio.shield(self._next)
 
     async def _flush_for_all(self) -> None:
@@ -141,7 +146,7 @@ class LedgerFile:
         if self._failed is not None:
             await self._write(self._failed)
         is_more = True
-        while is_more and (taken := self._take()) is not None:
+        while is_more and (taken := self._take(LOG_BYTES, FLUSH_BYTES)) is not None:
             is_more = has_changes(self.ledger)  # no more is taken than one transaction should have
             await self._write(taken)
 
@@ -150,9 +155,14 @@ class LedgerFile:
         await self.thread.submit(STORE, "flush", flush.write)
         self._failed = None
 
-    def _take(self) -> Flush | None:
+    def renumber(self) -> None:
+        """Behind the start: if many numbers of rows are used, these begin anew with what is written next."""
+        if renumber(self.ledger, MOST_PAGES):
+            self._failed = self._take(0, EVERYTHING)
+
+    def _take(self, log_bytes: int, take_bytes: int) -> Flush | None:
         """What has changed since the last time, None if nothing."""
-        number, change, parts, floor = take_changes(self.ledger, take_bytes=FLUSH_BYTES)
+        number, change, parts, floor = take_changes(self.ledger, log_bytes, take_bytes)
         numbers, identities = self.users.taken()
         given = (
             (NUMBERS, numbers),
@@ -247,6 +257,7 @@ async def open_ledger(
         with closing(open_connection(path, synchronous="NORMAL", checkpoint_pages=0)) as connection:
             connection.text_factory = _text
             load(connection, Parts(file.ledger, file.users, file.clients, file.labels, has_records))
+            file.renumber()
     except (sqlite3.Error, MemoryError) as error:
         raise StartError(f"cannot use {path}: {error}") from error
     try:

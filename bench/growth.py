@@ -41,7 +41,7 @@ LISTING_S, QUICK_LISTING_S = 10.0, 2.0  # at least, for the loop's lag meanwhile
 SETTLED_WITHIN_S = 120.0
 MOST_S = 3600.0
 CONTENT = "a notice of a hundred characters, as they are short texts for people in a back office, more or less."
-SINGLE = "a notice of a hundred and twenty characters, a little more than those of a short text for the people in" + 17 * "."
+SINGLE = CONTENT.ljust(120, ".")
 CONFIG = "[limits]\nmax_body_bytes = 4194304\n"
 LISTS = f"{PREFIX}/notification"
 MIDDLE = "{middle}"  # the page in the middle of everything
@@ -244,7 +244,7 @@ async def broadcasts(sizes: Sequence[int], quick: bool) -> list[Result]:
                     found += _stretch_results(size, await growing.stretch())
                 held = (growing.rss_bytes() - empty) / (growing.stored - began)
                 found.append(Result("broadcasts: memory per receipt held", [held], "B", at_most(16)))
-                found += await _page_results(growing, "receipts of broadcasts", quick)
+                found += await page_results(growing, "receipts of broadcasts", quick)
         found += await start(directory, growing.stored)
     return found
 
@@ -264,7 +264,7 @@ async def notices_to_one(count: int, quick: bool) -> list[Result]:
                     Result("singles: CPU of a notice to one user", [done.cpu_us], "us"),
                     Result("singles: loop lag, p99 at or below", [done.lag.p99_below_ms], "ms", at_most(5.0)),
                     Result("singles: memory per receipt held", [held], "B", None if quick else at_most(32)),
-                    *await _page_results(growing, "receipts of singles", quick),
+                    *await page_results(growing, "receipts of singles", quick),
                 ]
         disk = (disk_of(directory / "data") - unused) / growing.stored  # all of it is in the database now
         found.append(Result("singles: disk of a notice to one user with its receipt", [disk], "B", at_most(400)))
@@ -280,7 +280,8 @@ def _stretch_results(size: int, done: Stretch) -> Sequence[Result]:
     ]
 
 
-async def _page_results(growing: Growing, kind: str, quick: bool) -> list[Result]:
+async def page_results(growing: Growing, kind: str, quick: bool) -> list[Result]:
+    """Of each list its time, and the loop's lag meanwhile. Raises LoadError."""
     found = []
     await growing.readable()
     for path in (*PAGES, STATISTICS):

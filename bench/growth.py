@@ -205,7 +205,7 @@ async def start(directory: Path, receipts: int) -> list[Result]:
     """How long a start with all of them takes: until it serves, and until it has answered a list."""
     began = time.perf_counter()
     with daemon_again(directory, core=cores().daemon) as server:
-        served_s = time.perf_counter() - began
+        served_s, used_s = time.perf_counter() - began, cpu_of(server.process.pid).total_s
         async with Admin(server.port) as admin:
             answer = await admin.ask("GET", f"{LISTS}/admin-receive-records?sort_by=username&page=100")
             listed_s = time.perf_counter() - began
@@ -214,6 +214,7 @@ async def start(directory: Path, receipts: int) -> list[Result]:
     name = f"start with {receipts:,} receipts"
     return [
         Result(f"{name}: serving after", [served_s], "s", below(1.0)),
+        Result(f"{name}: CPU of the daemon until then", [used_s], "s"),
         Result(f"{name}: a list answered after", [listed_s], "s", below(2.0)),
     ]
 

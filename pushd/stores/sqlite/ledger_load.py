@@ -155,9 +155,8 @@ class _Load:
         """Notices behind the last chunk that is stored; change rows know no more of them than their states."""
         ledger = self._ledger
         behind = max(0, ledger.last_seq - LOOK_BACK)
-        known = set(ledger.seqs(behind, ledger.last_seq, 0, 0, LOOK_BACK + 1))
-        for (seq,) in self._rows(SEQS, behind):
-            if seq in known or ledger.notice_state(seq):
+        for (seq,) in self._connection.execute(SEQS, (behind,)):
+            if ledger.notice_state(seq):
                 continue
             if ledger.last_seq and seq > ledger.last_seq + FAR:
                 self._count("notice: its seq is far behind all others", 1)

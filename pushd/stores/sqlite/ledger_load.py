@@ -156,7 +156,8 @@ class _Load:
     def _add_unknown(self) -> None:
         """Notices behind the last chunk that is stored; change rows know no more of them than their states."""
         ledger = self._ledger
-        for (seq,) in self._rows(SEQS, max(0, ledger.last_seq - LOOK_BACK)):
+        behind = max(0, ledger.last_seq - LOOK_BACK)
+        for (seq,) in self._connection.execute(SEQS, (behind,)):
             if ledger.notice_state(seq):
                 continue
             if ledger.last_seq and seq > ledger.last_seq + FAR:

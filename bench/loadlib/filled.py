@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from pushd.clock import wall_ms
 from pushd.config.schema import Config, ServerConfig
@@ -14,12 +14,11 @@ from pushd.model import (
     MailboxItem,
     Notice,
     Outcome,
-    PushRecord,
     Target,
     TargetKind,
     User,
 )
-from pushd.ports import Noted, NoteTaker, Stores
+from pushd.ports import Stores
 from pushd.stores import open_stores
 from pushd.telemetry.health import Health
 from pushd.telemetry.metrics import Metrics
@@ -59,16 +58,21 @@ def _notice(seq: int, kind: Kind, users: int, at_ms: int) -> Notice:
 
 async def _store(stores: Stores, notices: list[Notice], known: dict[int, User]) -> None:
     await stores.journal.append(notices)
-    records, noted, saves = [], [], []
+    ledger, saves = stores.ledger, []
+    assert ledger is not None, "embedded"
     for notice in notices:
         present, absent = _parted(notice, known)
-        records.append(PushRecord(notice, "success", len(present) + len(absent), len(present)))
-        noted.append(Noted(notice.message_id, _outcomes(notice, present, absent)))
+        for outcome, some in _outcomes(notice, present, absent):
+            clients = [ledger.client(f"c{user_id}", "10.0.0.1", "bench") for user_id in some]
+            ledger.note(notice.seq, notice.message_id, some, outcome, clients if some is present else [], 0)
+        ledger.conclude(notice.seq, notice.message_id, "success")
         if absent:
             item = MailboxItem(notice.type, TEXT, notice.message_id, ts=notice.accepted_ms, saved_at=notice.accepted_ms)
             saves.append((item, absent))
-    taker = cast(NoteTaker, stores.records)
-    await taker.note(records, noted, known, lambda user_id: (f"c{user_id}", "10.0.0.1", "bench"), _device_of)
+    ledger.name([(user, notices[0].seq) for user in known.values()] if notices[0].seq == 1 else [])
+    for client, _ in ledger.undescribed():
+        ledger.describe(client, ("desktop", "Linux", "bench"))
+    await ledger.commit()
     await stores.mailbox.save(saves, is_first=True)
     await stores.journal.settle([notice.seq for notice in notices])
 
@@ -86,7 +90,3 @@ def _outcomes(notice: Notice, present: list[int], absent: list[int]) -> list[tup
     received = Outcome(notice.accepted_ms, True, notice.accepted_ms + 40, DeliveryStatus.DELIVERED, Channel.WEBSOCKET)
     missed = Outcome(notice.accepted_ms, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE)
     return [(outcome, some) for outcome, some in ((received, present), (missed, absent)) if some]
-
-
-def _device_of(user_agent: str) -> tuple[str, str, str]:
-    return "desktop", "Linux", "bench"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import aiomysql  # type: ignore[import-untyped]
 from motor.motor_asyncio import AsyncIOMotorClient
@@ -32,7 +32,7 @@ from pushd.model import (
     TargetKind,
     User,
 )
-from pushd.ports import Noted, NoteTaker, Stores
+from pushd.ports import Stores
 from pushd.stores import open_stores
 from pushd.telemetry.health import Health
 from pushd.telemetry.metrics import Metrics
@@ -275,9 +275,15 @@ class OurWay:
     async def note(self, number: int) -> None:
         """As the daemon has it written, of recipients for whom no receipt has been made."""
         record = self._round.record
-        noted = Noted(record.notice.message_id, [(received(), self._users)])
-        taker = cast(NoteTaker, self._stores.records)
-        await taker.note([record], [noted], self._known, _client_of, lambda user_agent: ("desktop", "Linux", "bench"))
+        notice, ledger = record.notice, self._stores.ledger
+        assert ledger is not None, "embedded"
+        clients = [ledger.client(*_client_of(user_id)) for user_id in self._users]
+        ledger.note(notice.seq, notice.message_id, self._users, received(), clients, 0)
+        ledger.name([(user, notice.seq) for user in self._known.values()])
+        for client, _ in ledger.undescribed():
+            ledger.describe(client, ("desktop", "Linux", "bench"))
+        ledger.conclude(notice.seq, notice.message_id, record.status)
+        await ledger.commit()
 
     async def check_written(self) -> None:
         """What was saved waits, and what was noted is on record. Raises LoadError."""

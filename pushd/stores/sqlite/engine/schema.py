@@ -186,7 +186,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 def prepare(path: Path, convert: Callable[[Path, int], None] | None = None) -> None:
     """Create `path`, or have `convert(path, version)` make it what it should be when it is of an older version.
 
-    Raises StartError when it cannot be ours or cannot be written, or is of an older version and nobody is to convert it.
+    Raises StartError when it cannot be ours or cannot be written, and for an older version that nobody is to convert.
     """
     try:
         path.touch(mode=0o600)

@@ -41,7 +41,7 @@ LISTING_S, QUICK_LISTING_S = 10.0, 2.0  # at least, for the loop's lag meanwhile
 SETTLED_WITHIN_S = 120.0
 MOST_S = 3600.0
 CONTENT = "a notice of a hundred characters, as they are short texts for people in a back office, more or less."
-SINGLE = CONTENT.ljust(120, ".")
+SINGLE = "A notice for one user, who is somebody in a back office"  # 120 B of JSON with target and type
 CONFIG = "[limits]\nmax_body_bytes = 4194304\n"
 LISTS = f"{PREFIX}/notification"
 MIDDLE = "{middle}"  # the page in the middle of everything
@@ -268,7 +268,14 @@ async def notices_to_one(count: int, quick: bool) -> list[Result]:
                     *await page_results(growing, "receipts of singles", quick),
                 ]
         disk = (disk_of(directory / "data") - unused) / growing.stored  # all of it is in the database now
-        found.append(Result("singles: disk of a notice to one user with its receipt", [disk], "B", at_most(400)))
+        found.append(
+            Result(
+                "singles: disk of a notice to one user (120 B) with its receipt",
+                [disk],
+                "B",
+                None if quick else at_most(400),
+            )
+        )
         return found + await start(directory, growing.stored)
 
 

@@ -26,7 +26,7 @@ from pushd.telemetry.supervision import supervised
 
 Kind = Literal["broadcasts", "singles"]
 
-TEXT = "a notice of a hundred and twenty characters".ljust(120, ".")
+TEXT = "A notice for one user, who is somebody in a back office"  # 120 B of JSON with target and type
 EVERY_MS = {"broadcasts": 60_000, "singles": 50}
 AT_ONCE = {"broadcasts": 10, "singles": 500}  # notices
 PRESENT_OF_10 = 5  # recipients; the others are absent, and it waits for them
@@ -53,7 +53,7 @@ async def fill(data_dir: Path, kind: Kind, users: int, receipts: int) -> None:
 
 def _notice(seq: int, kind: Kind, users: int, at_ms: int) -> Notice:
     target = Target(TargetKind.ALL) if kind == "broadcasts" else Target(TargetKind.CUSTOM, (1 + seq % users,))
-    return Notice(seq, f"m{seq}", TEXT, target, at_ms)
+    return Notice(seq, f"{at_ms:012x}{seq:020x}", TEXT, target, at_ms)  # an id as long as pushd's own
 
 
 async def _store(stores: Stores, notices: list[Notice], known: dict[int, User]) -> None:

@@ -38,18 +38,21 @@ extensions = [
         "pushd._fastpath",
         "pushd.ws._reader",
         "pushd.ledger._notices",
+        "pushd.ledger._patches",
         "pushd.ledger._places",
         "pushd.ledger._ledger",
         "pushd.ledger._names",
         "pushd.ledger._loading",
         "pushd.ledger._replay",
         "pushd.ledger._log",
+        "pushd.ledger._cold",
         "pushd.ledger._changes",
         "pushd.ledger._entries",
         "pushd.ledger._lists",
         "pushd.ledger._push_counts",
         "pushd.ledger._pushes",
         "pushd.ledger._passes",
+        "pushd.ledger._views",
     )
 ]
 

@@ -10,7 +10,7 @@ import sqlite3
 import struct
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -184,6 +184,8 @@ class _Stored:
             state, columns = body.byte(), body.byte()
             values = [body.number() if columns & 1 << part else 0 for part in range(1, 5)]
             if block is not None and block.upto < flush and (kind == DENSE or place in block.owners):
+                if columns & 1 and place in block.positions:  # the block was not in memory
+                    values = joined(block.positions[place][1:], values)
                 block.put(place, state, values)
 
     def _dropped(self, flush: int, body: _Reader) -> None:
@@ -203,6 +205,12 @@ class _Stored:
                 if state:
                     received, read, confirmed = times
                     yield Receipt(seq, user, state, (received, read, confirmed), client)
+
+
+def joined(known: Sequence[int], values: Sequence[int]) -> list[int]:
+    """The earlier of two times, 0 is none; the greater client."""
+    times = [min(one, other) or max(one, other) for one, other in zip(known[:3], values[:3], strict=True)]
+    return [*times, max(known[3], values[3])]
 
 
 def _opened(blob: bytes, kind: int, part: int, number: int) -> tuple[int, int, int, _Reader]:

@@ -265,6 +265,15 @@ class RecordsConfig(_Section, frozen=True):
     retention_days: Annotated[int, _number("Days a record is kept.", 1, 3650)] = 30
     batch_size: Annotated[int, _number("Records written at once.", 1, 10_000)] = 500
     flush_ms: Annotated[int, _number("Milliseconds a record may wait to be written with others.", 1, 60_000)] = 100
+    memory_mb: Annotated[
+        int,
+        _number(
+            'With "sqlite:": MiB of memory for what is known of receipts. Above it the times and clients of the oldest '
+            "are read from the disk when they are asked for; the rest, 1 to 13 bytes of each, stays. 0 = of all that can.",
+            0,
+            1_048_576,
+        ),
+    ] = 256
 
 
 class DirectoryConfig(_Section, frozen=True):

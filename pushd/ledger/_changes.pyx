@@ -28,8 +28,9 @@ many positions were left out since the one before. Entries:
     1 NOTICES   v chunk, v n, n x (v gap, state u8)
     2 ROWS      v page, v first, v n, columns u8, notices u32[n], users u32[n], states u8[n], u32[n] for each bit of
                 columns: rows of a page, from position `first` on
-    3 CHANGES   kind u8, v number, v n, n x (v gap, state u8, columns u8, v for each bit of columns): positions as they
-                are now; columns left out are 0
+    3 CHANGES   kind u8, v number, v n, n x (v gap, state u8, columns u8, v for each bit 1-4 of columns): positions as
+                they are now; columns left out are 0. With bit 0 the block was cold: the earlier times and the greater
+                client stay, of what there is and these
     4 DROPPED   kind u8, v number: the block is gone; the number of a page may be used again
 
 Everything is an absolute value: a row may be replayed twice. What a flush stores and its change row are written in one
@@ -37,12 +38,12 @@ transaction; rows below the flush that `take_changes` returns say nothing that i
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove, memset
 
 from pushd.ledger._ledger cimport PAGE, Block, Chunk, Ledger
+from pushd.ledger._cold cimport patched_part
 from pushd.ledger._log cimport (
     CHUNK_BASE,
     CHUNK_ROW,
@@ -50,25 +51,26 @@ from pushd.ledger._log cimport (
     ENTRY_DROPPED,
     ENTRY_NOTICES,
     ENTRY_ROWS,
-    FORMAT,
-    HEAD,
     KIND_CHANGE,
     KIND_CHUNK,
     KIND_DENSE,
     KIND_PAGE,
-    MAGIC,
     PAGE_ROW,
     PARTS,
-    TAIL,
     Head,
     Log,
+    blob,
     block_of,
     column_of,
+    is_blank,
     key_of,
     log_of,
+    put_column,
+    put_number,
+    seal,
 )
-
-from zlib import crc32
+from pushd.ledger._notices cimport Patch
+from pushd.ledger._patches cimport Ages, columns_size, is_at_rest, living, next_oldest, patch_at
 
 from pushd.ledger._loading import load_part, renumber
 from pushd.ledger._replay import ready, replay
@@ -81,46 +83,6 @@ cdef enum:
     KEPT_DIRTY = 256  # room of a list of dirty positions that is kept
     LATE = 8          # a full chunk that still changes is stored once so many chunks are behind it
     POSITION_BYTES = 5 + 1 + 1 + 4 * 5  # of one in a change row, at most
-
-
-cdef bint is_blank(const uint32_t* values, uint32_t count) noexcept nogil:
-    cdef uint32_t place
-    for place in range(count):
-        if values[place]:
-            return False
-    return True
-
-
-cdef inline uint8_t* put_number(uint8_t* at, uint64_t value) noexcept nogil:
-    while value >= 0x80:
-        at[0] = <uint8_t>value | 0x80
-        at += 1
-        value >>= 7
-    at[0] = <uint8_t>value
-    return at + 1
-
-
-cdef inline uint8_t* put_column(uint8_t* at, const void* column, size_t size) noexcept nogil:
-    memcpy(at, column, size)
-    return at + size
-
-
-cdef bytes blob(size_t body_size, Head* head, uint8_t** body):
-    """An unfinished blob: its body is to be written, then it is `sealed`."""
-    cdef bytes made = PyBytes_FromStringAndSize(NULL, HEAD + body_size + TAIL)
-    head.magic = MAGIC
-    head.version = FORMAT
-    memcpy(PyBytes_AS_STRING(made), head, HEAD)
-    body[0] = <uint8_t*>PyBytes_AS_STRING(made) + HEAD
-    return made
-
-
-cdef int seal(bytes made) except -1:
-    cdef char* data = PyBytes_AS_STRING(made)
-    cdef Py_ssize_t size = len(made) - TAIL
-    cdef uint32_t check = crc32(PyMemoryView_FromMemory(data, size, 0x100))
-    memcpy(data + size, &check, TAIL)
-    return 0
 
 
 cdef class Taking:
@@ -349,6 +311,7 @@ cdef class Taking:
         cdef uint32_t index, place, next_place = 0
         cdef uint32_t* values[PARTS]
         cdef uint32_t value
+        cdef Patch* patch = NULL
         cdef uint8_t* columns
         cdef int part
         cdef uint8_t* at = self.reserve(32 + <size_t>count * POSITION_BYTES)
@@ -363,10 +326,15 @@ cdef class Taking:
             next_place = place + 1
             at[0] = block.states[place]
             columns = at + 1
-            columns[0] = 0
+            if block.cold:
+                patch = patch_at(block, place)
+            columns[0] = block.cold and (patch == NULL or not patch.is_whole)
             at += 2
             for part in range(1, PARTS):
-                value = values[part][place] if values[part] != NULL else 0
+                if patch != NULL:
+                    value = patch.values[part - 1]
+                else:
+                    value = values[part][place] if values[part] != NULL else 0
                 if value:
                     columns[0] |= 1 << part
                     at = put_number(at, value)
@@ -393,7 +361,7 @@ cdef class Taking:
         head.count = block.count
         for part in range(1, PARTS):
             column = column_of(block, part)[0]
-            if column == NULL or (block.upto == 0 and is_blank(column, block.count)):
+            if column == NULL:
                 continue
             columns |= 1 << part
             if block.upto == 0 or block.stale & 1 << part:
@@ -401,6 +369,9 @@ cdef class Taking:
                 made = blob(4 * count, &head, &at)
                 put_column(at, column, 4 * count)
                 self.store(block.key, kind, part, made)
+        if block.cold:
+            columns = block.cold
+            self.store_patches(block, kind)
         head.part = 0
         head.columns = columns
         made = blob(count if kind == KIND_DENSE else PAGE_ROW * count, &head, &at)
@@ -415,6 +386,33 @@ cdef class Taking:
         block.logged = block.count
         block.stale = 0
         return self.forget_dirty(block)
+
+    cdef int store_patches(self, Block* block, int kind) except -1:
+        """What has changed of a cold block's columns; it is kept until they are written."""
+        cdef int part
+        cdef object made
+        for part in range(1, PARTS):
+            made = patched_part(block, part, self.flush)
+            if made is not None:
+                self.parts.append((key_of(block.key, kind, part), made))
+                self.copied += 4 * <size_t>block.count
+        if block.patches_taken == 0 and block.patch_count:
+            self.ledger.patched.append(key_of(block.key, kind, 0))
+        block.patches_taken = block.patch_count
+        return 0
+
+    cdef int store_oldest(self, size_t most) except -1:
+        """Store what of the oldest blocks is in the log only: at rest they may become cold, until `most` are left."""
+        cdef Ages ages = Ages(0, 0)
+        cdef Block* block = next_oldest(self.ledger, &ages)
+        cdef size_t left = living(self.ledger), end = self.copied + self.most
+        while left > most and block != NULL and self.copied < end:
+            if not block.is_touched:
+                if not is_at_rest(block):
+                    self.store_block(block)
+                left -= columns_size(block)
+            block = next_oldest(self.ledger, &ages)
+        return 0
 
     cdef int64_t shorten(self, int64_t floor, size_t log_bytes) except -1:
         """Store what keeps the oldest rows, until the log is short enough or this flush has its share; the floor."""
@@ -458,14 +456,17 @@ def has_changes(Ledger ledger not None):
     return bool(ledger.touched_count or ledger.touched_chunks or ledger.dropped)
 
 
-def take_changes(Ledger ledger not None, size_t log_bytes=LOG_BYTES, size_t take_bytes=TAKE_BYTES):
+def take_changes(
+    Ledger ledger not None, size_t log_bytes=LOG_BYTES, size_t take_bytes=TAKE_BYTES, size_t memory=<size_t>-1
+):
     """Take what has changed since the last flush, as (flush number, change row, parts, floor).
 
-    The row is b"" where all is in the parts; a part is (key, blob), or (key, None) for one to delete: deletions come
-    first. Change rows whose flush is below `floor` may be deleted in the same transaction. Where nothing has changed:
+    The row is b"" where all is in the parts; a part is (key, blob), (key, PatchedPart) to be made of what is stored, or
+    (key, None) for one to delete: deletions come first. Call `forget_patches` when all that was taken is written. Change rows whose flush is below `floor` may be deleted in the same transaction. Where nothing has changed:
     (0, b"", [], 0). It counts as written from here on: if that fails, these same bytes are to be written before others.
 
-    Copies about `take_bytes`, and as much again to keep the log below `log_bytes`; what is over waits for the next call
+    Copies about `take_bytes`, as much again to keep the log below `log_bytes`, and as much of the oldest blocks where the
+    ledger has more than `memory` bytes, so that these can become cold (_patches.cool); what is over waits for the next call
     (`has_changes`), whole blocks at a time. Costs about 50 ns for a changed position, a millisecond for two megabytes
     of parts.
     """
@@ -486,6 +487,7 @@ def take_changes(Ledger ledger not None, size_t log_bytes=LOG_BYTES, size_t take
     if taking.size == 0 and not taking.parts:
         return 0, b"", [], 0
     ledger.flush = taking.flush
+    taking.store_oldest(memory)
     floor = taking.shorten(log.floor(ledger, taking.flush), log_bytes)
     log.dropped_below(floor)
     row = taking.row() if taking.size and floor <= taking.flush else b""

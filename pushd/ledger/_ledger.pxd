@@ -11,7 +11,7 @@ from pushd.ledger._places cimport *
 cdef class Ledger(Places):
     # Neither logs: note_dirty comes first. `put` keeps counts, unreads (where the notice counts), waitings and floors
     cdef void put(self, Block* block, uint32_t place, uint32_t user, uint8_t state, bint counts) noexcept
-    cdef void put_time(self, Block* block, int kind, uint32_t place, uint32_t value) noexcept  # the earlier one stays
+    cdef void put_time(self, Block* block, int kind, uint32_t place, uint32_t value) noexcept  # not 0; the earlier stays
 
     cdef void lower_floors(self, Block* block, uint32_t place, uint32_t user) noexcept
     cdef int note_all(self, int64_t seq, const uint32_t* users, const uint32_t* clients, size_t count, uint8_t state,
@@ -21,6 +21,7 @@ cdef class Ledger(Places):
     cdef int free_empty(self, int64_t seq) except -1
     cdef int drop_pages(self, int64_t seq) except -1
     cdef int cut_vectors(self) except -1
+    cdef list newest_places(self, uint32_t number, uint32_t limit)
     cdef uint32_t newest_rows(self, const Vector* vector, uint32_t* rows, uint32_t most) noexcept
     cdef uint32_t offset_of(self, uint32_t row) noexcept
     cdef int drop_chunks(self, int64_t seq) except -1

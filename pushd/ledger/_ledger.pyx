@@ -12,6 +12,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove, memset
 
 from pushd.ledger._notices cimport release_chunk
+from pushd.ledger._patches cimport new_patch, patch_at, patch_state, patch_value
 from pushd.ledger._places cimport entry_of
 
 cdef enum:
@@ -50,6 +51,7 @@ cdef class Ledger(Places):
         self.max_waiting = max_waiting
         self.touched_chunks = []
         self.dropped = []
+        self.patched = []
 
     # ---- changes
 
@@ -68,6 +70,8 @@ cdef class Ledger(Places):
 
     cdef void put(self, Block* block, uint32_t place, uint32_t user, uint8_t state, bint counts) noexcept:
         cdef uint8_t old = block.states[place]
+        if block.cold:
+            patch_state(block, place, state)
         block.counts[old] -= 1
         block.counts[state] += 1
         block.states[place] = state
@@ -93,7 +97,10 @@ cdef class Ledger(Places):
 
     cdef void put_time(self, Block* block, int kind, uint32_t place, uint32_t value) noexcept:
         cdef uint32_t* times = block.times[kind]
-        if value == 0 or (times[place] and times[place] <= value):
+        if block.cold:
+            patch_value(block, patch_at(block, place), kind + 1, value)
+            return
+        if times[place] and times[place] <= value:
             return
         times[place] = value
         block.stale |= 2 << kind
@@ -122,13 +129,15 @@ cdef class Ledger(Places):
         """What is said of a receipt joins what is known of it."""
         cdef uint8_t old = block.states[place]
         if received:
-            self.add_column(block, 1)
+            self.make_room(block, 1, place)
         if client:
-            self.add_column(block, KINDS + 1)
+            self.make_room(block, KINDS + 1, place)
         self.note_dirty(block, place)
         if received:
             self.put_time(block, 0, place, received)
-        if client and client > block.clients[place]:
+        if client and block.cold:
+            patch_value(block, patch_at(block, place), KINDS + 1, client)
+        elif client and client > block.clients[place]:
             block.clients[place] = client
             block.stale |= 16
         self.put(block, place, user, max(old & STEPS, state & STEPS) | ((old | state) & ~STEPS), counts)
@@ -220,6 +229,8 @@ cdef class Ledger(Places):
     cdef int forget(self, Block* block, uint32_t place, uint32_t user, uint8_t kept, bint counts) except -1:
         """Only these bits stay of a receipt."""
         cdef int kind
+        if block.cold:
+            new_patch(self, block, place)[0] = Patch(place, True, [0, 0, 0, 0])
         self.note_dirty(block, place)
         for kind in range(KINDS):
             if block.times[kind] != NULL and block.times[kind][place]:
@@ -470,7 +481,7 @@ cdef class Ledger(Places):
                 self.stop_waiting(block, place, number)
             return False
         for kind in range(step - READ + 2):
-            self.add_column(block, 1 + kind)
+            self.make_room(block, 1 + kind, place)
         self.note_dirty(block, place)
         value = offset_of_time(created_of(self.chunk_of(seq), <uint32_t>(seq % PAGE)), at_ms)
         for kind in range(step - READ + 2):
@@ -611,10 +622,15 @@ cdef class Ledger(Places):
     # ---- for Python: receipts
 
     def receipt(self, int64_t seq, uint32_t number):
-        """(state, received_ms, read_ms, confirmed_ms, client) of a listed receipt; None: there is none. 0: never."""
+        """(state, received_ms, read_ms, confirmed_ms, client) of a listed receipt; None: there is none. 0: never.
+
+        LookupError: it is in a cold block.
+        """
         cdef Block* block
         cdef uint32_t place
         if self.find(seq, self.checked(number), &block, &place) and block.states[place] & STEPS:
+            if block.cold:
+                raise LookupError("its times are in the file")
             return self.described(seq, block, place)[1:]
         return None
 
@@ -646,7 +662,19 @@ cdef class Ledger(Places):
         return {state: counts[state] for state in range(256) if state & STEPS and counts[state]}
 
     def newest(self, uint32_t number, uint32_t limit):
-        """(seq, state, received_ms, read_ms, confirmed_ms, client) of the user's listed receipts, newest seq first."""
+        """(seq, state, received_ms, read_ms, confirmed_ms, client) of the user's listed receipts, newest seq first.
+
+        None: some of them are in cold blocks (_cold.newest).
+        """
+        cdef list found = []
+        for seq, block, place in self.newest_places(number, limit):
+            if (<Block*><size_t>block).cold:
+                return None
+            found.append(self.described(seq, <Block*><size_t>block, place))
+        return found
+
+    cdef list newest_places(self, uint32_t number, uint32_t limit):
+        """(seq, pointer to the block, place) of these."""
         cdef Vector* vector = &self.vectors[self.checked(number)]
         cdef uint32_t most = min(limit, vector.count), count, taken = 0, index = self.dense_count
         cdef uint32_t* rows = <uint32_t*>malloc((most or 1) * sizeof(uint32_t))
@@ -664,9 +692,9 @@ cdef class Ledger(Places):
                     index -= 1
                 if index and self.dense[index - 1].key > seq:
                     index -= 1
-                    found.append(self.described(self.dense[index].key, self.dense[index], number))
+                    found.append((self.dense[index].key, <size_t>self.dense[index], number))
                 elif taken < count:
-                    found.append(self.described(seq, self.pages[rows[taken] // PAGE], rows[taken] % PAGE))
+                    found.append((seq, <size_t>self.pages[rows[taken] // PAGE], rows[taken] % PAGE))
                     taken += 1
                 else:
                     break

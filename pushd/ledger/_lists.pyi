@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 from pushd.ledger._ledger import Ledger
 from pushd.ledger._names import Named
 from pushd.ledger.users import Users
@@ -8,7 +10,8 @@ class ReceiptQuery:
 
     `user` and `seq`: of one user (his number), of one notice. `names`: what Users.named made. `state_set`: 256 bytes,
     those of states that match are not zero (receipt_states.states_of). `since_seq`, `before_seq`: at or after, before.
-    `few`: so many rows are sorted rather than narrowed down further.
+    `few`: so many rows are sorted rather than narrowed down further. `read`: the body of a part by its key (None: there
+    is none), for what is in the file only; what it raises goes through.
     Each method works on what is there when it is called, and may see changes that happen meanwhile.
     Raises MemoryError, and TypeError or ValueError on arguments of a wrong kind.
     """
@@ -25,6 +28,7 @@ class ReceiptQuery:
         since_seq: int | None = None,
         before_seq: int | None = None,
         few: int = ...,
+        read: Callable[[int], bytes | None] | None = None,
     ) -> None: ...
     def counts(self) -> tuple[int, int, int, int, int]:
         """How many: (all, online, received, read, confirmed)."""

@@ -9,7 +9,8 @@ from libc.string cimport memcpy, memset
 from pushd.ledger._entries cimport Entries, Entry, add, pick
 from pushd.ledger._ledger cimport KINDS, NONE, NOWHERE, STEPS, Ledger, time_of
 from pushd.ledger._names cimport Named, Names, Order
-from pushd.ledger._passes cimport ANY, BUCKETS, TIMED, UNTIMED, Pass, View
+from pushd.ledger._passes cimport ANY, BUCKETS, TIMED, UNTIMED, Pass
+from pushd.ledger._views cimport View
 
 from operator import index
 
@@ -45,10 +46,11 @@ cdef class ReceiptQuery:
     cdef int64_t user
     cdef int64_t since, before     # seqs
     cdef int64_t few
+    cdef object read
 
     def __init__(self, Ledger ledger not None, users, *, seq=None, user=None, Named names=None, bytes state_set=None,
-                 since_seq=None, before_seq=None, int64_t few=FEW):
-        self.ledger, self.users, self.named = ledger, users, names
+                 since_seq=None, before_seq=None, int64_t few=FEW, read=None):
+        self.ledger, self.users, self.named, self.read = ledger, users, names, read
         self.state_set = _ALL if state_set is None else state_set
         if len(self.state_set) != 256:
             raise ValueError("a set of states has 256 bytes")
@@ -126,7 +128,7 @@ cdef class ReceiptQuery:
                     if counts[user] or user == self.user:
                         add(&busiest, Entry(-<int64_t>counts[user], _rank_of(scan.order, user), 0, 0, user))
                 pick(&busiest, 0, limit)
-            _check(&busiest)
+            _check(scan, &busiest)
             wishes.items = <Wanted*>malloc((min(limit, busiest.count) + 1) * sizeof(Wanted))
             if wishes.items == NULL:
                 raise MemoryError
@@ -140,7 +142,7 @@ cdef class ReceiptQuery:
                 found.count = 0
                 with nogil:
                     scan.collect_user(wanted.user, wishes.rows + wanted.first, wanted.count, &found)
-                _check(&found)
+                _check(scan, &found)
                 if found.count:
                     users.append(_summed(scan, wanted.user, &found))
             return users
@@ -154,7 +156,7 @@ cdef class ReceiptQuery:
 
     cdef int _begin(self, Pass scan) except -1:
         cdef int64_t base = self.ledger.base_seq
-        scan.ledger = self.ledger
+        scan.ledger, scan.read = self.ledger, self.read
         scan.since = <uint32_t>min(max(0, self.since - base), <int64_t>NOWHERE)
         scan.before = <uint32_t>min(max(0, self.before - base), <int64_t>NOWHERE)
         scan.by_seq, scan.kind, scan.need = True, 0, ANY
@@ -171,7 +173,7 @@ cdef class ReceiptQuery:
         if scan.by_seq:
             with nogil:
                 at = narrow(scan, offset, limit, self.few, found)
-            _check(found)
+            _check(scan, found)
             return _rows(scan, found, at, limit) if at >= 0 else []
         page = []
         for is_timed in (True, False) if scan.is_inverted else (False, True):
@@ -179,7 +181,7 @@ cdef class ReceiptQuery:
             found.count = 0
             with nogil:
                 at = narrow(scan, offset, limit, self.few, found)
-            _check(found)
+            _check(scan, found)
             if at < 0:
                 offset -= -1 - at
                 continue
@@ -206,7 +208,7 @@ cdef class ReceiptQuery:
                 scan.collect_user(wanted.user, wishes.rows, wanted.count, found)
         finally:
             free(wishes.rows)
-        return _check(found)
+        return _check(scan, found)
 
     cdef list _named_page_of_user(self, Pass scan, Names names, int64_t offset, int64_t limit, bint is_descending,
                                   Entries* found):
@@ -236,7 +238,7 @@ cdef class ReceiptQuery:
             with nogil:
                 _collect_wanted(scan, names, &wishes, found)
                 pick(found, offset - seen, limit)
-            _check(found)
+            _check(scan, found)
             return _rows(scan, found, offset - seen, limit)
         finally:
             free(wishes.items)
@@ -432,7 +434,9 @@ cdef uint32_t _rank_of(Order order, uint32_t user) noexcept nogil:
     return order.places[user] if user < order.count else user
 
 
-cdef int _check(Entries* found) except -1:
+cdef int _check(Pass scan, Entries* found) except -1:
+    if scan.failure is not None:
+        raise scan.failure
     if found.is_full:
         raise MemoryError
     return 0
@@ -450,8 +454,8 @@ cdef list _rows(Pass scan, Entries* found, int64_t start, int64_t limit):
 
 cdef tuple _row(Pass scan, const Entry* entry):
     """(seq, user number, state, received_ms, read_ms, confirmed_ms, client); None: it has gone meanwhile."""
-    cdef const View* view = &scan.views[entry.view]
-    cdef uint32_t place = entry.place
+    cdef View* view = &scan.views[entry.view]
+    cdef uint32_t place = entry.place, client = 0
     cdef int64_t created = scan.created_of(view, place)
     cdef uint8_t state = view.states[place]
     cdef int64_t[3] times
@@ -459,10 +463,14 @@ cdef tuple _row(Pass scan, const Entry* entry):
     if state & STEPS == NONE:
         return None
     for kind in range(KINDS):
-        times[kind] = time_of(created, view.times[kind][place]) if view.times[kind] != NULL else 0
+        times[kind] = time_of(created, view.times[kind][place]) if scan.has(view, 1 + kind) else 0
+    if scan.has(view, 1 + KINDS):
+        client = view.clients[place]
+    if scan.failure is not None:
+        raise scan.failure
     return (
         scan.base_seq + scan.offset_of(view, place), place if view.users == NULL else view.users[place], state,
-        times[0], times[1], times[2], view.clients[place] if view.clients != NULL else 0,
+        times[0], times[1], times[2], client,
     )
 
 

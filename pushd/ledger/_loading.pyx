@@ -227,7 +227,7 @@ cdef Block* page_numbered(Ledger ledger, uint32_t number) except NULL:
 def renumber(Ledger ledger not None, uint32_t most):
     """Number the pages from 0 on, where there are numbers from `most` on: those of rows would come to an end.
 
-    After `ready`, before anything else. Returns whether it did: then all that changed is to be written in one
+    After `ready` of what was loaded as a whole, before anything else. Returns whether it did: then all that changed is to be written in one
     transaction, with `take_changes(ledger, 0, ...)`, since the log speaks of other numbers.
     """
     cdef uint32_t index, kept = 0, user
@@ -236,6 +236,9 @@ def renumber(Ledger ledger not None, uint32_t most):
     cdef Block* page
     if ledger.page_count <= most:
         return False
+    for index in range(ledger.page_count):
+        if ledger.pages[index] != NULL and ledger.pages[index].cold:
+            return False  # its columns are in the file under the old number
     moved = <uint32_t*>malloc(ledger.page_count * sizeof(uint32_t))
     if moved == NULL:
         raise MemoryError()

@@ -1,6 +1,7 @@
 # What taking (_changes) and loading (_loading) of the ledger's stored form share. The form: head of _changes.pyx.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from pushd.ledger._ledger cimport Block, Chunk, Ledger
 
@@ -55,6 +56,9 @@ cdef class Log:
     cdef size_t dropped_below(self, int64_t floor) except? 0
     cdef uint32_t distinct(self, uint32_t* positions, uint32_t count, uint32_t below) except? 0xffffffff
 
+cdef bint is_blank(const uint32_t* values, uint32_t count) noexcept nogil
+cdef bytes blob(size_t body_size, Head* head, uint8_t** body)
+cdef int seal(bytes made) except -1
 cdef Log log_of(Ledger ledger)  # its own, made when first asked for
 cdef Block* block_of(Ledger ledger, int64_t key) noexcept
 
@@ -66,3 +70,17 @@ cdef inline int64_t key_of(int64_t number, int kind, int part) noexcept nogil:
 cdef inline uint32_t** column_of(Block* block, int part) noexcept nogil:
     """Where part 1-4 of a block stands in memory."""
     return &block.clients if part == 4 else &block.times[part - 1]
+
+
+cdef inline uint8_t* put_number(uint8_t* at, uint64_t value) noexcept nogil:
+    while value >= 0x80:
+        at[0] = <uint8_t>value | 0x80
+        at += 1
+        value >>= 7
+    at[0] = <uint8_t>value
+    return at + 1
+
+
+cdef inline uint8_t* put_column(uint8_t* at, const void* column, size_t size) noexcept nogil:
+    memcpy(at, column, size)
+    return at + size

@@ -1,13 +1,16 @@
 # cython: cdivision=True
 """What of the ledger's log, the change rows, is in the file, and what still needs it."""
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from pushd.ledger._ledger cimport PAGE, Block, Chunk, Ledger
 
 from collections import deque
+from zlib import crc32
 
 cdef extern from *:
     """
@@ -17,6 +20,32 @@ cdef extern from *:
 
 cdef enum:
     SORTED = 32  # positions are sorted by insertion, more by setting bits
+
+
+cdef bint is_blank(const uint32_t* values, uint32_t count) noexcept nogil:
+    cdef uint32_t place
+    for place in range(count):
+        if values[place]:
+            return False
+    return True
+
+
+cdef bytes blob(size_t body_size, Head* head, uint8_t** body):
+    """An unfinished blob: its body is to be written, then it is `sealed`."""
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, HEAD + body_size + TAIL)
+    head.magic = MAGIC
+    head.version = FORMAT
+    memcpy(PyBytes_AS_STRING(made), head, HEAD)
+    body[0] = <uint8_t*>PyBytes_AS_STRING(made) + HEAD
+    return made
+
+
+cdef int seal(bytes made) except -1:
+    cdef char* data = PyBytes_AS_STRING(made)
+    cdef Py_ssize_t size = len(made) - TAIL
+    cdef uint32_t check = crc32(PyMemoryView_FromMemory(data, size, 0x100))
+    memcpy(data + size, &check, TAIL)
+    return 0
 
 
 cdef class Log:

@@ -50,6 +50,11 @@ cdef enum NoticeState:
     FAILED = 0xc0
     STATUS = 0xc0
 
+cdef struct Patch:         # what came of a position of a cold block
+    uint32_t place
+    uint32_t is_whole      # what is stored of it does not count any more; else the earlier time, the greater client stays
+    uint32_t values[4]     # of parts 1-4; 0: nothing
+
 cdef struct Block:
     int64_t key            # dense: the notice's seq; page: its number
     int64_t upto           # the last flush whose changes the stored parts contain
@@ -74,6 +79,14 @@ cdef struct Block:
     uint8_t stale          # parts that differ from what is stored: bit 0 states (users, notices), 1-3 times, 4 clients
     uint8_t is_touched     # in Ledger.touched
     uint8_t is_dead        # dropped: to be deleted from the file
+    # A block is cold when `cold` is not 0: the file alone has its columns, but for its patches (_patches)
+    uint8_t cold           # bit n: it has part n
+    uint8_t told           # bit n: its states say which positions have the time of kind n
+    Patch* patches         # those a flush has taken, then those since, both ascending. With the GIL only
+    uint32_t patch_count
+    uint32_t patch_room
+    uint32_t patches_taken
+    uint32_t epoch         # how often patches that the file has by now were forgotten
 
 cdef struct Chunk:         # PAGE notices, from a multiple of PAGE on
     int64_t key            # its first seq // PAGE
@@ -140,6 +153,7 @@ cdef class Notices:
     cdef list touched_chunks      # their keys
     cdef list dropped             # keys of parts to delete; some may never have been stored
     cdef public int64_t flush     # number of the last one taken
+    cdef list patched             # keys (part 0) of blocks whose patches a flush has taken
     cdef object log               # _log.Log: what of the log is in the file; None until it is asked for
     # limits and sums
     cdef public uint32_t max_waiting

@@ -2,20 +2,18 @@
 """Passes over the ledger's columns without the GIL: which receipts match, how many, and those with certain keys."""
 
 cimport cython
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from pushd.ledger._entries cimport Entry, add
 from pushd.ledger._ledger cimport (
-    CONFIRMED, DELIVERED, HIDDEN, KINDS, KNOWN, NONE, NOWHERE, ONLINE, PAGE, READ, SECONDS, STEPS, Chunk, time_of,
+    CONFIRMED, DELIVERED, HIDDEN, KNOWN, NONE, NOWHERE, ONLINE, PAGE, READ, SECONDS, STEPS, time_of,
 )
 from pushd.ledger._names cimport SEVERAL, spell_at
+from pushd.ledger._patches cimport says_time
 
 cdef enum:
     LANE = 64          # times compared at once
-
-# What a chunk that is not there has.
-cdef uint32_t NOTHING[PAGE]
 
 # Five sums in one number: how many rows of a state there are, and which of them are online, received, read, confirmed.
 cdef uint64_t WEIGHTS[256]
@@ -31,112 +29,9 @@ def _weigh():
 _weigh()
 
 
-cdef class Pass:
+cdef class Pass(Views):
     def __dealloc__(self):
-        self.end()
-        free(self.views)
-        free(self.page_views)
-        free(self.eras)
         free(self.mask)
-
-    # ---- what is there
-
-    cdef int begin(self) except -1:
-        """Copies where the columns are. `ledger`, `since` and `before` (offsets) are set; `end` must follow."""
-        self.ledger.enter()
-        self.is_open = True
-        self.copy()
-        with nogil:
-            self.look()
-        return 0
-
-    cdef int end(self) except -1:
-        if self.is_open:
-            self.is_open = False
-            self.ledger.leave()
-        return 0
-
-    cdef int copy(self) except -1:
-        cdef Ledger ledger = self.ledger
-        cdef Chunk* chunk
-        cdef Block* block
-        cdef uint32_t i
-        self.base_seq = ledger.base_seq
-        self.page_count = ledger.page_count
-        self.user_room = ledger.user_count
-        self.era_count = max(1, ledger.chunk_count)
-        self.views = <View*>malloc((<size_t>ledger.dense_count + ledger.page_count + 1) * sizeof(View))
-        self.page_views = <uint32_t*>malloc((<size_t>self.page_count + 1) * 4)
-        self.eras = <Era*>calloc(self.era_count + 1, sizeof(Era))
-        if not (self.views and self.page_views and self.eras):
-            raise MemoryError
-        for i in range(self.era_count):
-            self.eras[i] = Era(0, &NOTHING[0], <const uint8_t*>&NOTHING[0], <const uint8_t*>&NOTHING[0], 0, 0)
-            if i < ledger.chunk_count and ledger.chunks[i] != NULL:
-                chunk = ledger.chunks[i]
-                self.eras[i] = Era(chunk.base_ms, chunk.created_low, chunk.created_high, chunk.states, chunk.count, 0)
-        self.notice_end = (self.era_count - 1) * PAGE + self.eras[self.era_count - 1].count
-        self.before = min(self.before, self.notice_end)
-        for i in range(ledger.dense_count):
-            block = ledger.dense[i]
-            if block.key >= self.base_seq + self.since and block.key < self.base_seq + self.before:
-                self.look_at(block, <uint32_t>(block.key - self.base_seq), <uint32_t>(block.key - self.base_seq))
-                self.user_room = max(self.user_room, block.count)
-        self.dense_count = self.count
-        for i in range(ledger.page_count):
-            block = ledger.pages[i]
-            self.page_views[i] = NOWHERE
-            if block != NULL and block.count and block.low < self.before and block.high >= self.since:
-                self.page_views[i] = self.count
-                self.look_at(block, block.low, min(block.high, self.notice_end - 1))
-        return 0
-
-    cdef void look_at(self, Block* block, uint32_t low, uint32_t high) noexcept:
-        cdef View* view = &self.views[self.count]
-        cdef int kind
-        view.block, view.states, view.users, view.notices = block, block.states, block.users, block.notices
-        view.clients, view.count, view.low, view.high = block.clients, block.count, low, high
-        for kind in range(KINDS):
-            view.times[kind], view.earliest[kind], view.latest[kind] = (
-                block.times[kind], block.earliest[kind], block.latest[kind]
-            )
-        view.created, view.is_checked, view.matching = 0, False, -1
-        self.count += 1
-
-    @cython.boundscheck(False)
-    cdef void look(self) noexcept nogil:
-        """Finds the notices without a record: their dense blocks have no rows, pages that may have some are checked."""
-        cdef uint32_t i, place, mixed = 0, low = NOWHERE, high = 0
-        cdef uint8_t all_bits, any_bits  # no wider, so that many are looked at at once
-        cdef const uint8_t* states
-        cdef View* view
-        cdef Era* era
-        for i in range(self.dense_count):
-            view = &self.views[i]
-            era = &self.eras[view.low // PAGE]
-            view.created = self.created_of(view, 0)
-            if era.states[view.low % PAGE] & (KNOWN | HIDDEN) != KNOWN:
-                view.count = 0
-        for i in range(self.dense_count, self.count):
-            low, high = min(low, self.views[i].low // PAGE), max(high, self.views[i].high // PAGE)
-        if low == NOWHERE:
-            return
-        for i in range(low, high + 1):
-            era = &self.eras[i]
-            era.mixed = mixed
-            all_bits, any_bits = KNOWN, 0
-            states = era.states
-            for place in range(era.count):
-                all_bits &= states[place]
-                any_bits |= states[place]
-            mixed += all_bits == 0 or (any_bits & HIDDEN) != 0
-        self.eras[high + 1].mixed = mixed
-        for i in range(self.dense_count, self.count):
-            view = &self.views[i]
-            view.is_checked = (
-                view.low < self.since or view.high >= self.before
-                or self.eras[view.low // PAGE].mixed != self.eras[view.high // PAGE + 1].mixed
-            )
 
     # ---- what matches
 
@@ -157,12 +52,12 @@ cdef class Pass:
         return 0
 
     @cython.boundscheck(False)
-    cdef bint is_match(self, const View* view, uint32_t place) noexcept nogil:
+    cdef bint is_match(self, View* view, uint32_t place) noexcept nogil:
         cdef uint8_t hit
         return self.table[view.states[place]] and self.hits_of(view, place, 1, &hit)
 
     @cython.boundscheck(False)
-    cdef uint32_t hits_of(self, const View* view, uint32_t start, uint32_t count, uint8_t* hits) noexcept nogil:
+    cdef uint32_t hits_of(self, View* view, uint32_t start, uint32_t count, uint8_t* hits) noexcept nogil:
         """Sets 1 for each row that matches, else 0, and returns how many do."""
         cdef const uint8_t* states = view.states + start
         cdef const uint32_t* users = view.users
@@ -181,7 +76,10 @@ cdef class Pass:
         else:
             for i in range(count):
                 hits[i] = table[states[i]] & mask[users[i]]
-        if self.need != ANY and view.times[self.kind] != NULL:
+        if self.need != ANY and view.cold and view.times[self.kind] == NULL and view.told & 1 << self.kind:
+            for i in range(count):
+                hits[i] &= says_time(states[i], self.kind) == (self.need == TIMED)
+        elif self.need != ANY and self.has(view, 1 + self.kind):
             times = view.times[self.kind] + start
             if self.need == TIMED:
                 for i in range(count):
@@ -210,7 +108,7 @@ cdef class Pass:
     cdef bint is_whole(self, const View* view) noexcept nogil:
         """True when the states alone say what matches."""
         return self.mask == NULL and not view.is_checked and (
-            self.need == ANY or self.need == UNTIMED and view.times[self.kind] == NULL
+            self.need == ANY or self.need == UNTIMED and view.times[self.kind] == NULL and not view.cold
         )
 
     @cython.boundscheck(False)
@@ -232,19 +130,6 @@ cdef class Pass:
 
     # ---- rows and their keys
 
-    cdef uint32_t offset_of(self, const View* view, uint32_t place) noexcept nogil:
-        """Of the row's notice. One that was forgotten lies behind all others."""
-        return view.low if view.notices == NULL else view.notices[place] - <uint32_t>self.base_seq
-
-    cdef int64_t created_of(self, const View* view, uint32_t place) noexcept nogil:
-        return self.created_at(self.offset_of(view, place))
-
-    cdef int64_t created_at(self, uint32_t offset) noexcept nogil:
-        cdef const Era* era
-        offset = offset if offset < self.notice_end else 0
-        era = &self.eras[offset // PAGE]
-        return era.base_ms + (<int64_t>era.created_high[offset % PAGE] << 32 | era.created_low[offset % PAGE])
-
     cdef int64_t key_of(self, const View* view, uint32_t place) noexcept nogil:
         cdef int64_t key
         if self.by_seq:
@@ -258,7 +143,7 @@ cdef class Pass:
         """Sets the bounds of the view's keys; none where no row can match."""
         cdef int64_t low, high
         view.first, view.last, view.matching = 1, 0, -1
-        if view.count == 0 or self.need == TIMED and (view.times[self.kind] == NULL or view.latest[self.kind] == 0):
+        if view.count == 0 or self.need == TIMED and view.latest[self.kind] == 0:
             return
         if self.by_seq:
             low, high = max(view.low, self.since), <int64_t>min(view.high, self.before - 1)
@@ -371,6 +256,8 @@ cdef class Pass:
             if view.first >= first and (view.first - first) >> shift == (view.last - first) >> shift:
                 buckets[(view.first - first) >> shift] += self.matching_of(view)
                 continue
+            if not (self.by_seq or self.has(view, 1 + self.kind)):
+                continue
             if not self.by_seq and view.notices == NULL and view.first >= first and view.latest[self.kind] < SECONDS:
                 self.spread_dense(view, first, shift, buckets)
                 continue
@@ -387,7 +274,7 @@ cdef class Pass:
         return below
 
     @cython.boundscheck(False)
-    cdef void spread_dense(self, const View* view, int64_t first, int shift, int64_t* buckets) noexcept nogil:
+    cdef void spread_dense(self, View* view, int64_t first, int shift, int64_t* buckets) noexcept nogil:
         """The same of a dense block whose times are all in milliseconds, none below."""
         cdef uint8_t[SEGMENT] hits
         cdef uint32_t segment, start, end, i
@@ -417,6 +304,8 @@ cdef class Pass:
             view = &self.views[index]
             if view.first > view.last or view.last < first or view.first > last:
                 continue
+            if not (self.by_seq or self.has(view, 1 + self.kind)):
+                continue
             if not (self.by_seq or view.notices or counts_below and view.first < first):
                 if view.latest[self.kind] < SECONDS:
                     self.collect_dense(index, first, last, found)
@@ -438,7 +327,7 @@ cdef class Pass:
     @cython.boundscheck(False)
     cdef void collect_dense(self, uint32_t index, int64_t first, int64_t last, Entries* found) noexcept nogil:
         """The same of a dense block whose times are all in milliseconds: few of them are in the range."""
-        cdef const View* view = &self.views[index]
+        cdef View* view = &self.views[index]
         cdef const uint32_t* times = view.times[self.kind]
         cdef int64_t low = max((-last if self.is_inverted else first) - view.created + 1, 1)
         cdef int64_t high = min((-first if self.is_inverted else last) - view.created + 1, <int64_t>SECONDS - 1)
@@ -472,8 +361,8 @@ cdef class Pass:
             if self.is_match(view, rows[i] % PAGE):
                 self.take(index, rows[i] % PAGE, self.user_key(view, rows[i] % PAGE), found)
 
-    cdef int64_t user_key(self, const View* view, uint32_t place) noexcept nogil:
-        if not self.by_seq and (view.times[self.kind] == NULL or view.times[self.kind][place] == 0):
+    cdef int64_t user_key(self, View* view, uint32_t place) noexcept nogil:
+        if not self.by_seq and not (self.has(view, 1 + self.kind) and view.times[self.kind][place]):
             return <int64_t>1 << 62 if self.is_inverted else -(<int64_t>1 << 62)
         return self.key_of(view, place)
 

@@ -12,7 +12,8 @@ cdef class Places(Notices):
     cdef int free_dense(self, int64_t seq) except -1          # with what the file has of it
     cdef Block* new_page(self) except NULL                    # number page_count
     cdef int reserve_pages(self, uint32_t count) except -1
-    cdef int add_column(self, Block* block, int part) except -1   # times (1-3) or clients (4), where it has none
+    cdef int add_column(self, Block* block, int part) except -1   # times (1-3) or clients (4), where it has none; not cold
+    cdef int make_room(self, Block* block, int part, uint32_t place) except -1  # for a value: a column, or a patch
     # True: the position is theirs, its state may be 0. In pages: the last row of this notice and user; others are dead
     cdef bint find(self, int64_t seq, uint32_t user, Block** block, uint32_t* place) noexcept
     cdef void begin(self, Walk* walk, int64_t seq) noexcept

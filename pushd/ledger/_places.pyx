@@ -5,6 +5,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove
 
+from pushd.ledger._patches cimport drop_patches, new_patch
+
 cdef enum:
     MOST_PAGES = 1 << 20
     LANE = 32  # compared at once
@@ -192,6 +194,7 @@ cdef class Places(Notices):
         if block.dirty != NULL:
             free(block.dirty)
             self.memory -= block.dirty_room * sizeof(uint32_t)
+        drop_patches(self, block, block.patch_count)
         release_columns(self, block)
         self.release(block, sizeof(Block))
         return 0
@@ -238,6 +241,13 @@ cdef class Places(Notices):
         if column[0] == NULL:
             column[0] = <uint32_t*>self.taken(block.capacity * sizeof(uint32_t))
             block.stale |= 1 << part
+        return 0
+
+    cdef int make_room(self, Block* block, int part, uint32_t place) except -1:
+        if block.cold:
+            new_patch(self, block, place)
+        else:
+            self.add_column(block, part)
         return 0
 
     cdef void bound(self) noexcept:

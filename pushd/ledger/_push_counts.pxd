@@ -20,7 +20,8 @@ cdef struct Rows:          # of a page
     const uint32_t* notices
     const uint8_t* states
     const uint32_t* times[3]
-    const Block* block
+    uint8_t cold           # as of the block: parts that the file alone has
+    Block* block
 
 cdef struct Counted:       # of one notice's receipts, or of many
     uint64_t total
@@ -39,6 +40,8 @@ cdef class Pass:           # what one pass looks at
     cdef Py_ssize_t page_count
     cdef Block** dense     # by seq
     cdef Py_ssize_t dense_count
+    cdef object read       # of parts in the file: _cold.read_column
+    cdef object failure    # of reading
 
     cdef void add_chunk(self, Py_ssize_t number) noexcept
     cdef void add_page(self, Block* page) noexcept

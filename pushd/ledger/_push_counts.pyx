@@ -7,6 +7,7 @@ from libc.string cimport memset
 from posix.mman cimport MADV_HUGEPAGE, madvise
 from posix.stdlib cimport posix_memalign
 
+from pushd.ledger._cold cimport read_column
 from pushd.ledger._ledger cimport (
     DELIVERED, EXPIRED, NONE, ONLINE, PAGE, STEPS, Block, Chunk, Ledger, created_of, time_of,
 )
@@ -92,7 +93,7 @@ cdef class Pass:
         cdef Rows* copy = &self.pages[self.page_count]
         cdef int kind
         copy.low, copy.high, copy.count = self.base + page.low, self.base + page.high, page.count
-        copy.notices, copy.states, copy.block = page.notices, page.states, page
+        copy.notices, copy.states, copy.block, copy.cold = page.notices, page.states, page, page.cold
         for kind in range(3):
             copy.times[kind] = page.times[kind]
         self.page_count += 1
@@ -185,8 +186,25 @@ cdef Py_ssize_t asked_from(const Asked* asked, Py_ssize_t low, Py_ssize_t high, 
     return low
 
 
-cdef void count_page(const Rows* page, int64_t base, Asked* asked, Py_ssize_t count) noexcept nogil:
+cdef int fetch(Pass data, Rows* page) except -1:
+    """Read the times of a cold page; `release` frees them."""
+    cdef int kind
+    for kind in range(3):
+        if page.cold & 2 << kind:
+            page.times[kind] = read_column(page.block, 1 + kind, page.count, data.read)
+    return 0
+
+
+cdef void release(Rows* page) noexcept nogil:
+    cdef int kind
+    for kind in range(3 if page.cold else 0):
+        free(<void*>page.times[kind])
+        page.times[kind] = NULL
+
+
+cdef void count_page(Pass data, Rows* page, Asked* asked, Py_ssize_t count) noexcept nogil:
     """Add the receipts of a page to those that are asked for."""
+    cdef int64_t base = data.base
     cdef Py_ssize_t first = asked_from(asked, 0, count, page.low)
     cdef Py_ssize_t end = asked_from(asked, first, count, page.high + 1)
     cdef Py_ssize_t at
@@ -196,6 +214,13 @@ cdef void count_page(const Rows* page, int64_t base, Asked* asked, Py_ssize_t co
     cdef Counted* counted
     if first == end:
         return
+    if page.cold:
+        with gil:
+            try:
+                if data.failure is None:
+                    fetch(data, page)
+            except BaseException as error:
+                data.failure = error
     for row in range(page.count):
         seq = base + <uint32_t>(page.notices[row] - <uint32_t>base)
         if seq < asked[first].seq or seq > asked[end - 1].seq or not IS_LISTED[page.states[row]]:
@@ -211,6 +236,7 @@ cdef void count_page(const Rows* page, int64_t base, Asked* asked, Py_ssize_t co
         for kind in range(3):
             if page.times[kind] != NULL:
                 counted.latest = max(counted.latest, page.times[kind][row])
+    release(page)
 
 
 cdef void count_asked(Pass data, Asked* asked, Py_ssize_t count) noexcept nogil:
@@ -226,10 +252,10 @@ cdef void count_asked(Pass data, Asked* asked, Py_ssize_t count) noexcept nogil:
             for kind in range(3):
                 asked[at].counted.latest = max(asked[at].counted.latest, block.latest[kind])
     for at in range(data.page_count):
-        count_page(&data.pages[at], data.base, asked, count)
+        count_page(data, &data.pages[at], asked, count)
 
 
-def counts_of(Ledger ledger not None, seqs):
+def counts_of(Ledger ledger not None, seqs, read=None):
     cdef list wanted = sorted(set(seqs))
     cdef Py_ssize_t at, count = len(wanted)
     cdef Asked* asked = <Asked*>zeroed(count, sizeof(Asked))
@@ -240,8 +266,11 @@ def counts_of(Ledger ledger not None, seqs):
         for at in range(count):
             asked[at].seq = wanted[at]
         data = Pass(ledger, True)
+        data.read = read
         with nogil:
             count_asked(data, asked, count)
+        if data.failure is not None:
+            raise data.failure
         for at in range(count):
             counted = &asked[at].counted
             found[wanted[at]] = (

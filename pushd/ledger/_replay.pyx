@@ -21,6 +21,8 @@ from pushd.ledger._ledger cimport (
     is_unread,
 )
 from pushd.ledger._loading cimport MOST_PAGES, expect_states, expect_users, head_of, is_number, page_numbered
+from pushd.ledger._notices cimport Patch
+from pushd.ledger._patches cimport bound_times, joined, new_patch, patch_state, patch_value
 from pushd.ledger._log cimport (
     ENTRY_CHANGES,
     ENTRY_DROPPED,
@@ -217,7 +219,7 @@ cdef Block* block_for_rows(Ledger ledger, int64_t flush, uint64_t number, uint64
     cdef Block* block
     cdef uint32_t place
     block = page_numbered(ledger, <uint32_t>number)
-    if block.upto >= flush:
+    if block.upto >= flush or block.cold:
         return NULL
     for place in range(block.count, <uint32_t>first):
         block.notices[place] = NOWHERE
@@ -248,8 +250,8 @@ cdef int walk_changes(Ledger ledger, Log log, int64_t flush, Cursor* cursor, bin
         place += number_at(cursor) + (index > 0)
         state = byte_at(cursor)
         columns = byte_at(cursor)
-        if columns & ~0x1e:
-            raise ValueError(f"columns {columns:#x}, expected bits 1 to 4")
+        if columns & ~0x1f:
+            raise ValueError(f"columns {columns:#x}, expected bits 0 to 4")
         for part in range(1, PARTS):
             values[part] = number_at(cursor) if columns & 1 << part else 0
             if values[part] > NOWHERE:
@@ -261,28 +263,53 @@ cdef int walk_changes(Ledger ledger, Log log, int64_t flush, Cursor* cursor, bin
         if state & 8:
             raise ValueError("a state with a step above 7, expected 7 at most")
         if is_real and block != NULL and (kind == KIND_DENSE or place < block.count):
-            change_position(ledger, block, <uint32_t>place, state, values)
+            if <uint32_t>place >= block.count:
+                ledger.widen(block, <uint32_t>place + 1)
+            if block.cold:
+                patch_position(ledger, block, <uint32_t>place, state, values, columns & 1)
+            else:
+                change_position(ledger, block, <uint32_t>place, state, values, columns & 1)
             changed += 1
     if changed:
         pin_block(log, flush, block, changed)
     return 0
 
 
-cdef int change_position(Ledger ledger, Block* block, uint32_t place, uint8_t state, uint64_t* values) except -1:
-    cdef uint32_t** column
+cdef int patch_position(
+    Ledger ledger, Block* block, uint32_t place, uint8_t state, uint64_t* values, bint is_joined
+) except -1:
+    cdef Patch* patch = new_patch(ledger, block, place)
     cdef int part
-    if place >= block.count:
-        ledger.widen(block, place + 1)
+    if not is_joined:
+        patch[0] = Patch(place, True, [0, 0, 0, 0])
+    for part in range(1, PARTS):
+        if values[part]:
+            patch_value(block, patch, part, <uint32_t>values[part])
+    patch_state(block, place, state)
+    block.states[place] = state
+    block.stale |= 1
+    return 0
+
+
+cdef int change_position(
+    Ledger ledger, Block* block, uint32_t place, uint8_t state, uint64_t* values, bint is_joined
+) except -1:
+    cdef uint32_t** column
+    cdef uint32_t value
+    cdef int part
     block.states[place] = state
     block.stale |= 1
     for part in range(1, PARTS):
         column = column_of(block, part)
+        value = <uint32_t>values[part]
         if column[0] == NULL:
-            if values[part] == 0:
+            if value == 0:
                 continue
             ledger.add_column(block, part)
-        if column[0][place] != values[part]:
-            column[0][place] = <uint32_t>values[part]
+        if is_joined:
+            value = joined(part, column[0][place], value)
+        if column[0][place] != value:
+            column[0][place] = value
             block.stale |= 1 << part
     return 0
 
@@ -356,22 +383,12 @@ cdef int undo_lost(Ledger ledger, Chunk* chunk) noexcept:
 
 cdef int count_positions(Block* block) noexcept nogil:
     """Positions by state, and the bounds of the times."""
-    cdef uint32_t place, value, least, most
-    cdef uint32_t* values
-    cdef int kind
+    cdef uint32_t place
     memset(block.counts, 0, sizeof(block.counts))
     for place in range(block.count):
         block.counts[block.states[place]] += 1
-    for kind in range(KINDS):
-        values = block.times[kind]
-        least, most = NOWHERE, 0
-        if values != NULL:
-            for place in range(block.count):
-                value = values[place]
-                least = min(least, value - 1)  # 0 becomes the greatest
-                most = max(most, value)
-        block.earliest[kind] = NOWHERE if most == 0 else least + 1
-        block.latest[kind] = most
+    if not block.cold:
+        bound_times(block)
     return 0
 
 

@@ -36,6 +36,7 @@ BOTH_SHAPES = (TargetKind.ONLINE, TargetKind.ALL)
 
 # Where the other nodes are, and the server each one starts.
 NODES = {
+    "cold": ("cold_node", "ColdNode", ""),
     "redis": ("redis_node", "RedisNode", "redis-server"),
     "mongodb": ("mongo_node", "MongoNode", ""),
     "mysql": ("mysql_node", "MysqlNode", "mariadbd"),

@@ -15,6 +15,7 @@ from tests.samples import DELIVERED, EXPIRED, FETCHED, OFFLINE, PENDING, at, ite
 
 from .conftest import Node
 
+IMPLEMENTATIONS = ("sqlite", "cold")
 USERS = range(1, 14)
 OUTCOMES = (PENDING, OFFLINE, DELIVERED, FETCHED, EXPIRED)
 STATUSES = list(DeliveryStatus)

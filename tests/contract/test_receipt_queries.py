@@ -16,7 +16,7 @@ from tests.samples import DELIVERED, EXPIRED, OFFLINE, OUTCOMES, PENDING, RECEIP
 
 from .conftest import Node
 
-IMPLEMENTATIONS = ("sqlite", "mongodb")
+IMPLEMENTATIONS = ("sqlite", "cold", "mongodb")
 ALL = Part(offset=0, limit=10_000)
 NEWEST = ReceiptSort.CREATED_AT
 NAMES = ("Ada", "ada_b", "100%", "back\\slash", "王小明", "Öl", "")

@@ -8,7 +8,11 @@ from contextlib import closing
 from typing import Any
 
 from pushd.ledger._changes import has_changes, load_part, ready, replay, take_changes
+from pushd.ledger._cold import PatchedPart, cool, forget_patches, newest
 from pushd.ledger._ledger import Ledger
+from pushd.ledger._lists import ReceiptQuery
+from pushd.ledger.users import Users
+from pushd.records import ReceiptSort
 from tests.ledger_rows import LedgerRows, time_of
 
 START_MS = 1_700_000_000_000
@@ -21,7 +25,8 @@ CHUNK_KIND, DENSE_KIND, PAGE_KIND = range(3)
 DAYS_MS = 86_400_000
 
 Facts = dict[str, Any]
-Taken = tuple[int, bytes, list[tuple[int, bytes | None]], int]
+Taken = tuple[int, bytes, list[tuple[int, bytes | PatchedPart | None]], int]
+UNBOUNDED = 1 << 62
 
 
 class File:
@@ -38,6 +43,8 @@ class File:
         for key, blob in parts:
             if blob is None:
                 self.parts.pop(key, None)
+            elif isinstance(blob, PatchedPart):
+                self.parts[key] = blob.made(self.parts.get(key))
             else:
                 self.parts[key] = blob
         if row:
@@ -50,6 +57,8 @@ class File:
         self.user_count = ledger.user_count
         self.notices = {seq: at for seq, at in self.notices.items() if ledger.notice_state(seq)}
         self.write(taken)
+        forget_patches(ledger)
+        cool(ledger, limits.get("memory", UNBOUNDED))
         return taken
 
     def take_all(self, ledger: Ledger, **limits: int) -> None:
@@ -63,7 +72,7 @@ class File:
         made.user_count = self.user_count
         return made
 
-    def load(self, damaged: list[int] | None = None) -> Ledger:
+    def load(self, damaged: list[int] | None = None, memory: int = UNBOUNDED) -> Ledger:
         """As the store does it. Without `damaged`, where what cannot be used is noted, it must all be of use."""
         ledger = Ledger(MAX_WAITING)
         ledger.add_users(self.user_count)
@@ -74,6 +83,7 @@ class File:
             if key >> 3 & 3 == CHUNK_KIND and not is_used:
                 self.add_tail(ledger, range((key >> 5) * PAGE, (key >> 5) * PAGE + PAGE))
         self.add_tail(ledger)
+        cool(ledger, memory)
         for flush in sorted(self.changes):
             used(replay, ledger, flush, self.changes[flush], damaged)
         ready(ledger)
@@ -118,8 +128,19 @@ def used(
     return True
 
 
-def facts(ledger: Ledger, seqs: Iterable[int]) -> Facts:
-    """All that can be asked of a ledger."""
+def receipt(ledger: Ledger, seq: int, user: int, file: File) -> tuple[int, ...] | None:
+    """As Ledger.receipt, of whatever is cold too."""
+    try:
+        return ledger.receipt(seq, user)
+    except LookupError:
+        query = ReceiptQuery(ledger, Users(), seq=seq, user=user, read=file.parts.get)
+        ((_, _, *found),) = query.page(ReceiptSort.CREATED_AT, 0, 9, is_descending=False)
+        return tuple(found)
+
+
+def facts(ledger: Ledger, seqs: Iterable[int], file: File | None = None) -> Facts:
+    """All that can be asked of a ledger, with what is in the file."""
+    file = file or File()
     users = range(ledger.user_count)
     few = users[:12]
     known = [seq for seq in seqs if ledger.notice_state(seq)]
@@ -130,13 +151,13 @@ def facts(ledger: Ledger, seqs: Iterable[int]) -> Facts:
         "unsettled": ledger.unsettled(),
         "counts": [{state: n for state, n in ledger.counts(seq).items() if n} for seq in known],
         "receipts": [sorted(ledger.receipts(seq)) for seq in known],
-        "each": [[ledger.receipt(seq, user) for user in few] for seq in known],
+        "each": [[receipt(ledger, seq, user, file) for user in few] for seq in known],
         "has_waiting": [ledger.has_waiting(seq) for seq in known],
         "waiting_count": [ledger.waiting_count(user) for user in users],
         "waiting": [ledger.waiting(user) for user in few],
         "unread": [ledger.unread(user) for user in users],
         "summary": [ledger.summary(user) for user in few],
-        "newest": [ledger.newest(user, 5) for user in few],
+        "newest": [newest(ledger, user, 5, file.parts.get) for user in few],
     }
 
 

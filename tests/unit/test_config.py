@@ -88,6 +88,7 @@ CONTRACT: dict[str, dict[str, Any]] = {
         "retention_days": 30,
         "batch_size": 500,
         "flush_ms": 100,
+        "memory_mb": 256,
     },
     "directory": {
         "url": "sqlite:",

@@ -71,7 +71,14 @@ async def open_stores(
         try:
             async with (
                 reading(path, observe) as readers,
-                open_ledger(path, thread, readers.read, max_waiting=most, has_records=has_records) as file,
+                open_ledger(
+                    path,
+                    thread,
+                    readers.read,
+                    max_waiting=most,
+                    has_records=has_records,
+                    memory_bytes=config.records.memory_mb << 20,
+                ) as file,
             ):
                 with checkpoints(path, thread) as moving:
                     records = SqliteRecords(

@@ -16,6 +16,7 @@ import structlog
 from pushd.batched import batched
 from pushd.errors import StartError, StoreError
 from pushd.ledger._changes import LOG_BYTES, has_changes, renumber, take_changes
+from pushd.ledger._cold import PatchedPart, cool, forget_patches
 from pushd.ledger._ledger import Ledger
 from pushd.ledger.clients import ClientFacts, Clients
 from pushd.ledger.labels import Labels
@@ -25,7 +26,7 @@ from pushd.stores.sqlite.engine.failures import translated
 from pushd.stores.sqlite.engine.schema import transaction
 from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Run
 from pushd.stores.sqlite.engine.thread import SqliteThread
-from pushd.stores.sqlite.ledger_load import Parts, load
+from pushd.stores.sqlite.ledger_load import PART, UNBOUNDED, Parts, load
 from pushd.stores.sqlite.recent import Recent
 
 log = structlog.get_logger("pushd.stores.sqlite")
@@ -38,6 +39,7 @@ FLUSH_BYTES = 1024 * 1024  # of one transaction, about: what is appended meanwhi
 # gives them out anew, in one transaction.
 MOST_PAGES = 1 << 19
 EVERYTHING = 1 << 40  # bytes
+COOL_BYTES = 16 * 1024 * 1024  # become free at once, at most: milliseconds of the loop's time
 
 RECENT_SEQS = 50_000  # and as many older ones
 RECENT_BODIES_BYTES = 8 * 1024 * 1024  # and as much of older ones
@@ -52,6 +54,7 @@ IDENTITIES = "INSERT OR REPLACE INTO identity (user, from_seq, name, role) VALUE
 CLIENTS = "INSERT OR REPLACE INTO client VALUES (?, ?, ?, ?, ?, ?, ?)"
 LABELS = "INSERT OR REPLACE INTO label VALUES (?, ?, ?, ?, ?, ?, ?)"
 
+LAST_PAGE = "SELECT max(key) >> 5 FROM block WHERE key >> 3 & 3 = 2"
 SEQS_OF = "SELECT message_id, seq FROM notice WHERE message_id IN ({})"
 BODIES = "SELECT seq, CAST(body AS BLOB) FROM notice WHERE seq IN ({}) ORDER BY seq"
 # As bytes: what is no UTF-8 would fail for all.
@@ -69,7 +72,7 @@ class Flush(NamedTuple):
     """What one transaction writes; the same again when it failed."""
 
     change: tuple[int, bytes] | None
-    parts: list[tuple[int, bytes | None]]  # None: drop it
+    parts: list[tuple[int, bytes | PatchedPart | None]]  # None: drop it
     floor: int  # changes before are no longer needed
     rows: Sequence[tuple[str, Sequence[Sequence[Any]]]]  # statements, each with its rows
 
@@ -81,6 +84,8 @@ class Flush(NamedTuple):
             for key, body in self.parts:
                 if body is None:
                     connection.execute(DROP_PART, (key,))
+                elif isinstance(body, PatchedPart):
+                    connection.execute(STORE_PART, (key, body.made(part_of(connection, key))))
                 else:
                     connection.execute(STORE_PART, (key, body))
             if self.change is not None:
@@ -93,11 +98,21 @@ class LedgerFile:
     """A ledger, what its numbers stand for, and the database behind `thread` that has all of it.
 
     Change these on the loop only, then `commit`. `has_records`: push records are kept here, else notices are HIDDEN
-    from the start. `read` runs look-ups in other threads: they find what is committed.
+    from the start. `read` runs look-ups in other threads: they find what is committed. With more than `memory_bytes`
+    the ledger's oldest blocks become cold.
     """
 
-    def __init__(self, thread: SqliteThread, read: Read, *, max_waiting: int, has_records: bool = True) -> None:
+    def __init__(
+        self,
+        thread: SqliteThread,
+        read: Read,
+        *,
+        max_waiting: int,
+        has_records: bool = True,
+        memory_bytes: int = UNBOUNDED,
+    ) -> None:
         self.ledger = Ledger(max_waiting)
+        self.memory_bytes = memory_bytes
         self.users = Users()
         self.clients = Clients(self._client_rows)
         self.labels = Labels()
@@ -109,6 +124,8 @@ class LedgerFile:
         self._loop = asyncio.get_running_loop()
         self._next: asyncio.Future[None] | None = None  # of those who wait for a flush that has not begun
         self._flushing: asyncio.Task[None] | None = None
+        self._step = min(memory_bytes // 16, COOL_BYTES)
+        self._cool_above = memory_bytes
         self._failed: Flush | None = None  # to be written before anything newer is taken
 
     # ---- changes
@@ -154,6 +171,20 @@ class LedgerFile:
         self._failed = flush
         await self.thread.submit(STORE, "flush", flush.write)
         self._failed = None
+        forget_patches(self.ledger)
+        self.cool()
+
+    def cool(self) -> None:
+        """Come down well below the bound. Where that cannot be, it is tried again once there is as much more."""
+        before = self.ledger.memory
+        if before > self._cool_above:
+            left = cool(self.ledger, self.memory_bytes - self._step)
+            self._cool_above = left + self._step if left == before else self.memory_bytes
+
+    @property
+    def is_written(self) -> bool:
+        """Whether nothing that was taken is still to be written."""
+        return self._failed is None
 
     def renumber(self) -> None:
         """Behind the start: if many numbers of rows are used, these begin anew with what is written next."""
@@ -162,7 +193,8 @@ class LedgerFile:
 
     def _take(self, log_bytes: int, take_bytes: int) -> Flush | None:
         """What has changed since the last time, None if nothing."""
-        number, change, parts, floor = take_changes(self.ledger, log_bytes, take_bytes)
+        memory = self.memory_bytes - self._step if self.ledger.memory > self._cool_above else UNBOUNDED
+        number, change, parts, floor = take_changes(self.ledger, log_bytes, take_bytes, memory)
         numbers, identities = self.users.taken()
         given = (
             (NUMBERS, numbers),
@@ -245,25 +277,42 @@ class LedgerFile:
 
 @asynccontextmanager
 async def open_ledger(
-    path: Path, thread: SqliteThread, read: Read, *, max_waiting: int, has_records: bool = True
+    path: Path,
+    thread: SqliteThread,
+    read: Read,
+    *,
+    max_waiting: int,
+    has_records: bool = True,
+    memory_bytes: int = UNBOUNDED,
 ) -> AsyncIterator[LedgerFile]:
     """The ledger in the database at `path`, which `thread` writes to.
 
     What is changed by the end of the block is written. Loading 10 million receipts takes the loop some tenths of a
     second. Raises StartError.
     """
-    file = LedgerFile(thread, read, max_waiting=max_waiting, has_records=has_records)
+    file = LedgerFile(thread, read, max_waiting=max_waiting, has_records=has_records, memory_bytes=memory_bytes)
     try:
         with closing(open_connection(path, synchronous="NORMAL", checkpoint_pages=0)) as connection:
             connection.text_factory = _text
-            load(connection, Parts(file.ledger, file.users, file.clients, file.labels, has_records))
+            # What is numbered anew is written as a whole, so all of it must be there.
+            has_many = (connection.execute(LAST_PAGE).fetchone()[0] or 0) >= MOST_PAGES
+            most = UNBOUNDED if has_many else memory_bytes
+            load(connection, Parts(file.ledger, file.users, file.clients, file.labels, has_records, most))
             file.renumber()
     except (sqlite3.Error, MemoryError) as error:
         raise StartError(f"cannot use {path}: {error}") from error
+    if file.is_written:
+        file.cool()
     try:
         yield file
     finally:
         await file.aclose()
+
+
+def part_of(connection: sqlite3.Connection, key: int) -> bytes | None:
+    """The body of a stored part, if there is one."""
+    row = connection.execute(PART, (key,)).fetchone()
+    return row[0] if row is not None and isinstance(row[0], bytes) else None
 
 
 def _text(stored: bytes) -> str:

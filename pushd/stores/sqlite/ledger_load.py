@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from pushd.ledger._changes import load_part, ready, replay
+from pushd.ledger._cold import cool
 from pushd.ledger._ledger import Ledger
 from pushd.ledger.clients import Clients
 from pushd.ledger.labels import UNKNOWN, Labels
@@ -23,7 +24,10 @@ log = structlog.get_logger("pushd.stores.sqlite")
 
 CHUNK = 4096  # notices of one (_ledger.pxd, PAGE)
 KNOWN, SETTLED, HIDDEN, STATUS = 0x01, 0x02, 0x08, 0xC0  # _ledger.pxd, NoticeState
-CHUNKS = 0  # a kind of parts
+CHUNKS, PAGES = 0, 2  # kinds of parts
+UNBOUNDED = 1 << 62
+COOL_BYTES = 1 << 20  # above the bound for a moment
+VECTOR_BYTES = 4 * CHUNK  # what the rows of a page take in the end, beside it
 
 # A notice that was appended behind others with higher numbers may have been unknown to the last flush, too. That is one
 # of a group that had to be appended one by one: far fewer came meanwhile.
@@ -59,6 +63,7 @@ class Parts(NamedTuple):
     clients: Clients
     labels: Labels
     has_records: bool  # push records are kept here
+    memory_bytes: int = UNBOUNDED  # with more the oldest blocks are left cold
 
 
 def load(connection: sqlite3.Connection, parts: Parts) -> int:
@@ -112,15 +117,27 @@ class _Load:
             self._causes[cause] += rows
 
     def _load_parts(self) -> None:
-        """Chunks first, then the notices that are in none of them, then blocks, of each the first part first."""
+        """Chunks first, then the notices that are in none of them, then the states of blocks, and their columns: the
+        oldest leave memory again before there is too much of them."""
         keys = sorted((key for (key,) in self._rows(KEYS)), key=lambda key: (kind_of(key), key))
-        chunks = sum(kind_of(key) == CHUNKS for key in keys)
-        for key in keys[:chunks]:
-            if not self._load_part(key):
+        for key in keys:
+            if kind_of(key) == CHUNKS and not self._load_part(key):
                 self._restore_chunk(key >> 5)
         self._add_unknown()
-        for key in keys[chunks:]:
+        columns = []
+        most = self._parts.memory_bytes
+        for key in keys:
+            if key & 7:
+                columns.append(key)
+            elif kind_of(key) != CHUNKS:
+                self._load_part(key)
+                most -= VECTOR_BYTES if kind_of(key) == PAGES else 0
+        most, above = max(0, most), most
+        for key in columns:
             self._load_part(key)
+            if self._ledger.memory > above:
+                above = max(most, cool(self._ledger, most - most // 16) + COOL_BYTES)
+        cool(self._ledger, most)
 
     def _load_part(self, key: int) -> bool:
         (body,) = self._connection.execute(PART, (key,)).fetchone()

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from pushd.batched import batched
+from pushd.ledger._cold import newest
 from pushd.ledger._lists import ReceiptQuery
 from pushd.ledger._push_counts import counts_of, seq_at
 from pushd.ledger._pushes import LABEL_RANK, SEQ, STATUS_RANK, TOTAL, PushQuery
@@ -29,13 +31,14 @@ from pushd.records import (
 )
 from pushd.stores.sqlite.engine.statements import Reads
 from pushd.stores.sqlite.keywords import Keywords, Marks
-from pushd.stores.sqlite.ledger_file import LedgerFile, Read
+from pushd.stores.sqlite.ledger_file import LedgerFile, Read, part_of
 from pushd.stores.sqlite.push_rows import Counts, push_row, read_notice, statuses_of
 from pushd.stores.sqlite.receipt_rows import Found, receipt_rows, who
 from pushd.turns import Slice, sliced
 from pushd.values import MAX_INT64
 
 Result = TypeVar("Result")
+Received = tuple[int, int, int, int, int, int]  # seq, state, received_ms, read_ms, confirmed_ms, client
 
 # Of ledger/_ledger.pxd.
 KNOWN, HIDDEN = 0x01, 0x08
@@ -124,7 +127,10 @@ class RecordLists:
         async for user_id in sliced(dict.fromkeys(user_ids)):
             number = self._number(user_id)
             if number is not None and limit > 0:
-                receipts += ((one[0], number, *one[1:]) for one in self._ledger.newest(number, limit))
+                rows = self._ledger.newest(number, limit)
+                if rows is None:
+                    rows = await self._reads.read("newest_receive_records", partial(self._newest, number, limit))
+                receipts += ((one[0], number, *one[1:]) for one in rows)
         found: dict[int, list[ReceiptRow]] = {}
         for row in await receipt_rows(self._file, receipts):
             found.setdefault(row.user_id, []).append(row)
@@ -158,11 +164,11 @@ class RecordLists:
         A keyword costs a scan of the notices that it may be in, unless it was asked for lately.
         """
 
-        def page(query: PushQuery) -> list[tuple[int, Counts]]:
+        def page(query: PushQuery, connection: sqlite3.Connection) -> list[tuple[int, Counts]]:
             by = _SORTS[sort]
             ranks = self._file.labels.ranks(sort) if by == LABEL_RANK else None
             seqs = query.page(by, part.offset, part.limit, part.is_descending, ranks)
-            counts = counts_of(self._ledger, seqs)
+            counts = counts_of(self._ledger, seqs, partial(part_of, connection))
             return [(seq, counts[seq]) for seq in seqs]
 
         return await self._push_rows(await self._ask_notices("push_records", where, page))
@@ -172,13 +178,13 @@ class RecordLists:
         seq = await self._listed(message_id)
         if seq is None:
             return None
-        counts = await self._reads.read("push_record", lambda _: counts_of(self._ledger, [seq]))
+        counts = await self._reads.read("push_record", lambda db: counts_of(self._ledger, [seq], partial(part_of, db)))
         rows = await self._push_rows([*counts.items()])
         return rows[0] if rows else None
 
     async def push_stats(self, where: PushFilter) -> PushStats:
         """Sums over the matching push records. A keyword costs what it costs `push_records`."""
-        total, failed, *sums = await self._ask_notices("push_stats", where, PushQuery.totals)
+        total, failed, *sums = await self._ask_notices("push_stats", where, lambda query, _: query.totals())
         return PushStats(total, total - failed, failed, *sums)
 
     # ---- receipts
@@ -214,8 +220,8 @@ class RecordLists:
         if receipts is None:
             return None
 
-        def run(_: sqlite3.Connection) -> Result:
-            return ask(self._receipt_query(receipts))
+        def run(connection: sqlite3.Connection) -> Result:
+            return ask(self._receipt_query(receipts, connection))
 
         return await self._reads.read(name, run)
 
@@ -231,7 +237,7 @@ class RecordLists:
                 return None
         return _Receipts(where, seq, user)
 
-    def _receipt_query(self, asked: _Receipts) -> ReceiptQuery:
+    def _receipt_query(self, asked: _Receipts, connection: sqlite3.Connection) -> ReceiptQuery:
         """For threads that read: it may have to sort all names."""
         where, users = asked.where, self._file.users
         return ReceiptQuery(
@@ -243,14 +249,20 @@ class RecordLists:
             state_set=states_of(where),
             since_seq=self._seq_at(where.since_ms),
             before_seq=self._seq_at(where.before_ms),
+            read=partial(part_of, connection),
         )
+
+    def _newest(self, number: int, limit: int, connection: sqlite3.Connection) -> list[Received]:
+        return newest(self._ledger, number, limit, partial(part_of, connection))
 
     def _seq_at(self, at_ms: int | None) -> int | None:
         return None if at_ms is None else seq_at(self._ledger, max(-MAX_INT64, min(at_ms, MAX_INT64)))
 
     # ---- notices
 
-    async def _ask_notices(self, name: str, where: PushFilter, ask: Callable[[PushQuery], Result]) -> Result:
+    async def _ask_notices(
+        self, name: str, where: PushFilter, ask: Callable[[PushQuery, sqlite3.Connection], Result]
+    ) -> Result:
         """What `ask` says, in a thread that reads, of the push records that match."""
         marks = None
         if where.keyword:
@@ -259,8 +271,8 @@ class RecordLists:
             end = self._ledger.last_seq + 1 if before is None else before
             marks = await self._keywords.having(where.keyword, first, end)
 
-        def run(_: sqlite3.Connection) -> Result:
-            return ask(self._notice_query(where, marks))
+        def run(connection: sqlite3.Connection) -> Result:
+            return ask(self._notice_query(where, marks), connection)
 
         return await self._reads.read(name, run)
 

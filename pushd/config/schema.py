@@ -269,7 +269,7 @@ class RecordsConfig(_Section, frozen=True):
         int,
         _number(
             'With "sqlite:": MiB of memory for what is known of receipts. Above it the times and clients of the oldest '
-            "are read from the disk when they are asked for; the rest, 1 to 13 bytes of each, stays. 0 = of all that can.",
+            "are read from the disk when they are asked for; the rest, 1 to 13 bytes of each, stays. 0 = of all.",
             0,
             1_048_576,
         ),

@@ -18,7 +18,6 @@ from pushd.records import ReceiptSort
 
 cdef enum:
     FEW = 131072       # so many rows are sorted rather than narrowed down
-    THIN = 8           # so many blocks may have rows at the same key, on average, for their bounds to say where a page is
     ZOOMS = 4
 
 _ALL = bytes([1]) * 256
@@ -177,7 +176,8 @@ cdef class ReceiptQuery:
             return _rows(scan, found, at, limit) if at >= 0 else []
         page = []
         for is_timed in (True, False) if scan.is_inverted else (False, True):
-            scan.by_seq, scan.need = not is_timed, TIMED if is_timed else UNTIMED
+            scan.by_seq = not is_timed
+            scan.ask(TIMED if is_timed else UNTIMED)
             found.count = 0
             with nogil:
                 at = narrow(scan, offset, limit, self.few, found)
@@ -300,11 +300,10 @@ cdef class ReceiptQuery:
 cdef int64_t narrow(Pass scan, int64_t offset, int64_t limit, int64_t few, Entries* found) noexcept nogil:
     """Finds the rows of a page. Returns where among `found` they are; -1 - how many there are if none is behind offset.
 
-    Bounds of blocks say where the page must be, where they overlap little; elsewhere keys are counted in buckets.
+    Bounds of blocks say where the page must be; there keys are counted in buckets while it is too much to be sorted.
     """
     cdef int64_t[BUCKETS + 1] buckets
     cdef int64_t first = INT64_MAX, last = INT64_MIN, total = 0, below, rest = offset, count, under
-    cdef double width = 0
     cdef uint32_t i, low, high
     cdef int shift
     cdef bint is_first = True
@@ -314,29 +313,27 @@ cdef int64_t narrow(Pass scan, int64_t offset, int64_t limit, int64_t few, Entri
         scan.bound(view)
         if view.first <= view.last:
             first, last = min(first, view.first), max(last, view.last)
-            width += <double>(view.last - view.first) + 1
     if first > last:
         return -1
-    if width <= THIN * (<double>(last - first) + 1):
-        for i in range(scan.count):
-            if scan.views[i].first <= scan.views[i].last:
-                total += scan.matching_of(&scan.views[i])
-        if offset >= total:
-            return -1 - total
-        _zoom(scan, offset, limit, &first, &last)
-        below, count = 0, 0
-        for i in range(scan.count):
-            view = &scan.views[i]
-            if view.first <= view.last and view.first <= last:
-                if view.last < first:
-                    below += view.matching
-                else:
-                    count += view.matching
-        rest = offset - below
-        if count <= few:
-            rest = max(0, rest - scan.collect(first, last, True, found))
-            pick(found, rest, limit)
-            return rest
+    for i in range(scan.count):
+        if scan.views[i].first <= scan.views[i].last:
+            total += scan.matching_of(&scan.views[i])
+    if offset >= total:
+        return -1 - total
+    _zoom(scan, offset, limit, &first, &last)
+    below, count = 0, 0
+    for i in range(scan.count):
+        view = &scan.views[i]
+        if view.first <= view.last and view.first <= last:
+            if view.last < first:
+                below += view.matching
+            else:
+                count += view.matching
+    rest = offset - below
+    if count <= few:
+        rest = max(0, rest - scan.collect(first, last, True, found))
+        pick(found, rest, limit)
+        return rest
     while True:
         shift = _shift(first, last)
         under = scan.spread(first, last, shift, buckets)

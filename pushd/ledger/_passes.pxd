@@ -18,6 +18,7 @@ cdef enum Need:
 cdef class Pass(Views):
     # what matches
     cdef uint8_t table[256]    # by state
+    cdef uint8_t told[256]     # the same with `need`, where states tell of the time
     cdef uint8_t* mask         # by user: 0 no, 1 yes, 3 it depends on the seq; NULL: all
     cdef Named named
     cdef bint has_several
@@ -30,6 +31,7 @@ cdef class Pass(Views):
 
     cdef int match(self, bytes state_set, Named named) except -1
 
+    cdef void ask(self, Need need) noexcept
     cdef bint is_match(self, View* view, uint32_t place) noexcept nogil
     cdef uint32_t hits_of(self, View* view, uint32_t start, uint32_t count, uint8_t* hits) noexcept nogil
     cdef int64_t matching_of(self, View* view) noexcept nogil

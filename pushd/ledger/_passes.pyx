@@ -51,6 +51,13 @@ cdef class Pass(Views):
             self.has_several = named.names.span_count > 0
         return 0
 
+    cdef void ask(self, Need need) noexcept:
+        """Sets the filter by whether there is the time of `kind`."""
+        cdef uint32_t state
+        self.need = need
+        for state in range(256):
+            self.told[state] = self.table[state] and says_time(<uint8_t>state, self.kind) == (need == TIMED)
+
     @cython.boundscheck(False)
     cdef bint is_match(self, View* view, uint32_t place) noexcept nogil:
         cdef uint8_t hit
@@ -65,6 +72,12 @@ cdef class Pass(Views):
         cdef const uint8_t* table = self.table
         cdef const uint32_t* times
         cdef uint32_t i, offset, total = 0
+        # Of a cold block the states may say who has the time: it need not be read
+        cdef bint is_told = (
+            self.need != ANY and view.cold and view.times[self.kind] == NULL and view.told & 1 << self.kind
+        )
+        if is_told:
+            table = self.told
         if users != NULL:
             users += start
         if mask == NULL:
@@ -76,9 +89,8 @@ cdef class Pass(Views):
         else:
             for i in range(count):
                 hits[i] = table[states[i]] & mask[users[i]]
-        if self.need != ANY and view.cold and view.times[self.kind] == NULL and view.told & 1 << self.kind:
-            for i in range(count):
-                hits[i] &= says_time(states[i], self.kind) == (self.need == TIMED)
+        if is_told:
+            pass
         elif self.need != ANY and self.has(view, 1 + self.kind):
             times = view.times[self.kind] + start
             if self.need == TIMED:

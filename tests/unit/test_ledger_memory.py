@@ -10,7 +10,7 @@ import pytest
 
 from pushd.errors import StoreUnavailable
 from pushd.ledger._cold import newest
-from pushd.stores.sqlite.ledger_file import part_of
+from pushd.stores.sqlite.ledger_file import LedgerFile, part_of
 from pushd.stores.sqlite.ledger_load import UNBOUNDED
 from tests.ledger_files import opened_file
 from tests.unit.test_ledger_file import append, limit, numbers

@@ -119,6 +119,10 @@ class LedgerFile:
         self.has_records = has_records
         self.thread = thread
         self.recent_seqs: Recent[str, int] = Recent(RECENT_SEQS)
+        # Of ids that were used again, by the seq under which their receipts stand: the newest notice that is not
+        # settled, and the one that says what waits.
+        self.again: dict[int, int] = {}
+        self.text_seqs: dict[int, int] = {}
         self._recent_bodies: Recent[int, bytes] = Recent(RECENT_BODIES_BYTES, len)
         self._read = read
         self._loop = asyncio.get_running_loop()

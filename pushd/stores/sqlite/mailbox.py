@@ -36,28 +36,33 @@ DROPPED_AT_ONCE = 100  # notices
 ITEMS_BYTES = 8 * 1024 * 1024  # of bodies of items that are kept decoded; and as much of older ones
 
 WAITS_FROM = """
-SELECT seq, waits_from_ms, iif(typeof(expires_ms) = 'integer', expires_ms, 0)
+SELECT seq, waits_from_ms, iif(typeof(expires_ms) = 'integer', expires_ms, 0),
+       iif(typeof(text_seq) = 'integer', text_seq, seq)
   FROM notice WHERE waits_from_ms IS NOT NULL AND typeof(waits_from_ms) = 'integer'
 """
 
-# [[seq, waits_from_ms, expires_ms or null]]
+# [[seq, waits_from_ms, expires_ms or null, text_seq]]
 SET_WAITS_FROM = """
-UPDATE notice SET waits_from_ms = given.at_ms, expires_ms = given.expires_ms
+UPDATE notice SET waits_from_ms = given.at_ms, expires_ms = given.expires_ms, text_seq = given.text_seq
   FROM (SELECT json_extract(value, '$[0]') AS seq, json_extract(value, '$[1]') AS at_ms,
-               json_extract(value, '$[2]') AS expires_ms
+               json_extract(value, '$[2]') AS expires_ms, json_extract(value, '$[3]') AS text_seq
           FROM json_each(CAST(:given AS TEXT))) AS given
  WHERE notice.seq = given.seq
 """
-WAITS_NO_MORE = "UPDATE notice SET waits_from_ms = NULL WHERE seq = :seq"
+WAITS_NO_MORE = "UPDATE notice SET waits_from_ms = NULL, text_seq = NULL WHERE seq = :seq"
 
 _decode_notice = msgspec.json.Decoder(Notice).decode
 
 
 class Anew(NamedTuple):
-    """What was saved last of a notice that waits from a later time on than that of its acceptance."""
+    """What was saved last of a notice that waits from a later time on than that of its acceptance.
+
+    `text_seq`: the notice that says what waits, another one when the id was used again.
+    """
 
     at_ms: int
     expires_ms: int
+    text_seq: int
 
 
 def read_waits_from(connection: sqlite3.Connection) -> dict[int, Anew]:
@@ -87,6 +92,7 @@ class SqliteMailbox:
         self._ledger = file.ledger
         self._statements = statements
         self._waits_from = waits_from
+        file.text_seqs.update((seq, anew.text_seq) for seq, anew in waits_from.items())
         self._ttl_ms = ttl_days * DAY_MS
         self._timezone = timezone
         self._clock = clock
@@ -113,7 +119,7 @@ class SqliteMailbox:
         if len(seqs) < len(wanted):
             self._leave_aside(len(wanted) - len(seqs), "no notice has the message_id of an item to be saved")
             saves = [(item, users) for item, users in saves if item.message_id in seqs]
-        await self._wait_anew({seqs[item.message_id]: Anew(item.saved_at, item.expires_ms) for item, _ in saves})
+        await self._wait_anew({seqs[item.message_id]: self._anew(seqs[item.message_id], item) for item, _ in saves})
         by_seq: dict[int, list[int]] = {}
         for item, users in saves:
             by_seq.setdefault(seqs[item.message_id], []).extend(users)
@@ -128,13 +134,24 @@ class SqliteMailbox:
 
     async def _wait_anew(self, saved: Mapping[int, Anew]) -> None:
         """These notices wait from their save on, and for as long as that says, where it is later than what is known."""
-        anew = {seq: new for seq, new in saved.items() if new.at_ms - self._waits_since(seq) > ANEW_MS}
+        anew = {seq: new for seq, new in saved.items() if self._is_new(seq, new)}
         for part in batched(anew.items(), CHUNK_ROWS):
-            given = [(seq, new.at_ms, new.expires_ms or None) for seq, new in part]
+            given = [(seq, new.at_ms, new.expires_ms or None, new.text_seq) for seq, new in part]
             await self._statements.change("save", SET_WAITS_FROM, given=orjson.dumps(given))
         for seq, new in anew.items():
             self._waits_from[seq] = max(new, self._waits_from.get(seq, new))
+            self._file.text_seqs[seq] = self._waits_from[seq].text_seq
             self._items.drop(seq)
+
+    def _anew(self, seq: int, item: MailboxItem) -> Anew:
+        """An id that was used again is saved with what its newest notice says."""
+        known = self._waits_from.get(seq)
+        return Anew(item.saved_at, item.expires_ms, self._file.again.get(seq) or (known.text_seq if known else seq))
+
+    def _is_new(self, seq: int, new: Anew) -> bool:
+        known = self._waits_from.get(seq)
+        is_later = new.at_ms - self._waits_since(seq) > ANEW_MS
+        return is_later or new.text_seq != (known.text_seq if known else seq)
 
     def _waits_since(self, seq: int) -> int:
         anew = self._waits_from.get(seq)
@@ -178,11 +195,13 @@ class SqliteMailbox:
             else:
                 items[seq] = known[0]
         for part in batched(missing, SEQS_AT_ONCE):
-            bodies = await self._file.bodies(part)
-            if len(bodies) < len(part):
-                self._leave_aside(len(part) - len(bodies), "a notice that waits has no row")
-            async for seq, body in sliced(bodies.items()):
-                item = self._item(seq, body)
+            texts = {seq: anew.text_seq if (anew := self._waits_from.get(seq)) else seq for seq in part}
+            bodies = await self._file.bodies(set(texts.values()))
+            async for seq, text_seq in sliced(texts.items()):
+                if text_seq not in bodies:
+                    self._leave_aside(1, "a notice that waits has no row")
+                    continue
+                item = self._item(seq, bodies[text_seq])
                 if item is not None:
                     items[seq] = item
         return items
@@ -191,7 +210,7 @@ class SqliteMailbox:
         """None for what cannot be decoded."""
         try:
             notice = _decode_notice(body)
-            anew = self._waits_from.get(seq) or Anew(notice.accepted_ms, notice.expires_ms)
+            anew = self._waits_from.get(seq) or Anew(notice.accepted_ms, notice.expires_ms, seq)
             item = MailboxItem(
                 type=notice.type,
                 content=notice.content,
@@ -270,6 +289,7 @@ class SqliteMailbox:
             dropped += self._ledger.drop_waiting(over[-1], limit - dropped)
             if dropped < limit:
                 await self._statements.change("save", WAITS_NO_MORE, seq=over[-1])
+                self._file.text_seqs.pop(over[-1], None)
                 del self._waits_from[over.pop()]
         return dropped
 

@@ -29,7 +29,18 @@ from bench.loadlib.servers import ROOT, cores
 
 MODULES = ("fanout", "broadcast", "receipts", "idle", "connect", "publish", "mixed", "growth", "compression", "peers")
 SCRIPTS = ("offline", "stores")
-BY_DEFAULT = ("fanout", "broadcast", "receipts", "idle", "connect", "publish", "offline", "mixed", "compression", "peers")
+BY_DEFAULT = (
+    "fanout",
+    "broadcast",
+    "receipts",
+    "idle",
+    "connect",
+    "publish",
+    "offline",
+    "mixed",
+    "compression",
+    "peers",
+)
 
 OFFLINE_TARGETS: dict[tuple[str, str], Target] = {
     ("redis", "copies saved/s"): at_least(100_000),

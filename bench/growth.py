@@ -1,13 +1,15 @@
 """What a receipt costs the more of them are stored: CPU, disk, memory, lists and the start, up to 10 million.
 
-    python -m bench.growth [--quick]
+    python -m bench.growth [--quick] [--receipts N] [--singles N]
 
-One daemon with the embedded stores and 10,000 known users, all of them absent. Broadcasts go out until so many receipts
-are stored; those after that are measured, as are pages of the lists, and a start with all of them.
+Daemons with the embedded stores and 10,000 known users, all of them absent. To one broadcasts go out until so many
+receipts are stored, to another notices to one user each, a quarter of which are read; those after that are measured, as
+are pages of the lists, and a start with all of them.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import statistics
@@ -15,6 +17,8 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 from bench.loadlib import rounds
@@ -28,9 +32,16 @@ USERS = 10_000
 SIZES, QUICK_SIZES = (500_000, 1_000_000, 3_000_000, 10_000_000), (200_000, 500_000)
 MEASURED = 50  # broadcasts, behind each size
 AT_ONCE = 10  # broadcasts to a POST
+SINGLES, QUICK_SINGLES = 1_000_000, 20_000
+SINGLES_AT_ONCE, READ_AT_ONCE = 500, 125  # of a POST, and how many of these are to a user who reads them
+WARM, QUICK_WARM = 200_000, 5_000  # singles before those that are measured: what is remembered of the newest is full
+SETTLE_EVERY = 20  # POSTs of singles
 REPEAT, QUICK_REPEAT = 7, 3
+LISTING_S, QUICK_LISTING_S = 10.0, 2.0  # at least, for the loop's lag meanwhile
 SETTLED_WITHIN_S = 120.0
+MOST_S = 3600.0
 CONTENT = "a notice of a hundred characters, as they are short texts for people in a back office, more or less."
+SINGLE = "A notice for one user, who is somebody in a back office"  # 120 B of JSON with target and type
 CONFIG = "[limits]\nmax_body_bytes = 4194304\n"
 LISTS = f"{PREFIX}/notification"
 MIDDLE = "{middle}"  # the page in the middle of everything
@@ -54,7 +65,7 @@ STATISTICS = "/admin-receive-stats"
 
 @dataclass(frozen=True)
 class Stretch:
-    """Some broadcasts behind a size: what a receipt costs all of the daemon, and how late its loop was."""
+    """Some notices behind a size: what a receipt costs all of the daemon, and how late its loop was."""
 
     cpu_us: float
     disk_bytes: float
@@ -62,57 +73,71 @@ class Stretch:
 
 
 class Growing:
-    """One daemon, filled step by step."""
+    """One daemon, filled step by step, with broadcasts."""
 
     def __init__(self, directory: Path, server: Server, admin: Admin) -> None:
         self._data = directory / "data"
         self._server = server
         self._admin = admin
         self._newest = ""
+        self._users_of_newest = USERS
         self.stored = 0
 
     async def fill(self, receipts: int) -> None:
-        """Broadcast until so many receipts are stored."""
+        """Publish until so many receipts are stored."""
         while self.stored < receipts:
-            await self._broadcast(min(AT_ONCE, -(-(receipts - self.stored) // USERS)))
+            await self._publish(receipts - self.stored)
         await self._settled()
 
-    async def stretch(self) -> Stretch:
-        """Broadcast, and measure until all is written."""
+    async def stretch(self, receipts: int = MEASURED * USERS) -> Stretch:
+        """Publish, and measure until all is written."""
         cpu, disk, metrics = cpu_of(self._server.process.pid), self.disk_bytes(), await self._admin.metrics()
-        for _ in range(MEASURED // AT_ONCE):
-            await self._broadcast(AT_ONCE)
-        await self._settled()
-        used = cpu_of(self._server.process.pid) - cpu
-        receipts = MEASURED * USERS
+        before = self.stored
+        await self.fill(self.stored + receipts)
+        used, done = cpu_of(self._server.process.pid) - cpu, self.stored - before
         return Stretch(
-            1e6 * used.total_s / receipts,
-            (self.disk_bytes() - disk) / receipts,
+            1e6 * used.total_s / done,
+            (self.disk_bytes() - disk) / done,
             lag_between(metrics, await self._admin.metrics()),
         )
 
-    async def page(self, path: str, repeat: int) -> tuple[list[float], Lag]:
-        """Milliseconds of a list each time, and the loop's lag meanwhile."""
-        path = path.format(middle=self.stored // 20)
-        before, times = await self._admin.metrics(), []
+    async def page(self, path: str, repeat: int) -> list[float]:
+        """Milliseconds of a list each time."""
+        path, times = path.format(middle=self.stored // 20), []
         for _ in range(repeat):
             await self._ask("/admin-receive-records?user_id=1")  # or the totals would be known from the time before
             began = time.perf_counter()
             await self._ask(path)
             times.append(1000 * (time.perf_counter() - began))
-        return times, lag_between(before, await self._admin.metrics())
+        return times
+
+    async def lag_of_lists(self, seconds: float) -> Lag:
+        """The loop's lag while lists are made one after the other, all there are at least once."""
+        before, ends = await self._admin.metrics(), time.monotonic() + seconds
+        while time.monotonic() < ends:
+            for path in (*PAGES, STATISTICS):
+                await self._ask(path.format(middle=self.stored // 20))
+        return lag_between(before, await self._admin.metrics())
+
+    def rss_bytes(self) -> int:
+        """The daemon's resident memory."""
+        return memory_of(self._server.process.pid).rss_bytes
 
     def disk_bytes(self) -> int:
         """Of the database, what is not in it yet included."""
-        return sum(file.stat().st_size for file in self._data.glob("pushd.db*"))
+        return disk_of(self._data)
 
-    async def _broadcast(self, count: int) -> None:
-        notices = [{"content": CONTENT, "type": "bench"}] * count
+    async def _publish(self, most: int) -> None:
+        await self._post([{"content": CONTENT, "type": "bench"}] * min(AT_ONCE, -(-most // USERS)))
+
+    async def _post(self, notices: Sequence[dict[str, object]]) -> list[str]:
         answer = await self._admin.ask("POST", f"{PREFIX}/system/notices", json.dumps({"notices": notices}).encode())
         if answer.status != 200:
             raise LoadError(f"publish: {answer.status} {answer.body[:300]!r}")
-        self._newest = json.loads(answer.body)["data"]["items"][-1]["message_id"]
-        self.stored += count * USERS
+        message_ids = [item["message_id"] for item in json.loads(answer.body)["data"]["items"]]
+        self._newest = message_ids[-1]
+        self.stored += len(notices) * self._users_of_newest
+        return message_ids
 
     async def _settled(self) -> None:
         """Return when every copy is in its mailbox, and every receipt on record."""
@@ -120,7 +145,7 @@ class Growing:
         while time.monotonic() < ends:
             if await self._admin.saved_total() == self.stored:
                 answer = await self._admin.ask("GET", f"{LISTS}/messages/{self._newest}/receive-status")
-                if answer.status == 200 and json.loads(answer.body)["data"]["total_users"] == USERS:
+                if answer.status == 200 and json.loads(answer.body)["data"]["total_users"] == self._users_of_newest:
                     return
             await asyncio.sleep(0.05)
         raise LoadError(f"not all was written within {SETTLED_WITHIN_S:g} s")
@@ -139,11 +164,48 @@ class Growing:
             await asyncio.sleep(0.5)
 
 
+class GrowingSingly(Growing):
+    """The same with notices to one user each; a quarter of them goes to users who read them."""
+
+    def __init__(self, directory: Path, server: Server, admin: Admin) -> None:
+        super().__init__(directory, server, admin)
+        self._users_of_newest = 1
+        self._user_ids = cycle(range(1, USERS + 1))
+        self._unread: list[tuple[int, list[str]]] = []
+
+    async def _publish(self, most: int) -> None:
+        count = min(SINGLES_AT_ONCE, most)
+        read = count * READ_AT_ONCE // SINGLES_AT_ONCE
+        reader = next(self._user_ids)
+        user_ids = [next(self._user_ids) for _ in range(count - read)] + [reader] * read
+        message_ids = await self._post(
+            [{"content": SINGLE, "type": "bench", "target": "custom", "user_ids": [user_id]} for user_id in user_ids]
+        )
+        if read:
+            self._unread.append((reader, message_ids[-read:]))
+        if len(self._unread) >= SETTLE_EVERY:
+            await self._settled()
+
+    async def _settled(self) -> None:
+        await super()._settled()
+        for user_id, message_ids in self._unread:
+            body = json.dumps({"user_id": user_id, "message_ids": message_ids}).encode()
+            answer = await self._admin.ask("POST", f"{LISTS}/batch-mark-read", body)
+            if answer.status != 200 or json.loads(answer.body)["data"]["success_count"] != len(message_ids):
+                raise LoadError(f"batch-mark-read: {answer.status} {answer.body[:300]!r}")
+        self._unread.clear()
+
+
+def disk_of(data: Path) -> int:
+    """The bytes of a database."""
+    return sum(file.stat().st_size for file in data.glob("pushd.db*"))
+
+
 async def start(directory: Path, receipts: int) -> list[Result]:
     """How long a start with all of them takes: until it serves, and until it has answered a list."""
     began = time.perf_counter()
     with daemon_again(directory, core=cores().daemon) as server:
-        served_s = time.perf_counter() - began
+        served_s, used_s = time.perf_counter() - began, cpu_of(server.process.pid).total_s
         async with Admin(server.port) as admin:
             answer = await admin.ask("GET", f"{LISTS}/admin-receive-records?sort_by=username&page=100")
             listed_s = time.perf_counter() - began
@@ -152,30 +214,69 @@ async def start(directory: Path, receipts: int) -> list[Result]:
     name = f"start with {receipts:,} receipts"
     return [
         Result(f"{name}: serving after", [served_s], "s", below(1.0)),
+        Result(f"{name}: CPU of the daemon until then", [used_s], "s"),
         Result(f"{name}: a list answered after", [listed_s], "s", below(2.0)),
     ]
 
 
-async def run(quick: bool) -> list[Result]:
-    """Grow, measure at each size, start again. Raises LoadError."""
+def sizes_up_to(receipts: int | None, quick: bool) -> list[int]:
+    """At which the cost of receipts is measured; the last is the largest wanted."""
     sizes = QUICK_SIZES if quick else SIZES
+    return [size for size in sizes if receipts is None or size < receipts] + ([] if receipts is None else [receipts])
+
+
+async def run(quick: bool, receipts: int | None = None, singles: int | None = None) -> list[Result]:
+    """Grow, measure at each size, start again: broadcasts, then notices to one user each. Raises LoadError."""
+    found = await broadcasts(sizes_up_to(receipts, quick), quick)
+    return found + await notices_to_one(singles or (QUICK_SINGLES if quick else SINGLES), quick)
+
+
+async def broadcasts(sizes: Sequence[int], quick: bool) -> list[Result]:
+    """To all users. Raises LoadError."""
     found: list[Result] = []
     with scratch() as directory:
         with daemon(directory, CONFIG, USERS, core=cores().daemon) as server:
             async with Admin(server.port) as admin:
                 growing = Growing(directory, server, admin)
                 await growing.fill(AT_ONCE * USERS)  # everything has been used once
-                empty = memory_of(server.process.pid).rss_bytes
-                began = growing.stored
+                empty, began = growing.rss_bytes(), growing.stored
                 for size in sizes:
                     await growing.fill(size)
                     found += _stretch_results(size, await growing.stretch())
-                held = memory_of(server.process.pid).rss_bytes - empty
-                found.append(Result("memory per receipt held", [held / (growing.stored - began)], "B", at_most(16)))
-                found += await _page_results(growing, QUICK_REPEAT if quick else REPEAT)
-                stored = growing.stored
-        found += await start(directory, stored)
+                held = (growing.rss_bytes() - empty) / (growing.stored - began)
+                found.append(Result("broadcasts: memory per receipt held", [held], "B", at_most(16)))
+                found += await page_results(growing, "receipts of broadcasts", quick)
+        found += await start(directory, growing.stored)
     return found
+
+
+async def notices_to_one(count: int, quick: bool) -> list[Result]:
+    """One receipt each. Raises LoadError."""
+    with scratch() as directory:
+        with daemon(directory, CONFIG, USERS, core=cores().daemon) as server:
+            async with Admin(server.port) as admin:
+                growing = GrowingSingly(directory, server, admin)
+                unused = growing.disk_bytes()
+                await growing.fill(QUICK_WARM if quick else WARM)
+                empty = growing.rss_bytes()
+                done = await growing.stretch(count)
+                held = (growing.rss_bytes() - empty) / count
+                found = [
+                    Result("singles: CPU of a notice to one user", [done.cpu_us], "us"),
+                    Result("singles: loop lag, p99 at or below", [done.lag.p99_below_ms], "ms", at_most(5.0)),
+                    Result("singles: memory per receipt held", [held], "B", None if quick else at_most(32)),
+                    *await page_results(growing, "receipts of singles", quick),
+                ]
+        disk = (disk_of(directory / "data") - unused) / growing.stored  # all of it is in the database now
+        found.append(
+            Result(
+                "singles: disk of a notice to one user (120 B) with its receipt",
+                [disk],
+                "B",
+                None if quick else at_most(400),
+            )
+        )
+        return found + await start(directory, growing.stored)
 
 
 def _stretch_results(size: int, done: Stretch) -> Sequence[Result]:
@@ -187,18 +288,30 @@ def _stretch_results(size: int, done: Stretch) -> Sequence[Result]:
     ]
 
 
-async def _page_results(growing: Growing, repeat: int) -> list[Result]:
+async def page_results(growing: Growing, kind: str, quick: bool) -> list[Result]:
+    """Of each list its time, and the loop's lag meanwhile. Raises LoadError."""
     found = []
     await growing.readable()
     for path in (*PAGES, STATISTICS):
-        times, lag = await growing.page(path, repeat)
+        times = await growing.page(path, QUICK_REPEAT if quick else REPEAT)
         asked: Target = below(20 if path == STATISTICS else 25)
-        name = path.replace(MIDDLE, "middle")
-        found.append(Result(f"{name}, {growing.stored:,} stored", [statistics.median(times)], "ms", asked))
+        name = f"{path.replace(MIDDLE, 'middle')}, {growing.stored:,} {kind}"
+        found.append(Result(name, [statistics.median(times)], "ms", asked))
         found.append(Result(f"{name}: worst", [max(times)], "ms", below(60)))
-        found.append(Result(f"{name}: loop lag, p99 at or below", [lag.p99_below_ms], "ms", at_most(5.0)))
-    return found
+    lag = await growing.lag_of_lists(QUICK_LISTING_S if quick else LISTING_S)
+    name = f"all these lists, {growing.stored:,} {kind}: loop lag, p99 at or below"
+    return [*found, Result(name, [lag.p99_below_ms], "ms", at_most(5.0), details={"readings": lag.readings})]
+
+
+def main(argv: Sequence[str]) -> int:
+    """As `rounds.script`, and how many are to be stored."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--receipts", type=int, help="of broadcasts, at the end")
+    parser.add_argument("--singles", type=int, help="notices to one user that are measured")
+    options, others = parser.parse_known_args(argv)
+    measured = partial(run, receipts=options.receipts, singles=options.singles)
+    return rounds.script("growth", measured, others, most_s=MOST_S)
 
 
 if __name__ == "__main__":
-    sys.exit(rounds.script("growth", run))
+    sys.exit(main(sys.argv[1:]))

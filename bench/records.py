@@ -1,8 +1,13 @@
 """Lists of records over HTTP: 10,000 users × 30 notices stored, every kind of page timed, the loop's lag watched.
 
     python bench/records.py [--users 10000] [--notices 30] [--repeat 15] [--json FILE]
+    python bench/records.py --stored 1000000 3000000 10000000 [--kind broadcasts]
 
 Runs the daemon in a process of its own, with a data directory of its own, on this machine.
+
+With --stored so many receipts, of broadcasts or of notices to one user each, are made for a daemon that is then
+started; memory, disk, lists and the start are measured, as `bench.growth` does with what it has published. 10 million
+notices to one user each take some five minutes to make.
 """
 
 from __future__ import annotations
@@ -24,6 +29,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from bench import growth  # noqa: E402
+from bench.loadlib import filled, rounds  # noqa: E402
+from bench.loadlib.admin import Admin  # noqa: E402
+from bench.loadlib.drive_cost import memory_of  # noqa: E402
+from bench.loadlib.rounds import Result, at_most  # noqa: E402
+from bench.loadlib.servers import cores, daemon, on_core, scratch  # noqa: E402
 from pushd.config import toml  # noqa: E402
 from pushd.model import (  # noqa: E402
     Channel,
@@ -144,6 +155,7 @@ async def fill(data_dir: str, users: int, notices: int) -> None:
                 accepted_ms=at_ms,
                 priority=Priority(number % 4),
             )
+            await stores.journal.append([notice])
             receipts = [receipt(notice.message_id, user_id, at_ms) for user_id in range(1, users + 1)]
             await stores.records.write([PushRecord(notice, "success", users, users * 9 // 10)], receipts)
         message_ids = [f"m{number}" for number in range(notices)]
@@ -293,6 +305,47 @@ def summary(times: list[float]) -> dict[str, float]:
     return {"median_ms": statistics.median(times), "min_ms": min(times), "max_ms": max(times)}
 
 
+DISK_TARGETS = {"broadcasts": at_most(20), "singles": at_most(400)}
+MEMORY_TARGETS = {"broadcasts": at_most(16), "singles": at_most(32)}
+
+
+async def stored(kind: filled.Kind, receipts: int) -> list[Result]:
+    """What so many receipts cost a daemon that has just been started with them. Raises LoadError.
+
+    Disk and memory of a receipt are the difference to a tenth of them: what all daemons need is in neither.
+    """
+    few = receipts // 10
+    with scratch() as place:
+        await filled.fill(place / "data", kind, growth.USERS, few)
+        disk_of_few = growth.disk_of(place / "data")
+        with daemon(place, growth.CONFIG, growth.USERS, core=cores().daemon) as server:
+            rss_of_few = memory_of(server.process.pid).rss_bytes
+    with scratch() as place:
+        await filled.fill(place / "data", kind, growth.USERS, receipts)
+        disk = (growth.disk_of(place / "data") - disk_of_few) / (receipts - few)
+        with daemon(place, growth.CONFIG, growth.USERS, core=cores().daemon) as server:
+            async with Admin(server.port) as admin:
+                growing = growth.Growing(place, server, admin)
+                growing.stored = receipts
+                memory = (growing.rss_bytes() - rss_of_few) / (receipts - few)
+                lists = await growth.page_results(growing, f"receipts of {kind}", False)
+        return [
+            Result(f"{kind}, {receipts:,}: disk per receipt, its notice included", [disk], "B", DISK_TARGETS[kind]),
+            Result(f"{kind}, {receipts:,}: memory per receipt", [memory], "B", MEMORY_TARGETS[kind]),
+            *lists,
+            *await growth.start(place, receipts),
+        ]
+
+
+def main_stored(options: argparse.Namespace) -> None:
+    """Each size by itself, and its table."""
+    cores()  # asked before this process is bound to one
+    for receipts in options.stored:
+        print(f"load before: {os.getloadavg()[0]:.2f}", flush=True)
+        with on_core(cores().others):
+            print(rounds.table({"records": asyncio.run(stored(options.kind, receipts))}), flush=True)
+
+
 def main() -> None:
     """Fill, serve, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -300,7 +353,12 @@ def main() -> None:
     parser.add_argument("--notices", type=int, default=30)
     parser.add_argument("--repeat", type=int, default=15)
     parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--stored", type=int, nargs="+", metavar="N", help="receipts of a database that is made first")
+    parser.add_argument("--kind", choices=("broadcasts", "singles"), default="broadcasts")
     options = parser.parse_args()
+    if options.stored:
+        main_stored(options)
+        return
     with tempfile.TemporaryDirectory(prefix="pushd-") as directory:
         began = time.perf_counter()
         asyncio.run(fill(f"{directory}/data", options.users, options.notices))

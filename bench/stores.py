@@ -123,7 +123,7 @@ async def compare(task: Task, rounds: int) -> Compared:
     for number in range(rounds + 1):
         pair = [(task.ours, ours), *([(task.old, old)] if task.old else [])]
         for work, costs in pair if number % 2 else reversed(pair):
-            task.prepare(number)
+            await task.prepare(number)
             cost = await timed(lambda work=work, number=number: work(number))  # type: ignore[misc]
             if number:
                 costs.append(cost)
@@ -157,9 +157,9 @@ async def trips(directory: Path, ports: Ports, users: int) -> dict[str, tuple[in
         for task in await stack.enter_async_context(tasks(directory, proxied, users, 1)):
             pair = []
             for index, work in enumerate((task.ours, task.old or task.ours)):
-                task.prepare(COUNTED_FROM + index)
+                await task.prepare(COUNTED_FROM + index)
                 await work(COUNTED_FROM + index)
-                task.prepare(COUNTED_FROM + 10 + index)
+                await task.prepare(COUNTED_FROM + 10 + index)
                 before = counts[task.server].total
                 await work(COUNTED_FROM + 10 + index)
                 pair.append(counts[task.server].total - before)

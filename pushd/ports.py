@@ -174,8 +174,8 @@ class ReceiptLedger(Protocol):
         """Merge `outcome` into the receipts of these users; False: nothing is done, the notice is to be found first.
 
         `clients`: a number for each user, 0 where there is no connection, or none at all; `many`: how many recipients
-        the notice has, where that is known when the first of them are noted, else 0. Notices that do not exist, or whose
-        record was deleted, have no receipts. Costs 0.1 us a recipient.
+        the notice has, where that is known when the first of them are noted, else 0. Notices that do not exist have no
+        receipts, nor have those whose record was deleted. Costs 0.1 us a recipient.
         """
 
     def conclude(self, seq: int, message_id: str, status: str) -> bool:

@@ -118,9 +118,9 @@ OUTSIDE_CALLS = [
 ]
 
 MAX_LINES = 500
-# The hub is one extension module: a border inside it would run through the fan-out's inner loop. What Python calls of the
-# ledger are methods of one class.
-LONGER = {"pushd/_fastpath.pyx": 740, "pushd/ledger/_ledger.pyx": 740}
+# The hub is one extension module: a border inside it would run through the fan-out's inner loop. What Python calls of
+# the ledger are methods of one class.
+LONGER = {"pushd/_fastpath.pyx": 740, "pushd/ledger/_ledger.pyx": 760}
 
 
 def is_in(module: str, name: str) -> bool:

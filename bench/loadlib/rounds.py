@@ -235,23 +235,23 @@ def _bar(result: Result) -> Bar:
 # ---- running
 
 
-def measure(name: str, run: Run, quick: bool) -> list[Result]:
+def measure(name: str, run: Run, quick: bool, most_s: float = MOST_S) -> list[Result]:
     """Run one benchmark, pinned, on a loop of its own, and write its files. Raises LoadError."""
     with on_core(cores().others), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        results = runner.run(_timed(name, run, quick))
+        results = runner.run(_timed(name, run, quick, most_s))
     write(name, results, is_quick=quick)
     return results
 
 
-async def _timed(name: str, run: Run, quick: bool) -> list[Result]:
+async def _timed(name: str, run: Run, quick: bool, most_s: float) -> list[Result]:
     try:
-        async with asyncio.timeout(MOST_S):
+        async with asyncio.timeout(most_s):
             return await run(quick)
     except TimeoutError:
-        raise LoadError(f"{name} is not done after {MOST_S:g} s") from None
+        raise LoadError(f"{name} is not done after {most_s:g} s") from None
 
 
-def script(name: str, run: Run, argv: Sequence[str] | None = None) -> int:
+def script(name: str, run: Run, argv: Sequence[str] | None = None, most_s: float = MOST_S) -> int:
     """A benchmark as a program. 0 measured; 1 not possible, or not done right. A missed target is no failure."""
     parser = argparse.ArgumentParser(prog=f"python -m bench.{name}")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: does it work?")
@@ -259,7 +259,7 @@ def script(name: str, run: Run, argv: Sequence[str] | None = None) -> int:
     cores()  # asked before this process is bound to one
     print(f"load before: {os.getloadavg()[0]:.2f}", flush=True)
     try:
-        results = measure(name, run, options.quick)
+        results = measure(name, run, options.quick, most_s)
     except LoadError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1

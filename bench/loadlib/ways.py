@@ -49,6 +49,10 @@ INDEXES = (([("user_id", 1), ("created_at", -1)], False), ([("message_id", 1), (
            ([("is_online", 1), ("delivery_status", 1)], False))  # fmt: skip
 
 
+async def nothing(number: int) -> None:
+    """Nothing has to be prepared."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What is compared. `server`: whose round trips count; `old` is None where there is nothing to compare with."""
@@ -57,7 +61,7 @@ class Task:
     server: str
     ours: Work
     old: Work | None
-    prepare: Callable[[int], None] = lambda number: None  # not timed
+    prepare: Work = nothing  # not timed
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,17 @@ def item(message_id: str) -> MailboxItem:
 
 def receipts(message_id: str, users: int) -> list[Receipt]:
     """Receive records as a fan-out to users who are connected leaves them."""
-    at_ms = wall_ms()
-    outcome = Outcome(at_ms, True, at_ms, DeliveryStatus.DELIVERED, Channel.WEBSOCKET)
+    outcome = received()
     return [
         Receipt(message_id, user_id, f"user{user_id}", 2, f"c{user_id}", "10.0.0.1", "bench", outcome)
         for user_id in range(1, users + 1)
     ]
+
+
+def received() -> Outcome:
+    """By whoever is connected."""
+    at_ms = wall_ms()
+    return Outcome(at_ms, True, at_ms, DeliveryStatus.DELIVERED, Channel.WEBSOCKET)
 
 
 def push_record(message_id: str, users: int, seq: int) -> PushRecord:
@@ -104,7 +113,7 @@ class Round:
         self.record = push_record("", 0, 0)
         self.receipts: list[Receipt] = []
 
-    def prepare(self, number: int) -> None:
+    async def prepare(self, number: int) -> None:
         self.record = push_record(f"m{number}", self._users, number + 1)
         self.receipts = receipts(f"m{number}", self._users)
 
@@ -228,10 +237,14 @@ class OurWay:
         self._round = this
         self._users = range(1, users + 1)
         self._readers = range(users + 1, 2 * users + 1)
+        self._known = {user_id: User(user_id, f"user{user_id}", 2) for user_id in self._users}
+        self._saved: list[Notice] = []
+        self._noted: list[Notice] = []
 
     async def prepare(self) -> None:
         """Some have something waiting."""
         for number in range(WAITING):
+            await self.append(f"r{number}")
             await self._stores.mailbox.save([(item(f"r{number}"), self._readers)])
 
     async def save(self, number: int) -> None:
@@ -245,9 +258,52 @@ class OurWay:
     async def write(self, number: int) -> None:
         await self._stores.records.write([self._round.record], self._round.receipts)
 
+    async def append(self, message_id: str) -> Notice:
+        """Accept a notice: what becomes of others the ledger ignores."""
+        seq = await self._stores.journal.last_seq() + 1
+        notice = Notice(seq, message_id, TEXT, Target(TargetKind.ALL), wall_ms())
+        await self._stores.journal.append([notice])
+        return notice
+
+    async def prepare_save(self, number: int) -> None:
+        self._saved.append(await self.append(f"m{number}"))
+
+    async def prepare_note(self, number: int) -> None:
+        self._noted.append(await self.append(f"n{number}"))
+        self._round.record = PushRecord(self._noted[-1], "success", len(self._users), len(self._users))
+
+    async def note(self, number: int) -> None:
+        """As the daemon has it written, of recipients for whom no receipt has been made."""
+        record = self._round.record
+        notice, ledger = record.notice, self._stores.ledger
+        assert ledger is not None, "embedded"
+        clients = [ledger.client(*_client_of(user_id)) for user_id in self._users]
+        ledger.note(notice.seq, notice.message_id, self._users, received(), clients, 0)
+        ledger.name([(user, notice.seq) for user in self._known.values()])
+        for client, _ in ledger.undescribed():
+            ledger.describe(client, ("desktop", "Linux", "bench"))
+        ledger.conclude(notice.seq, notice.message_id, record.status)
+        await ledger.commit()
+
+    async def check_written(self) -> None:
+        """What was saved waits, and what was noted is on record. Raises LoadError."""
+        for notice in self._noted:
+            status = await self._stores.records.receive_status(notice.message_id)
+            check(status is not None and status.received_users == len(self._users), "ours: not all is on record")
+        found = await self._stores.mailbox.read(self._users)
+        waiting = [notice.message_id for notice in self._saved]
+        check(
+            all([item.message_id for item in found.get(user_id, ())] == waiting for user_id in self._users),
+            "ours: not all waits",
+        )
+
     async def look_up(self, number: int) -> None:
         found = await self._stores.directory.users(self._users)
         check(len(found) == len(self._users), "ours: not all users found")
+
+
+def _client_of(user_id: int) -> tuple[str, str, str]:
+    return f"c{user_id}", "10.0.0.1", "bench"
 
 
 @asynccontextmanager
@@ -294,8 +350,9 @@ async def embedded(directory: Path, users: int) -> AsyncIterator[list[Task]]:
     async with our_way(directory / "embedded", None, this, users) as ours:
         await ours.prepare()
         yield [
-            Task("SQLite: mailbox save", "", ours.save, None),
+            Task("SQLite: mailbox save", "", ours.save, None, ours.prepare_save),
             Task("SQLite: mailbox read", "", ours.read, None),
-            Task("SQLite: records write", "", ours.write, None, this.prepare),
+            Task("SQLite: records write", "", ours.note, None, ours.prepare_note),
             Task("SQLite: user look-ups", "", ours.look_up, None),
         ]
+        await ours.check_written()

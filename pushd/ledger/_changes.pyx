@@ -72,7 +72,7 @@ from pushd.ledger._log cimport (
 from pushd.ledger._notices cimport Patch
 from pushd.ledger._patches cimport Ages, columns_size, is_at_rest, living, next_oldest, patch_at
 
-from pushd.ledger._loading import load_part
+from pushd.ledger._loading import load_part, renumber
 from pushd.ledger._replay import ready, replay
 
 LOG_BYTES = 16 * 1024 * 1024
@@ -247,7 +247,8 @@ cdef class Taking:
             block.is_touched = False
             index += 1
         left = ledger.touched_count - index
-        memmove(ledger.touched, ledger.touched + index, left * sizeof(Block*))
+        if left:
+            memmove(ledger.touched, ledger.touched + index, left * sizeof(Block*))
         ledger.touched_count = left
         return 0
 
@@ -420,7 +421,7 @@ cdef class Taking:
         cdef size_t most = self.copied + self.most
         while log.dropped_below(floor) + self.size > log_bytes and floor <= self.flush and self.copied < most:
             key = log.pins[0][1]
-            if (key >> 3 & 3) == KIND_CHUNK and (key >> 5) in log.full:
+            if (key >> 3 & 3) == KIND_CHUNK and ((key >> 5) in log.full or (key >> 5) < log.next_chunk):
                 self.store_chunk(self.ledger.chunk_of((key >> 5) * PAGE))
             elif (key >> 3 & 3) == KIND_CHUNK:
                 self.store_full_chunks(True, key >> 5)

@@ -28,6 +28,7 @@ cdef class Ledger(Places):
     cdef int append_row(self, int64_t seq, uint32_t user, Block** block, uint32_t* place) except -1
     cdef int merge(self, Block* block, uint32_t place, uint32_t user, uint8_t state, uint32_t received, uint32_t client,
                    bint counts) except -1
+    cdef bint begin_waiting(self, Walk* walk, int64_t seq) noexcept
     cdef int trim(self, uint32_t user) except -1
     cdef bint oldest_waiting(self, uint32_t user, Block** block, uint32_t* place) noexcept
     cdef int stop_waiting(self, Block* block, uint32_t place, uint32_t user) except -1

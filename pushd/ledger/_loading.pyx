@@ -7,9 +7,10 @@ What is damaged raises ValueError, says what was found and what was expected, an
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from pushd.ledger._ledger cimport KNOWN, PAGE, Block, Chunk, Ledger
+from pushd.ledger._ledger cimport KNOWN, PAGE, Block, Chunk, Ledger, Vector
 from pushd.ledger._log cimport (
     CHUNK_BASE,
     CHUNK_ROW,
@@ -25,8 +26,10 @@ from pushd.ledger._log cimport (
     Head,
     Log,
     column_of,
+    key_of,
     log_of,
 )
+from pushd.ledger._places cimport new_block
 
 from zlib import crc32
 
@@ -213,17 +216,51 @@ cdef int load_column(Ledger ledger, Head* head, bytes body) except -1:
 
 cdef Block* page_numbered(Ledger ledger, uint32_t number) except NULL:
     """That page, made where it is not there; those before it that are not there stay so."""
-    cdef Block* block
-    if number < ledger.page_count and ledger.pages[number] != NULL:
-        return ledger.pages[number]
-    while True:
-        block = ledger.new_page()
-        if block.key == number:
-            return block
-        ledger.pages[block.key] = NULL
-        if block.key > number:
-            ledger.page_count -= 1
-            ledger.pages[number] = block
-            block.key = number
-            return block
-        ledger.discard(block, -1)
+    if number >= ledger.page_count:
+        ledger.reserve_pages(number + 1)
+        ledger.page_count = number + 1
+    if ledger.pages[number] == NULL:
+        ledger.pages[number] = new_block(ledger, number, PAGE, True)
+    return ledger.pages[number]
+
+
+def renumber(Ledger ledger not None, uint32_t most):
+    """Number the pages from 0 on, where there are numbers from `most` on: those of rows would come to an end.
+
+    After `ready` of what was loaded as a whole, before anything else. Returns whether it did: then all that changed is to be written in one
+    transaction, with `take_changes(ledger, 0, ...)`, since the log speaks of other numbers.
+    """
+    cdef uint32_t index, kept = 0, user
+    cdef uint32_t* moved
+    cdef Vector* vector
+    cdef Block* page
+    if ledger.page_count <= most:
+        return False
+    for index in range(ledger.page_count):
+        if ledger.pages[index] != NULL and ledger.pages[index].cold:
+            return False  # its columns are in the file under the old number
+    moved = <uint32_t*>malloc(ledger.page_count * sizeof(uint32_t))
+    if moved == NULL:
+        raise MemoryError()
+    try:
+        for index in range(ledger.page_count):
+            page = ledger.pages[index]
+            if page == NULL:
+                continue
+            moved[index] = kept * PAGE
+            ledger.dropped.extend([key_of(index, KIND_PAGE, part) for part in range(PARTS)])
+            page.key, page.upto, page.logged_since, page.logged, page.changed = kept, 0, 0, 0, 0
+            page.stale = 0x1f
+            ledger.touch(page)
+            ledger.pages[index] = NULL
+            ledger.pages[kept] = page
+            kept += 1
+        for user in range(ledger.user_count):
+            vector = &ledger.vectors[user]
+            for index in range(vector.count):
+                vector.rows[index] = moved[vector.rows[index] // PAGE] + vector.rows[index] % PAGE
+    finally:
+        free(moved)
+    ledger.page_count = kept
+    ledger.bounded = 0
+    return True

@@ -146,6 +146,7 @@ cdef class Notices:
     cdef uint32_t* dense_floors   # hints: nothing waits for the user in dense blocks, or vector entries, before
     cdef uint32_t* vector_floors
     cdef Vector* vectors
+    cdef uint32_t cut_user        # whose vector is looked at next for what is gone
     # what a flush takes
     cdef Block** touched
     cdef uint32_t touched_count, touched_room

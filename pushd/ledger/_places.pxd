@@ -11,6 +11,7 @@ cdef class Places(Notices):
     cdef int widen(self, Block* block, uint32_t count) except -1  # a dense block has so many positions; counts[0] too
     cdef int free_dense(self, int64_t seq) except -1          # with what the file has of it
     cdef Block* new_page(self) except NULL                    # number page_count
+    cdef int reserve_pages(self, uint32_t count) except -1
     cdef int add_column(self, Block* block, int part) except -1   # times (1-3) or clients (4), where it has none; not cold
     cdef int make_room(self, Block* block, int part, uint32_t place) except -1  # for a value: a column, or a patch
     # True: the position is theirs, its state may be 0. In pages: the last row of this notice and user; others are dead
@@ -31,3 +32,4 @@ cdef class Places(Notices):
 
 
 cdef uint32_t entry_of(const Vector* vector, uint64_t row) noexcept nogil  # the first entry that is not below the row
+cdef Block* new_block(Notices ledger, int64_t key, uint32_t capacity, bint is_page) except NULL

@@ -215,21 +215,26 @@ cdef class Places(Notices):
         return self.discard(block, 1)
 
     cdef Block* new_page(self) except NULL:
-        cdef size_t room, old = self.page_room
         cdef Block* block
         if self.page_count == MOST_PAGES:
-            raise OverflowError("no more rows")
-        if self.page_count == self.page_room:
-            room = old + old // 4 + 64
+            raise OverflowError("no more numbers for rows: the next start gives them out anew")
+        self.reserve_pages(self.page_count + 1)
+        block = new_block(self, self.page_count, PAGE, True)
+        self.pages[self.page_count] = block
+        self.page_count += 1
+        return block
+
+    cdef int reserve_pages(self, uint32_t count) except -1:
+        """Room for so many, NULL from `page_count` on."""
+        cdef size_t room, old = self.page_room
+        if count > old:
+            room = max(<size_t>count, old + old // 4 + 64)
             self.lows = <uint32_t*>self.resized(self.lows, old * sizeof(uint32_t), room * sizeof(uint32_t))
             self.highs = <uint32_t*>self.resized(self.highs, old * sizeof(uint32_t), room * sizeof(uint32_t))
             self.peaks = <uint32_t*>self.resized(self.peaks, old * sizeof(uint32_t), room * sizeof(uint32_t))
             self.pages = <Block**>self.resized(self.pages, old * sizeof(Block*), room * sizeof(Block*))
             self.page_room = <uint32_t>room
-        block = new_block(self, self.page_count, PAGE, True)
-        self.pages[self.page_count] = block
-        self.page_count += 1
-        return block
+        return 0
 
     cdef int add_column(self, Block* block, int part) except -1:
         cdef uint32_t** column = &block.clients if part == KINDS + 1 else &block.times[part - 1]

@@ -79,10 +79,12 @@ cdef inline const uint8_t* bytes_at(Cursor* cursor, size_t size) noexcept nogil:
     return cursor.at - size
 
 
-def replay(Ledger ledger not None, int64_t flush, bytes body not None):
+def replay(Ledger ledger not None, int64_t flush, bytes body not None, set there=None):
     """Take in one row of `change`, in ascending order of `flush`, after all parts and the tail of the notices.
 
-    Leaves out what the parts have already, and what is about blocks, positions and notices that are not there.
+    Leaves out what the parts have already, and what is about blocks, positions and notices that are not there. `there`:
+    notices that have a row, whatever the log says. It may know of an append that failed, when its number was used again
+    and nothing was flushed since.
     """
     cdef Head head
     cdef Log log = log_of(ledger)
@@ -92,13 +94,13 @@ def replay(Ledger ledger not None, int64_t flush, bytes body not None):
     head = head_of(body, KIND_CHANGE, 0, flush)
     if head.upto != flush:
         raise ValueError(f"flush {head.upto}, expected {flush}")
-    walk(ledger, log, flush, body, False)
-    walk(ledger, log, flush, body, True)
+    walk(ledger, log, flush, body, False, there)
+    walk(ledger, log, flush, body, True, there)
     log.rows.append((flush, len(body)))
     log.total_bytes += len(body)
 
 
-cdef int walk(Ledger ledger, Log log, int64_t flush, bytes body, bint is_real) except -1:
+cdef int walk(Ledger ledger, Log log, int64_t flush, bytes body, bint is_real, set there) except -1:
     """Go through the entries: first to see whether they are sound, then in earnest."""
     cdef Cursor cursor
     cdef int entry
@@ -109,7 +111,7 @@ cdef int walk(Ledger ledger, Log log, int64_t flush, bytes body, bint is_real) e
     while cursor.at < cursor.end:
         entry = byte_at(&cursor)
         if entry == ENTRY_NOTICES:
-            walk_notices(ledger, log, flush, &cursor, is_real)
+            walk_notices(ledger, log, flush, &cursor, is_real, there)
         elif entry == ENTRY_ROWS:
             walk_rows(ledger, log, flush, &cursor, is_real)
         elif entry == ENTRY_CHANGES:
@@ -123,7 +125,7 @@ cdef int walk(Ledger ledger, Log log, int64_t flush, bytes body, bint is_real) e
     return 0
 
 
-cdef int walk_notices(Ledger ledger, Log log, int64_t flush, Cursor* cursor, bint is_real) except -1:
+cdef int walk_notices(Ledger ledger, Log log, int64_t flush, Cursor* cursor, bint is_real, set there) except -1:
     cdef uint64_t number = number_at(cursor), count = number_at(cursor), place = 0, index
     cdef uint8_t state
     cdef Chunk* chunk = NULL
@@ -139,6 +141,8 @@ cdef int walk_notices(Ledger ledger, Log log, int64_t flush, Cursor* cursor, bin
             raise ValueError(f"notice {place} of a chunk, expected one below {PAGE}")
         if state and not state & KNOWN:
             raise ValueError(f"state {state:#x} of a notice, expected 0 or bit 0 set")
+        if state == 0 and there is not None and <int64_t>(number * PAGE + place) in there:
+            continue
         if is_real and chunk != NULL and chunk.upto < flush and place < chunk.count and chunk.states[place]:
             chunk.states[place] = state
             changed += 1

@@ -19,6 +19,10 @@ MOST_MISSING = 100_000
 # Integers that a column of 64 bits holds.
 MOST = (1 << 63) - 1
 
+# Earlier identities of one user. Beyond, a new name is that of the last one's notices, too: two sources that do not
+# agree on a name must not fill memory and disk.
+MOST_EARLIER = 32
+
 # Parts of names that were asked for last; a mask costs a byte a user.
 KEPT_MASKS = 8
 
@@ -80,8 +84,10 @@ class Users:
         if since >= 0 and known and (not name or seq < since):
             return
         if 0 <= since < seq and known:
-            self._earlier[number] = (*self._earlier.get(number, ()), (since, known, self._roles[number]))
-            since = seq
+            earlier = self._earlier.get(number, ())
+            if len(earlier) < MOST_EARLIER:
+                self._earlier[number] = (*earlier, (since, known, self._roles[number]))
+                since = seq
         elif since < 0:
             since = seq
         self._since[number], self._names[number], self._roles[number] = since, name, role

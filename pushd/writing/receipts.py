@@ -205,14 +205,10 @@ class LedgerWriter:
         """Cuts records and receipts that came from the disk by halves; what was noted cannot be cut."""
         if len(batch.push_records) + len(batch.receipts) > 1:
             records, receipts = batch.push_records, batch.receipts
-            return [
-                *(
-                    Noted([], push_records=some)
-                    for some in (halves(records) if len(records) > 1 else [records])
-                    if some
-                ),
-                *(Noted([], receipts=some) for some in (halves(receipts) if len(receipts) > 1 else [receipts]) if some),
-            ]
+            record_parts = halves(records) if len(records) > 1 else [records]
+            receipt_parts = halves(receipts) if len(receipts) > 1 else [receipts]
+            parts = [Noted([], push_records=some) for some in record_parts if some]
+            return [*parts, *(Noted([], receipts=some) for some in receipt_parts if some)]
         return [batch] if batch.push_records or batch.receipts else []
 
     async def encode(self, batch: Noted) -> bytes:

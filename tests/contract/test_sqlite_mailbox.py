@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from pushd.model import Notice
+from pushd.model import Mark, Notice
 from pushd.stores.sqlite import open_stores
 from tests.conftest import MakeConfig
-from tests.samples import item, item_of, notice
+from tests.samples import OFFLINE, at, item, item_of, notice, receipt
 
 from .conftest import MAX_PER_USER, START_MS, TTL_DAYS, Node
 
@@ -115,6 +115,22 @@ async def test_when_it_was_saved_again_is_kept_and_forgotten_in_time(node: Node)
     assert await node.stores.mailbox.purge(node.clock.now_ms + 2 * DAY_MS, 10) == 1
     assert [one["waits_from_ms"] for one in stored(node.directory)] == [None, None]
     assert await node.stores.mailbox.clear(1) == 0
+
+
+async def test_an_id_that_is_used_again_expires_when_that_says(node: Node) -> None:
+    (first,) = await node.accept("a", expires_ms=START_MS + 1000)
+    await node.stores.mailbox.save([(item_of(first), [1])])
+    node.clock.now_ms += HOUR_MS
+    assert await node.stores.mailbox.purge(node.clock(), 10) == 1
+    (again,) = await node.accept("a", accepted_ms=node.clock(), expires_ms=node.clock() + 1000)
+    await node.stores.mailbox.save([(item_of(again), [1])])
+    for _ in range(2):
+        assert [one.message_id for one in (await node.stores.mailbox.read([1]))[1]] == ["a"]
+        assert await node.stores.mailbox.purge(node.clock(), 10) == 0
+        await node.restart()
+    node.clock.now_ms += 1000
+    assert await node.stores.mailbox.read([1]) == {}
+    assert await node.stores.mailbox.purge(node.clock(), 10) == 1
 
 
 async def test_what_has_expired_is_not_put_there(node: Node) -> None:
@@ -222,3 +238,49 @@ def waiting(node: Node) -> list[int]:
 async def shown(node: Node) -> set[tuple[int, int]]:
     found = await node.stores.mailbox.read(range(1, 5))
     return {(user, int(one.message_id[1:])) for user, items in found.items() for one in items}
+
+
+async def test_an_id_that_is_used_again_waits_with_what_the_newest_notice_says(node: Node) -> None:
+    """Also after a restart, and for those for whom the first one waits still; the record keeps what it said first."""
+    (first,) = await node.accept("a", content="first")
+    await node.stores.mailbox.save([(item_of(first), [1, 2])])
+    await node.stores.mailbox.remove({1: ["a"]})
+    await node.stores.journal.settle([first.seq])
+    node.clock.now_ms += 10 * 60_000
+    (second,) = await node.accept("a", content="second", accepted_ms=node.clock.now_ms)
+    await node.stores.mailbox.save([(item_of(second), [1])])
+    await node.stores.journal.settle([second.seq])
+    for _ in range(2):
+        waiting = await node.stores.mailbox.read([1, 2])
+        assert {user_id: [item.content for item in items] for user_id, items in waiting.items()} == {
+            1: ["second"],
+            2: ["second"],
+        }
+        row = await node.stores.records.push_record("a")
+        assert row is not None
+        assert row.content == "first"
+        assert await node.stores.journal.purge(node.clock.now_ms + 1, 100) == 0
+        await node.restart()
+    await node.stores.mailbox.remove({1: ["a"], 2: ["a"]})
+    assert await node.stores.mailbox.read([1, 2]) == {}
+
+
+async def test_the_id_of_a_deleted_record_is_free(node: Node) -> None:
+    """For a corrected notice: it has a record and receipts of its own, and the former text reaches nobody any more."""
+    (first,) = await node.accept("a", content="wrong")
+    await node.stores.mailbox.save([(item_of(first), [1, 2])])
+    assert await node.stores.records.delete("a")
+    await node.stores.journal.settle([first.seq])
+    node.clock.now_ms += 10 * 60_000
+    (second,) = await node.accept("a", content="right", accepted_ms=node.clock.now_ms)
+    await node.stores.mailbox.save([(item_of(second), [1])])
+    await node.stores.records.write([], [receipt("a", 1, at(second.accepted_ms, OFFLINE))])
+    for _ in range(2):
+        waiting = await node.stores.mailbox.read([1, 2])
+        assert [(user_id, item.content) for user_id, items in waiting.items() for item in items] == [(1, "right")]
+        row = await node.stores.records.push_record("a")
+        assert row is not None
+        assert row.content == "right"
+        assert await node.stores.records.unread_counts([1, 2]) == {1: 1}
+        await node.restart()
+    assert await node.stores.records.mark(1, ["a"], Mark.READ, node.clock.now_ms) == ["a"]

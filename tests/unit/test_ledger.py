@@ -176,6 +176,23 @@ def test_vectors_lose_what_is_gone_and_chunks_follow() -> None:
     both.agree()
 
 
+def test_vectors_of_many_users_are_cut_a_part_at_a_time() -> None:
+    ledger, users = Ledger(10), [*range(20_000)]
+    ledger.add_users(len(users))
+    for seq in (1, 2, 3, 5000):
+        ledger.add_notice(seq, 1000, 0)
+        ledger.note(seq, users, DELIVERED)
+    for seq in (1, 2, 3):
+        ledger.hide(seq)
+    sizes = []
+    for _ in range(12):
+        ledger.forget_before(5000)
+        sizes.append(ledger.memory)
+    assert sizes[0] > sizes[1] > sizes[2]
+    assert sizes[-1] == sizes[-2]
+    assert [ledger.summary(user) for user in users] == [(1, 1, 5000)] * len(users)
+
+
 def test_a_chunk_stays_while_one_of_its_notices_waits() -> None:
     both = Both(5, users=2)
     both.add_notice(1, 1, 0)

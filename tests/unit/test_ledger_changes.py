@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pushd.ledger._changes import has_changes, take_changes
+from pushd.ledger._changes import has_changes, renumber, take_changes
 from pushd.ledger._ledger import Ledger
 from tests.unit.ledger_file import (
     BY_MAILBOX,
@@ -53,6 +53,7 @@ acts = st.one_of(
     st.tuples(st.just("remove"), indices, who),
     st.tuples(st.just("clear"), who),
     st.tuples(st.sampled_from(["settle", "hide", "forget_before", "drop_waiting", "expire", "drop"]), indices),
+    st.tuples(st.just("renumber")),
     st.tuples(
         st.just("take"),
         st.sampled_from([{}, {"take_bytes": 500}, {"log_bytes": 300}, {"log_bytes": 0}, {"memory": 0}, {"memory": 0}]),
@@ -159,6 +160,18 @@ class World:
     def reload(self, memory: int = UNBOUNDED) -> None:
         self.take({})
         self.lose(memory)
+
+    def renumber(self) -> None:
+        """A start that numbers pages anew, whatever their numbers are."""
+        self.reload()
+        before = facts(self.ledger, self.seqs)
+        if renumber(self.ledger, 0):
+            self.file.take(self.ledger, log_bytes=0, take_bytes=1 << 40)
+        assert facts(self.ledger, self.seqs) == before
+        numbers = sorted({key >> 5 for key in self.file.parts if key >> 3 & 3 == PAGE_KIND})
+        assert not numbers or self.file.changes or numbers == [*range(len(numbers))]
+        self.reload()
+        assert facts(self.ledger, self.seqs) == before
 
     def repeat(self, _: int = 0) -> None:
         """A flush that was written and was not known to be, again."""
@@ -379,3 +392,34 @@ def test_a_notice_whose_block_is_lost_takes_receipts_again() -> None:
     again.note(1, [3], DELIVERED, START_MS + 1)
     file.take_all(again)
     assert file.load().receipts(1) == [3]
+
+
+def test_pages_are_numbered_anew() -> None:
+    file, ledger = File(), Ledger(MAX_WAITING)
+    ledger.add_users(50)
+    seqs = range(1, 401)
+    for seq in seqs:
+        file.notices[seq] = (START_MS + seq, 0)
+        ledger.add_notice(seq, START_MS + seq, 0)
+        ledger.note(seq, [*range(50)], OFFLINE | (WAITING if seq % 90 == 0 else 0))
+    file.take_all(ledger)
+    for seq in range(1, 200):
+        ledger.hide(seq)
+    ledger.forget_before(200)
+    ledger.mark(300, 7, READ, START_MS + 900)
+    file.take_all(ledger)
+    loaded = file.load()
+    before = facts(loaded, seqs)
+    assert not renumber(loaded, 5)
+    assert renumber(loaded, 4)
+    file.take(loaded, log_bytes=0, take_bytes=1 << 40)
+    assert not has_changes(loaded)
+    assert {key >> 5 for key in file.parts if key >> 3 & 3 == PAGE_KIND} == {0, 1, 2}
+    assert file.changes == {}
+    assert facts(loaded, seqs) == before
+    again = file.load()
+    assert facts(again, seqs) == before
+    for one in (loaded, again):
+        one.add_notice(401, START_MS + 401, 0)
+        one.note(401, [3], DELIVERED)
+        assert one.newest(3, 1)[0][0] == 401

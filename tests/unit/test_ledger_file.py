@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from pushd.errors import StoreUnavailable
+from pushd.errors import StoreError, StoreUnavailable
 from pushd.ledger import _changes
 from pushd.model import User
 from pushd.stores.sqlite import ledger_file
@@ -418,6 +418,106 @@ async def test_a_notice_that_did_not_reach_the_disk_is_forgotten(path: Path) -> 
     async with opened_file(path) as file:
         await SqliteJournal(file).unsettled()
         assert file.ledger.unsettled() == [1]
+
+
+async def test_a_failed_append_in_the_log_does_not_take_the_notice_that_got_its_number(path: Path) -> None:
+    async with opened_file(path) as file:
+        await append(file, 1)
+        file.ledger.add_notice(2, 1000, 0)
+        await file.commit()
+        file.ledger.forget_notice(2)
+        await file.commit()
+        await append(file, 2)
+        kept = copied(path)
+    async with opened_file(kept) as file:
+        assert file.ledger.unsettled() == [1, 2]
+        file.ledger.set_notice(2, set=SETTLED)
+        await file.commit()
+        again = copied(kept, "again.db")
+    async with opened_file(again) as file:
+        assert file.ledger.unsettled() == [1]
+
+
+async def test_a_row_before_all_that_is_known_does_not_end_the_start(path: Path) -> None:
+    async with opened_file(path) as file:
+        await append(file, CHUNK + 1)
+        file.ledger.note(CHUNK + 1, numbers(file, 1), PENDING)
+        await file.commit()
+        _changes.take_changes(file.ledger)
+        file.ledger.set_notice(CHUNK + 1, set=SETTLED)
+        flush, _, parts, _ = _changes.take_changes(file.ledger, log_bytes=0)
+    query(path, "INSERT INTO block VALUES (?, ?)", *next(part for part in parts if part[0] >> 3 & 3 == 0))
+    query(path, "INSERT INTO notice (seq, accepted_ms, body) VALUES (3, 1, x'7b7d')")
+    with capture_logs() as logs:
+        async with opened_file(path) as file:
+            assert file.ledger.notice_state(CHUNK + 1) == KNOWN | SETTLED
+    assert [line["rows"] for line in logs if line["log_level"] == "error"] == [1]
+    assert flush
+
+
+async def test_a_repeated_id_has_no_record_of_its_own_after_a_kill(path: Path) -> None:
+    async with opened_file(path) as file:
+        await append(file, 1)
+        journal = SqliteJournal(file)
+        kept = journal.append([notice(2, message_id="m1")])
+        await asyncio.gather(file.commit(), kept)  # taken before it is known
+        image = copied(path)
+        assert file.ledger.notice_state(2) & HIDDEN
+    async with opened_file(image) as file:
+        journal = SqliteJournal(file)
+        assert [one.seq for one in await journal.unsettled()] == [1, 2]
+        assert file.ledger.notice_state(2) & HIDDEN
+
+
+async def test_an_id_that_is_used_again_while_a_purge_looks_keeps_its_first_notice(path: Path) -> None:
+    async with opened_file(path) as file:
+        journal = SqliteJournal(file)
+        await append(file, 1)
+        await journal.settle([1])
+        done = file.thread.done_total
+        kept = journal.append([notice(2, message_id="m1")])
+        while file.thread.done_total == done:  # it is on disk, and the loop does not know yet
+            pass
+        dropped, _ = await asyncio.gather(journal.purge(2000, 10), kept)
+        assert dropped == 0
+        assert await file.seqs_of(["m1"]) == {"m1": 1}
+
+
+async def test_numbers_of_rows_begin_anew(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened_file(path) as file:
+        await append(file, 1, 2)
+        users = numbers(file, *range(1, 5001))
+        file.ledger.note(1, users, PENDING)
+        file.ledger.note(2, users[:5], DELIVERED, 1500)
+        file.ledger.hide(1)
+        file.ledger.set_notice(1, set=SETTLED)
+        file.ledger.forget_before(2)
+    monkeypatch.setattr(ledger_file, "MOST_PAGES", 1)
+    async with opened_file(path) as file:
+        pass
+    pages = [key >> 5 for (key,) in query(path, "SELECT key FROM block") if key >> 3 & 3 == 2]
+    assert set(pages) == {0}
+    async with opened_file(path) as file:
+        assert file.ledger.counts(2) == {DELIVERED: 5}
+        assert file.ledger.summary(users[4]) == (1, 1, 2)
+
+
+async def test_who_waits_for_a_flush_that_was_cancelled_gets_another(path: Path) -> None:
+    async with opened_file(path) as file:
+        await append(file, 1)
+        first = asyncio.ensure_future(file.commit())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        flushing = file._flushing
+        assert flushing is not None
+        second = asyncio.ensure_future(file.commit())
+        await asyncio.sleep(0)
+        flushing.cancel()
+        with pytest.raises(StoreError):
+            await first
+        await file.commit()
+        assert second.done()
+        await second
 
 
 async def test_numbers_of_others_far_behind_are_left_aside(path: Path) -> None:

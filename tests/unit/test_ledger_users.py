@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from pushd.ledger.users import Users
+from pushd.ledger.users import MOST_EARLIER, Users
 from pushd.model import User
 
 NAMES = ("Ada", "ada_b", "ADA", "100%", "王小明", "Öl", "öl", "A\x00b", "a" * 9 + "1", "a" * 9 + "0", "")
@@ -164,3 +164,17 @@ def test_lists_of_different_lengths_are_a_mistake() -> None:
     users.numbers([1])
     with pytest.raises(ValueError, match="zip"):
         users.note_names([0], [], 1)
+
+
+def test_two_sources_that_do_not_agree_on_a_name_fill_nothing() -> None:
+    users = Users()
+    users.numbers([7])
+    rows = {}
+    for seq in range(1, 1000):
+        users.note_name(0, seq, "Ada" if seq % 2 else "Bob", 1)
+        rows.update({row[:2]: row for row in users.taken()[1]})
+    assert len(rows) == MOST_EARLIER + 1
+    assert [users.name_role(0, seq)[0] for seq in (1, 2, 3, 999)] == ["Ada", "Bob", "Ada", "Ada"]
+    again = Users()
+    again.load([(0, 7)], rows.values())
+    assert [again.name_role(0, seq) for seq in range(1, 1000)] == [users.name_role(0, seq) for seq in range(1, 1000)]

@@ -107,7 +107,7 @@ async def open_stores(
             await thread.aclose()
 
 
-def _open(path: Path, *, is_durable: bool) -> tuple[Connections, dict[int, int]]:
+def _open(path: Path, *, is_durable: bool) -> tuple[Connections, dict[int, mailbox.Anew]]:
     """The connections, and since when notices wait that were saved long after their acceptance."""
     synchronous = "FULL" if is_durable else "NORMAL"
     with ExitStack() as opened:

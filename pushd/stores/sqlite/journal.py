@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 
@@ -30,6 +30,7 @@ SELECT * FROM given
 )
 
 FIRST_OF = "SELECT seq FROM notice WHERE message_id = ?"
+GIVE_UP_ID = "UPDATE notice SET message_id = NULL WHERE seq = ?"
 
 # What another program put at the end of all numbers, or what is none, is not counted on from.
 LAST_SEQ = f"""
@@ -50,6 +51,7 @@ REPEATS_BEHIND = "SELECT EXISTS (SELECT 1 FROM notice WHERE seq > :behind_seq AN
 PURGE = "DELETE FROM notice WHERE seq IN (SELECT value FROM json_each(CAST(:seqs AS TEXT)))"
 
 PAGE_ROWS = 500
+ALL_OF_THEM = (1 << 31) - 1
 
 # What purge looks at: so many notices of each kind, since somebody may wait for many of them; in so long stretches.
 LOOKED_AT = 20_000
@@ -65,15 +67,18 @@ _Spoiled = tuple[int, bytes, str]
 class Append:
     """Notices to be kept, and what is found out about them meanwhile.
 
-    `repeats`: those whose id an earlier notice has, each with that one's seq.
+    `repeats`: those whose id an earlier notice has, each with that one's seq; `replaced`: notices without a record,
+    whose id is another one's now.
     """
 
-    __slots__ = ("notices", "repeats", "values")
+    __slots__ = ("is_free", "notices", "repeats", "replaced", "values")
 
-    def __init__(self, notices: Sequence[Notice]) -> None:
+    def __init__(self, notices: Sequence[Notice], is_free: Callable[[int], bool] = lambda _: False) -> None:
         self.notices = notices
+        self.is_free = is_free  # whether another notice may take the id of that with this seq
         self.values = encoded(notices)
         self.repeats: dict[int, int] = {}
+        self.replaced: list[int] = []
 
 
 def encoded(notices: Sequence[Notice]) -> list[Value]:
@@ -99,21 +104,27 @@ def commit(connection: sqlite3.Connection, appends: Sequence[Append]) -> None:
 
 
 def _commit_singly(connection: sqlite3.Connection, appends: Sequence[Append]) -> None:
-    """The same where ids may be repeated. Such a notice has none of its own: it is found by the first one's."""
+    """The same where ids may be repeated. Such a notice has none of its own: it is found by the first one's, unless the
+    record of that one was deleted."""
     repeats: list[dict[int, int]] = []
+    replaced: list[list[int]] = []
     with transaction(connection):
         for append in appends:
             repeats.append({})
+            replaced.append([])
             for row in batched(append.values, APPEND.width):
                 seq, message_id, *_ = row
                 first = connection.execute(FIRST_OF, (message_id,)).fetchone()
-                if first is not None:
+                if first is not None and first[0] != seq and append.is_free(first[0]):
+                    connection.execute(GIVE_UP_ID, (first[0],))
+                    replaced[-1].append(first[0])
+                elif first is not None:
                     row[1] = None
                     if first[0] != seq:
                         repeats[-1][seq] = first[0]  # type: ignore[index]
                 APPEND.write(connection, row)
-    for append, found in zip(appends, repeats, strict=True):
-        append.repeats = found
+    for append, found, gone in zip(appends, repeats, replaced, strict=True):
+        append.repeats, append.replaced = found, gone
 
 
 class SqliteJournal:
@@ -144,7 +155,7 @@ class SqliteJournal:
         """Keep these, all or nothing; they are on disk once this is awaited."""
         if not notices:
             return _nothing_to_do()
-        append = Append(notices)
+        append = Append(notices, self._is_free)
         new: list[int] = []
         try:
             self._add(notices, new)
@@ -181,11 +192,23 @@ class SqliteJournal:
         for seq, first in repeats.items():
             self._ledger.hide(seq)
             self._firsts[seq] = first
+        for notice in append.notices:
+            if notice.seq in repeats and not notice.is_resent:
+                self._file.again[repeats[notice.seq]] = notice.seq
+        for first in append.replaced:  # what still waits of it would be taken for the new one
+            self._ledger.drop_waiting(first, ALL_OF_THEM)
+
+    def _is_free(self, seq: int) -> bool:
+        """Whether the notice has no push record any more, and is not under way. For the thread that writes."""
+        state = self._ledger.notice_state(seq)
+        return self._file.has_records and state & (HIDDEN | SETTLED) == HIDDEN | SETTLED
 
     async def settle(self, seqs: Sequence[int]) -> None:
         """Note that nothing is left to do for these notices."""
         for seq in seqs:
-            self._firsts.pop(seq, None)
+            first = self._firsts.pop(seq, None)
+            if first is not None and self._file.again.get(first) == seq:
+                del self._file.again[first]
             if self._ledger.notice_state(seq):
                 self._ledger.set_notice(seq, set=SETTLED)
         await self._file.commit()
@@ -204,9 +227,13 @@ class SqliteJournal:
 
     async def _find_firsts(self, notices: list[Notice], repeats: set[int]) -> None:
         if repeats:
+            for seq in repeats:
+                self._ledger.hide(seq)  # a flush may have had it before it was known for one
             ids = {notice.seq: notice.message_id for notice in notices if notice.seq in repeats}
             seqs = await self._file.seqs_of(ids.values())
             self._firsts.update((seq, seqs[name]) for seq, name in ids.items() if name in seqs)
+            anew = [notice for notice in notices if notice.seq in self._firsts and not notice.is_resent]
+            self._file.again.update((self._firsts[notice.seq], notice.seq) for notice in anew)
 
     async def spoiled(self) -> list[_Spoiled]:
         """What the last `unsettled` left out because it cannot be decoded."""
@@ -247,7 +274,8 @@ class SqliteJournal:
         """
         dropped = 0
         past = await self._past(before_ms, limit)
-        for seqs in batched(past, CHUNK_ROWS):
+        for part in batched(past, CHUNK_ROWS):
+            seqs = self._still_past(part)
             if not await self._statements.run("purge", partial(_drop, seqs, self._decided_up_to())):
                 break
             self._forget(seqs)
@@ -266,19 +294,29 @@ class SqliteJournal:
     async def _past(self, before_ms: int, limit: int) -> list[int]:
         """At most `limit` that can go, looked for behind where the last call stopped, and then before that."""
         ledger, found = self._ledger, list[int]()
-        end, firsts = self._first_since(before_ms), set(self._firsts.values())
+        end, wanted = self._first_since(before_ms), self._wanted()
         for kind, (required, absent) in enumerate(WITHOUT_RECORD):
             left, stopped_at = LOOKED_AT, min(max(self._stopped_at[kind], ledger.base_seq), end)
             for at, behind in ((stopped_at, end), (ledger.base_seq, stopped_at)):
                 while at < behind and left > 0 and len(found) < limit:
                     stretch_end, most = min(behind, at + STRETCH), min(CHUNK_ROWS, limit - len(found))
                     seqs = ledger.seqs(at, stretch_end - 1, required, absent, most)
-                    found += (seq for seq in seqs if seq not in firsts and not self._is_needed(seq))
+                    found += (seq for seq in seqs if seq not in wanted and not self._is_needed(seq))
                     at = seqs[-1] + 1 if len(seqs) == most else stretch_end
                     left -= len(seqs)
                     await asyncio.sleep(0)
                     self._stopped_at[kind] = at
         return found
+
+    def _still_past(self, seqs: Sequence[int]) -> list[int]:
+        """Those of them whose ids were not used again meanwhile."""
+        wanted = self._wanted()
+        return [seq for seq in seqs if seq not in wanted and not self._ledger.has_waiting(seq)]
+
+    def _wanted(self) -> set[int]:
+        """What other notices of the same id need: one under way the first one, one that waits its text."""
+        texts = {text for seq, text in self._file.text_seqs.items() if self._ledger.has_waiting(seq)}
+        return texts.union(self._firsts.values())
 
     def _is_needed(self, seq: int) -> bool:
         ledger = self._ledger

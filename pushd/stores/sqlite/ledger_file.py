@@ -15,7 +15,7 @@ import structlog
 
 from pushd.batched import batched
 from pushd.errors import StartError, StoreError
-from pushd.ledger._changes import has_changes, take_changes
+from pushd.ledger._changes import LOG_BYTES, has_changes, renumber, take_changes
 from pushd.ledger._cold import PatchedPart, cool, forget_patches
 from pushd.ledger._ledger import Ledger
 from pushd.ledger.clients import ClientFacts, Clients
@@ -35,6 +35,10 @@ STORE = "ledger"
 
 FLUSH_BYTES = 1024 * 1024  # of one transaction, about: what is appended meanwhile waits for a few ms at most
 
+# Receipts outside dense blocks are numbered with 32 bits, 4096 to a page. A start that finds half of the numbers used
+# gives them out anew, in one transaction.
+MOST_PAGES = 1 << 19
+EVERYTHING = 1 << 40  # bytes
 COOL_BYTES = 16 * 1024 * 1024  # become free at once, at most: milliseconds of the loop's time
 
 RECENT_SEQS = 50_000  # and as many older ones
@@ -50,6 +54,7 @@ IDENTITIES = "INSERT OR REPLACE INTO identity (user, from_seq, name, role) VALUE
 CLIENTS = "INSERT OR REPLACE INTO client VALUES (?, ?, ?, ?, ?, ?, ?)"
 LABELS = "INSERT OR REPLACE INTO label VALUES (?, ?, ?, ?, ?, ?, ?)"
 
+LAST_PAGE = "SELECT max(key) >> 5 FROM block WHERE key >> 3 & 3 = 2"
 SEQS_OF = "SELECT message_id, seq FROM notice WHERE message_id IN ({})"
 BODIES = "SELECT seq, CAST(body AS BLOB) FROM notice WHERE seq IN ({}) ORDER BY seq"
 # As bytes: what is no UTF-8 would fail for all.
@@ -114,6 +119,10 @@ class LedgerFile:
         self.has_records = has_records
         self.thread = thread
         self.recent_seqs: Recent[str, int] = Recent(RECENT_SEQS)
+        # Of ids that were used again, by the seq under which their receipts stand: the newest notice that is not
+        # settled, and the one that says what waits.
+        self.again: dict[int, int] = {}
+        self.text_seqs: dict[int, int] = {}
         self._recent_bodies: Recent[int, bytes] = Recent(RECENT_BODIES_BYTES, len)
         self._read = read
         self._loop = asyncio.get_running_loop()
@@ -133,8 +142,8 @@ class LedgerFile:
         """
         if self._next is None:
             self._next = self._loop.create_future()
-            if self._flushing is None:
-                self._flushing = self._loop.create_task(self._flush_for_all())
+        if self._flushing is None:  # there may be some who wait for one that was cancelled
+            self._flushing = self._loop.create_task(self._flush_for_all())
         await asyncio.shield(self._next)
 
     async def _flush_for_all(self) -> None:
@@ -158,7 +167,7 @@ class LedgerFile:
         if self._failed is not None:
             await self._write(self._failed)
         is_more = True
-        while is_more and (taken := self._take()) is not None:
+        while is_more and (taken := self._take(LOG_BYTES, FLUSH_BYTES)) is not None:
             is_more = has_changes(self.ledger)  # no more is taken than one transaction should have
             await self._write(taken)
 
@@ -176,13 +185,20 @@ class LedgerFile:
             left = cool(self.ledger, self.memory_bytes - self._step)
             self._cool_above = left + self._step if left == before else self.memory_bytes
 
-    def _take(self) -> Flush | None:
+    @property
+    def is_written(self) -> bool:
+        """Whether nothing that was taken is still to be written."""
+        return self._failed is None
+
+    def renumber(self) -> None:
+        """Behind the start: if many numbers of rows are used, these begin anew with what is written next."""
+        if renumber(self.ledger, MOST_PAGES):
+            self._failed = self._take(0, EVERYTHING)
+
+    def _take(self, log_bytes: int, take_bytes: int) -> Flush | None:
         """What has changed since the last time, None if nothing."""
-        number, change, parts, floor = take_changes(
-            self.ledger,
-            take_bytes=FLUSH_BYTES,
-            memory=self.memory_bytes - self._step if self.ledger.memory > self._cool_above else UNBOUNDED,
-        )
+        memory = self.memory_bytes - self._step if self.ledger.memory > self._cool_above else UNBOUNDED
+        number, change, parts, floor = take_changes(self.ledger, log_bytes, take_bytes, memory)
         numbers, identities = self.users.taken()
         given = (
             (NUMBERS, numbers),
@@ -282,10 +298,15 @@ async def open_ledger(
     try:
         with closing(open_connection(path, synchronous="NORMAL", checkpoint_pages=0)) as connection:
             connection.text_factory = _text
-            load(connection, Parts(file.ledger, file.users, file.clients, file.labels, has_records, memory_bytes))
+            # What is numbered anew is written as a whole, so all of it must be there.
+            has_many = (connection.execute(LAST_PAGE).fetchone()[0] or 0) >= MOST_PAGES
+            most = UNBOUNDED if has_many else memory_bytes
+            load(connection, Parts(file.ledger, file.users, file.clients, file.labels, has_records, most))
+            file.renumber()
     except (sqlite3.Error, MemoryError) as error:
         raise StartError(f"cannot use {path}: {error}") from error
-    file.cool()
+    if file.is_written:
+        file.cool()
     try:
         yield file
     finally:

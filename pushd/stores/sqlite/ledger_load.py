@@ -87,6 +87,7 @@ class _Load:
         self._causes: Counter[str] = Counter()
         self._damaged_keys: list[int] = []
         self._damaged_flushes: list[int] = []
+        self._added: set[int] = set()  # of notices that were taken from their rows
 
     def run(self) -> int:
         self._load_numbers()
@@ -140,15 +141,13 @@ class _Load:
 
     def _load_part(self, key: int) -> bool:
         (body,) = self._connection.execute(PART, (key,)).fetchone()
-        is_used = self._is_used(f"block of kind {kind_of(key)}", load_part, self._ledger, key, body)
+        is_used = self._is_used(f"block of kind {kind_of(key)}", _load_part, self._ledger, key, body)
         if not is_used:
             self._damaged_keys.append(key)
         return is_used
 
     def _is_used(self, cause: str, use: Callable[..., object], *values: Any) -> bool:
         try:
-            if not isinstance(values[-1], bytes):
-                raise ValueError("no blob")
             use(*values)
         except (ValueError, OverflowError, IndexError) as error:
             self._count(f"{cause}: {error}", 1)
@@ -165,13 +164,17 @@ class _Load:
 
     def _replay(self) -> None:
         for flush, body in self._connection.execute(CHANGES):
-            if not self._is_used("change", replay, self._ledger, flush, body):
+            if not self._is_used("change", self._replay_one, flush, body):
                 self._damaged_flushes.append(flush)
+
+    def _replay_one(self, flush: int, body: Any) -> None:
+        replay(self._ledger, flush, _blob(body), self._added)
 
     def _add_unknown(self) -> None:
         """Notices behind the last chunk that is stored; change rows know no more of them than their states."""
         ledger = self._ledger
-        for (seq,) in self._rows(SEQS, max(0, ledger.last_seq - LOOK_BACK)):
+        behind = max(0, ledger.last_seq - LOOK_BACK)
+        for (seq,) in self._connection.execute(SEQS, (behind,)):
             if ledger.notice_state(seq):
                 continue
             if ledger.last_seq and seq > ledger.last_seq + FAR:
@@ -188,10 +191,21 @@ class _Load:
         except Exception:  # the journal tells of it, where it is not settled
             label = UNKNOWN
         at_ms = accepted_ms if isinstance(accepted_ms, int) and 0 <= accepted_ms < 1 << 53 else 0
-        parts.ledger.add_notice(seq, at_ms, label, state | hidden)
+        if self._is_used("notice", parts.ledger.add_notice, seq, at_ms, label, state | hidden):
+            self._added.add(seq)
 
     def _put_away(self) -> None:
         if self._damaged_keys or self._damaged_flushes:
             with transaction(self._connection):
                 for statement, numbers in zip(PUT_AWAY, (self._damaged_keys, self._damaged_flushes), strict=True):
                     self._connection.executemany(statement, [(number,) for number in numbers])
+
+
+def _load_part(ledger: Ledger, key: int, body: Any) -> None:
+    load_part(ledger, key, _blob(body))
+
+
+def _blob(value: Any) -> bytes:
+    if not isinstance(value, bytes):
+        raise ValueError("no blob")
+    return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -35,23 +36,38 @@ DROPPED_AT_ONCE = 100  # notices
 ITEMS_BYTES = 8 * 1024 * 1024  # of bodies of items that are kept decoded; and as much of older ones
 
 WAITS_FROM = """
-SELECT seq, waits_from_ms FROM notice WHERE waits_from_ms IS NOT NULL AND typeof(waits_from_ms) = 'integer'
+SELECT seq, waits_from_ms, iif(typeof(expires_ms) = 'integer', expires_ms, 0),
+       iif(typeof(text_seq) = 'integer', text_seq, seq)
+  FROM notice WHERE waits_from_ms IS NOT NULL AND typeof(waits_from_ms) = 'integer'
 """
 
-# [[seq, waits_from_ms or null]]
+# [[seq, waits_from_ms, expires_ms or null, text_seq]]
 SET_WAITS_FROM = """
-UPDATE notice SET waits_from_ms = given.at_ms
-  FROM (SELECT json_extract(value, '$[0]') AS seq, json_extract(value, '$[1]') AS at_ms
+UPDATE notice SET waits_from_ms = given.at_ms, expires_ms = given.expires_ms, text_seq = given.text_seq
+  FROM (SELECT json_extract(value, '$[0]') AS seq, json_extract(value, '$[1]') AS at_ms,
+               json_extract(value, '$[2]') AS expires_ms, json_extract(value, '$[3]') AS text_seq
           FROM json_each(CAST(:given AS TEXT))) AS given
  WHERE notice.seq = given.seq
 """
+WAITS_NO_MORE = "UPDATE notice SET waits_from_ms = NULL, text_seq = NULL WHERE seq = :seq"
 
 _decode_notice = msgspec.json.Decoder(Notice).decode
 
 
-def read_waits_from(connection: sqlite3.Connection) -> dict[int, int]:
-    """Notices that wait from a later time on than that of their acceptance: seq, and ms. Raises sqlite3.Error."""
-    return dict(connection.execute(WAITS_FROM).fetchall())
+class Anew(NamedTuple):
+    """What was saved last of a notice that waits from a later time on than that of its acceptance.
+
+    `text_seq`: the notice that says what waits, another one when the id was used again.
+    """
+
+    at_ms: int
+    expires_ms: int
+    text_seq: int
+
+
+def read_waits_from(connection: sqlite3.Connection) -> dict[int, Anew]:
+    """Notices that wait from a later time on than that of their acceptance, by seq. Raises sqlite3.Error."""
+    return {seq: Anew(*times) for seq, *times in connection.execute(WAITS_FROM)}
 
 
 class SqliteMailbox:
@@ -66,7 +82,7 @@ class SqliteMailbox:
         file: LedgerFile,
         statements: Statements,
         *,
-        waits_from: dict[int, int],
+        waits_from: dict[int, Anew],
         ttl_days: int,
         timezone: ZoneInfo,
         clock: Callable[[], int],
@@ -76,6 +92,7 @@ class SqliteMailbox:
         self._ledger = file.ledger
         self._statements = statements
         self._waits_from = waits_from
+        file.text_seqs.update((seq, anew.text_seq) for seq, anew in waits_from.items())
         self._ttl_ms = ttl_days * DAY_MS
         self._timezone = timezone
         self._clock = clock
@@ -102,7 +119,7 @@ class SqliteMailbox:
         if len(seqs) < len(wanted):
             self._leave_aside(len(wanted) - len(seqs), "no notice has the message_id of an item to be saved")
             saves = [(item, users) for item, users in saves if item.message_id in seqs]
-        await self._wait_anew({seqs[item.message_id]: item.saved_at for item, _ in saves})
+        await self._wait_anew({seqs[item.message_id]: self._anew(seqs[item.message_id], item) for item, _ in saves})
         by_seq: dict[int, list[int]] = {}
         for item, users in saves:
             by_seq.setdefault(seqs[item.message_id], []).extend(users)
@@ -115,21 +132,30 @@ class SqliteMailbox:
             self._oldest = min(self._oldest, seq)
         await self._file.commit()
 
-    async def _wait_anew(self, saved: Mapping[int, int]) -> None:
-        """These notices wait from their save on, where that is later than what is known."""
-        anew = {seq: at_ms for seq, at_ms in saved.items() if at_ms - self._waits_since(seq) > ANEW_MS}
-        if anew:
-            await self._store_waits_from(anew)
-            for seq, at_ms in anew.items():
-                self._waits_from[seq] = max(at_ms, self._waits_from.get(seq, 0))
-                self._items.drop(seq)
+    async def _wait_anew(self, saved: Mapping[int, Anew]) -> None:
+        """These notices wait from their save on, and for as long as that says, where it is later than what is known."""
+        anew = {seq: new for seq, new in saved.items() if self._is_new(seq, new)}
+        for part in batched(anew.items(), CHUNK_ROWS):
+            given = [(seq, new.at_ms, new.expires_ms or None, new.text_seq) for seq, new in part]
+            await self._statements.change("save", SET_WAITS_FROM, given=orjson.dumps(given))
+        for seq, new in anew.items():
+            self._waits_from[seq] = max(new, self._waits_from.get(seq, new))
+            self._file.text_seqs[seq] = self._waits_from[seq].text_seq
+            self._items.drop(seq)
 
-    async def _store_waits_from(self, times: Mapping[int, int | None]) -> None:
-        for part in batched(times.items(), CHUNK_ROWS):
-            await self._statements.change("save", SET_WAITS_FROM, given=orjson.dumps(part))
+    def _anew(self, seq: int, item: MailboxItem) -> Anew:
+        """An id that was used again is saved with what its newest notice says."""
+        known = self._waits_from.get(seq)
+        return Anew(item.saved_at, item.expires_ms, self._file.again.get(seq) or (known.text_seq if known else seq))
+
+    def _is_new(self, seq: int, new: Anew) -> bool:
+        known = self._waits_from.get(seq)
+        is_later = new.at_ms - self._waits_since(seq) > ANEW_MS
+        return is_later or new.text_seq != (known.text_seq if known else seq)
 
     def _waits_since(self, seq: int) -> int:
-        return max(self._ledger.created_ms(seq), self._waits_from.get(seq, 0))
+        anew = self._waits_from.get(seq)
+        return max(self._ledger.created_ms(seq), 0 if anew is None else anew.at_ms)
 
     async def read(self, user_ids: Collection[int]) -> dict[int, list[MailboxItem]]:
         """What waits for each of these users, oldest first. Without a look into the database where nothing waits, or
@@ -169,11 +195,13 @@ class SqliteMailbox:
             else:
                 items[seq] = known[0]
         for part in batched(missing, SEQS_AT_ONCE):
-            bodies = await self._file.bodies(part)
-            if len(bodies) < len(part):
-                self._leave_aside(len(part) - len(bodies), "a notice that waits has no row")
-            async for seq, body in sliced(bodies.items()):
-                item = self._item(seq, body)
+            texts = {seq: anew.text_seq if (anew := self._waits_from.get(seq)) else seq for seq in part}
+            bodies = await self._file.bodies(set(texts.values()))
+            async for seq, text_seq in sliced(texts.items()):
+                if text_seq not in bodies:
+                    self._leave_aside(1, "a notice that waits has no row")
+                    continue
+                item = self._item(seq, bodies[text_seq])
                 if item is not None:
                     items[seq] = item
         return items
@@ -182,6 +210,7 @@ class SqliteMailbox:
         """None for what cannot be decoded."""
         try:
             notice = _decode_notice(body)
+            anew = self._waits_from.get(seq) or Anew(notice.accepted_ms, notice.expires_ms, seq)
             item = MailboxItem(
                 type=notice.type,
                 content=notice.content,
@@ -191,8 +220,8 @@ class SqliteMailbox:
                 ts=notice.accepted_ms,
                 priority=notice.priority,
                 need_confirm=notice.need_confirm,
-                expires_ms=notice.expires_ms,
-                saved_at=self._waits_from.get(seq, notice.accepted_ms),
+                expires_ms=anew.expires_ms,
+                saved_at=anew.at_ms,
             )
         except Exception as error:
             self._leave_aside(1, f"a notice that waits cannot be read: {type(error).__name__}", repr(error))
@@ -254,12 +283,13 @@ class SqliteMailbox:
             await one_slice.rest()
             count, is_done = self._drop_oldest(by_ms, limit - dropped)
             dropped += count
-        over = [seq for seq, at_ms in self._waits_from.items() if at_ms <= by_ms]
+        over = [seq for seq, anew in self._waits_from.items() if anew.at_ms <= by_ms]
         while over and dropped < limit:
             await one_slice.rest()
             dropped += self._ledger.drop_waiting(over[-1], limit - dropped)
             if dropped < limit:
-                await self._store_waits_from({over[-1]: None})
+                await self._statements.change("save", WAITS_NO_MORE, seq=over[-1])
+                self._file.text_seqs.pop(over[-1], None)
                 del self._waits_from[over.pop()]
         return dropped
 

@@ -13,7 +13,8 @@ from pushd.stores.sqlite.ledger_file import LedgerFile
 # Of ledger/_ledger.pxd, NoticeState.
 KNOWN, DENSE, HIDDEN, OVER = 0x01, 0x04, 0x08, 0x10
 
-# A notice for fewer than this, or for less than a quarter of all users, has its receipts in pages.
+# A notice for fewer than this, or for less than a quarter of all users, has its receipts in pages; so has one for all
+# where there are fewer users: a dense block takes 1.3 KB however small it is.
 DENSE_LEAST = 256
 
 # Seqs are fetched, or asked of the ledger, so many at a time.
@@ -43,7 +44,7 @@ def take_shape(file: LedgerFile, seq: int, count: int) -> None:
     if file.ledger.notice_state(seq) & DENSE:
         return
     is_many = count >= DENSE_LEAST and count * 4 > len(file.users)
-    if not is_many:
+    if not is_many and len(file.users) >= DENSE_LEAST:
         label = file.labels.label(file.ledger.label(seq))
         is_many = label is not None and label.target == TargetKind.ALL
     if is_many:

@@ -24,8 +24,9 @@ VERSION = 9
 
 _NOTICES = (
     # An accepted notice: journal entry and push record. AUTOINCREMENT remembers the highest seq ever used, also when
-    # its row is purged. No message_id: an earlier notice has it. `waits_from_ms`: when it was last put into a mailbox,
-    # where that is later than its acceptance.
+    # its row is purged. No message_id: another notice has it. `waits_from_ms`: when it was last put into a mailbox,
+    # where that is later than its acceptance; `text_seq`: which notice of that id says what waits, where it is a later
+    # one.
     """
     CREATE TABLE notice (
       seq           INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -33,6 +34,7 @@ _NOTICES = (
       accepted_ms   INTEGER NOT NULL,
       expires_ms    INTEGER,
       waits_from_ms INTEGER,
+      text_seq      INTEGER,
       version       INTEGER NOT NULL DEFAULT 1,
       body          BLOB NOT NULL
     )
@@ -186,7 +188,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 def prepare(path: Path, convert: Callable[[Path, int], None] | None = None) -> None:
     """Create `path`, or have `convert(path, version)` make it what it should be when it is of an older version.
 
-    Raises StartError when it cannot be ours or cannot be written, or is of an older version and nobody is to convert it.
+    Raises StartError when it cannot be ours or cannot be written, and for an older version that nobody is to convert.
     """
     try:
         path.touch(mode=0o600)

@@ -17,14 +17,14 @@ from structlog.testing import capture_logs
 from pushd.errors import StoreError, StoreUnavailable
 from pushd.ledger import _changes
 from pushd.model import User
-from pushd.stores.sqlite import ledger_file
+from pushd.stores.sqlite import ledger_file, ledger_load
 from pushd.stores.sqlite.journal import SqliteJournal
 from pushd.stores.sqlite.ledger_file import LedgerFile
 from pushd.stores.sqlite.ledger_load import CHUNK, FAR, HIDDEN, KNOWN, SETTLED
 from tests.ledger_files import opened_file
 from tests.samples import notice
 
-PENDING, DELIVERED, WAITING = 1, 4, 0x10
+PENDING, DELIVERED, READ, WAITING = 1, 4, 5, 0x10
 MORE_PAGES = 20  # of the file, before the disk is full
 
 
@@ -96,6 +96,34 @@ async def test_all_of_it_comes_back(path: Path) -> None:
         assert (label.type, label.target) == ("system_notice", "all")
         other = file.clients.number("c2", "10.0.0.1", "Firefox")
         assert other > receipt[4]
+
+
+@pytest.mark.parametrize("step", ["replay", "load_part"])
+async def test_a_failure_that_passes_puts_nothing_away(path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """What is damaged fails every time."""
+    async with opened_file(path) as file:
+        file.users.numbers(range(1, 301))
+        await append(file, 1)
+        file.ledger.add_users(300)
+        file.ledger.begin_dense(1)
+        file.ledger.note(1, [*range(300)], DELIVERED, 1500)
+        await file.commit()
+        file.ledger.mark(1, 7, READ, 1600)
+        await file.commit()
+    use, failures = getattr(ledger_load, step), [ValueError("odd")]
+
+    def once(*values: Any) -> None:
+        if failures:
+            raise failures.pop()
+        use(*values)
+
+    monkeypatch.setattr(ledger_load, step, once)
+    with capture_logs() as logs:
+        async with opened_file(path) as file:
+            receipt = file.ledger.receipt(1, 7)
+    assert receipt is not None
+    assert receipt[0] & 0x0F == READ
+    assert (logs, failures) == ([], [])
 
 
 async def test_closing_writes_what_nobody_committed(path: Path) -> None:

@@ -226,6 +226,7 @@ class Dispatcher:
             return False
         began = self._now()
         job = self._job(flight, list(target.user_ids))
+        flight.recipients = len(target.user_ids)
         self._acknowledgements.sending(flight)
         while not self._hub.advance(job, SLICE_S):
             pass

@@ -55,6 +55,11 @@ class Users:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def existing(self, user_ids: Iterable[UserKey]) -> list[int]:
+        """The users' numbers, in the order given. Raises KeyError where one has none."""
+        known = self._numbers
+        return [known[user_id] for user_id in user_ids]
+
     def numbers(self, user_ids: Iterable[UserKey]) -> list[int]:
         """The users' numbers, in the order given; unknown users get one."""
         known, user_ids = self._numbers, list(user_ids)

@@ -19,6 +19,7 @@ from pushd.users.directory import CachedDirectory
 from pushd.writing.batches import halves, tell_each
 from pushd.writing.write_behind import Backing, WriteBehind
 
+SEQUENCES = (list, tuple)
 NAMED_AT_ONCE = 500  # users: half a millisecond
 
 _body = msgspec.msgpack.Decoder(tuple[list[PushRecord], list[Receipt]])
@@ -84,7 +85,7 @@ class LedgerWriter:
         """Notes `outcome` for these recipients; `flight`, if given, is not settled before that is on disk."""
         if not user_ids:
             return
-        users = user_ids if isinstance(user_ids, list | tuple) else [*user_ids]
+        users = user_ids if isinstance(user_ids, SEQUENCES) else [*user_ids]
         clients = self._clients_of(users) if outcome.is_online or outcome.received_ms else []
         seq, many = (0, 0) if flight is None else (flight.notice.seq, flight.recipients)
         if not self._ledger.note(seq, message_id, users, outcome, clients, many):
@@ -93,8 +94,7 @@ class LedgerWriter:
                 (message_id, lambda seq: self._ledger.note(seq, message_id, some, outcome, clients, many))
             )
         if flight is None:
-            self._is_changed = True
-            self.writer.wake()
+            self._changed()
             return
         self._hold(flight)
         if not self._are_named(users):
@@ -104,15 +104,23 @@ class LedgerWriter:
 
     def _are_named(self, user_ids: Sequence[int]) -> bool:
         """Whether the ledger has been told what these are called, as the directory remembers it."""
-        if self._named_as != self._directory.version or self._now() > self._named_until:
-            self._named, self._named_as = set(), self._directory.version
-            self._named_until = self._now() + self._current.config.directory.cache_ttl_s
+        if self._named_as != self._directory.version:
+            self._forget_named()
         return self._named.issuperset(user_ids)
+
+    def _forget_named(self) -> None:
+        self._named, self._named_as = set(), self._directory.version
+        self._named_until = self._now() + self._current.config.directory.cache_ttl_s
 
     def _hold(self, flight: InFlight) -> None:
         if flight not in self._flights:
             self._flights[flight] = None
             flight.add_work()
+        if not self._is_changed:
+            self._changed()
+
+    def _changed(self) -> None:
+        """There is something to flush: the writer hears of it once."""
         self._is_changed = True
         self.writer.wake()
 
@@ -145,6 +153,8 @@ class LedgerWriter:
         """Hands over whom to tell of the next flush, and what has to be done before."""
         if not self._is_changed:
             return []
+        if self._now() > self._named_until:
+            self._forget_named()
         noted = Noted([*self._flights], self._unfound, self._unnamed)
         self._is_changed, self._flights, self._unfound, self._unnamed = False, {}, [], {}
         self._is_completing = bool(noted.unfound or noted.unnamed)

@@ -178,3 +178,12 @@ def test_two_sources_that_do_not_agree_on_a_name_fill_nothing() -> None:
     again = Users()
     again.load([(0, 7)], rows.values())
     assert [again.name_role(0, seq) for seq in range(1, 1000)] == [users.name_role(0, seq) for seq in range(1, 1000)]
+
+
+def test_existing_numbers_are_those_given_out_and_nobody_gets_one() -> None:
+    users = Users()
+    assert users.numbers([70, 50]) == [0, 1]
+    assert users.existing([50, 70, 50]) == [1, 0, 1]
+    with pytest.raises(KeyError):
+        users.existing([50, 9])
+    assert len(users) == 2

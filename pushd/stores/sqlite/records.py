@@ -11,7 +11,17 @@ from pushd.ledger.clients import first_of
 from pushd.model import Channel, DeliveryStatus, Mark, Outcome, PushRecord, Receipt, User
 from pushd.stores.sqlite.engine.statements import Statements, drop_chunks
 from pushd.stores.sqlite.ledger_file import LedgerFile
-from pushd.stores.sqlite.notices import DENSE, HIDDEN, KNOWN, OVER, SEQS_AT_ONCE, expired, numbers_of, take_shape
+from pushd.stores.sqlite.notices import (
+    DENSE,
+    DENSE_LEAST,
+    HIDDEN,
+    KNOWN,
+    OVER,
+    SEQS_AT_ONCE,
+    expired,
+    numbers_of,
+    take_shape,
+)
 from pushd.stores.sqlite.record_lists import RecordLists
 from pushd.turns import Slice
 
@@ -85,7 +95,7 @@ class SqliteRecords:
             seq, state = first, self._ledger.notice_state(first)
             if state & _LISTED != KNOWN:
                 return True  # its record was deleted
-        if not state & DENSE:
+        if not state & DENSE and not 0 < many < DENSE_LEAST:
             take_shape(self._file, seq, max(many, len(user_ids)))
         numbers = numbers_of(self._file, user_ids)
         self._ledger.note(seq, numbers, _state(outcome), outcome.received_ms, clients or None)

@@ -78,7 +78,6 @@ cdef struct Block:
     uint32_t dirty_room
     uint8_t stale          # parts that differ from what is stored: bit 0 states (users, notices), 1-3 times, 4 clients
     uint8_t is_touched     # in Ledger.touched
-    uint8_t is_dead        # dropped: to be deleted from the file
     # A block is cold when `cold` is not 0: the file alone has its columns, but for its patches (_patches)
     uint8_t cold           # bit n: it has part n
     uint8_t told           # bit n: its states say which positions have the time of kind n

@@ -6,14 +6,17 @@ Times are integers: milliseconds since the Unix epoch (`_ms`), unless a name say
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
 from pushd.values import MAX_USER_ID
 
-UserId = Annotated[int, msgspec.Meta(ge=1, le=MAX_USER_ID)]  # of an account, where it comes in
-RESERVED_TYPES = frozenset({"hello", "pong", "receipt", "error"})  # of the protocol's own frames: no notice has one
+UserId: TypeAlias = int  # of an account or, where it is negative, of a guest
+GivenUserId = Annotated[int, msgspec.Meta(ge=1, le=MAX_USER_ID)]  # of an account, where it comes in
+# Of the protocol's own frames: no publisher's notice has one of these types.
+RESERVED_TYPES = frozenset({"hello", "pong", "receipt", "error", "revoke", "update", "unread", "remind"})
+RESERVED_PREFIX = "pushd."
 
 
 class Priority(IntEnum):
@@ -33,15 +36,18 @@ class TargetKind(StrEnum):
     ROLE = "role"
     CUSTOM = "custom"
     ONLINE = "online"
+    GROUP = "group"
 
 
 class Target(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A notice's addressees: `user_ids` belong to CUSTOM, `roles` to ROLE, `exclude_ids` to any kind."""
+    """A notice's addressees: `user_ids` belong to CUSTOM, `roles` to ROLE, `groups` to GROUP, `exclude_ids` to any
+    kind."""
 
     kind: TargetKind
-    user_ids: tuple[int, ...] = ()
+    user_ids: tuple[UserId, ...] = ()
     roles: tuple[int, ...] = ()
-    exclude_ids: tuple[int, ...] = ()
+    exclude_ids: tuple[UserId, ...] = ()
+    groups: tuple[str, ...] = ()
 
 
 def recipients_text(target: Target) -> str:
@@ -71,8 +77,12 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
     need_confirm: bool = False
     expires_ms: int = 0
     idempotency_key: str = ""
-    sender_id: int = 0
+    sender_id: UserId = 0
     sender_name: str = ""
+    title: str = ""
+    url: str = ""
+    tags: tuple[str, ...] = ()
+    version: int = 1  # of what it says: each edit is the next one
     is_resent: bool = False  # only for those of its recipients who have not received it
 
     def is_expired(self, now_ms: int) -> bool:
@@ -86,7 +96,7 @@ class User(msgspec.Struct, frozen=True):
     `issued_ms`: when that token was made (`iat`); 0: it does not say; None: no token says this.
     """
 
-    user_id: int
+    user_id: UserId
     username: str = ""
     role: int = 0
     issued_ms: int | None = None
@@ -113,7 +123,7 @@ class User(msgspec.Struct, frozen=True):
 class Arrival(msgspec.Struct, frozen=True):
     """A user's first connection, as presence stores it."""
 
-    user_id: int
+    user_id: UserId
     username: str
     connection_id: str
     client_ip: str
@@ -162,7 +172,7 @@ class Receipt(msgspec.Struct, frozen=True):
     """One receive record to be written: `outcome` of `message_id` for one user."""
 
     message_id: str
-    user_id: int
+    user_id: UserId
     username: str
     role: int
     connection_id: str

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping,
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pushd.model import Arrival, MailboxItem, Mark, Notice, Outcome, PushRecord, Receipt, User
+from pushd.model import Arrival, MailboxItem, Mark, Notice, Outcome, PushRecord, Receipt, User, UserId
 from pushd.records import (
     OnlineStatus,
     Part,
@@ -81,7 +81,7 @@ class Mailbox(Protocol):
         of them can, and the store need not look.
         """
 
-    async def read(self, user_ids: Collection[int]) -> dict[int, list[MailboxItem]]:
+    async def read(self, user_ids: Collection[UserId]) -> dict[int, list[MailboxItem]]:
         """What waits for each of these users, expired items left out; users with nothing are absent.
 
         Oldest first: our own by `ts`, what other programs put there by its place. What cannot be read is left out and
@@ -91,7 +91,7 @@ class Mailbox(Protocol):
     async def remove(self, removals: Mapping[int, Collection[str]]) -> None:
         """Take items, named per user by `message_id`, out; unknown ones are ignored."""
 
-    async def clear(self, user_id: int) -> int:
+    async def clear(self, user_id: UserId) -> int:
         """Empty one user's mailbox; how many items were in it."""
 
     async def purge(self, now_ms: int, limit: int) -> int:
@@ -104,7 +104,7 @@ class RecordStore(Protocol):
     async def write(self, records: Sequence[PushRecord], receipts: Sequence[Receipt]) -> None:
         """Create or merge. Flags of a receive record are only ever set, times keep their first value."""
 
-    async def mark(self, user_id: int, message_ids: Sequence[str], mark: Mark, at_ms: int) -> list[str]:
+    async def mark(self, user_id: UserId, message_ids: Sequence[str], mark: Mark, at_ms: int) -> list[str]:
         """Note that the user read or confirmed these; the ids for which the user has a receive record, in order."""
 
     async def receive_status(self, message_id: str) -> ReceiptStats | None:
@@ -116,7 +116,7 @@ class RecordStore(Protocol):
     async def not_received_by(self, message_id: str) -> list[int]:
         """The users whose receive record says not received."""
 
-    async def unread_counts(self, user_ids: Collection[int]) -> dict[int, int]:
+    async def unread_counts(self, user_ids: Collection[UserId]) -> dict[int, int]:
         """Unread, unexpired receive records per user; users with none may be absent."""
 
     async def push_records(self, where: PushFilter, sort: PushSort, part: Part) -> list[PushRow]:
@@ -137,13 +137,13 @@ class RecordStore(Protocol):
     async def receive_stats(self, where: ReceiptFilter) -> ReceiptStats:
         """Counts over the matching receive records."""
 
-    async def newest_receive_records(self, user_ids: Collection[int], limit: int) -> dict[int, list[ReceiptRow]]:
+    async def newest_receive_records(self, user_ids: Collection[UserId], limit: int) -> dict[int, list[ReceiptRow]]:
         """For each of these users the newest `limit` receive records, newest first, in one round trip; none: absent."""
 
     async def user_receipts(self, since_ms: int, before_ms: int, limit: int) -> list[UserReceipts]:
         """Receive records created in that time, counted by user; the users with the most first, at most `limit`."""
 
-    async def user_summary(self, user_id: int) -> UserSummary:
+    async def user_summary(self, user_id: UserId) -> UserSummary:
         """One user's receive records, counted."""
 
     async def expire(self, since_ms: int, now_ms: int, limit: int) -> int:
@@ -169,7 +169,7 @@ class ReceiptLedger(Protocol):
         """The number that stands for these facts in `note`."""
 
     def note(
-        self, seq: int, message_id: str, user_ids: Sequence[int], outcome: Outcome, clients: list[int], many: int
+        self, seq: int, message_id: str, user_ids: Sequence[UserId], outcome: Outcome, clients: list[int], many: int
     ) -> bool:
         """Merge `outcome` into the receipts of these users; False: nothing is done, the notice is to be found first.
 
@@ -200,7 +200,7 @@ class ReceiptLedger(Protocol):
 class Directory(Protocol):
     """Who exists, with name and role. pushd only reads it, but for users it learns from their connections."""
 
-    async def users(self, user_ids: Collection[int]) -> dict[int, User]:
+    async def users(self, user_ids: Collection[UserId]) -> dict[int, User]:
         """The known ones of these users."""
 
     async def all_ids(self) -> list[int]:
@@ -226,7 +226,7 @@ class PresenceStore(Protocol):
     async def disconnected(self, departures: Sequence[tuple[int, int]]) -> None:
         """These users' last connection went: (`user_id`, `at_ms`)."""
 
-    async def statuses(self, user_ids: Collection[int]) -> dict[int, OnlineStatus]:
+    async def statuses(self, user_ids: Collection[UserId]) -> dict[int, OnlineStatus]:
         """What is stored of these users; the unknown are absent."""
 
     async def alive(self, at_ms: int) -> None:

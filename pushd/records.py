@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from pushd.model import Channel, DeliveryStatus
+from pushd.model import Channel, DeliveryStatus, UserId
 
 
 class PushSort(StrEnum):
@@ -50,7 +50,7 @@ class PushFilter(msgspec.Struct, frozen=True):
     target: str | None = None
     status: str | None = None
     success: bool | None = None
-    sender_id: int | None = None
+    sender_id: UserId | None = None
     since_ms: int | None = None
     before_ms: int | None = None
     keyword: str | None = None
@@ -63,7 +63,7 @@ class ReceiptFilter(msgspec.Struct, frozen=True):
     """
 
     message_id: str | None = None
-    user_id: int | None = None
+    user_id: UserId | None = None
     username: str | None = None
     is_online: bool | None = None
     is_received: bool | None = None
@@ -82,7 +82,7 @@ class PushRow(msgspec.Struct, frozen=True):
     content: str
     message_type: str
     target: str
-    target_user_ids: list[int] | None
+    target_user_ids: list[UserId] | None
     target_roles: list[int] | None
     recipients_count: str
     status: str
@@ -90,7 +90,7 @@ class PushRow(msgspec.Struct, frozen=True):
     error: str | None
     push_ms: int
     expires_ms: int
-    sender_id: int
+    sender_id: UserId
     sender_name: str
     priority: int
     need_confirm: bool
@@ -118,7 +118,7 @@ class ReceiptRow(msgspec.Struct, frozen=True):
     """One receive record (CONTRACT section 5)."""
 
     message_id: str
-    user_id: int
+    user_id: UserId
     username: str
     user_role: int
     is_online: bool
@@ -155,7 +155,7 @@ class ReceiptStats(msgspec.Struct, frozen=True):
 class UserReceipts(msgspec.Struct, frozen=True):
     """The receive records of one user, counted."""
 
-    user_id: int
+    user_id: UserId
     username: str
     total_count: int
     received_count: int
@@ -174,7 +174,7 @@ class UserSummary(msgspec.Struct, frozen=True):
 class OnlineStatus(msgspec.Struct, frozen=True):
     """The stored online status of one user (CONTRACT section 5). Durations in milliseconds."""
 
-    user_id: int
+    user_id: UserId
     username: str
     is_online: bool
     last_seen_ms: int

@@ -16,7 +16,7 @@ from pushd.config.current import CurrentConfig
 from pushd.errors import CloseCode, ErrorCode, RequestError
 from pushd.http.long_answers import Encoded, Long, encoded
 from pushd.local_time import date_and_time, rfc3339
-from pushd.model import User, UserId
+from pushd.model import GivenUserId, User, UserId
 from pushd.presence.statuses import CachedStatuses
 from pushd.records import OnlineStatus
 from pushd.turns import sliced
@@ -28,7 +28,7 @@ USERS_AT_ONCE = 250  # looked up, while an answer is made of many more
 class DisconnectBody(msgspec.Struct):
     """Whose live connections are to be closed: one of the two. `reason` reaches the client."""
 
-    user_id: UserId | None = None
+    user_id: GivenUserId | None = None
     conn_id: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     reason: Annotated[str, Meta(max_length=100)] = "revoked by an administrator"
 
@@ -42,7 +42,7 @@ class Closed(msgspec.Struct):
 class OnlineUser(msgspec.Struct):
     """A connected user: the oldest of the user's connections."""
 
-    user_id: int
+    user_id: UserId
     username: str
     role: int
     connections: int
@@ -98,7 +98,7 @@ class ConnectionHandlers:
         now = date_and_time(self._wall_ms(), self._current.timezone)
         return Long(OnlineUsers(total_online=total, users=cast(Any, text), timestamp=now))
 
-    async def _online(self, user_ids: list[int]) -> list[OnlineUser]:
+    async def _online(self, user_ids: list[UserId]) -> list[OnlineUser]:
         stored = await self._statuses.of(user_ids)
         known = await self._directory.users(user_ids)
         shown = []

@@ -10,6 +10,7 @@ from pushd.api.forms import Nothing
 from pushd.auth.authenticator import Identity
 from pushd.errors import ErrorCode, RequestError
 from pushd.http.messages import Request
+from pushd.model import UserId
 
 Query = TypeVar("Query")
 Body = TypeVar("Body")
@@ -58,7 +59,7 @@ class Call(Generic[Query, Body]):
         self.query = query
         self.body = body
 
-    def user(self, user_id: int | None) -> int:
+    def user(self, user_id: UserId | None) -> int:
         """Whose data this is about: the named user for an admin, else the token's own."""
         mine = self.identity.user_id
         if user_id is None:

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from pushd.errors import ErrorCode, RequestError
 from pushd.local_time import before_ms, since_ms
-from pushd.model import UserId
+from pushd.model import GivenUserId
 from pushd.records import Part
 from pushd.values import NO_NUL
 
@@ -44,7 +44,7 @@ class Nothing(Form, frozen=True):
 class UserQuery(Form, frozen=True):
     """Whose data; by default the token's user."""
 
-    user_id: UserId | None = None
+    user_id: GivenUserId | None = None
 
 
 class PeriodQuery(Form, frozen=True):

@@ -13,7 +13,7 @@ from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
 from pushd.http.long_answers import Long, encoded
 from pushd.local_time import date_and_time
-from pushd.model import MailboxItem
+from pushd.model import MailboxItem, UserId
 from pushd.ports import Mailbox
 from pushd.writing.writers import Writers
 
@@ -35,7 +35,7 @@ class OfflineMessage(msgspec.Struct):
 class OfflineMessages(msgspec.Struct):
     """A mailbox, newest first."""
 
-    user_id: int
+    user_id: UserId
     total_count: int
     offline_messages: list[OfflineMessage]
     query_time: str
@@ -44,7 +44,7 @@ class OfflineMessages(msgspec.Struct):
 class Cleared(msgspec.Struct):
     """A mailbox that was emptied."""
 
-    user_id: int
+    user_id: UserId
     cleared_count: int
 
 

@@ -14,7 +14,7 @@ from pushd.config.current import CurrentConfig
 from pushd.delivery.acknowledgements import Acknowledgements
 from pushd.errors import ErrorCode, RequestError
 from pushd.local_time import rfc3339_or_none
-from pushd.model import Mark, UserId
+from pushd.model import GivenUserId, Mark, UserId
 from pushd.ports import RecordStore
 from pushd.protocol.frames import MessageId, MessageIds
 from pushd.records import ReceiptStats
@@ -25,14 +25,14 @@ class MarkBody(msgspec.Struct):
     """One notice to be marked. `user_id` needs admin rights; by default the token's user."""
 
     message_id: MessageId
-    user_id: UserId | None = None
+    user_id: GivenUserId | None = None
 
 
 class MarksBody(msgspec.Struct):
     """Many notices to be marked. `user_id` needs admin rights; by default the token's user."""
 
     message_ids: MessageIds
-    user_id: UserId | None = None
+    user_id: GivenUserId | None = None
 
 
 class Marked(msgspec.Struct):
@@ -75,7 +75,7 @@ class StatusView(msgspec.Struct):
 class Summary(msgspec.Struct):
     """One user's notices."""
 
-    user_id: int
+    user_id: UserId
     unread_count: int
     total_count: int
     last_message_time: str | None

@@ -18,7 +18,7 @@ from pushd.api.receipts import rate, status_view
 from pushd.config.current import CurrentConfig
 from pushd.http.long_answers import Encoded, Long, encoded
 from pushd.local_time import rfc3339, rfc3339_or_none
-from pushd.model import Channel, DeliveryStatus, UserId
+from pushd.model import Channel, DeliveryStatus, GivenUserId, UserId
 from pushd.ports import RecordStore
 from pushd.protocol.frames import MessageId
 from pushd.records import ReceiptFilter, ReceiptRow, ReceiptSort, ReceiptStats, UserReceipts
@@ -34,7 +34,7 @@ class ReceiveRecordsQuery(PeriodQuery, frozen=True):
     page: Page = 1
     page_size: PageSize = 10
     message_id: MessageId | None = None
-    user_id: UserId | None = None
+    user_id: GivenUserId | None = None
     username: Annotated[Text, Meta(description="A part of the name; no pattern.")] | None = None
     is_online: bool | None = None
     is_received: bool | None = None
@@ -72,7 +72,7 @@ class ReceiveStatsQuery(PeriodQuery, frozen=True):
 class UsersBody(msgspec.Struct):
     """Whose receive records, and how many of each."""
 
-    user_ids: Annotated[list[UserId], Meta(min_length=1, max_length=1000)]
+    user_ids: Annotated[list[GivenUserId], Meta(min_length=1, max_length=1000)]
     limit: Annotated[int, Meta(ge=1, le=100)] = 20
 
 
@@ -80,7 +80,7 @@ class ReceiptView(msgspec.Struct):
     """A receive record."""
 
     message_id: str
-    user_id: int
+    user_id: UserId
     username: str
     user_role: int
     is_online: bool
@@ -131,7 +131,7 @@ class ReceiveRecords(msgspec.Struct):
 class UserReceiptsView(msgspec.Struct):
     """One user's receive records, counted."""
 
-    user_id: int
+    user_id: UserId
     username: str
     total_count: int
     received_count: int
@@ -217,7 +217,7 @@ class ReceiveRecordHandlers:
         async with self._turns.bulk.turn(call.identity.user_id):
             return Long(await self._newest_of(user_ids, call.body.limit))
 
-    async def _newest_of(self, user_ids: list[int], limit: int) -> Encoded:
+    async def _newest_of(self, user_ids: list[UserId], limit: int) -> Encoded:
         at_once = max(1, RECEIPTS_AT_ONCE // limit)
         text = Encoded()
         separator = b"{"

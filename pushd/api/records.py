@@ -19,7 +19,7 @@ from pushd.api.receipts import StatusView, status_view
 from pushd.config.current import CurrentConfig
 from pushd.http.long_answers import Long, encoded
 from pushd.local_time import rfc3339, rfc3339_or_none
-from pushd.model import TargetKind
+from pushd.model import TargetKind, UserId
 from pushd.ports import RecordStore
 from pushd.records import PushFilter, PushRow, PushSort, PushStats
 from pushd.values import MAX_INT64
@@ -67,7 +67,7 @@ class PushView(msgspec.Struct):
     content: str
     message_type: str
     target: str
-    target_user_ids: list[int] | None
+    target_user_ids: list[UserId] | None
     target_roles: list[int] | None
     recipients_count: str
     status: str
@@ -75,7 +75,7 @@ class PushView(msgspec.Struct):
     error: str | None
     push_time: str
     expires_at: str | None
-    sender_id: int
+    sender_id: UserId
     sender_name: str
     priority: int
     need_confirm: bool

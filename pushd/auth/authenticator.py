@@ -24,6 +24,7 @@ from pushd.config.schema import AuthConfig
 from pushd.errors import ConfigError, ErrorCode, RequestError
 from pushd.http.addresses import canonical, is_within, networks
 from pushd.http.messages import HEALTH_CHECKS, Request, is_loopback
+from pushd.model import UserId
 from pushd.ports import Revocations
 from pushd.telemetry import faults
 from pushd.values import (
@@ -57,7 +58,7 @@ class Identity(msgspec.Struct, frozen=True):
     `issued_ms`: when the token says it was made; 0: it does not say; None: there is no token.
     """
 
-    user_id: int = 0
+    user_id: UserId = 0
     username: str = ""
     role: int = 0
     is_admin: bool = False
@@ -221,7 +222,7 @@ def forget_keys() -> None:
     _encoded.cache_clear()
 
 
-def issue_token(auth: AuthConfig, *, user_id: int, role: int, ttl_s: int) -> str:
+def issue_token(auth: AuthConfig, *, user_id: UserId, role: int, ttl_s: int) -> str:
     """A signed token for trying things out. Raises ConfigError where tokens are not signed with a shared secret."""
     if not auth.jwt_secret:
         raise ConfigError("auth.jwt_secret: found nothing, expected the secret to sign tokens with")

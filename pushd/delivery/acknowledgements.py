@@ -15,7 +15,7 @@ from pushd._fastpath import Connection, Hub
 from pushd.basis import Basis
 from pushd.errors import StoreError
 from pushd.in_flight import InFlight
-from pushd.model import Channel, DeliveryStatus, MailboxItem, Mark, Outcome
+from pushd.model import Channel, DeliveryStatus, MailboxItem, Mark, Outcome, UserId
 from pushd.ports import RecordStore
 from pushd.protocol import frames
 from pushd.telemetry import faults
@@ -46,7 +46,7 @@ class Left:
         """The place of the user who leaves next."""
         return self._forgotten + len(self._user_ids)
 
-    def note(self, user_id: int) -> None:
+    def note(self, user_id: UserId) -> None:
         """A user's connection has closed."""
         self._user_ids.append(user_id)
 
@@ -164,19 +164,19 @@ class Acknowledgements:
                     self._under_way[message_id] = former
                     break
 
-    def absent(self, flight: InFlight, user_ids: Collection[int]) -> None:
+    def absent(self, flight: InFlight, user_ids: Collection[UserId]) -> None:
         """These recipients have no connection: the notice waits for them."""
         flight.note_absent(len(user_ids))
         self.to_mailbox(flight, user_ids)
 
-    def expired(self, flight: InFlight, user_ids: Collection[int]) -> None:
+    def expired(self, flight: InFlight, user_ids: Collection[UserId]) -> None:
         """The notice is too old to be delivered to anybody."""
         flight.note_absent(len(user_ids))
         created_ms = flight.notice.accepted_ms
         outcome = Outcome(created_ms=created_ms, status=DeliveryStatus.EXPIRED, channel=Channel.OFFLINE)
         self._writers.records.note(flight, flight.notice.message_id, user_ids, outcome)
 
-    def to_mailbox(self, flight: InFlight, user_ids: Collection[int]) -> None:
+    def to_mailbox(self, flight: InFlight, user_ids: Collection[UserId]) -> None:
         """Keep the notice for these users until they come back."""
         if not user_ids:
             return
@@ -188,11 +188,11 @@ class Acknowledgements:
         self._writers.mailbox.save(flight, copy, user_ids)
         self._writers.records.note(flight, notice.message_id, user_ids, _offline(notice.accepted_ms))
 
-    def _record_received(self, flight: InFlight, user_ids: Collection[int]) -> None:
+    def _record_received(self, flight: InFlight, user_ids: Collection[UserId]) -> None:
         outcome = self._received(flight.notice.accepted_ms, is_online=True, channel=Channel.WEBSOCKET)
         self._writers.records.note(flight, flight.notice.message_id, user_ids, outcome)
 
-    def _record_sent(self, flight: InFlight, user_ids: Collection[int]) -> None:
+    def _record_sent(self, flight: InFlight, user_ids: Collection[UserId]) -> None:
         outcome = Outcome(created_ms=flight.notice.accepted_ms, is_online=True)
         self._writers.records.note(flight, flight.notice.message_id, user_ids, outcome)
 
@@ -205,7 +205,7 @@ class Acknowledgements:
             channel=channel,
         )
 
-    def _await_answers(self, flight: InFlight, user_ids: list[int]) -> None:
+    def _await_answers(self, flight: InFlight, user_ids: list[UserId]) -> None:
         message_id = flight.notice.message_id
         for user_id in user_ids:
             mine = self._waiting.get(user_id)
@@ -224,7 +224,7 @@ class Acknowledgements:
 
     # ---- answers
 
-    def acknowledge(self, user_id: int, message_ids: Sequence[str]) -> list[str]:
+    def acknowledge(self, user_id: UserId, message_ids: Sequence[str]) -> list[str]:
         """Note that the user has these notices, and say which of them came from the mailbox.
 
         Ids that were never sent to this user are ignored.
@@ -253,11 +253,11 @@ class Acknowledgements:
         if not connection.is_acking and not connection.is_guest:
             self.acknowledge(connection.user_id, message_ids)
 
-    def replaying(self, user_id: int, items: Sequence[MailboxItem]) -> None:
+    def replaying(self, user_id: UserId, items: Sequence[MailboxItem]) -> None:
         """These are about to be sent from the mailbox; they stay there until they are acknowledged."""
         self._note_in_mailbox(user_id, ((item.message_id, item.ts) for item in items))
 
-    def _note_in_mailbox(self, user_id: int, sent: Iterable[tuple[str, int]]) -> None:
+    def _note_in_mailbox(self, user_id: UserId, sent: Iterable[tuple[str, int]]) -> None:
         stored = self._in_mailbox.setdefault(user_id, {})
         stored.update(sent)
         for _ in range(len(stored) - self._current.config.mailbox.max_per_user):
@@ -278,14 +278,14 @@ class Acknowledgements:
         elif lost and not self._hub.has_acking(user_id):
             self._return(user_id, lost)
 
-    def _return_all(self, user_id: int) -> None:
+    def _return_all(self, user_id: UserId) -> None:
         self._gather(user_id, self._waiting.pop(user_id, {}).values())
 
-    def _return(self, user_id: int, message_ids: Sequence[str]) -> None:
+    def _return(self, user_id: UserId, message_ids: Sequence[str]) -> None:
         mine = self._waiting.get(user_id, {})
         self._gather(user_id, [mine.pop(message_id) for message_id in message_ids if message_id in mine])
 
-    def _gather(self, user_id: int, flights: Collection[InFlight]) -> None:
+    def _gather(self, user_id: UserId, flights: Collection[InFlight]) -> None:
         """These go into the user's mailbox, a little later: each with all users to whom it returns."""
         if flights:
             mailbox = self._writers.mailbox
@@ -332,7 +332,7 @@ class Acknowledgements:
             except Exception as error:  # the journal keeps the notice
                 faults.noted(self._metrics, "receipts", error, message_id=flight.notice.message_id)
 
-    def _give_up(self, flight: InFlight, user_ids: list[int]) -> None:
+    def _give_up(self, flight: InFlight, user_ids: list[UserId]) -> None:
         message_id = flight.notice.message_id
         late = [user_id for user_id in user_ids if self._waiting.get(user_id, {}).pop(message_id, None)]
         self.to_mailbox(flight, late)
@@ -355,7 +355,7 @@ class Acknowledgements:
     # ---- read and confirmed
 
     async def mark(
-        self, user_id: int, message_ids: Sequence[str], mark: Mark, *, but: Connection | None = None
+        self, user_id: UserId, message_ids: Sequence[str], mark: Mark, *, but: Connection | None = None
     ) -> list[str]:
         """The user read or confirmed these: the ids for which that is now on record, in order.
 
@@ -377,7 +377,7 @@ class Acknowledgements:
         known = foreign.union(found)
         return [message_id for message_id in dict.fromkeys(message_ids) if message_id in known]
 
-    async def _take_out(self, user_id: int, message_ids: set[str]) -> set[str]:
+    async def _take_out(self, user_id: UserId, message_ids: set[str]) -> set[str]:
         """Remove these from the user's mailbox: which of them were in it."""
         try:
             waiting = await self._writers.mailbox.waiting(user_id)
@@ -399,7 +399,9 @@ class Acknowledgements:
                 finally:
                     watchers.leave(ended)
 
-    async def _tell_others(self, user_id: int, message_ids: Sequence[str], mark: Mark, but: Connection | None) -> None:
+    async def _tell_others(
+        self, user_id: UserId, message_ids: Sequence[str], mark: Mark, but: Connection | None
+    ) -> None:
         others = [other for other in self._hub.connections_of(user_id) if other is not but]
         if not others:
             return

@@ -10,7 +10,7 @@ import msgspec
 
 from pushd.config.schema import LimitsConfig
 from pushd.errors import ErrorCode, RequestError
-from pushd.model import RESERVED_TYPES, Notice, Priority, Target, TargetKind, UserId
+from pushd.model import RESERVED_TYPES, GivenUserId, Notice, Priority, Target, TargetKind, UserId
 from pushd.records import PushRow
 from pushd.values import MAX_ROLE, MIN_ROLE, is_deeper
 
@@ -38,9 +38,9 @@ class Submission(msgspec.Struct, forbid_unknown_fields=False):
     content: Annotated[str, msgspec.Meta(pattern=r"\S")]
     type: NoticeType = DEFAULT_TYPE
     target: TargetKind = TargetKind.ALL
-    user_ids: list[UserId] = []
+    user_ids: list[GivenUserId] = []
     roles: Annotated[list[Role], msgspec.Meta(max_length=MAX_ROLES)] = []
-    exclude_ids: list[UserId] = []
+    exclude_ids: list[GivenUserId] = []
     data: Any = None
     priority: Annotated[int, msgspec.Meta(ge=0, le=3)] | PriorityWord = 1
     need_confirm: bool = False
@@ -51,7 +51,7 @@ class Submission(msgspec.Struct, forbid_unknown_fields=False):
 class Sender(msgspec.Struct, frozen=True):
     """Who publishes; 0 and "" for an API key or where there are no credentials."""
 
-    user_id: int = 0
+    user_id: UserId = 0
     name: str = ""
 
 
@@ -109,7 +109,7 @@ def stored_notice(row: PushRow, sender: Sender, seq: int, now_ms: int, limits: L
     )
 
 
-def _stored_ids(user_ids: Collection[int], limits: LimitsConfig) -> tuple[int, ...]:
+def _stored_ids(user_ids: Collection[UserId], limits: LimitsConfig) -> tuple[int, ...]:
     limit = limits.max_user_ids
     if len(user_ids) > limit:
         text = f"user_ids: {len(user_ids)} ids, at most {limit} are allowed"

@@ -11,7 +11,7 @@ from bisect import insort
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from pushd.model import Notice
+from pushd.model import Notice, UserId
 from pushd.records import PushFilter, PushSort
 
 UNKNOWN = 0  # the label of a notice of which nothing is known but its number: none of a filter's
@@ -22,7 +22,7 @@ class Label(NamedTuple):
     """What notices of one label have in common, as the table `label` has it behind the number."""
 
     type: str
-    sender_id: int
+    sender_id: UserId
     sender_name: str
     target: str
     priority: int

@@ -8,6 +8,7 @@ import contextlib
 from pushd._fastpath import Connection, Hub
 from pushd.config.current import CurrentConfig
 from pushd.errors import StoreError
+from pushd.model import UserId
 from pushd.ports import RecordStore
 from pushd.protocol import frames
 from pushd.writing.writers import Writers
@@ -28,7 +29,7 @@ class Greeting:
         self._current = current
         self._node_id = node_id
 
-    async def count_unread(self, user_ids: set[int]) -> dict[int, int]:
+    async def count_unread(self, user_ids: set[UserId]) -> dict[int, int]:
         """How many notices each of these users has not read; empty when the store does not say so.
 
         Waits at most RECORDS_WITHIN_S for records under way, whose notices are missing then, and COUNT_WITHIN_S for

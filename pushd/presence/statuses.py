@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from cachetools import LRUCache
 
 from pushd.config.current import CurrentConfig
+from pushd.model import UserId
 from pushd.ports import PresenceStore
 from pushd.records import OnlineStatus
 
@@ -34,7 +35,7 @@ class CachedStatuses:
         # From when it is stale, and what it is.
         self._statuses: LRUCache[int, tuple[float, OnlineStatus]] = LRUCache(most)
 
-    async def of(self, user_ids: Collection[int]) -> dict[int, OnlineStatus]:
+    async def of(self, user_ids: Collection[UserId]) -> dict[int, OnlineStatus]:
         """The stored status of those of these users who have one. One question to the store at most; StoreError."""
         now = self._now()
         found: dict[int, OnlineStatus] = {}

@@ -15,7 +15,7 @@ import msgspec
 
 from pushd.errors import ErrorCode
 from pushd.local_time import date_and_time
-from pushd.model import MailboxItem, Mark, Notice
+from pushd.model import MailboxItem, Mark, Notice, UserId
 from pushd.protocol.deflate import RSV1, deflated
 
 
@@ -72,7 +72,7 @@ PING_FRAME = ws_frame(Opcode.PING, b"")
 class HelloData(msgspec.Struct):
     """`data` of hello and, without the last three, of pong."""
 
-    user_id: int
+    user_id: UserId
     conn_id: str
     status: str = "connected"
     heartbeat_s: float | msgspec.UnsetType = msgspec.UNSET

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from pushd.model import User
+from pushd.model import User, UserId
 
 
 class NoDirectory:
@@ -13,7 +13,7 @@ class NoDirectory:
     def __init__(self) -> None:
         self._users: dict[int, User] = {}
 
-    async def users(self, user_ids: Collection[int]) -> dict[int, User]:
+    async def users(self, user_ids: Collection[UserId]) -> dict[int, User]:
         """The known ones of these users."""
         return {
             user_id: User(user_id, known.username, known.role)

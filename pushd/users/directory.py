@@ -11,7 +11,7 @@ from typing import Any
 
 from pushd.config.current import CurrentConfig
 from pushd.errors import StoreError
-from pushd.model import Target, TargetKind, User
+from pushd.model import Target, TargetKind, User, UserId
 from pushd.ports import Directory
 
 ALL = "all"
@@ -83,7 +83,7 @@ class CachedDirectory:
             strangers = self._learned.keys() - self._listed if key == ALL else ()
             return sorted(self._listed.union(strangers)) if strangers else entry[1]
 
-    async def users(self, user_ids: Collection[int]) -> dict[int, User]:
+    async def users(self, user_ids: Collection[UserId]) -> dict[int, User]:
         """The known ones of these users; while the store is down those that are remembered, however old.
 
         Remembered ones cost a fraction of a microsecond each. Of more than `directory.cache_size` the store is asked
@@ -109,7 +109,7 @@ class CachedDirectory:
             return found
         return found | await self._ask_for(missing, stale, len(user_ids) - len(missing))
 
-    async def _ask_for(self, user_ids: list[int], stale: dict[int, User], remembered: int) -> dict[int, User]:
+    async def _ask_for(self, user_ids: list[UserId], stale: dict[int, User], remembered: int) -> dict[int, User]:
         """The known ones of these; those whom somebody else is asking for come with that answer.
 
         `stale` is for those about whom the store says nothing; `remembered`: how many entries the caller has just
@@ -132,7 +132,7 @@ class CachedDirectory:
                 known[user_id] = user
         return known
 
-    async def _fetch_users(self, user_ids: list[int], remembered: int) -> dict[int, User]:
+    async def _fetch_users(self, user_ids: list[UserId], remembered: int) -> dict[int, User]:
         task = asyncio.current_task()
         try:
             known = await self._directory.users(user_ids)
@@ -144,7 +144,7 @@ class CachedDirectory:
         self._remember(known, islice(current, max(0, self._current.config.directory.cache_size - remembered)))
         return known
 
-    def _remember(self, known: dict[int, User], user_ids: Iterable[int]) -> None:
+    def _remember(self, known: dict[int, User], user_ids: Iterable[UserId]) -> None:
         config = self._current.config.directory
         now = self._now()
         ends = now + config.cache_ttl_s
@@ -172,10 +172,10 @@ class CachedDirectory:
         if changed:
             self.version += 1
 
-    def _is_known(self, user_id: int) -> bool:
+    def _is_known(self, user_id: UserId) -> bool:
         return user_id in self._listed or user_id in self._learned
 
-    def _forget(self, user_ids: Iterable[int], changed: set[int]) -> None:
+    def _forget(self, user_ids: Iterable[UserId], changed: set[int]) -> None:
         """What is remembered wrongly of these, or as unknown; nor may an answer bring that back that is on its way."""
         for user_id in user_ids:
             self._asked.pop(user_id, None)

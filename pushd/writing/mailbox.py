@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 import msgspec
 
 from pushd.in_flight import InFlight
-from pushd.model import MailboxItem
+from pushd.model import MailboxItem, UserId
 from pushd.ports import Mailbox
 from pushd.writing.batches import halves, tell_each
 from pushd.writing.write_behind import Backing, WriteBehind
@@ -41,7 +41,7 @@ class MailboxWriter:
         self._queue: list[MailboxBatch | Iterator[None]] = []
         self.writer = WriteBehind(self, backing, lambda: MAILBOX_DELAY_S)
 
-    def save(self, flight: InFlight, item: MailboxItem, user_ids: Collection[int]) -> None:
+    def save(self, flight: InFlight, item: MailboxItem, user_ids: Collection[UserId]) -> None:
         """Puts `item` into these users' mailboxes; `flight` is not delivered before it is there or on disk."""
         flight.add_save()
         batch = self._queue[-1] if self._queue else None
@@ -53,7 +53,7 @@ class MailboxWriter:
         batch.is_first &= not (flight.is_restored or flight.notice.is_resent)
         self.writer.wake(user_ids)
 
-    def remove(self, user_id: int, message_ids: Collection[str]) -> None:
+    def remove(self, user_id: UserId, message_ids: Collection[str]) -> None:
         """Takes these out of the user's mailbox."""
         batch = self._queue[-1] if self._queue else None
         if not isinstance(batch, MailboxBatch):
@@ -70,7 +70,7 @@ class MailboxWriter:
         """Whether nothing was asked for since `saves` was promised, and it has not been stepped yet."""
         return bool(self._queue) and self._queue[-1] is saves
 
-    async def waiting(self, user_id: int) -> list[str]:
+    async def waiting(self, user_id: UserId) -> list[str]:
         """Ids of what is in the user's mailbox, including what was asked for before. Raises StoreError."""
         await self.writer.written_for({user_id})
         return [item.message_id for item in (await self._mailbox.read([user_id])).get(user_id, ())]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from pushd.model import Arrival, User
+from pushd.model import Arrival, User, UserId
 from pushd.ports import PresenceStore
 from pushd.telemetry import faults
 from pushd.users.directory import CachedDirectory
@@ -66,7 +66,7 @@ class StatusWriter:
         self._batches[-1].arrivals.append(arrival)
         self.writer.wake()
 
-    def left(self, user_id: int, at_ms: int) -> None:
+    def left(self, user_id: UserId, at_ms: int) -> None:
         """Notes that a user's last connection went."""
         if not self._batches:
             self._batches.append(StatusBatch())

@@ -10,7 +10,7 @@ from pushd._fastpath import Hub
 from pushd.batched import batched
 from pushd.config.current import CurrentConfig
 from pushd.in_flight import InFlight
-from pushd.model import Client, Outcome, PushRecord, Receipt, User
+from pushd.model import Client, Outcome, PushRecord, Receipt, User, UserId
 from pushd.ports import ReceiptLedger, RecordStore
 from pushd.telemetry import faults
 from pushd.turns import Slice
@@ -81,7 +81,7 @@ class LedgerWriter:
             self._unfound.append((message_id, lambda seq: self._ledger.conclude(seq, message_id, status)))
         self._hold(flight)
 
-    def note(self, flight: InFlight | None, message_id: str, user_ids: Collection[int], outcome: Outcome) -> None:
+    def note(self, flight: InFlight | None, message_id: str, user_ids: Collection[UserId], outcome: Outcome) -> None:
         """Notes `outcome` for these recipients; `flight`, if given, is not settled before that is on disk."""
         if not user_ids:
             return
@@ -102,7 +102,7 @@ class LedgerWriter:
                 if user_id not in self._named:
                     self._unnamed.setdefault(user_id, seq)
 
-    def _are_named(self, user_ids: Sequence[int]) -> bool:
+    def _are_named(self, user_ids: Sequence[UserId]) -> bool:
         """Whether the ledger has been told what these are called, as the directory remembers it."""
         if self._named_as != self._directory.version:
             self._forget_named()
@@ -124,7 +124,7 @@ class LedgerWriter:
         self._is_changed = True
         self.writer.wake()
 
-    def _clients_of(self, user_ids: Sequence[int]) -> list[int]:
+    def _clients_of(self, user_ids: Sequence[UserId]) -> list[int]:
         """The number of each one's oldest connection."""
         oldest, connections_of = self._ledger.oldest_client, self._hub.connections_of
         numbers = []
@@ -139,7 +139,7 @@ class LedgerWriter:
             numbers.append(details.number)
         return numbers if any(numbers) else []
 
-    async def readable(self, user_ids: set[int] | None = None) -> None:
+    async def readable(self, user_ids: set[UserId] | None = None) -> None:
         """Returns when what was noted before, of all or about these users, can be read; with names where it is all.
 
         Raises StoreUnavailable when the store stays away.

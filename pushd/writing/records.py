@@ -11,7 +11,7 @@ from pushd._fastpath import Hub
 from pushd.batched import batched
 from pushd.config.current import CurrentConfig
 from pushd.in_flight import InFlight
-from pushd.model import Channel, Client, DeliveryStatus, Outcome, PushRecord, Receipt, User
+from pushd.model import Channel, Client, DeliveryStatus, Outcome, PushRecord, Receipt, User, UserId
 from pushd.ports import RecordStore
 from pushd.telemetry import faults
 from pushd.turns import Slice
@@ -58,7 +58,7 @@ class _Rows:
         self.flights: list[InFlight] = []  # one, but for a message_id that was used again
         self.outcomes: dict[int, Outcome] = {}
 
-    def add(self, user_ids: Collection[int], outcome: Outcome) -> None:
+    def add(self, user_ids: Collection[UserId], outcome: Outcome) -> None:
         if not self.outcomes:
             self.outcomes = dict.fromkeys(user_ids, outcome)
             return
@@ -107,7 +107,7 @@ class RecordWriter:
         self._push_records[record.notice.message_id] = record
         self.writer.wake()
 
-    def note(self, flight: InFlight | None, message_id: str, user_ids: Collection[int], outcome: Outcome) -> None:
+    def note(self, flight: InFlight | None, message_id: str, user_ids: Collection[UserId], outcome: Outcome) -> None:
         """Notes `outcome` for these recipients; `flight`, if given, is not settled before they are written."""
         if not user_ids:
             return
@@ -120,7 +120,7 @@ class RecordWriter:
         rows.add(user_ids, outcome)
         self.writer.wake(user_ids)
 
-    def readable(self, user_ids: set[int] | None = None) -> Coroutine[Any, Any, None]:
+    def readable(self, user_ids: set[UserId] | None = None) -> Coroutine[Any, Any, None]:
         """Returns when what was noted before, of all or about these users, can be read.
 
         Raises StoreUnavailable when the store stays away.
@@ -207,7 +207,7 @@ class RecordWriter:
             device.device_type, device.platform, device.browser, is_late,
         )  # fmt: skip
 
-    def _client_of(self, user_id: int) -> tuple[str, str, str]:
+    def _client_of(self, user_id: UserId) -> tuple[str, str, str]:
         """(connection_id, client_ip, user_agent) of the user's oldest connection, else empty texts."""
         connections = self._hub.connections_of(user_id)
         if not connections:

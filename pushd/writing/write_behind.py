@@ -18,6 +18,7 @@ from typing import Generic, Protocol, TypeVar
 import structlog
 
 from pushd.errors import StoreError, StoreUnavailable
+from pushd.model import UserId
 from pushd.ports import OutboxLog
 from pushd.retry import FIRST_S, Backoff
 from pushd.telemetry import faults
@@ -90,7 +91,7 @@ class _Unwritten:
         self._on_disk: set[int] = set()
         self._is_anybody = False  # on disk since before the start: who, was not read
 
-    def add(self, user_ids: Collection[int]) -> None:
+    def add(self, user_ids: Collection[UserId]) -> None:
         self._collected.update(user_ids)
 
     def take(self) -> None:
@@ -111,7 +112,7 @@ class _Unwritten:
         self._on_disk = set()
         self._is_anybody = False
 
-    def has_any(self, user_ids: set[int]) -> bool:
+    def has_any(self, user_ids: set[UserId]) -> bool:
         waiting = (self._collected, self._taken, self._on_disk)
         return self._is_anybody or not all(users.isdisjoint(user_ids) for users in waiting)
 
@@ -151,7 +152,7 @@ class WriteBehind(Generic[B]):
         self._flushes = Waiters()  # who waits until all is in the store
         self._securings = Waiters()  # who waits until all is there or on disk
 
-    def wake(self, user_ids: Collection[int] = ()) -> None:
+    def wake(self, user_ids: Collection[UserId] = ()) -> None:
         """Says that there is something to collect, about these users."""
         self._unwritten.add(user_ids)
         self._is_dirty.set()
@@ -198,7 +199,7 @@ class WriteBehind(Generic[B]):
         finally:
             self._securings.leave(barrier)
 
-    async def written_for(self, user_ids: set[int]) -> None:
+    async def written_for(self, user_ids: set[UserId]) -> None:
         """Returns when what was given about these users is in the store; what concerns others alone may be left.
 
         Raises StoreUnavailable as `flushed` does.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Sized
 from typing import Any
 
+from pushd.model import UserId
 from pushd.writing.mailbox import MailboxWriter
 from pushd.writing.online_status import StatusWriter
 from pushd.writing.receipts import LedgerWriter
@@ -36,11 +37,11 @@ class Writers:
         self.statuses = statuses
         self.settled = settled
 
-    def records_written(self, user_ids: set[int] | None = None) -> Coroutine[Any, Any, None]:
+    def records_written(self, user_ids: set[UserId] | None = None) -> Coroutine[Any, Any, None]:
         """What was noted before, of all or about these users, is in the records."""
         return self.records.readable(user_ids)
 
-    def mailboxes_written(self, user_ids: set[int] | None = None) -> Coroutine[Any, Any, None]:
+    def mailboxes_written(self, user_ids: set[UserId] | None = None) -> Coroutine[Any, Any, None]:
         """What was noted before, of all or about these users, is in the mailboxes."""
         return _written(self.mailbox.writer, user_ids)
 
@@ -70,5 +71,5 @@ class Writers:
             await writer.secured()
 
 
-def _written(writer: WriteBehind[Any], user_ids: set[int] | None) -> Coroutine[Any, Any, None]:
+def _written(writer: WriteBehind[Any], user_ids: set[UserId] | None) -> Coroutine[Any, Any, None]:
     return writer.flushed() if user_ids is None else writer.written_for(user_ids)

@@ -15,7 +15,7 @@ from pymongo import UpdateOne
 
 from pushd.batched import batched
 from pushd.errors import StoreError
-from pushd.model import Arrival
+from pushd.model import Arrival, UserId
 from pushd.records import OnlineStatus
 from pushd.stores.mongo import indexes
 from pushd.stores.mongo.connection import Connection, Document, Write
@@ -80,7 +80,7 @@ class MongoPresence:
             await self._write("disconnected", gone, refused)
         _raise_first(refused)
 
-    async def statuses(self, user_ids: Collection[int]) -> dict[int, OnlineStatus]:
+    async def statuses(self, user_ids: Collection[UserId]) -> dict[int, OnlineStatus]:
         """What is stored of these users."""
         statuses: dict[int, OnlineStatus] = {}
         for chunk in batched(user_ids, USERS_AT_ONCE):

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 from pymongo import ASCENDING, DESCENDING
 
+from pushd.model import UserId
 from pushd.records import Part, ReceiptFilter, ReceiptRow, ReceiptSort
 from pushd.stores.mongo.connection import Document
 from pushd.stores.mongo.counts import sum_if
@@ -59,12 +60,12 @@ def totals(where: Document) -> list[Document]:
     return [{"$match": where}, {"$group": {"_id": None, **_TOTALS}}]
 
 
-def unread(user_ids: Sequence[int]) -> list[Document]:
+def unread(user_ids: Sequence[UserId]) -> list[Document]:
     """Unread, unexpired receive records by user."""
     return [{"$match": {"user_id": {"$in": user_ids}, **UNREAD}}, {"$group": {"_id": "$user_id", "n": {"$sum": 1}}}]
 
 
-def summary(user_id: int) -> list[Document]:
+def summary(user_id: UserId) -> list[Document]:
     """`total`, `unread` and `last` of one user."""
     is_unread = {"$and": [{"$ne": ["$is_read", True]}, {"$ne": ["$delivery_status", "expired"]}]}
     numbers = {"total": {"$sum": 1}, "unread": sum_if(is_unread), "last": {"$max": "$created_at"}}
@@ -91,7 +92,7 @@ def by_user(created: Document, limit: int) -> list[Document]:
     ]
 
 
-def newest(user_ids: Sequence[int], limit: int, *, is_exact: bool) -> list[Document]:
+def newest(user_ids: Sequence[UserId], limit: int, *, is_exact: bool) -> list[Document]:
     """Each user's newest `limit`, one user after the other, found by the index on user_id and created_at.
 
     Which of several of the same moment come is right with `is_exact` only, which reads all of the user's records.

@@ -14,7 +14,7 @@ from pymongo import UpdateMany
 
 from pushd.batched import batched
 from pushd.errors import StoreError
-from pushd.model import Mark, PushRecord, Receipt
+from pushd.model import Mark, PushRecord, Receipt, UserId
 from pushd.ports import Work
 from pushd.records import (
     Part,
@@ -92,7 +92,7 @@ class MongoRecords:
         """
         await self._upserts.write(records, receipts)
 
-    async def mark(self, user_id: int, message_ids: Sequence[str], mark: Mark, at_ms: int) -> list[str]:
+    async def mark(self, user_id: UserId, message_ids: Sequence[str], mark: Mark, at_ms: int) -> list[str]:
         """Note that the user read or confirmed these; the ids for which there is a receive record."""
         known: set[str] = set()
         refused: list[StoreError] = []
@@ -121,7 +121,7 @@ class MongoRecords:
         """The users whose receive record of this notice says not received."""
         return await self._users("not_received_by", {"message_id": message_id, "is_received": {"$ne": True}})
 
-    async def unread_counts(self, user_ids: Collection[int]) -> dict[int, int]:
+    async def unread_counts(self, user_ids: Collection[UserId]) -> dict[int, int]:
         """Unread, unexpired receive records per user. Users with none are absent."""
         counts: dict[int, int] = {}
         for chunk in batched(user_ids, IDS_AT_ONCE):
@@ -208,7 +208,7 @@ class MongoRecords:
         """Counts over the matching receive records."""
         return await self._totals("receive_stats", receipt_queries.condition(where, self._zone))
 
-    async def newest_receive_records(self, user_ids: Collection[int], limit: int) -> dict[int, list[ReceiptRow]]:
+    async def newest_receive_records(self, user_ids: Collection[UserId], limit: int) -> dict[int, list[ReceiptRow]]:
         """The newest `limit` receive records of each of these users.
 
         One round trip per USERS_AT_ONCE, all under way together; a second one for users whose last record that comes
@@ -246,7 +246,7 @@ class MongoRecords:
             for row in rows
         ]
 
-    async def user_summary(self, user_id: int) -> UserSummary:
+    async def user_summary(self, user_id: UserId) -> UserSummary:
         """One user's receive records, counted."""
         rows = await self._aggregate("user_summary", receipt_queries.summary(user_id), is_quick=True)
         if not rows:
@@ -358,7 +358,7 @@ class MongoRecords:
             await asyncio.sleep(0)
         return rows
 
-    async def _newest(self, user_ids: Collection[int], limit: int, *, is_exact: bool) -> dict[int, list[ReceiptRow]]:
+    async def _newest(self, user_ids: Collection[UserId], limit: int, *, is_exact: bool) -> dict[int, list[ReceiptRow]]:
         pipelines = [
             receipt_queries.newest(chunk, limit, is_exact=is_exact) for chunk in batched(user_ids, USERS_AT_ONCE)
         ]

@@ -14,7 +14,7 @@ from pymysql.constants import FIELD_TYPE  # type: ignore[import-untyped]
 from pushd.batched import batched
 from pushd.config.schema import Config, DirectoryConfig
 from pushd.errors import StartError, StoreError
-from pushd.model import User
+from pushd.model import User, UserId
 from pushd.ports import Observe
 from pushd.stores.guard import Guard
 from pushd.stores.mysql.address import Address, parse_url
@@ -62,7 +62,7 @@ class MysqlDirectory:
         self._columns = f"{self._id}, {_quoted(config.name_column)}, {self._role}"
         self._table = ".".join(map(_quoted, config.table.split(".", 1)))
 
-    async def users(self, user_ids: Collection[int]) -> dict[int, User]:
+    async def users(self, user_ids: Collection[UserId]) -> dict[int, User]:
         """The known ones of these users. One query for ROWS_AT_ONCE."""
         found: dict[int, User] = {}
         wanted = (user_id for user_id in user_ids if 0 < user_id <= MAX_USER_ID)

@@ -12,6 +12,8 @@ from itertools import islice
 
 from redis.crc import key_slot
 
+from pushd.model import UserId
+
 Places = tuple[int, ...]
 Argument = bytes | str | int
 Value = tuple[bytes | str, ...]
@@ -87,7 +89,7 @@ class Batch:
             yield Batch(chunk, self.values)
 
 
-def slotted(user_ids: Iterable[int], prefix: bytes) -> dict[int, list[int]]:
+def slotted(user_ids: Iterable[UserId], prefix: bytes) -> dict[int, list[int]]:
     """Users by the slot of a Redis Cluster that their key is in."""
     slots: dict[int, list[int]] = defaultdict(list)
     for user_id in user_ids:

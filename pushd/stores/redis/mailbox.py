@@ -16,7 +16,7 @@ import structlog
 from pushd.batched import batched
 from pushd.config.schema import Config, LimitsConfig
 from pushd.errors import StartError, StoreError, StoreUnavailable
-from pushd.model import MailboxItem
+from pushd.model import MailboxItem, UserId
 from pushd.ports import LeftAside, Observe
 from pushd.stores.causes import Causes
 from pushd.stores.guard import Guard
@@ -119,7 +119,7 @@ class RedisMailbox:
             finally:
                 self._writers.adapt(0)
 
-    async def read(self, user_ids: Collection[int]) -> dict[int, list[MailboxItem]]:
+    async def read(self, user_ids: Collection[UserId]) -> dict[int, list[MailboxItem]]:
         """What waits for each of these users, oldest first.
 
         One round trip for 500 users, unless they have more than READ_BYTES waiting.
@@ -142,7 +142,7 @@ class RedisMailbox:
             for chunk in batch.chunks(self._client.keys_at_once):
                 await self._change("remove", scripts.REMOVE, chunk, limits)
 
-    async def clear(self, user_id: int) -> int:
+    async def clear(self, user_id: UserId) -> int:
         """Empty one user's mailbox; how many items were in it. Counts what is in the list, be it past its time."""
         call = Call([b"%b%d" % (self._prefix, user_id)], ())
         ((_, count),) = await self._guard.call("clear", partial(self._run, scripts.CLEAR, lambda _: [call]))
@@ -206,7 +206,7 @@ class RedisMailbox:
 
     # ---- reading
 
-    def _read_calls(self, user_ids: Sequence[int], is_cluster: bool) -> list[Call]:
+    def _read_calls(self, user_ids: Sequence[UserId], is_cluster: bool) -> list[Call]:
         portions = slotted(user_ids, self._prefix).values() if is_cluster else [user_ids]
         limits = (READ_BYTES // len(portions), self._max_per_user, self._most_element_bytes)
         return [Call([b"%b%d" % (self._prefix, user_id) for user_id in portion], limits) for portion in portions]

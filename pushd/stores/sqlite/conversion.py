@@ -28,6 +28,7 @@ from pushd.ledger._ledger import Ledger
 from pushd.ledger.clients import NOBODY, Clients
 from pushd.ledger.labels import UNKNOWN, Labels
 from pushd.ledger.users import Users
+from pushd.model import UserId
 from pushd.stores.sqlite import ledger_file
 from pushd.stores.sqlite.engine.schema import create, transaction
 from pushd.stores.sqlite.ledger_file import Flush
@@ -279,7 +280,7 @@ class _Conversion:
         if receipt.answer > 1:
             self._ledger.mark(seq, number, CONFIRMED, receipt.confirmed_ms or read_ms)
 
-    def _numbers(self, user_ids: Iterable[int]) -> list[int]:
+    def _numbers(self, user_ids: Iterable[UserId]) -> list[int]:
         numbers = self._users.numbers(user_ids)
         self._ledger.add_users(len(self._users))
         return numbers

@@ -12,7 +12,7 @@ import orjson
 
 from pushd.batched import batched
 from pushd.errors import StartError
-from pushd.model import User
+from pushd.model import User, UserId
 from pushd.stores.sqlite.engine.connection import open_connection
 from pushd.stores.sqlite.engine.schema import database_path, prepare
 from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Statements, decoded
@@ -95,7 +95,7 @@ class SqliteDirectory:
     def __init__(self, thread: SqliteThread) -> None:
         self._statements = Statements(thread, "directory")
 
-    async def users(self, user_ids: Collection[int]) -> dict[int, User]:
+    async def users(self, user_ids: Collection[UserId]) -> dict[int, User]:
         """The known ones of these users."""
         found: dict[int, User] = {}
         for chunk in batched(user_ids, CHUNK_ROWS):

@@ -14,7 +14,7 @@ import structlog
 
 from pushd.batched import batched
 from pushd.local_time import date_and_time
-from pushd.model import MailboxItem, Notice
+from pushd.model import MailboxItem, Notice, UserId
 from pushd.ports import LeftAside
 from pushd.stores.causes import Causes
 from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Statements
@@ -157,7 +157,7 @@ class SqliteMailbox:
         anew = self._waits_from.get(seq)
         return max(self._ledger.created_ms(seq), 0 if anew is None else anew.at_ms)
 
-    async def read(self, user_ids: Collection[int]) -> dict[int, list[MailboxItem]]:
+    async def read(self, user_ids: Collection[UserId]) -> dict[int, list[MailboxItem]]:
         """What waits for each of these users, oldest first. Without a look into the database where nothing waits, or
         what waits was read lately.
 
@@ -177,7 +177,7 @@ class SqliteMailbox:
                         found[user_id] = here
         return found
 
-    def _waiting(self, user_id: int, after_ms: int) -> list[int]:
+    def _waiting(self, user_id: UserId, after_ms: int) -> list[int]:
         number = self._file.users.number(user_id)
         seqs = [] if number is None else self._ledger.waiting(number)
         if not seqs or self._ledger.created_ms(seqs[0]) > after_ms:  # so are the others
@@ -246,7 +246,7 @@ class SqliteMailbox:
         if is_changed:
             await self._file.commit()
 
-    async def clear(self, user_id: int) -> int:
+    async def clear(self, user_id: UserId) -> int:
         """Empty one user's mailbox; how many items were in it."""
         number = self._file.users.number(user_id)
         count = 0 if number is None else self._ledger.clear(number)

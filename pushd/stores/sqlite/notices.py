@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Collection
 from functools import partial
 
-from pushd.model import TargetKind
+from pushd.model import TargetKind, UserId
 from pushd.stores.sqlite.engine.statements import Reads
 from pushd.stores.sqlite.ledger_file import LedgerFile
 
@@ -28,7 +28,7 @@ SELECT expires_ms, seq FROM notice
 """
 
 
-def numbers_of(file: LedgerFile, user_ids: Collection[int]) -> list[int]:
+def numbers_of(file: LedgerFile, user_ids: Collection[UserId]) -> list[int]:
     """The users' numbers, in the order given, known to the ledger. 0.05 us each."""
     try:
         return file.users.existing(user_ids)

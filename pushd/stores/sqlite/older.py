@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from pushd.model import MailboxItem, Notice, Priority, Target, TargetKind, recipients_text
+from pushd.model import MailboxItem, Notice, Priority, Target, TargetKind, UserId, recipients_text
 from pushd.values import MAX_MS
 
 # A number of ours is below; what another program put at the end of all numbers is not counted on from.
@@ -169,7 +169,7 @@ class Receipt(NamedTuple):
     """One recipient's row. Times in ms, 0: none known. `answer`: 1 read, 2 confirmed. Texts as they stand."""
 
     record: int
-    user_id: int
+    user_id: UserId
     state: int
     received_ms: int
     answer: int

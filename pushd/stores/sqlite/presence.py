@@ -8,7 +8,7 @@ import msgspec
 import orjson
 
 from pushd.batched import batched
-from pushd.model import Arrival
+from pushd.model import Arrival, UserId
 from pushd.records import OnlineStatus
 from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Statements, decoded
 from pushd.stores.sqlite.engine.thread import SqliteThread
@@ -104,7 +104,7 @@ class SqlitePresence:
         for chunk in batched(departures, CHUNK_ROWS):
             await self._statements.change("disconnected", DISCONNECTED, rows=orjson.dumps(chunk))
 
-    async def statuses(self, user_ids: Collection[int]) -> dict[int, OnlineStatus]:
+    async def statuses(self, user_ids: Collection[UserId]) -> dict[int, OnlineStatus]:
         """What is stored of these users."""
         found: dict[int, OnlineStatus] = {}
         for chunk in batched(user_ids, CHUNK_ROWS):

@@ -16,6 +16,7 @@ from pushd.ledger._lists import ReceiptQuery
 from pushd.ledger._push_counts import counts_of, seq_at
 from pushd.ledger._pushes import LABEL_RANK, SEQ, STATUS_RANK, TOTAL, PushQuery
 from pushd.ledger.receipt_states import states_of
+from pushd.model import UserId
 from pushd.records import (
     Part,
     PushFilter,
@@ -100,7 +101,7 @@ class RecordLists:
         """The users whose receive record of this notice says not received."""
         return await self._users_of(message_id, 0)
 
-    async def unread_counts(self, user_ids: Collection[int]) -> dict[int, int]:
+    async def unread_counts(self, user_ids: Collection[UserId]) -> dict[int, int]:
         """Unread receive records per user, of notices that are neither expired nor revoked. None: absent.
 
         0.2 us a user.
@@ -113,7 +114,7 @@ class RecordLists:
                 counts[user_id] = unread
         return counts
 
-    async def user_summary(self, user_id: int) -> UserSummary:
+    async def user_summary(self, user_id: UserId) -> UserSummary:
         """One user's receive records, counted."""
         number = self._number(user_id)
         if number is None:
@@ -121,7 +122,7 @@ class RecordLists:
         unread, total, newest = self._ledger.summary(number)
         return UserSummary(unread, total, self._ledger.created_ms(newest) if newest else 0)
 
-    async def newest_receive_records(self, user_ids: Collection[int], limit: int) -> dict[int, list[ReceiptRow]]:
+    async def newest_receive_records(self, user_ids: Collection[UserId], limit: int) -> dict[int, list[ReceiptRow]]:
         """The newest `limit` receive records of each of these users, newest first; none: absent."""
         receipts: list[Found] = []
         async for user_id in sliced(dict.fromkeys(user_ids)):
@@ -189,7 +190,7 @@ class RecordLists:
 
     # ---- receipts
 
-    def _number(self, user_id: int) -> int | None:
+    def _number(self, user_id: UserId) -> int | None:
         """A user's number, if the ledger has it."""
         number = self._file.users.number(user_id)
         return number if number is not None and number < self._ledger.user_count else None
@@ -204,7 +205,7 @@ class RecordLists:
         if seq is None:
             return []
         users, one_slice = self._file.users, Slice()
-        user_ids: list[int] = []
+        user_ids: list[UserId] = []
         numbers = self._ledger.receipts(seq, RECEIVED_STEPS, steps)
         for start in range(0, len(numbers), 1000):
             await one_slice.rest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pushd.ledger.clients import first_of
-from pushd.model import Channel, DeliveryStatus, Mark, Outcome, PushRecord, Receipt, User
+from pushd.model import Channel, DeliveryStatus, Mark, Outcome, PushRecord, Receipt, User, UserId
 from pushd.stores.sqlite.engine.statements import Statements, drop_chunks
 from pushd.stores.sqlite.ledger_file import LedgerFile
 from pushd.stores.sqlite.notices import (
@@ -84,7 +84,7 @@ class SqliteRecords:
         return self._file.clients.number(connection_id, client_ip, user_agent)
 
     def note(
-        self, seq: int, message_id: str, user_ids: Sequence[int], outcome: Outcome, clients: list[int], many: int
+        self, seq: int, message_id: str, user_ids: Sequence[UserId], outcome: Outcome, clients: list[int], many: int
     ) -> bool:
         """Merge `outcome` into the receipts of these users; False: the notice is to be found first."""
         state = self._ledger.notice_state(seq)
@@ -172,7 +172,7 @@ class SqliteRecords:
         bits = STATUSES.get(status, 0)
         self._ledger.set_notice(seq, bits, STATUS & ~bits)
 
-    async def mark(self, user_id: int, message_ids: Sequence[str], mark: Mark, at_ms: int) -> list[str]:
+    async def mark(self, user_id: UserId, message_ids: Sequence[str], mark: Mark, at_ms: int) -> list[str]:
         """Note that the user read or confirmed these; the ids for which there is a receive record."""
         step = CONFIRMED if mark is Mark.CONFIRMED else READ
         seqs = await self._file.seqs_of(set(message_ids))

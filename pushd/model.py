@@ -17,6 +17,17 @@ GivenUserId = Annotated[int, msgspec.Meta(ge=1, le=MAX_USER_ID)]  # of an accoun
 # Of the protocol's own frames: no publisher's notice has one of these types.
 RESERVED_TYPES = frozenset({"hello", "pong", "receipt", "error", "revoke", "update", "unread", "remind"})
 RESERVED_PREFIX = "pushd."
+DEFAULT_TYPE = "system_notice"
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a type belongs to the protocol, so that no publisher's notice has it."""
+    return name in RESERVED_TYPES or name.startswith(RESERVED_PREFIX)
+
+
+def public_type(name: str) -> str:
+    """The type under which a notice that waited goes out: not one of the protocol's, whoever wrote it, and when."""
+    return DEFAULT_TYPE if not name or is_reserved(name) else name
 
 
 class Priority(IntEnum):
@@ -71,7 +82,7 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
     content: str
     target: Target
     accepted_ms: int
-    type: str = "system_notice"
+    type: str = DEFAULT_TYPE
     data: Any = None
     priority: Priority = Priority.NORMAL
     need_confirm: bool = False
@@ -210,6 +221,9 @@ class MailboxItem(msgspec.Struct, omit_defaults=True):
     need_confirm: bool = False
     expires_ms: int = 0
     saved_at: int = 0
+    title: str = ""
+    url: str = ""
+    tags: tuple[str, ...] = ()
 
 
 class Client(msgspec.Struct):

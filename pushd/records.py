@@ -101,6 +101,9 @@ class PushRow(msgspec.Struct, frozen=True):
     failed_count: int
     created_ms: int
     updated_ms: int
+    title: str = ""
+    url: str = ""
+    tags: tuple[str, ...] = ()
 
 
 class PushStats(msgspec.Struct, frozen=True):

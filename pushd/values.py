@@ -20,7 +20,16 @@ MIN_INT64, MAX_INT64 = -(2**63), 2**63 - 1
 # 0001-01-02 to 9999-12-30: a day less at either end, so that every time zone can show them.
 MIN_MS, MAX_MS = -62_135_510_400_000, 253_402_214_400_000
 NO_NUL = r"\A[^\x00]*\Z"  # a pattern
+MAX_TITLE_CHARS = 200
+MAX_LINK_CHARS = 2048
+MAX_TAGS, MAX_TAG_CHARS = 10, 32
+# Patterns. Browsers leave tabs and line ends out of addresses and take a backslash for a slash; //host is another site.
+_NO = r"\\\s\x00-\x1f\x7f-\x9f"
+LINK = rf"\A(?:https?://[^/?#{_NO}][^{_NO}]*|/(?:[^/{_NO}][^{_NO}]*)?)?\Z"
+TAG = r"\A[^\x00-\x1f\x7f-\x9f]{1,32}\Z"
 
+_LINK = re.compile(LINK)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters and surrogates
 
 
@@ -34,6 +43,29 @@ def clean_name(value: object) -> str:
     if not isinstance(value, str):
         return ""
     return (value if value.isprintable() else _UNUSABLE.sub("\ufffd", value))[:MAX_NAME_CHARS]
+
+
+def is_link(text: str) -> bool:
+    """Whether this is "", or may be the `url` of a notice: http, https, or a path that begins with one "/"."""
+    return len(text) <= MAX_LINK_CHARS and _LINK.match(text) is not None
+
+
+def usable_title(value: object) -> str:
+    """A notice's title, whoever wrote it; "" for none."""
+    return _SURROGATE.sub("\ufffd", value[:MAX_TITLE_CHARS]) if isinstance(value, str) else ""
+
+
+def usable_link(value: object) -> str:
+    """A notice's `url`, whoever wrote it; "" for what is none."""
+    return value if isinstance(value, str) and is_link(value) and is_plain(value) else ""
+
+
+def usable_tags(value: object) -> tuple[str, ...]:
+    """A notice's tags, whoever wrote them, each once and without what is none."""
+    if not isinstance(value, list | tuple):
+        return ()
+    tags = (tag for tag in value if isinstance(tag, str) and 0 < len(tag) <= MAX_TAG_CHARS and is_plain(tag))
+    return tuple(dict.fromkeys(tags))[:MAX_TAGS]
 
 
 def is_whole(value: object, least: int, most: int) -> TypeGuard[int]:

@@ -122,6 +122,14 @@ def _code_of_field(field: str, reason: str) -> ErrorCode:
     return ErrorCode.INVALID_REQUEST
 
 
+def without_empty(fields: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The same fields, without those of these names that are empty."""
+    for name in names:
+        if not fields[name]:
+            del fields[name]
+    return fields
+
+
 def unknown_notice() -> RequestError:
     """No record of that id."""
     return RequestError(ErrorCode.NOT_FOUND, "message_id: no such notice", details={"field": "message_id"})

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from pushd.api.answers import AnswerTurns
+from pushd.api.answers import AnswerTurns, without_empty
 from pushd.api.endpoint import Call
 from pushd.api.forms import UserQuery
 from pushd.clock import Clock
@@ -30,6 +30,9 @@ class OfflineMessage(msgspec.Struct):
     priority: int
     need_confirm: bool
     saved_at: int
+    title: str | msgspec.UnsetType = msgspec.UNSET
+    url: str | msgspec.UnsetType = msgspec.UNSET
+    tags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class OfflineMessages(msgspec.Struct):
@@ -50,7 +53,7 @@ class Cleared(msgspec.Struct):
 
 def offline_message(item: MailboxItem) -> OfflineMessage:
     """What waits, without what is not for people."""
-    fields = msgspec.structs.asdict(item)
+    fields = without_empty(msgspec.structs.asdict(item), "title", "url", "tags")
     del fields["expires_ms"]
     return OfflineMessage(**fields)
 

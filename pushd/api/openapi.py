@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,7 +14,7 @@ from pushd.api.forms import Nothing
 from pushd.api.publishing import Published, Refused
 from pushd.config.schema import Config
 from pushd.delivery.submission import Submission
-from pushd.model import RESERVED_TYPES
+from pushd.model import RESERVED_PREFIX, RESERVED_TYPES
 
 REFERENCE = "#/components/schemas/{name}"
 SECURITY = {
@@ -81,7 +82,9 @@ def _add_limits(schemas: dict[str, Any], config: Config) -> None:
     for field in ("user_ids", "exclude_ids"):
         submission["properties"][field]["maxItems"] = limits.max_user_ids
     submission["allOf"] = [_needs("custom", "user_ids"), _needs("role", "roles")]
-    submission["properties"]["type"]["not"] = {"enum": sorted(RESERVED_TYPES)}
+    submission["properties"]["type"]["not"] = {
+        "anyOf": [{"enum": sorted(RESERVED_TYPES)}, {"pattern": f"^{re.escape(RESERVED_PREFIX)}"}]
+    }
     schemas["DisconnectBody"]["oneOf"] = [_only("user_id", "conn_id"), _only("conn_id", "user_id")]
     if config.auth.mode == "none":
         _require_user(schemas)

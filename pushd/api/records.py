@@ -86,6 +86,9 @@ class PushView(msgspec.Struct):
     failed_count: int
     created_at: str
     updated_at: str
+    title: str | msgspec.UnsetType = msgspec.UNSET
+    url: str | msgspec.UnsetType = msgspec.UNSET
+    tags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class PushStatsView(msgspec.Struct):
@@ -124,8 +127,8 @@ class Deleted(msgspec.Struct):
 
 
 def push_view(row: PushRow, timezone: ZoneInfo) -> PushView:
-    """A push record for people: times written out."""
-    fields = msgspec.structs.asdict(row)
+    """A push record for people: times written out, without a title, a url and tags where it has none."""
+    fields = answers.without_empty(msgspec.structs.asdict(row), "title", "url", "tags")
     return PushView(
         push_time=rfc3339(fields.pop("push_ms"), timezone),
         expires_at=rfc3339_or_none(fields.pop("expires_ms"), timezone),

@@ -18,7 +18,7 @@ from pushd.delivery.submission import Sender, Submission, data_bytes_of, notice_
 from pushd.errors import ErrorCode, RequestError, StoreError, StoreUnavailable
 from pushd.in_flight import Attempt, InFlight
 from pushd.limits import TokenBucket
-from pushd.model import Notice, TargetKind
+from pushd.model import Notice, TargetKind, is_reserved, public_type
 from pushd.ports import Journal
 from pushd.records import PushRow
 from pushd.telemetry import faults
@@ -268,7 +268,7 @@ class Intake:
         now, wall_ms = self._now(), self._wall_ms()
         done: asyncio.Future[None] = self._loop.create_future()
         done.set_result(None)
-        for notice in notices:
+        for notice in map(_presentable, notices):
             # The others were delivered: who repeats one need not wait.
             flight = InFlight(notice, now, is_restored=True, is_delivered=not queue, on_settled=self._settled_named)
             age_s = max(0.0, (wall_ms - notice.accepted_ms) / 1000)
@@ -295,7 +295,7 @@ class Intake:
 
         Who has received it already does not get it again. Raises what is wrong with `body`.
         """
-        notice = msgspec.json.decode(body, type=Notice)
+        notice = _presentable(msgspec.json.decode(body, type=Notice))
 
         def settled(flight: InFlight) -> None:
             done()
@@ -329,6 +329,11 @@ class Intake:
     def _count(self, notices: list[Notice], result: str) -> None:
         for (kind, priority), count in Counter((one.target.kind, one.priority) for one in notices).items():
             self._metrics.count_notices(kind.value, priority.name.lower(), result, count)
+
+
+def _presentable(notice: Notice) -> Notice:
+    """A notice that was accepted before its type belonged to the protocol goes out under another one."""
+    return msgspec.structs.replace(notice, type=public_type(notice.type)) if is_reserved(notice.type) else notice
 
 
 def dedup_keys(notice: Notice, *, is_named: bool) -> list[str]:

@@ -10,9 +10,24 @@ import msgspec
 
 from pushd.config.schema import LimitsConfig
 from pushd.errors import ErrorCode, RequestError
-from pushd.model import RESERVED_TYPES, GivenUserId, Notice, Priority, Target, TargetKind, UserId
+from pushd.model import DEFAULT_TYPE, GivenUserId, Notice, Priority, Target, TargetKind, UserId, is_reserved
 from pushd.records import PushRow
-from pushd.values import MAX_ROLE, MIN_ROLE, is_deeper
+from pushd.values import (
+    LINK,
+    MAX_LINK_CHARS,
+    MAX_ROLE,
+    MAX_TAG_CHARS,
+    MAX_TAGS,
+    MAX_TITLE_CHARS,
+    MIN_ROLE,
+    TAG,
+    is_deeper,
+    is_link,
+    is_plain,
+    usable_link,
+    usable_tags,
+    usable_title,
+)
 
 MAX_DATA_DEPTH = 100  # decoders of clients, and ours with what is put around `data`, give up somewhere beyond
 MAX_ROLES = 100
@@ -21,7 +36,11 @@ RANDOM_BYTES, RANDOM_IDS = 10, 256  # of an id; of so many in one call of the ke
 Role = Annotated[int, msgspec.Meta(ge=MIN_ROLE, le=MAX_ROLE)]
 NoticeType = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.:-]{1,64}\Z")]
 PublicId = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.:=+/@-]{1,128}\Z")]
-DEFAULT_TYPE = "system_notice"
+Title = Annotated[str, msgspec.Meta(max_length=MAX_TITLE_CHARS)]
+# The pattern of a link, and that of a tag, is for documents: `link_of` and `tags_of` say better what is wrong.
+Link = Annotated[str, msgspec.Meta(max_length=MAX_LINK_CHARS, extra_json_schema={"pattern": LINK})]
+Tag = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TAG_CHARS, extra_json_schema={"pattern": TAG})]
+Tags = Annotated[list[Tag], msgspec.Meta(max_length=MAX_TAGS)]
 PriorityWord = Literal["low", "normal", "high", "urgent"]
 
 _KINDS: dict[str, TargetKind] = {kind.value: kind for kind in TargetKind}
@@ -46,6 +65,9 @@ class Submission(msgspec.Struct, forbid_unknown_fields=False):
     need_confirm: bool = False
     expires_in_s: Annotated[float, msgspec.Meta(gt=0, le=315_360_000)] | None = None
     message_id: PublicId | None = None
+    title: Title | None = None
+    url: Link | None = None
+    tags: Tags | None = None
 
 
 class Sender(msgspec.Struct, frozen=True):
@@ -74,7 +96,36 @@ def notice_of(
         idempotency_key=idempotency_key,
         sender_id=sender.user_id,
         sender_name=sender.name,
+        title=submission.title or "",
+        url=link_of(submission.url),
+        tags=tags_of(submission.tags),
     )
+
+
+def link_of(url: str | None) -> str:
+    """A given `url`; "" for none. Raises RequestError."""
+    if not url:
+        return ""
+    if not is_link(url):
+        raise RequestError(
+            ErrorCode.INVALID_REQUEST,
+            'url: expected http://…, https://… or a path that begins with one "/", without spaces, backslashes and'
+            f" control characters; found {url[:40]!a}",
+            details={"field": "url"},
+        )
+    return url
+
+
+def tags_of(tags: list[str] | None) -> tuple[str, ...]:
+    """Given tags, each once. Raises RequestError."""
+    if not tags:
+        return ()
+    for place, tag in enumerate(tags):
+        if not is_plain(tag):
+            field = f"tags[{place}]"
+            text = f"{field}: control characters are not allowed"
+            raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": field})
+    return tuple(dict.fromkeys(tags))
 
 
 def data_bytes_of(notice: Notice) -> int:
@@ -105,6 +156,9 @@ def stored_notice(row: PushRow, sender: Sender, seq: int, now_ms: int, limits: L
         expires_ms=row.expires_ms,
         sender_id=sender.user_id,
         sender_name=sender.name,
+        title=usable_title(row.title),
+        url=usable_link(row.url),
+        tags=usable_tags(row.tags),
         is_resent=True,
     )
 
@@ -201,7 +255,7 @@ def _well_formed(name: str) -> str:
 
 
 def _notice_type(name: str) -> str:
-    if name in RESERVED_TYPES:
+    if is_reserved(name):
         raise RequestError(
             ErrorCode.INVALID_REQUEST, f"type: {name!r} is a type of the protocol itself", details={"field": "type"}
         )

@@ -106,6 +106,9 @@ class NoticeFrame(msgspec.Struct):
     priority: int
     need_confirm: bool
     offline: bool | msgspec.UnsetType = msgspec.UNSET
+    title: str | msgspec.UnsetType = msgspec.UNSET
+    url: str | msgspec.UnsetType = msgspec.UNSET
+    tags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ReceiptFrame(msgspec.Struct, tag="receipt"):
@@ -192,6 +195,9 @@ def notice_frame(notice: Notice, timezone: ZoneInfo) -> NoticeFrame:
         message_id=notice.message_id,
         priority=notice.priority,
         need_confirm=notice.need_confirm,
+        title=notice.title or msgspec.UNSET,
+        url=notice.url or msgspec.UNSET,
+        tags=notice.tags or msgspec.UNSET,
     )
 
 
@@ -208,6 +214,9 @@ def mailbox_item(notice: Notice, timezone: ZoneInfo, saved_ms: int) -> MailboxIt
         need_confirm=notice.need_confirm,
         expires_ms=notice.expires_ms,
         saved_at=saved_ms,
+        title=notice.title,
+        url=notice.url,
+        tags=notice.tags,
     )
 
 
@@ -223,6 +232,9 @@ def replayed_frame(item: MailboxItem) -> NoticeFrame:
         priority=item.priority,
         need_confirm=item.need_confirm,
         offline=True,
+        title=item.title or msgspec.UNSET,
+        url=item.url or msgspec.UNSET,
+        tags=item.tags or msgspec.UNSET,
     )
 
 

@@ -52,6 +52,9 @@ async def test_an_item_comes_back_as_it_was_after_a_restart(node: Node) -> None:
         priority=Priority.URGENT,
         need_confirm=True,
         expires_ms=START_MS + 1,
+        title="T",
+        url="/orders/5",
+        tags=("a", "b"),
     )
     full = item_of(accepted)
     await node.stores.mailbox.save([(full, [7, 2**53])])

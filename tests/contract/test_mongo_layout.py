@@ -75,6 +75,9 @@ async def test_a_push_record_as_other_programs_see_it(node: MongoNode, database:
         "sender_id": 9,
         "sender_name": "ops",
         "expires_ms": 90_000,
+        "title": "An order",
+        "url": "/orders/5",
+        "tags": ("shop",),
     }
     await node.stores.records.write([push_record("m1", "delivered", 2, 1, **fields)], [])
     await node.stores.records.write([push_record("m2")], [])
@@ -95,6 +98,9 @@ async def test_a_push_record_as_other_programs_see_it(node: MongoNode, database:
         "priority": 1,
         "need_confirm": True,
         "extra_data": {"order": 5},
+        "title": "An order",
+        "url": "/orders/5",
+        "tags": ["shop"],
         "total_count": 2,
         "online_count": 1,
         "delivered_count": 0,
@@ -102,7 +108,7 @@ async def test_a_push_record_as_other_programs_see_it(node: MongoNode, database:
         "created_at": utc(1000),
         "updated_at": utc(START_MS),
     }
-    optional = {"target_user_ids", "extra_data", "expires_at", "target_roles", "error"}
+    optional = {"target_user_ids", "extra_data", "expires_at", "target_roles", "error", "title", "url", "tags"}
     assert set(found) - set(database[PUSHES].find_one({"message_id": "m2"}, {"_id": 0})) <= optional
 
 

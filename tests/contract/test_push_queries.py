@@ -126,6 +126,9 @@ async def test_a_row_has_every_field(node: Node) -> None:
         "sender_id": 9,
         "sender_name": "ops",
         "expires_ms": 90_000,
+        "title": "An order",
+        "url": "https://shop.test/orders/5",
+        "tags": ("shop", "café"),
     }
     await node.accept("m1", **fields)
     await node.stores.records.write([node.record("m1", "success", 2, 1)], [])
@@ -155,6 +158,9 @@ async def test_a_row_has_every_field(node: Node) -> None:
         failed_count=1,
         created_ms=1000,
         updated_ms=1200 if node.keeps_records else START_MS,
+        title="An order",
+        url="https://shop.test/orders/5",
+        tags=("shop", "café"),
     )
     assert await node.stores.records.push_records(PushFilter(), NEWEST, ALL) == [row]
     assert await node.stores.records.push_record("unknown") is None

@@ -84,12 +84,14 @@ class TestLayout:
     async def test_newest_at_the_head_in_the_shape_of_the_contract(
         self, box: RedisMailbox, redis_server: RedisServer, clock: Clock
     ) -> None:
-        full = item("b", data={"a": 1}, time="t", ts=5, priority=2, need_confirm=True, expires_ms=START_MS + 9)
+        said: dict[str, Any] = {"title": "B", "url": "/b", "tags": ("x", "y")}
+        full = item("b", data={"a": 1}, time="t", ts=5, priority=2, need_confirm=True, expires_ms=START_MS + 9, **said)
         await box.save([(item("a"), [7]), (full, [7])])
         newest, oldest = [json.loads(element) for element in await redis_server.command("LRANGE", KEY, 0, -1)]
         assert newest == {
             "type": "system_notice", "content": "content of b", "data": {"a": 1}, "time": "t", "ts": 5,
-            "message_id": "b", "priority": 2, "need_confirm": True, "saved_at": START_MS, "expires_ms": START_MS + 9,
+            "message_id": "b", "title": "B", "url": "/b", "tags": ["x", "y"],
+            "priority": 2, "need_confirm": True, "saved_at": START_MS, "expires_ms": START_MS + 9,
         }  # fmt: skip
         assert oldest == {
             "type": "system_notice", "content": "content of a", "time": "", "ts": 0,
@@ -166,6 +168,41 @@ class TestForeignElements:
         assert found == MailboxItem(
             "t", "é", message_id="12345678901234567890", time=START_TIME, ts=START_MS, need_confirm=True
         )
+
+    @pytest.mark.parametrize(
+        ("fields", "title", "url", "tags"),
+        [
+            ({"title": "T", "url": "/a", "tags": ["x", "y", "x"]}, "T", "/a", ("x", "y")),
+            ({"title": 5, "url": {"a": 1}, "tags": "x"}, "", "", ()),
+            (
+                {"title": "x" * 300, "url": "javascript:alert(1)", "tags": ["", "ok", "x" * 33, None]},
+                "x" * 200,
+                "",
+                ("ok",),
+            ),
+            ({"title": None, "url": "//evil.test", "tags": None}, "", "", ()),
+            (
+                {"title": [], "url": "HTTP://a", "tags": [str(number) for number in range(50)]},
+                "",
+                "",
+                tuple("0123456789"),
+            ),
+        ],
+    )
+    async def test_title_url_and_tags_of_any_kind(
+        self, box: RedisMailbox, redis_server: RedisServer, fields: dict[str, Any], title: str, url: str, tags: Any
+    ) -> None:
+        await self._push(redis_server, {"type": "t", "content": "x", "message_id": "a"} | fields)
+        (found,) = await waiting(box)
+        assert (found.message_id, found.title, found.url, found.tags) == ("a", title, url, tags)
+
+    @pytest.mark.parametrize("name", ["hello", "update", "revoke", "pushd.", "pushd.x"])
+    async def test_types_of_the_protocol_are_others(
+        self, box: RedisMailbox, redis_server: RedisServer, name: str
+    ) -> None:
+        await self._push(redis_server, {"type": name, "content": "x", "message_id": "a"})
+        (found,) = await waiting(box)
+        assert found.type == "system_notice"
 
     async def test_missing_moments(self, box: RedisMailbox, redis_server: RedisServer) -> None:
         await self._push(

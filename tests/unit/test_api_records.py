@@ -27,5 +27,11 @@ def test_a_push_record() -> None:
     assert push_view(msgspec.structs.replace(PUSH, expires_ms=AT_MS), ZONE).expires_at == AT
 
 
+def test_a_push_record_has_a_title_a_url_and_tags_where_it_has_some() -> None:
+    assert not {"title", "url", "tags"} & msgspec.to_builtins(push_view(PUSH, ZONE)).keys()
+    view = push_view(msgspec.structs.replace(PUSH, title="T", url="/u", tags=("a",)), ZONE)
+    assert msgspec.to_builtins(view).items() >= {"title": "T", "url": "/u", "tags": ("a",)}.items()
+
+
 def test_sums() -> None:
     assert push_stats_view(PushStats(1, 2, 3, 4, 5, 6)) == PushStatsView(1, 2, 3, 4, 5, 6)

@@ -199,6 +199,18 @@ def test_any_notice(dialect: Dialect, content: str, data: Any, priority: Priorit
     assert decoded(waited, dialect) == live | {"offline": True}
 
 
+@pytest.mark.parametrize("dialect", Dialect)
+def test_title_url_and_tags_are_there_when_the_notice_has_them(dialect: Dialect) -> None:
+    given = {"title": "T", "url": "/u", "tags": ("a", "b")}
+    for fields in ({}, {"title": "T"}, {"url": "/u"}, {"tags": ("a",)}, given):
+        notice = Notice(1, "m", "c", Target(TargetKind.ALL), 1_700_000_000_000, **fields)
+        live = decoded(frames.notice_frame(notice, UTC), dialect)
+        waited = decoded(frames.replayed_frame(frames.mailbox_item(notice, UTC, saved_ms=5)), dialect)
+        shown = {name: [*value] if name == "tags" else value for name, value in fields.items()}
+        assert {name: live[name] for name in given if name in live} == shown
+        assert waited == live | {"offline": True}
+
+
 def test_a_mailbox_item_keeps_when_it_was_published_and_when_it_expires() -> None:
     notice = Notice(
         seq=1,

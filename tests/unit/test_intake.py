@@ -84,7 +84,7 @@ async def test_everything_a_publisher_can_say(intake_house: House) -> None:
     submission = decode(
         b'{"content":" \xe4\xbd\xa0 ","type":"order_paid","target":"custom","user_ids":[2,1,2],"exclude_ids":[5,5],'
         b'"roles":[9],"data":{"a":[1,null]},"priority":"urgent","need_confirm":true,"expires_in_s":1.5,'
-        b'"message_id":"order/1","unknown":1}'
+        b'"message_id":"order/1","unknown":1,"title":" A title ","url":"/orders/1","tags":["b","a","b"]}'
     )
     made = made_of(await accept(intake_house, submission, "key-1"))
     assert made == Notice(
@@ -101,7 +101,19 @@ async def test_everything_a_publisher_can_say(intake_house: House) -> None:
         idempotency_key="key-1",
         sender_id=7,
         sender_name="ada",
+        title=" A title ",
+        url="/orders/1",
+        tags=("b", "a"),
     )
+
+
+async def test_null_and_empty_mean_none(intake_house: House) -> None:
+    for given in (
+        b'{"content":"x","title":null,"url":null,"tags":null}',
+        b'{"content":"x","title":"","url":"","tags":[]}',
+    ):
+        made = made_of(await accept(intake_house, decode(given)))
+        assert (made.title, made.url, made.tags) == ("", "", ())
 
 
 @pytest.mark.parametrize(
@@ -125,6 +137,9 @@ REFUSED = [
     ({"content": "x" * 501}, ErrorCode.CONTENT_TOO_LONG, "content"),
     ({"type": "hello"}, ErrorCode.INVALID_REQUEST, "type"),
     ({"type": "receipt"}, ErrorCode.INVALID_REQUEST, "type"),
+    ({"type": "pushd.new"}, ErrorCode.INVALID_REQUEST, "type"),
+    ({"url": "javascript:alert(1)"}, ErrorCode.INVALID_REQUEST, "url"),
+    ({"tags": ["a", "b\n"]}, ErrorCode.INVALID_REQUEST, "tags[1]"),
     ({"target": "custom"}, ErrorCode.MISSING_USER_IDS, "user_ids"),
     ({"target": "role"}, ErrorCode.INVALID_REQUEST, "roles"),
     ({"target": "custom", "user_ids": [1, 2, 3, 4]}, ErrorCode.TOO_MANY_USER_IDS, "user_ids"),
@@ -178,6 +193,14 @@ async def test_data_that_is_nested_too_deeply(intake_house: House) -> None:
         ("message_id", ""),
         ("message_id", "a b"),
         ("message_id", "x" * 129),
+        ("title", 5),
+        ("title", "x" * 201),
+        ("url", ["/"]),
+        ("url", "/" + "x" * 2048),
+        ("tags", "a"),
+        ("tags", [""]),
+        ("tags", ["x" * 33]),
+        ("tags", ["a"] * 11),
     ],
 )
 def test_wrong_types_and_ranges_name_the_field(field: str, value: Any) -> None:
@@ -523,6 +546,16 @@ async def test_restored_notices_are_queued_and_recognised(make_house: Build, sto
     assert not new.flight.is_restored
 
 
+async def test_a_restored_notice_whose_type_belongs_to_the_protocol_by_now_goes_out_under_another(
+    make_house: Build, stores: Stores
+) -> None:
+    old = [notice(1, type="update"), notice(2, type="pushd.x"), notice(3, type="updated")]
+    await stores.journal.append(old)
+    house = make_house(last_seq=3)
+    house.intake.restore(await stores.journal.unsettled(), queue=True)
+    assert [house.lanes.take().notice.type for _ in old] == ["system_notice", "system_notice", "updated"]
+
+
 async def test_restored_notices_are_recognised_for_the_rest_of_their_window(make_house: Build, clock: Clock) -> None:
     entry = notice(1)
     clock.move(200)
@@ -589,6 +622,9 @@ ROW = PushRow(
     failed_count=0,
     created_ms=1,
     updated_ms=1,
+    title="Order 1",
+    url="https://shop.test/1",
+    tags=("a", "b"),
 )
 
 
@@ -609,6 +645,9 @@ async def test_a_record_becomes_a_notice_again(intake_house: House) -> None:
         need_confirm=True,
         sender_id=7,
         sender_name="ada",
+        title="Order 1",
+        url="https://shop.test/1",
+        tags=("a", "b"),
         is_resent=True,
     )
 
@@ -623,6 +662,9 @@ async def test_a_record_becomes_a_notice_again(intake_house: House) -> None:
         ({"priority": -(2**63)}, "priority", Priority.NORMAL),
         ({"message_type": ""}, "type", "system_notice"),
         ({"extra_data": None}, "data", None),
+        ({"title": "x" * 300}, "title", "x" * 200),
+        ({"url": "javascript:alert(1)"}, "url", ""),
+        ({"tags": ("", "a", "b\0", "a")}, "tags", ("a",)),
     ],
 )
 async def test_another_programs_record_is_read_as_well_as_it_can_be(
@@ -641,6 +683,7 @@ async def test_another_programs_record_is_read_as_well_as_it_can_be(
         ({"message_type": "订单"}, "type: expected"),
         ({"message_type": "x" * 65}, "type: expected"),
         ({"message_type": "hello"}, "type: 'hello' is a type of the protocol"),
+        ({"message_type": "pushd.x"}, "type: 'pushd.x' is a type of the protocol"),
         ({"extra_data": 10**30}, "data: integers beyond 64 bits"),
         ({"extra_data": "x" * 70_000}, "data: 70002 bytes"),
         ({"target_user_ids": list(range(1, 10_002))}, "user_ids: 10001 ids, at most 10000"),

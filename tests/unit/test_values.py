@@ -14,7 +14,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushd.values import MAX_NAME_CHARS, MAX_ROLE, MIN_ROLE, clean_name, describe, is_plain, is_whole
+from pushd.values import (
+    MAX_NAME_CHARS,
+    MAX_ROLE,
+    MAX_TAG_CHARS,
+    MAX_TAGS,
+    MAX_TITLE_CHARS,
+    MIN_ROLE,
+    clean_name,
+    describe,
+    is_link,
+    is_plain,
+    is_whole,
+    usable_link,
+    usable_tags,
+    usable_title,
+)
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.binary(),
@@ -92,3 +107,50 @@ def test_descriptions() -> None:
         "a list",
         "an object",
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "/", "/a", "/orders/5?x=1#y", "/a//b", "/:80", "http://a", "https://a.test/x y".replace(" ", "%20"),
+        "https://例え.test/道?q=é", "https://user@a.test:8443/", "http://[::1]/", "/" + "x" * 2047,
+    ],
+)  # fmt: skip
+def test_links(text: str) -> None:
+    assert is_link(text)
+    assert usable_link(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "javascript:alert(1)", "JavaScript:alert(1)", "java\tscript:alert(1)", "data:text/html,x", "vbscript:x",
+        "mailto:a@b", "//evil.test", "///evil.test", "/\\evil.test", "\\\\evil.test", "/\t/evil.test", "/\n/evil.test",
+        "\t/a", "/a\0", "/a\x7f", "/a\x85", "/a b", " /a", "/a ", "/a\n", "http:/a", "http:a", "http://", "http:///a",
+        "https://?x", "https://#x", "http://\\a", "http:\\\\a", "HTTP://a", "Https://a", "hTTps://a", " http://a",
+        "ftp://a", "a", "a.test", "?x", "#x", "./a", "../a", "http://a\u2028b", "/" + "x" * 2048, "\u3000/a",
+        "https:\n//a",
+    ],
+)  # fmt: skip
+def test_what_is_no_link(text: str) -> None:
+    assert not is_link(text)
+    assert usable_link(text) == ""
+
+
+@given(anything)
+def test_whatever_stands_for_title_url_and_tags_can_be_used(value: Any) -> None:
+    title, link, tags = usable_title(value), usable_link(value), usable_tags(value)
+    assert len(title) <= MAX_TITLE_CHARS
+    title.encode()  # it has no half surrogates
+    carry(link)
+    assert is_link(link)
+    assert len(tags) == len(set(tags)) <= MAX_TAGS
+    for tag in tags:
+        carry(tag)
+        assert 0 < len(tag) <= MAX_TAG_CHARS
+
+
+def test_of_tags_those_are_left_that_can_be_used() -> None:
+    assert usable_tags(["a", "", "b", 5, None, "a", "x" * 33, "c\n", ["d"], "é"]) == ("a", "b", "é")
+    assert usable_tags([str(number) for number in range(20)]) == tuple(str(number) for number in range(10))
+    assert usable_tags("abc") == usable_tags(None) == usable_tags({"a": 1}) == ()

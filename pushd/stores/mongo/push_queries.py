@@ -27,6 +27,7 @@ from pushd.stores.mongo.documents import (
     plain,
     text,
 )
+from pushd.values import usable_link, usable_tags, usable_title
 
 EQUAL = ("message_type", "target", "status", "sender_id")
 
@@ -97,6 +98,9 @@ def push_row(found: Document, delivered: int, failed: int, zone: ZoneInfo) -> Pu
         failed_count=failed,
         created_ms=milliseconds(found.get("created_at"), zone),
         updated_ms=milliseconds(found.get("updated_at"), zone),
+        title=usable_title(found.get("title")),
+        url=usable_link(found.get("url")),
+        tags=usable_tags(found.get("tags")),
     )
 
 

@@ -322,6 +322,12 @@ def push_upsert(record: PushRecord, now_ms: int) -> UpdateOne:
         once["expires_at"] = date(notice.expires_ms)
     if notice.data is not None:
         once |= extra_data(notice.data)
+    if notice.title:
+        once["title"] = notice.title
+    if notice.url:
+        once["url"] = notice.url
+    if notice.tags:
+        once["tags"] = list(notice.tags)
     state = {
         "status": record.status,
         "success": record.status != "failed",

@@ -13,10 +13,9 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from pushd.local_time import date_and_time
-from pushd.model import RESERVED_TYPES, MailboxItem, Priority
-from pushd.values import is_deeper
+from pushd.model import MailboxItem, Priority, public_type
+from pushd.values import is_deeper, usable_link, usable_tags, usable_title
 
-DEFAULT_TYPE = "system_notice"
 # Decoders of clients, and our encoders, give up at a thousand levels or so.
 MOST_DEPTH = 500
 # Python's own limit is 4300; a number of more digits is delivered as a text.
@@ -36,6 +35,9 @@ class _Element(msgspec.Struct):
     time: str
     ts: int
     message_id: str
+    title: str | msgspec.UnsetType
+    url: str | msgspec.UnsetType
+    tags: tuple[str, ...] | msgspec.UnsetType
     priority: int
     need_confirm: bool
     saved_at: int
@@ -62,6 +64,9 @@ def encode(item: MailboxItem, now_ms: int) -> bytes:
             time=item.time,
             ts=item.ts,
             message_id=item.message_id,
+            title=item.title or msgspec.UNSET,
+            url=item.url or msgspec.UNSET,
+            tags=item.tags or msgspec.UNSET,
             priority=item.priority,
             need_confirm=item.need_confirm,
             saved_at=item.saved_at or now_ms,
@@ -158,8 +163,9 @@ def decode(element: bytes) -> MailboxItem:
     item.ts, item.saved_at = _moment_ms(item.ts), _moment_ms(item.saved_at)
     item.expires_ms = _moment_ms(item.expires_ms)
     item.priority = _priority(item.priority)
-    if not item.type or item.type in RESERVED_TYPES:
-        item.type = DEFAULT_TYPE
+    item.type = public_type(item.type)
+    if item.title or item.url or item.tags:
+        item.title, item.url, item.tags = usable_title(item.title), usable_link(item.url), usable_tags(item.tags)
     return item
 
 
@@ -225,6 +231,9 @@ def _of_fields(fields: Any, element: bytes) -> MailboxItem:
         need_confirm=fields.get("need_confirm") in (True, 1),
         expires_ms=_moment_ms(fields.get("expires_ms")),
         saved_at=_moment_ms(fields.get("saved_at")),
+        title=usable_title(fields.get("title")),
+        url=usable_link(fields.get("url")),
+        tags=usable_tags(fields.get("tags")),
     )
 
 

@@ -14,7 +14,7 @@ import structlog
 
 from pushd.batched import batched
 from pushd.local_time import date_and_time
-from pushd.model import MailboxItem, Notice, UserId
+from pushd.model import MailboxItem, Notice, UserId, public_type
 from pushd.ports import LeftAside
 from pushd.stores.causes import Causes
 from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Statements
@@ -212,7 +212,7 @@ class SqliteMailbox:
             notice = _decode_notice(body)
             anew = self._waits_from.get(seq) or Anew(notice.accepted_ms, notice.expires_ms, seq)
             item = MailboxItem(
-                type=notice.type,
+                type=public_type(notice.type),
                 content=notice.content,
                 message_id=notice.message_id,
                 data=notice.data,
@@ -222,6 +222,9 @@ class SqliteMailbox:
                 need_confirm=notice.need_confirm,
                 expires_ms=anew.expires_ms,
                 saved_at=anew.at_ms,
+                title=notice.title,
+                url=notice.url,
+                tags=notice.tags,
             )
         except Exception as error:
             self._leave_aside(1, f"a notice that waits cannot be read: {type(error).__name__}", repr(error))

@@ -72,6 +72,9 @@ def push_row(notice: Notice, state: int, created_ms: int, counts: Counts) -> Pus
         failed_count=failed,
         created_ms=created_ms,
         updated_ms=max(created_ms, latest_ms),
+        title=notice.title,
+        url=notice.url,
+        tags=notice.tags,
     )
 
 

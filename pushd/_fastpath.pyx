@@ -430,6 +430,11 @@ cdef class Hub:
             return []
         return list(<list>present) if isinstance(present, list) else [present]
 
+    def only_connection(self, user_id):
+        """The connection of a user who has one; None for who has none or several."""
+        present = self._lookup(user_id)
+        return None if isinstance(present, list) else present
+
     def has_user(self, user_id):
         """True while the user has a connection that notices can be sent to."""
         return self._lookup(user_id) is not None
@@ -496,6 +501,12 @@ cdef class Hub:
         if outcome == HANDED and ids is not None:
             self.on_handed(connection, list(ids))
         return outcome != GONE
+
+    def deliver(self, Connection connection not None, bytes frame not None, tuple ids not None):
+        """Write a notice, as `advance` does: True when the kernel has all of it, False while it waits, None when the
+        connection is gone, of which `on_gone` has been told."""
+        cdef int outcome = self._write(connection, frame, ids, False)
+        return None if outcome == GONE else outcome == HANDED
 
     def release(self, Connection connection not None):
         """Write what was held back while the mailbox came first; from now on notices are written as they come."""

@@ -138,6 +138,7 @@ class Core:
             stores.journal,
             self.lanes,
             basis,
+            send_at_once=self.dispatcher.send_at_once,
             wake=self.dispatcher.wake,
             on_settled=self.settled,
             last_seq=past.last_seq,

@@ -10,10 +10,12 @@ import msgspec
 
 from pushd.errors import ErrorCode, RequestError, StoreError
 from pushd.later import Later
-from pushd.model import MailboxItem, Notice, TargetKind, recipients_text
+from pushd.model import MailboxItem, Notice, TargetKind, UserId, recipients_text
 from pushd.waiters import Waiters
 
-NOBODY: set[int] = set()  # shared, never changed
+
+def _nothing(flight: object) -> None:
+    """Nobody wants to know."""
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -31,7 +33,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     delivered_count: int
 
 
-class InFlight:
+class InFlight(msgspec.Struct, eq=False):
     """A notice on its way, and what keeps it from being settled.
 
     It is *delivered* when the fan-out is through and the absent recipients' copies are in their mailboxes. It is
@@ -39,51 +41,22 @@ class InFlight:
     as one. `on_settled` is called then, once.
     """
 
-    __slots__ = (
-        "_on_settled",
-        "_saves",
-        "_waiters",
-        "_work",
-        "accepted_at",
-        "copy",
-        "data_bytes",
-        "delivered_count",
-        "early_received",
-        "is_restored",
-        "left_before",
-        "notice",
-        "offline_count",
-        "online_count",
-        "recipients",
-        "waiting",
-    )
-
-    def __init__(
-        self,
-        notice: Notice,
-        accepted_at: float,
-        *,
-        data_bytes: int = 0,
-        is_restored: bool = False,
-        is_delivered: bool = False,
-        on_settled: Callable[[InFlight], None] | None = None,
-    ) -> None:
-        self.notice = notice
-        self.accepted_at = accepted_at  # loop clock, s
-        self.data_bytes = data_bytes  # what they count for where notices on their way are bounded
-        self.is_restored = is_restored  # accepted by a former process, which may have delivered it in part
-        self.copy: MailboxItem | None = None  # for mailboxes, shared by all in which it waits
-        self.online_count = 0
-        self.offline_count = 0
-        self.delivered_count = 0
-        self.recipients = 0  # how many it is for, once they are found
-        self.waiting = 0  # recipients who have it and have not answered
-        self.early_received = NOBODY  # who acknowledged while the fan-out was still under way
-        self.left_before = 0  # how many had left when the fan-out began
-        self._work = 1
-        self._saves = 0 if is_delivered else 1
-        self._on_settled: Callable[[InFlight], None] = on_settled or _nothing
-        self._waiters: Waiters | None = None  # who waits until it is delivered
+    notice: Notice
+    accepted_at: float  # loop clock, s
+    data_bytes: int = 0  # what they count for where notices on their way are bounded
+    is_restored: bool = False  # accepted by a former process, which may have delivered it in part
+    on_settled: Callable[[InFlight], None] = _nothing
+    copy: MailboxItem | None = None  # for mailboxes, shared by all in which it waits
+    online_count: int = 0
+    offline_count: int = 0
+    delivered_count: int = 0
+    recipients: int = 0  # how many it is for, once they are found
+    waiting: int = 0  # recipients who have it and have not answered
+    early_received: set[UserId] | None = None  # who acknowledges while a fan-out is under way
+    left_before: int = 0  # how many had left when the fan-out began
+    work: int = 1
+    saves: int = 1  # 0: it is delivered
+    waiters: Waiters | None = None  # who waits until it is delivered
 
     @property
     def total_count(self) -> int:
@@ -93,7 +66,7 @@ class InFlight:
     @property
     def is_delivered(self) -> bool:
         """Every recipient was sent to or is in the mailbox."""
-        return self._saves == 0
+        return self.saves == 0
 
     def answer(self) -> Answer:
         """What its publisher is told of it by now."""
@@ -106,10 +79,10 @@ class InFlight:
 
     async def delivered(self, within_s: float) -> None:
         """Return when it is delivered, or when the time is over."""
-        if self._saves:
-            if self._waiters is None:
-                self._waiters = Waiters()
-            await self._waiters.wait(within_s)
+        if self.saves:
+            if self.waiters is None:
+                self.waiters = Waiters()
+            await self.waiters.wait(within_s)
 
     # ---- for whom it is, and who has it
 
@@ -118,7 +91,7 @@ class InFlight:
         self.online_count += count
         self.delivered_count += count
 
-    def note_sending(self, left_before: int, early_received: set[int]) -> None:
+    def note_sending(self, left_before: int, early_received: set[UserId]) -> None:
         """A fan-out begins, after so many had left; who acknowledges before its end is to be put into this set."""
         self.left_before = left_before
         self.early_received = early_received
@@ -128,11 +101,11 @@ class InFlight:
         self.online_count += online
         self.delivered_count += received
         self.waiting += waiting
-        self._work += waiting
+        self.work += waiting
 
     def note_all_sent(self) -> None:
         """That fan-out is over, and who got the frame is known."""
-        self.early_received = NOBODY
+        self.early_received = None
 
     def note_absent(self, count: int) -> None:
         """So many recipients have no connection."""
@@ -142,9 +115,9 @@ class InFlight:
         """So many recipients are not waited for any more; so many of them have received it."""
         self.waiting -= count
         self.delivered_count += received
-        self._work -= count  # as end_work, which would be one more call for each acknowledgement
-        if self._work == 0:
-            self._on_settled(self)
+        self.work -= count  # as end_work, which would be one more call for each acknowledgement
+        if self.work == 0:
+            self.on_settled(self)
 
     def keep_copy(self, copy: MailboxItem) -> None:
         """Keep what its recipients' mailboxes share."""
@@ -154,18 +127,18 @@ class InFlight:
 
     def add_work(self, count: int = 1) -> None:
         """So much more has to be done before the notice is settled."""
-        self._work += count
+        self.work += count
 
     def end_work(self, count: int = 1) -> None:
         """So much is done."""
-        self._work -= count
-        if self._work == 0:
-            self._on_settled(self)
+        self.work -= count
+        if self.work == 0:
+            self.on_settled(self)
 
     def add_save(self) -> None:
         """Copies are on their way into mailboxes."""
-        self._saves += 1
-        self._work += 1
+        self.saves += 1
+        self.work += 1
 
     def end_save(self) -> None:
         """The copies of one `add_save` are in the mailboxes, or safe on disk."""
@@ -178,9 +151,9 @@ class InFlight:
         self.end_work()
 
     def _saved(self) -> None:
-        self._saves -= 1
-        if self._saves == 0 and self._waiters is not None:
-            waiters, self._waiters = self._waiters, None
+        self.saves -= 1
+        if self.saves == 0 and self.waiters is not None:
+            waiters, self.waiters = self.waiters, None
             waiters.resolve()
 
 
@@ -239,7 +212,3 @@ class Attempt(Later["Attempt"]):
     def settled(self) -> None:
         """Nothing is left to do: a notice may weigh much, and what its repeats are told does not."""
         self._answer, self.flight = self.answer, None
-
-
-def _nothing(flight: InFlight) -> None:
-    """Nobody wants to know."""

@@ -178,8 +178,17 @@ class ReceiptLedger(Protocol):
         receipts, nor have those whose record was deleted. Costs 0.1 us a recipient.
         """
 
+    def user_number(self, user_id: UserId) -> int | None:
+        """By which the user is known here; None for who has not been noted yet."""
+
+    def sent(self, seq: int, number: int, client: int) -> bool:
+        """`note` for one user: it went out to him, who is connected. False: `note` has to do it."""
+
+    def received(self, seq: int, number: int, client: int, at_ms: int) -> bool:
+        """`note` for one user: it went out to him, who was connected, and he has received it. False as above."""
+
     def conclude(self, seq: int, message_id: str, status: str) -> bool:
-        """The status of a notice's push record; False as above."""
+        """The status of a notice's push record; False as in `note`."""
 
     async def find(self, message_ids: Collection[str]) -> Mapping[str, int]:
         """The `seq` under which the receipts of these stand; the unknown are absent. Raises StoreError."""

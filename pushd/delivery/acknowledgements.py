@@ -21,6 +21,7 @@ from pushd.protocol import frames
 from pushd.telemetry import faults
 from pushd.turns import Slice
 from pushd.waiters import Waiters
+from pushd.writing.batches import received
 from pushd.writing.writers import Writers
 
 TOLD_AT_ONCE = 100  # marks, in one write to each of the user's other connections
@@ -109,7 +110,8 @@ class Acknowledgements:
         early_received: set[int] = set()
         former = self._under_way.get(flight.notice.message_id)
         if former is not None:
-            early_received = former.early_received  # one answer is for both
+            if former.early_received is not None:
+                early_received = former.early_received  # one answer is for both
             self._overtaken.append(former)
         flight.note_sending(self._left.place, early_received)
         self._under_way[flight.notice.message_id] = flight
@@ -131,13 +133,13 @@ class Acknowledgements:
     def _sort_early(self, flight: InFlight, handed: list[int], waiting: list[int]) -> tuple[list[int], list[int]]:
         """Sort out who has left since then, and count those who have acknowledged since among those who have it."""
         waiting_ids = set(waiting)
-        received = waiting_ids & flight.early_received
-        unsure = waiting_ids - received
+        early = waiting_ids & (flight.early_received or set())
+        unsure = waiting_ids - early
         left = unsure.intersection(self._left.since(flight.left_before))
         gone = {user_id for user_id in left if not self._hub.has_acking(user_id)}
         self._record_sent(flight, gone)
         self.to_mailbox(flight, gone)
-        return [*handed, *received], list(unsure - gone)
+        return [*handed, *early], list(unsure - gone)
 
     def all_sent(self, flight: InFlight) -> None:
         """Everybody to whom the frame went has been named."""
@@ -188,32 +190,37 @@ class Acknowledgements:
         self._writers.mailbox.save(flight, copy, user_ids)
         self._writers.records.note(flight, notice.message_id, user_ids, _offline(notice.accepted_ms))
 
+    def sent_to_one(self, flight: InFlight, connection: Connection, is_handed: bool | None) -> None:
+        """The frame went to the only connection of a user; `is_handed`: what `Hub.deliver` said.
+
+        In one call with that: nobody can have answered in between, and no other fan-out of this notice is under way.
+        """
+        if is_handed and not connection.is_acking:
+            flight.note_sent(1, 1, 0)
+            self._writers.records.received(flight, connection, self._wall_ms())
+            return
+        user_id = connection.user_id
+        if is_handed is None:
+            flight.note_sent(1, 0, 0)
+            self._record_sent(flight, (user_id,))
+            self.to_mailbox(flight, (user_id,))
+            return
+        flight.note_sent(1, 0, 1)
+        self._await_answer(flight, user_id)
+        self._deadlines[flight] = (self._now() + self._current.config.delivery.ack_timeout_s, [user_id])
+        self._writers.records.sent(flight, connection)
+
     def _record_received(self, flight: InFlight, user_ids: Collection[UserId]) -> None:
-        outcome = self._received(flight.notice.accepted_ms, is_online=True, channel=Channel.WEBSOCKET)
+        outcome = received(flight.notice.accepted_ms, self._wall_ms())
         self._writers.records.note(flight, flight.notice.message_id, user_ids, outcome)
 
     def _record_sent(self, flight: InFlight, user_ids: Collection[UserId]) -> None:
         outcome = Outcome(created_ms=flight.notice.accepted_ms, is_online=True)
         self._writers.records.note(flight, flight.notice.message_id, user_ids, outcome)
 
-    def _received(self, created_ms: int, *, is_online: bool, channel: Channel) -> Outcome:
-        return Outcome(
-            created_ms=created_ms,
-            is_online=is_online,
-            received_ms=self._wall_ms(),
-            status=DeliveryStatus.DELIVERED,
-            channel=channel,
-        )
-
     def _await_answers(self, flight: InFlight, user_ids: list[UserId]) -> None:
-        message_id = flight.notice.message_id
         for user_id in user_ids:
-            mine = self._waiting.get(user_id)
-            if mine is None:
-                mine = self._waiting[user_id] = {}
-            elif (former := mine.get(message_id)) is not None:
-                self._answered(former, 1)  # the id was used again: one answer is for both
-            mine[message_id] = flight
+            self._await_answer(flight, user_id)
         earlier = self._deadlines.get(flight)
         if earlier is None:
             deadline = self._now() + self._current.config.delivery.ack_timeout_s
@@ -221,6 +228,17 @@ class Acknowledgements:
         else:
             earlier[1].extend(user_ids)
         self._record_sent(flight, user_ids)
+
+    def _await_answer(self, flight: InFlight, user_id: UserId) -> None:
+        message_id = flight.notice.message_id
+        mine = self._waiting.get(user_id)
+        if mine is None:
+            self._waiting[user_id] = {message_id: flight}
+            return
+        former = mine.get(message_id)
+        if former is not None:
+            self._answered(former, 1)  # the id was used again: one answer is for both
+        mine[message_id] = flight
 
     # ---- answers
 
@@ -232,16 +250,17 @@ class Acknowledgements:
         mine = self._waiting.get(user_id)
         stored = self._in_mailbox.get(user_id)
         removable = []
+        records, at_ms = self._writers.records, self._wall_ms()
         for message_id in message_ids:
             if mine is not None and (flight := mine.pop(message_id, None)) is not None:
-                self._record_received(flight, (user_id,))
+                records.answered(flight, user_id, at_ms)
                 self._answered(flight, 1, received=1)
-            elif (running := self._under_way.get(message_id)) is not None:
+            elif (running := self._under_way.get(message_id)) is not None and running.early_received is not None:
                 running.early_received.add(user_id)
             if stored is not None and (created_ms := stored.pop(message_id, None)) is not None:
                 removable.append(message_id)
-                outcome = self._received(created_ms, is_online=False, channel=Channel.OFFLINE)
-                self._writers.records.note(None, message_id, (user_id,), outcome)
+                outcome = Outcome(created_ms, False, at_ms, DeliveryStatus.DELIVERED, Channel.OFFLINE)
+                records.note(None, message_id, (user_id,), outcome)
         if mine is not None and not mine:
             del self._waiting[user_id]
         if removable:

@@ -17,8 +17,9 @@ from pushd.delivery.acknowledgements import Acknowledgements
 from pushd.delivery.fan_out import SLICE_S, FanOutQueue
 from pushd.delivery.lanes import Lanes
 from pushd.delivery.recipients import StoredRecipients, is_partly_delivered
+from pushd.delivery.to_one import ToOne
 from pushd.in_flight import InFlight
-from pushd.model import PushRecord, TargetKind
+from pushd.model import TargetKind
 from pushd.protocol import frames
 from pushd.telemetry import faults
 from pushd.turns import Share, Slice
@@ -68,6 +69,7 @@ class Dispatcher:
         self._now = clock.now
         self._wall_ms = clock.wall_ms
         self.fan_outs = FanOutQueue(hub, clock.now)
+        self._to_one = ToOne(hub, acknowledgements, basis)
         writers.give_way_to(self.fan_outs)
         self.aside_most = ASIDE_MOST
         self.grow_after_s = GROW_AFTER_S
@@ -94,6 +96,14 @@ class Dispatcher:
     def is_idle(self) -> bool:
         """Whether no notice waits and none is on its way."""
         return not len(self._lanes) and self._busy == self._aside == 0
+
+    def send_at_once(self, flights: deque[InFlight]) -> None:
+        """Notices are about to enter the lanes together: send and remove those, from the first on, that need no worker
+        and need not wait for others."""
+        if self._is_served or self._group is None or len(self._lanes):
+            return
+        while flights and self._turn.has_time() and self._is_done(flights[0]):
+            flights.popleft()
 
     def wake(self) -> None:
         """A notice has entered a lane: send it at once if nothing has to be waited for, else call a worker for it."""
@@ -151,6 +161,7 @@ class Dispatcher:
 
     def _measure(self, now: float) -> None:
         self._count_busy(0)
+        self._busy_s += self._to_one.take_seconds()
         wall_s = (now - self._measured_at) * max(1, len(self._workers))
         if wall_s >= 1.0:
             self.utilization = min(1.0, self._busy_s / wall_s)
@@ -224,6 +235,9 @@ class Dispatcher:
             or self.fan_outs.is_blocked(notice.priority)
         ):
             return False
+        if len(target.user_ids) == 1 and self._to_one.send(flight):
+            self._conclude(flight, "success")
+            return True
         began = self._now()
         job = self._job(flight, list(target.user_ids))
         flight.recipients = len(target.user_ids)
@@ -437,14 +451,8 @@ class Dispatcher:
             await self._settle_absent(flight, job.absent, rounds - 1)
 
     def _conclude(self, flight: InFlight, status: str) -> None:
-        record = PushRecord(
-            notice=flight.notice,
-            status=status,
-            total_count=flight.total_count,
-            online_count=flight.online_count,
-        )
         if not flight.notice.is_resent:
-            self._writers.records.push_record(flight, record)
+            self._writers.records.conclude(flight, status)
         try:
             flight.end_fan_out()
         except Exception as error:  # of whoever hears of it: the notice itself has gone out

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import groupby
 from sys import getsizeof
 
 import msgspec
@@ -18,7 +19,7 @@ from pushd.delivery.submission import Sender, Submission, data_bytes_of, notice_
 from pushd.errors import ErrorCode, RequestError, StoreError, StoreUnavailable
 from pushd.in_flight import Attempt, InFlight
 from pushd.limits import TokenBucket
-from pushd.model import Notice, TargetKind, is_reserved, public_type
+from pushd.model import Notice, Priority, TargetKind, is_reserved, public_type
 from pushd.ports import Journal
 from pushd.records import PushRow
 from pushd.telemetry import faults
@@ -43,6 +44,7 @@ class Intake:
         lanes: Lanes[InFlight],
         basis: Basis,
         *,
+        send_at_once: Callable[[deque[InFlight]], None],
         wake: Callable[[], None],
         on_settled: Callable[[InFlight], None],
         last_seq: int,
@@ -54,6 +56,7 @@ class Intake:
         self._metrics = basis.metrics
         self._now = clock.now
         self._wall_ms = clock.wall_ms
+        self._send_at_once = send_at_once
         self._wake = wake
         self._on_settled = on_settled
         self._seqs = itertools.count(last_seq + 1)
@@ -164,7 +167,8 @@ class Intake:
         flight = InFlight(notice, now, data_bytes=data_bytes, on_settled=on_settled)
         self._data_bytes += data_bytes
         attempt = Attempt(flight, keys, self._decided)
-        self._remember(attempt, notice, now)
+        if keys:
+            self._remember(attempt, notice, now)
         self._group.append(attempt)
         if len(self._group) >= self.group_most:
             self._flush()
@@ -219,13 +223,17 @@ class Intake:
         group[0].decided.set_result(None)
 
     def _enter(self, group: list[Attempt]) -> None:
-        """Put durable notices into their lanes."""
+        """Send durable notices, or put them into their lanes."""
+        flights = deque(attempt.flight for attempt in group if attempt.flight is not None)
+        self.unsettled_total += len(flights)
+        self._count([flight.notice for flight in flights], "accepted")
+        try:
+            self._send_at_once(flights)
+        except Exception as error:  # what is left goes into its lane all the same
+            faults.noted(self._metrics, "wake", error)
+        self._lanes.cancel(len(group) - len(flights))
         now = self._now()
-        self.unsettled_total += len(group)
-        self._count([attempt.notice for attempt in group], "accepted")
-        for attempt in group:
-            flight = attempt.flight
-            assert flight is not None  # noqa: S101 - for the type checker
+        for flight in flights:
             self._lanes.put(flight, flight.notice.priority, now)
             self._call_worker()
 
@@ -270,7 +278,7 @@ class Intake:
         done.set_result(None)
         for notice in map(_presentable, notices):
             # The others were delivered: who repeats one need not wait.
-            flight = InFlight(notice, now, is_restored=True, is_delivered=not queue, on_settled=self._settled_named)
+            flight = InFlight(notice, now, is_restored=True, saves=int(queue), on_settled=self._settled_named)
             age_s = max(0.0, (wall_ms - notice.accepted_ms) / 1000)
             keys = dedup_keys(notice, is_named=True)
             attempt = Attempt(flight, keys, done)
@@ -327,8 +335,12 @@ class Intake:
             attempt.settled()
 
     def _count(self, notices: list[Notice], result: str) -> None:
-        for (kind, priority), count in Counter((one.target.kind, one.priority) for one in notices).items():
-            self._metrics.count_notices(kind.value, priority.name.lower(), result, count)
+        for (kind, priority), some in groupby(notices, _kind_and_priority):
+            self._metrics.count_notices(kind.value, priority.name.lower(), result, len([*some]))
+
+
+def _kind_and_priority(notice: Notice) -> tuple[TargetKind, Priority]:
+    return notice.target.kind, notice.priority
 
 
 def _presentable(notice: Notice) -> Notice:

@@ -35,9 +35,9 @@ class Lanes(Generic[T]):
         self._reserved += 1
         return True
 
-    def cancel(self) -> None:
-        """Give a claimed place back."""
-        self._reserved -= 1
+    def cancel(self, count: int = 1) -> None:
+        """Give claimed places back."""
+        self._reserved -= count
 
     def put(self, item: T, priority: Priority, now: float) -> None:
         """Fill a claimed place."""
@@ -52,7 +52,10 @@ class Lanes(Generic[T]):
 
     def first(self) -> T | None:
         """The notice that `take` would give."""
-        return next((lane[0][1] for lane in self._lanes.values() if lane), None)
+        for lane in self._lanes.values():
+            if lane:
+                return lane[0][1]
+        return None
 
     def take(self) -> T | None:
         """Take the oldest notice of the highest lane that is not empty."""

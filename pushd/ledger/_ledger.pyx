@@ -414,6 +414,43 @@ cdef class Ledger(Places):
             free(users)
             free(theirs)
 
+    cdef bint note_one(self, int64_t seq, uint32_t number, uint32_t client, uint8_t state, int64_t at_ms) except -1:
+        if client == NOWHERE or at_ms < 0:
+            raise ValueError(f"client {client} at {at_ms}")
+        self.checked(number)
+        if self.notice_of(seq) & (KNOWN | HIDDEN) != KNOWN:
+            return False
+        self.note_all(seq, &number, &client, 1, state, at_ms)
+        return True
+
+    def sent(self, int64_t seq, uint32_t number, uint32_t client):
+        """`note` for one user: it went out to him, who is connected. False: it is hidden, or there is none."""
+        return self.note_one(seq, number, client, PENDING | ONLINE, 0)
+
+    def received(self, int64_t seq, uint32_t number, uint32_t client, int64_t at_ms):
+        """`note` for one user: it went out to him, who was connected, and he has received it. False: as above."""
+        return self.note_one(seq, number, client, DELIVERED | ONLINE, at_ms)
+
+    def conclude(self, int64_t seq, uint8_t status):
+        """The status of its push record. False: it is hidden, or there is none."""
+        cdef uint8_t state = self.notice_of(seq)
+        if status & ~STATUS:
+            raise ValueError(f"status {status}")
+        if state & (KNOWN | HIDDEN) != KNOWN:
+            return False
+        self.turn(self.chunk_of(seq), <uint32_t>(seq % PAGE), (state & ~STATUS) | status)
+        return True
+
+    def settle(self, list seqs not None):
+        """Nothing is left to do for these notices; there may be none of some of them."""
+        cdef int64_t seq
+        for seq in seqs:
+            if seq < 0:
+                raise ValueError(f"notice {seq}")
+        for seq in seqs:
+            if self.notice_of(seq):
+                self.turn(self.chunk_of(seq), <uint32_t>(seq % PAGE), self.notice_of(seq) | SETTLED)
+
     def waiting_count(self, uint32_t number):
         """How many notices wait for the user."""
         return self.waitings[self.checked(number)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
 from typing import Any
 
@@ -38,6 +38,8 @@ class Users:
     def __init__(self) -> None:
         self.ids: list[UserKey] = []  # by number
         self._numbers: dict[UserKey, int] = {}
+        # The user's number, None where there is none. No method: there is a call for each receipt.
+        self.number: Callable[[UserKey], int | None] = self._numbers.get
         # The last identity, by number; those before it, of users who have had several.
         self._since: list[int] = []
         self._names: list[str] = []
@@ -72,10 +74,6 @@ class Users:
         """(id, number) of those who have one."""
         known = self._numbers
         return [(user_id, known[user_id]) for user_id in user_ids if user_id in known]
-
-    def number(self, user_id: UserKey) -> int | None:
-        """The user's number."""
-        return self._numbers.get(user_id)
 
     def note_name(self, number: int, seq: int, name: str, role: int) -> None:
         """Notes what a user is called when the notice `seq` goes out.

@@ -18,6 +18,7 @@ from pushd.errors import CloseCode, ErrorCode, ProtocolError
 from pushd.protocol.deflate import RSV1, inflated, most_wire_bytes
 from pushd.protocol.frames import Ack, Auth, ClientMessage, Dialect, ErrorFrame, MessageReceived, Opcode, Ping, decode
 
+TEXT = int(Opcode.TEXT)
 LEAST_FRAGMENTS = 64  # of a message, whatever its size
 BYTES_PER_FRAGMENT = 64  # of the longest message: the longer it may be, the more fragments
 BYTES_PER_ID = 64  # however few ids a message names
@@ -129,14 +130,18 @@ class Session:
     ) -> Event | None:
         """Take one WebSocket frame that arrived at `now` (s). `reserved`: the RSV bits, where a frame has them."""
         if opcode == self._opcode and is_final and not reserved and self._partial is None:  # nearly always
-            event: Event | None = self._whole(opcode, False, payload, now, limits)
+            if len(payload) > limits.max_frame_bytes:
+                raise ProtocolError(CloseCode.MESSAGE_TOO_BIG, "message too big")
+            if opcode == TEXT and not payload.isascii():
+                _check_text(payload.decode)
+            event: Event | None = self._message(opcode, payload, now, limits)
         elif reserved and not self._is_deflated(opcode, reserved):
             raise ProtocolError(CloseCode.PROTOCOL_ERROR, "reserved bits")
         elif opcode >= Opcode.CLOSE:
             event = _control(opcode, payload)
         else:
             event = self._data(opcode, is_final, bool(reserved), payload, now, limits)
-        if type(event) not in _ACKNOWLEDGEMENTS:
+        if type(event) is not Ack and type(event) is not MessageReceived:
             self._count_frame(now, limits.max_frames_per_s)
         return event
 
@@ -232,9 +237,6 @@ class Session:
         if kind is not Ping:
             self._spend(kind, event, len(payload), now, limits.max_ids_per_s)
         return event
-
-
-_ACKNOWLEDGEMENTS = frozenset({Ack, MessageReceived})
 
 
 def _control(opcode: int, payload: bytes) -> Event | None:

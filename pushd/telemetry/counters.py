@@ -37,10 +37,17 @@ class Durations:
         self.buckets = [0] * len(_BOUNDS)
         self.sum_s = 0.0
 
-    def observe(self, seconds: float) -> None:
-        """It took that long."""
-        self.buckets[bisect_left(SECONDS, seconds)] += 1
-        self.sum_s += seconds
+    def observe(self, seconds: float, times: int = 1) -> None:
+        """It took that long, `times` times."""
+        self.buckets[bisect_left(SECONDS, seconds)] += times
+        self.sum_s += seconds * times
+
+    def observe_each(self, durations_s: Iterable[float]) -> None:
+        """It took so long each time."""
+        buckets = self.buckets
+        for seconds in durations_s:
+            buckets[bisect_left(SECONDS, seconds)] += 1
+            self.sum_s += seconds
 
 
 T = TypeVar("T", Count, Durations)

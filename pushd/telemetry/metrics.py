@@ -6,7 +6,7 @@ What the hub and the lanes count anyway is read at the scrape, not counted a sec
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from cachetools import TTLCache
@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from pushd.errors import CloseCode
-from pushd.telemetry.counters import Counter, Counters, Histogram, Histograms
+from pushd.telemetry.counters import Count, Counter, Counters, Histogram, Histograms
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 RECENT_NOTICES = 2048
@@ -57,6 +57,7 @@ class Metrics:
             "pushd_handshakes_rejected", "Connections, upgrades and bodies refused.", "reason"
         )
         self.frames_received = self._counters("pushd_frames_received", "Messages from clients.", "type")
+        self._frames_of: dict[str, Count] = {}
 
     def _notices(self) -> None:
         self.notices = self._counters("pushd_notices", "Notices published.", "target", "priority", "result")
@@ -103,13 +104,22 @@ class Metrics:
 
     def count_frame(self, kind: str) -> None:
         """A message of a client was understood."""
-        self.frames_received.labels(kind).inc()
+        count = self._frames_of.get(kind)
+        if count is None:
+            count = self._frames_of[kind] = self.frames_received.labels(kind)
+        count.value += 1
 
     def observe_delivery(self, latency_s: float, fanout_s: float) -> None:
         """The last socket of a notice was written."""
         self.latency.observe(latency_s)
         self.fanout.observe(fanout_s)
         self._recent_latency_s.append(latency_s)
+
+    def observe_deliveries(self, latencies_s: Sequence[float], fanout_s: float) -> None:
+        """Of each of some notices the last socket was written; writing took about `fanout_s` each."""
+        self.latency.observe_each(latencies_s)
+        self.fanout.observe(fanout_s, len(latencies_s))
+        self._recent_latency_s.extend(latencies_s)
 
     def latency_ms(self, quantile: float) -> float:
         """Delivery latency over the last notices, in ms; 0 before the first."""

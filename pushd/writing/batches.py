@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from pushd.in_flight import InFlight
+from pushd.model import DeliveryStatus, Outcome
 from pushd.telemetry import faults
 from pushd.telemetry.metrics import Metrics
 
@@ -16,6 +17,25 @@ def halves(items: Sequence[T]) -> list[list[T]]:
     """Both halves of at least two items, in order."""
     half = len(items) // 2
     return [[*items[:half]], [*items[half:]]]
+
+
+def received(created_ms: int, at_ms: int) -> Outcome:
+    """What is on record for a user who was connected, and has received a notice."""
+    return Outcome(created_ms, True, at_ms, DeliveryStatus.DELIVERED)
+
+
+def end_work(flights: Iterable[InFlight], metrics: Metrics) -> None:
+    """Ends one piece of work of each flight: `tell_each` with less to do for those of which that was not the last."""
+    over = []
+    for flight in flights:
+        flight.work -= 1
+        if flight.work == 0:
+            over.append(flight)
+    tell_each(over, _settle, metrics)
+
+
+def _settle(flight: InFlight) -> None:
+    flight.on_settled(flight)
 
 
 def tell_each(flights: Iterable[InFlight], step: Callable[[InFlight], None], metrics: Metrics) -> None:

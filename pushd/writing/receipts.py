@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
-from pushd._fastpath import Hub
+from pushd._fastpath import Connection, Hub
 from pushd.batched import batched
 from pushd.config.current import CurrentConfig
 from pushd.in_flight import InFlight
@@ -16,7 +16,7 @@ from pushd.telemetry import faults
 from pushd.turns import Slice
 from pushd.users.devices import device_of
 from pushd.users.directory import CachedDirectory
-from pushd.writing.batches import halves, tell_each
+from pushd.writing.batches import end_work, halves, received
 from pushd.writing.write_behind import Backing, WriteBehind
 
 SEQUENCES = (list, tuple)
@@ -70,16 +70,52 @@ class LedgerWriter:
         self._named: set[int] = set()
         self._named_as, self._named_until = -1, 0.0  # as the directory had them then, and for how long that holds
         self._is_completing = False
+        self._oldest_client = ledger.oldest_client  # as of the last flush, or of the last new client
         self.writer = WriteBehind(self, backing, lambda: current.config.records.flush_ms / 1000)
 
     # ---- noting
 
-    def push_record(self, flight: InFlight, record: PushRecord) -> None:
-        """Notes how far a notice is; `flight` is not settled before that is on disk."""
-        message_id, status = record.notice.message_id, record.status
-        if not self._ledger.conclude(record.notice.seq, message_id, status):
+    def conclude(self, flight: InFlight, status: str) -> None:
+        """Notes what its push record says of the notice; `flight` is not settled before that is on disk."""
+        message_id = flight.notice.message_id
+        if not self._ledger.conclude(flight.notice.seq, message_id, status):
             self._unfound.append((message_id, lambda seq: self._ledger.conclude(seq, message_id, status)))
         self._hold(flight)
+
+    def sent(self, flight: InFlight, connection: Connection) -> None:
+        """Notes that it went to the only connection of a user, who has not received it yet."""
+        user_id, seq = connection.user_id, flight.notice.seq
+        number = self._ledger.user_number(user_id)
+        if number is None or not self._ledger.sent(seq, number, self._client_of(connection)):
+            outcome = Outcome(created_ms=flight.notice.accepted_ms, is_online=True)
+            self.note(flight, flight.notice.message_id, (user_id,), outcome)
+            return
+        self._hold(flight)
+        if self._named_as != self._directory.version or user_id not in self._named:
+            self._name_later((user_id,), seq)
+
+    def received(self, flight: InFlight, connection: Connection, at_ms: int) -> None:
+        """Notes that it went to the only connection of a user, who has thereby received it."""
+        user_id, seq = connection.user_id, flight.notice.seq
+        number = self._ledger.user_number(user_id)
+        if number is None or not self._ledger.received(seq, number, self._client_of(connection), at_ms):
+            self._note_received(flight, user_id, at_ms)
+            return
+        self._hold(flight)
+        if self._named_as != self._directory.version or user_id not in self._named:
+            self._name_later((user_id,), seq)
+
+    def answered(self, flight: InFlight, user_id: UserId, at_ms: int) -> None:
+        """Notes that a user to whom it was sent has received it."""
+        number = self._ledger.user_number(user_id)
+        if number is None or not self._ledger.received(flight.notice.seq, number, 0, at_ms):
+            self._note_received(flight, user_id, at_ms)
+            return
+        self._hold(flight)
+
+    def _note_received(self, flight: InFlight, user_id: UserId, at_ms: int) -> None:
+        outcome = received(flight.notice.accepted_ms, at_ms)
+        self.note(flight, flight.notice.message_id, (user_id,), outcome)
 
     def note(self, flight: InFlight | None, message_id: str, user_ids: Collection[UserId], outcome: Outcome) -> None:
         """Notes `outcome` for these recipients; `flight`, if given, is not settled before that is on disk."""
@@ -97,16 +133,16 @@ class LedgerWriter:
             self._changed()
             return
         self._hold(flight)
-        if not self._are_named(users):
-            for user_id in users:
-                if user_id not in self._named:
-                    self._unnamed.setdefault(user_id, seq)
+        if self._named_as != self._directory.version or not self._named.issuperset(users):
+            self._name_later(users, seq)
 
-    def _are_named(self, user_ids: Sequence[UserId]) -> bool:
-        """Whether the ledger has been told what these are called, as the directory remembers it."""
+    def _name_later(self, user_ids: Sequence[UserId], seq: int) -> None:
+        """The ledger is to be told what these are called, where it does not know it as the directory remembers it."""
         if self._named_as != self._directory.version:
             self._forget_named()
-        return self._named.issuperset(user_ids)
+        for user_id in user_ids:
+            if user_id not in self._named:
+                self._unnamed.setdefault(user_id, seq)
 
     def _forget_named(self) -> None:
         self._named, self._named_as = set(), self._directory.version
@@ -126,18 +162,19 @@ class LedgerWriter:
 
     def _clients_of(self, user_ids: Sequence[UserId]) -> list[int]:
         """The number of each one's oldest connection."""
-        oldest, connections_of = self._ledger.oldest_client, self._hub.connections_of
+        connections_of = self._hub.connections_of
         numbers = []
         for user_id in user_ids:
             connections = connections_of(user_id)
-            if not connections:
-                numbers.append(0)
-                continue
-            details: Client = connections[0].details
-            if details.number < oldest or not details.number:
-                details.number = self._ledger.client(connections[0].conn_id, details.client_ip, details.user_agent)
-            numbers.append(details.number)
+            numbers.append(self._client_of(connections[0]) if connections else 0)
         return numbers if any(numbers) else []
+
+    def _client_of(self, connection: Connection) -> int:
+        details: Client = connection.details
+        if details.number < self._oldest_client or not details.number:
+            details.number = self._ledger.client(connection.conn_id, details.client_ip, details.user_agent)
+            self._oldest_client = self._ledger.oldest_client
+        return details.number
 
     async def readable(self, user_ids: set[UserId] | None = None) -> None:
         """Returns when what was noted before, of all or about these users, can be read; with names where it is all.
@@ -153,6 +190,7 @@ class LedgerWriter:
         """Hands over whom to tell of the next flush, and what has to be done before."""
         if not self._is_changed:
             return []
+        self._oldest_client = self._ledger.oldest_client
         if self._now() > self._named_until:
             self._forget_named()
         noted = Noted([*self._flights], self._unfound, self._unnamed)
@@ -205,7 +243,7 @@ class LedgerWriter:
 
     def written(self, batch: Noted) -> None:
         """Tells the notices in flight that they need not wait for this batch."""
-        tell_each(batch.flights, InFlight.end_work, self._metrics)
+        end_work(batch.flights, self._metrics)
 
     def gave_up(self, batch: Noted) -> None:
         """Lets the notices be settled: that is not on disk before what was noted of them is."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from pushd._fastpath import Hub
+from pushd._fastpath import Connection, Hub
 from pushd.batched import batched
 from pushd.config.current import CurrentConfig
 from pushd.in_flight import InFlight
@@ -17,7 +17,7 @@ from pushd.telemetry import faults
 from pushd.turns import Slice
 from pushd.users.devices import device_of
 from pushd.users.directory import CachedDirectory
-from pushd.writing.batches import halves, tell_each
+from pushd.writing.batches import end_work, halves, received
 from pushd.writing.write_behind import Backing, WriteBehind
 
 ROWS_PER_CLOCK_READING = 16
@@ -100,12 +100,27 @@ class RecordWriter:
         self._pending: dict[str, _Rows] = {}
         self.writer = WriteBehind(self, backing, self._delay_s)
 
-    def push_record(self, flight: InFlight, record: PushRecord) -> None:
+    def conclude(self, flight: InFlight, status: str) -> None:
         """Creates or updates the record of a notice; `flight` is not settled before it is written."""
         flight.add_work()
         self._recorded.append(flight)
-        self._push_records[record.notice.message_id] = record
+        self._push_records[flight.notice.message_id] = PushRecord(
+            flight.notice, status, flight.total_count, flight.online_count
+        )
         self.writer.wake()
+
+    def sent(self, flight: InFlight, connection: Connection) -> None:
+        """Notes that it went to the only connection of a user, who has not received it yet."""
+        outcome = Outcome(created_ms=flight.notice.accepted_ms, is_online=True)
+        self.note(flight, flight.notice.message_id, (connection.user_id,), outcome)
+
+    def received(self, flight: InFlight, connection: Connection, at_ms: int) -> None:
+        """Notes that it went to the only connection of a user, who has thereby received it."""
+        self.answered(flight, connection.user_id, at_ms)
+
+    def answered(self, flight: InFlight, user_id: UserId, at_ms: int) -> None:
+        """Notes that a user to whom it was sent has received it."""
+        self.note(flight, flight.notice.message_id, (user_id,), received(flight.notice.accepted_ms, at_ms))
 
     def note(self, flight: InFlight | None, message_id: str, user_ids: Collection[UserId], outcome: Outcome) -> None:
         """Notes `outcome` for these recipients; `flight`, if given, is not settled before they are written."""
@@ -145,7 +160,7 @@ class RecordWriter:
 
     def written(self, batch: RecordBatch) -> None:
         """Tells the notices in flight that they need not wait for this batch."""
-        tell_each(batch.flights, InFlight.end_work, self._metrics)
+        end_work(batch.flights, self._metrics)
 
     def gave_up(self, batch: RecordBatch) -> None:
         """Lets the notices be settled: a receipt that is set aside does not keep its notice in the journal."""

@@ -27,7 +27,8 @@ class SettledWriter:
     def settle(self, flight: InFlight) -> None:
         """Notes that nothing is left to do for the notice."""
         self._seqs.append(flight.notice.seq)
-        self.writer.wake()
+        if len(self._seqs) == 1:
+            self.writer.wake()
 
     def collect(self) -> list[list[int]]:
         """Hands over the numbers of settled notices, as one batch."""

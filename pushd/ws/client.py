@@ -115,15 +115,13 @@ class Listener:
         self._send(frames.Pong(data))
 
     def _ack(self, event: frames.Ack) -> None:
-        self._acknowledge(event.message_ids)
+        connection, shared = self._connection, self._shared
+        if not connection.is_guest:
+            shared.metrics.acks.value += len(event.message_ids)
+            shared.acknowledgements.acknowledge(connection.user_id, event.message_ids)
 
     def _message_received(self, event: frames.MessageReceived) -> None:
-        self._acknowledge([event.message_id])
-
-    def _acknowledge(self, message_ids: list[str]) -> None:
-        if not self._connection.is_guest:
-            self._shared.metrics.acks.inc(len(message_ids))
-            self._shared.acknowledgements.acknowledge(self._connection.user_id, message_ids)
+        self._ack(frames.Ack([event.message_id]))
 
     def _read(self, event: frames.Read) -> None:
         self._mark(event.message_ids, Mark.READ)

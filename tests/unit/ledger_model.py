@@ -10,6 +10,7 @@ PAGE = 4096
 NONE, PENDING, OFFLINE, EXPIRED, DELIVERED, READ, CONFIRMED, AGAIN = range(8)
 STEPS, WAITING, ARCHIVED, ONLINE, BY_MAILBOX = 0x0F, 0x10, 0x20, 0x40, 0x80
 KNOWN, SETTLED, DENSE, HIDDEN, OVER, REVOKED = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+STATUS = 0xC0
 UNREAD = (PENDING, OFFLINE, DELIVERED, AGAIN)
 EVER = (1 << 64) - 1
 
@@ -120,6 +121,30 @@ class LedgerModel:
             state = state & ~STEPS | max(state & STEPS, DELIVERED)
         for number, client in zip(numbers, clients or [0] * len(numbers), strict=True):
             self._merge(notice, number, state, received_ms, client)
+
+    def sent(self, seq: int, number: int, client: int) -> bool:
+        return self._note_one(seq, number, PENDING | ONLINE, 0, client)
+
+    def received(self, seq: int, number: int, client: int, at_ms: int) -> bool:
+        return self._note_one(seq, number, DELIVERED | ONLINE, at_ms, client)
+
+    def _note_one(self, seq: int, number: int, state: int, at_ms: int, client: int) -> bool:
+        notice = self.known(seq)
+        if notice is None or notice.state & HIDDEN:
+            return False
+        self.note(seq, [number], state, at_ms, [client])
+        return True
+
+    def conclude(self, seq: int, status: int) -> bool:
+        notice = self.known(seq)
+        if notice is None or notice.state & HIDDEN:
+            return False
+        notice.state = notice.state & ~STATUS | status
+        return True
+
+    def settle(self, seqs: Iterable[int]) -> None:
+        for seq in seqs:
+            self.set_notice(seq, SETTLED)
 
     def _merge(self, notice: Notice, number: int, state: int, received_ms: int, client: int) -> None:
         if number not in notice.receipts:

@@ -53,7 +53,17 @@ class Clock:
         self.seconds += seconds
 
 
-AT_ONCE = ("client", "note", "conclude", "name", "undescribed", "describe")  # of ports.ReceiptLedger
+AT_ONCE = (  # of ports.ReceiptLedger
+    "client",
+    "note",
+    "user_number",
+    "sent",
+    "received",
+    "conclude",
+    "name",
+    "undescribed",
+    "describe",
+)
 
 
 class Faulty:

@@ -21,8 +21,8 @@ from tests.unit.parts import Clock, House
 USERS = (1, 2, 3)
 CROWD = 40  # in whose midst a slice ends, at the latest after 16 connections
 EVENTS = st.one_of(
-    st.tuples(st.just("publish"), st.sampled_from(["custom", "all", "online"])),
-    st.tuples(st.just("burst"), st.lists(st.sampled_from(["custom", "all", "online"]), min_size=2, max_size=5)),
+    st.tuples(st.just("publish"), st.sampled_from(["one", "custom", "all", "online"])),
+    st.tuples(st.just("burst"), st.lists(st.sampled_from(["one", "custom", "all", "online"]), min_size=2, max_size=5)),
     st.tuples(st.just("connect"), st.sampled_from(USERS), st.booleans()),
     st.tuples(st.just("arrive"), st.sampled_from(USERS), st.booleans()),
     st.tuples(st.sampled_from(["leave", "clog", "unclog", "ack", "ack all"]), st.integers(0, 9)),
@@ -63,13 +63,15 @@ class Story:
         await getattr(self, f"_{name.replace(' ', '_')}")(*details)
 
     async def _publish(self, target: str) -> None:
-        users = [self.base + user for user in USERS]
-        self.flights.append(await self.house.publish(target=target, user_ids=users))
+        self.flights.append(await self.house.publish(**self._for(target)))
+
+    def _for(self, target: str) -> dict[str, Any]:
+        users = [self.base + user for user in (USERS[:1] if target == "one" else USERS)]
+        return {"target": "custom" if target == "one" else target, "user_ids": users}
 
     async def _burst(self, targets: list[str]) -> None:
         """They enter the lanes together."""
-        users = [self.base + user for user in USERS]
-        self.flights += await asyncio.gather(*(self.house.publish(target=target, user_ids=users) for target in targets))
+        self.flights += await asyncio.gather(*(self.house.publish(**self._for(target)) for target in targets))
 
     @property
     def broadcasts(self) -> int:
@@ -140,7 +142,7 @@ class Story:
         message_id = flight.notice.message_id
         received = await self.house.received_by(flight)
         status = await self.house.stores.records.receive_status(message_id)
-        recipients = [self.base + user for user in USERS] if flight.notice.target.kind == "custom" else []
+        recipients = flight.notice.target.user_ids if flight.notice.target.kind == "custom" else ()
         for user_id in recipients:
             waiting = await self.house.mailbox(user_id)
             assert user_id in received or message_id in waiting, "neither received nor waiting"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry, disable_created_metrics, enable_created_metrics, generate_latest
 from prometheus_client import Counter as TheirCounter
 from prometheus_client import Histogram as TheirHistogram
@@ -58,6 +59,16 @@ def test_the_exposition_is_that_of_the_client_library() -> None:
         assert used(ours) == used(theirs)
     finally:
         enable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+def test_many_at_once_are_as_many_one_by_one() -> None:
+    one_by_one, at_once = Histogram("a", "About."), Histogram("b", "About.")
+    for seconds in (*OBSERVED, 0.2, 0.2, 0.2):
+        one_by_one.observe(seconds)
+    at_once.observe_each(OBSERVED)
+    at_once.observe(0.2, 3)
+    assert at_once.buckets == one_by_one.buckets
+    assert at_once.sum_s == pytest.approx(one_by_one.sum_s)
 
 
 def test_the_sum_over_labels() -> None:

@@ -53,6 +53,32 @@ def shop(hub: Hub) -> Iterator[Workshop]:
     shop.close()
 
 
+def test_the_only_connection_of_a_user(hub: Hub, shop: Workshop) -> None:
+    assert hub.only_connection(1) is None
+    first = shop.join(1)
+    assert hub.only_connection(1) is first
+    shop.join(1)
+    assert hub.only_connection(1) is None
+
+
+def test_a_notice_for_one_connection(hub: Hub, shop: Workshop, told: Told) -> None:
+    connection = shop.join(1)
+    assert hub.deliver(connection, text("a"), ("a",)) is True
+    assert shop.peers[connection].read() == text("a")
+    assert hub.frames_sent == 1
+    while (is_handed := hub.deliver(connection, text("b", 4000), ("b",))) is True:
+        pass
+    assert is_handed is False
+    while is_handed is False:
+        is_handed = hub.deliver(connection, text("c", 4000), ("c",))
+    assert is_handed is None
+    assert connection.close_code == 4008
+    assert hub.deliver(connection, text("d"), ("d",)) is None
+    ((gone, lost),) = told.gone
+    assert gone is connection
+    assert {"b", "c"} == set(lost)
+
+
 def text(content: str | int, size: int = 0) -> bytes:
     return ws_frame(Opcode.TEXT, str(content).encode().ljust(size, b"."))
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushd.errors import ErrorCode, RequestError, StoreUnavailable
-from pushd.in_flight import NOBODY, Attempt, InFlight
+from pushd.in_flight import Attempt, InFlight
 from pushd.model import Target, TargetKind
 from pushd.waiters import Waiters
 from tests.unit.parts import notice
@@ -31,7 +31,7 @@ class Told(Waiters):
 def watched() -> tuple[InFlight, list[str]]:
     events: list[str] = []
     flight = InFlight(notice(), accepted_at=5.0, on_settled=lambda which: events.append("settled"))
-    flight._waiters = Told(events)
+    flight.waiters = Told(events)
     return flight, events
 
 
@@ -85,8 +85,7 @@ def test_counts() -> None:
     flight.note_all_sent()
     flight.note_absent(3)
     assert (flight.total_count, flight.online_count, flight.offline_count, flight.delivered_count) == (11, 8, 3, 5)
-    assert flight.early_received is NOBODY
-    assert not NOBODY
+    assert flight.early_received is None
     flight.end_fan_out()
     flight.note_answers(1, received=1)
     assert (flight.waiting, events) == (1, ["delivered"])
@@ -95,7 +94,7 @@ def test_counts() -> None:
 
 
 async def test_what_was_delivered_before_is_not_waited_for() -> None:
-    flight = InFlight(notice(), accepted_at=5.0, is_restored=True, is_delivered=True)
+    flight = InFlight(notice(), accepted_at=5.0, is_restored=True, saves=0)
     assert flight.is_delivered
     await flight.delivered(60)  # at once
 
@@ -135,14 +134,14 @@ async def test_ten_thousand_wait_for_a_delivery_and_who_gives_up_leaves_nothing_
     flight = InFlight(notice(), accepted_at=5.0)
     for _ in range(100):
         await flight.delivered(0)
-    assert flight._waiters is not None
-    assert len(flight._waiters) == 0
+    assert flight.waiters is not None
+    assert len(flight.waiters) == 0
     waiting = [asyncio.create_task(flight.delivered(60)) for _ in range(10_000)]
     await asyncio.sleep(0)
-    assert len(flight._waiters) == 10_000
+    assert len(flight.waiters) == 10_000
     flight.end_fan_out()
     await asyncio.gather(*waiting)
-    assert flight._waiters is None
+    assert flight.waiters is None
     await flight.delivered(60)  # at once
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from pushd.delivery.intake import REPEATS_MOST, dedup_keys
 from pushd.delivery.submission import Sender, Submission, new_message_id
 from pushd.errors import ErrorCode, RequestError, StoreError
-from pushd.in_flight import Attempt
+from pushd.in_flight import Attempt, InFlight
 from pushd.model import Notice, Priority, Target, TargetKind
 from pushd.ports import Stores
 from pushd.records import PushRow
@@ -363,6 +364,25 @@ async def test_a_store_that_refuses_one_of_a_group_keeps_the_others(intake_house
     assert [one.failure is None for one in submitted] == [False, True, True]
     assert await intake_house.unsettled() == ["m1", "m2"]
     assert len(intake_house.lanes) == 2
+
+
+async def test_what_is_sent_at_once_enters_no_lane_and_gives_its_place_back(make_house: Build) -> None:
+    house = make_house(delivery={"queue_size": 4})
+    sent: list[str] = []
+
+    def two_of_them(flights: deque[InFlight]) -> None:
+        sent.extend(flights.popleft().notice.content for _ in range(2))
+        raise TypeError("odd")
+
+    house.intake._send_at_once = two_of_them
+    for number in range(4):
+        house.intake.submit(Submission(content=f"{number}"), SENDER)
+    await house.intake.finished()
+    assert sent == ["0", "1"]
+    waiting = [house.lanes.take(), house.lanes.take()]
+    assert [flight.notice.content for flight in waiting if flight] == ["2", "3"]
+    assert [house.lanes.reserve() for _ in range(5)] == [True] * 4 + [False]
+    assert house.intake.unsettled_total == 4
 
 
 async def test_a_disk_that_is_full_refuses_a_whole_group(intake_house: House, frail: Any) -> None:

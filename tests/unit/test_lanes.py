@@ -36,10 +36,11 @@ class LanesMachine(RuleBasedStateMachine):
         self.claims += has_room
 
     @precondition(lambda self: self.claims)
-    @rule()
-    def cancel(self) -> None:
-        self.lanes.cancel()
-        self.claims -= 1
+    @rule(share=st.floats(0, 1))
+    def cancel(self, share: float) -> None:
+        count = round(share * self.claims)
+        self.lanes.cancel(count)
+        self.claims -= count
 
     @precondition(lambda self: self.claims)
     @rule(priority=st.sampled_from(Priority))

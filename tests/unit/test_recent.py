@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pushd.stores.sqlite.recent import Recent
 
-calls = st.lists(st.tuples(st.sampled_from(["put", "get", "drop"]), st.integers(0, 20)), max_size=200)
+calls = st.lists(st.tuples(st.sampled_from(["put", "put all", "get", "drop"]), st.integers(0, 20)), max_size=200)
 
 
 @given(calls=calls, most=st.integers(1, 8))
@@ -19,6 +19,11 @@ def test_the_newest_are_there_and_the_others_go(calls: list[tuple[str, int]], mo
             recent.put(key, at)
             known.pop(key, None)
             known[key] = at
+        elif call == "put all":
+            recent.put_all([(key, at), (key + 1, at)])
+            for one in (key, key + 1):
+                known.pop(one, None)
+                known[one] = at
         elif call == "drop":
             recent.drop(key)
             known.pop(key, None)
@@ -27,7 +32,7 @@ def test_the_newest_are_there_and_the_others_go(calls: list[tuple[str, int]], mo
             assert found in (None, known.get(key))
             if found is not None:
                 known[key] = known.pop(key)
-        assert len(recent) <= 2 * most
+        assert len(recent) <= 2 * (most + 1)
     kept = list(known)[-1:]
     assert [recent.get(key) for key in kept] == [known[key] for key in kept]
 

@@ -10,7 +10,7 @@ import pytest
 
 from pushd._fastpath import FanOut
 from pushd.errors import StoreUnavailable
-from pushd.model import Arrival, DeliveryStatus, Outcome, Priority, PushRecord
+from pushd.model import Arrival, DeliveryStatus, Outcome, Priority
 from pushd.writing.writers import Writers
 from tests.daemon import until
 from tests.unit.parts import START_MS, House, with_store
@@ -30,7 +30,7 @@ async def note_all(house: House) -> None:
     """Something of every kind, about user 1."""
     (counted,) = await house.counted("m1")
     flight = counted.flight
-    house.writers.records.push_record(flight, PushRecord(flight.notice, "success", 1, 0))
+    house.writers.records.conclude(flight, "success")
     house.writers.records.note(flight, "m1", [1], OFFLINE)
     house.writers.mailbox.save(flight, house.item_of(flight.notice), [1])
     house.writers.statuses.arrived(Arrival(1, "ann", "c1", "", "", START_MS))

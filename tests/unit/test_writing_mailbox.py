@@ -98,7 +98,7 @@ async def test_a_copy_that_cannot_be_saved_is_set_aside_and_all_others_are_saved
 
 async def test_who_hears_that_a_notice_is_settled_cannot_keep_the_others_from_hearing_it(house: House) -> None:
     first, second = await house.counted("m1", "m2")
-    first.flight._on_settled = lambda flight: 1 / 0
+    first.flight.on_settled = lambda flight: 1 / 0
     for counted in (first, second):
         house.writers.mailbox.save(counted.flight, house.item_of(counted.flight.notice), [1])
         counted.flight.end_fan_out()

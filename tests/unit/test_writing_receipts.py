@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from pushd.in_flight import InFlight
 from pushd.model import Channel, DeliveryStatus, Mark, Outcome, PushRecord, User
 from pushd.ports import Stores
 from pushd.records import Part, ReceiptFilter, ReceiptRow, ReceiptSort
@@ -25,10 +24,6 @@ Build = Callable[..., House]
 OFFLINE = Outcome(created_ms=START_MS, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE)
 RECEIVED = Outcome(created_ms=START_MS, is_online=True, received_ms=START_MS + 5, status=DeliveryStatus.DELIVERED)
 FETCHED = Outcome(START_MS, received_ms=START_MS + 9, status=DeliveryStatus.DELIVERED, channel=Channel.OFFLINE)
-
-
-def record(flight: InFlight) -> PushRecord:
-    return PushRecord(flight.notice, status="success", total_count=0, online_count=0)
 
 
 def writer_of(house: House) -> LedgerWriter:
@@ -51,7 +46,7 @@ async def test_what_is_noted_is_seen_at_once_and_holds_its_notice_once_until_it_
     writer.note(counted.flight, "m1", [2, 3], RECEIVED)
     writer.note(counted.flight, "m1", [], RECEIVED)
     writer.note(None, "m1", (1,), FETCHED)
-    writer.push_record(counted.flight, record(counted.flight))
+    writer.conclude(counted.flight, "success")
     counted.flight.end_fan_out()
     assert await frail.records.received_by("m1") == {1, 2, 3}
     assert counted.settled == 0
@@ -84,7 +79,7 @@ async def test_a_notice_that_is_not_known_by_its_number_is_found_by_its_id(make_
         frail.ledger.answer("note", False)
         writer.note(one, message_id, [1 if one else 2], FETCHED)
     frail.ledger.answer("conclude", False)
-    writer.push_record(counted.flight, record(counted.flight))
+    writer.conclude(counted.flight, "success")
     counted.flight.end_fan_out()
     assert await frail.records.received_by("m1") == set()
     house.start_writers()
@@ -94,6 +89,35 @@ async def test_a_notice_that_is_not_known_by_its_number_is_found_by_its_id(make_
     assert row is not None
     assert row.status == "success"
     assert counted.settled == 1
+
+
+@pytest.mark.parametrize("refused", [(), (False,), (False, False)])
+async def test_what_is_noted_of_one_user(make_house: Build, frail: Any, refused: tuple[bool, ...]) -> None:
+    """At first he is not known by a number; later the ledger does not know the notice, and then not at once."""
+    house = make_house(stores=frail)
+    writer = writer_of(house)
+    counted = await house.counted("m1", "m2", "m3", "m4")
+    connections = [house.connect(user_id).connection for user_id in (1, 2)]
+    for index, one in enumerate(counted):
+        for call in ("received",) if index % 2 else ("sent", "received"):
+            for name, answer in zip((call, "note"), refused if index >= 2 else (), strict=False):
+                frail.ledger.answer(name, answer)
+        connection = connections[index % 2]
+        if index % 2:
+            writer.received(one.flight, connection, START_MS + 5)
+        else:
+            writer.sent(one.flight, connection)
+            writer.answered(one.flight, 1, START_MS + 5)
+        writer.conclude(one.flight, "success")
+        one.flight.end_fan_out()
+    assert [one.settled for one in counted] == [0] * 4
+    house.start_writers()
+    await house.writers.records_written()
+    await house.writers.flushed()
+    assert [one.settled for one in counted] == [1] * 4
+    found = [(row.message_id, row.user_id, row.is_online, row.received_ms) for row in await rows(frail)]
+    assert sorted(found) == [(f"m{number}", 2 - number % 2, True, START_MS + 5) for number in range(1, 5)]
+    assert {row.connection_id for row in await rows(frail)} == {"c0", "c1"}
 
 
 async def test_who_reads_for_some_users_does_not_wait_for_the_disk(make_house: Build) -> None:

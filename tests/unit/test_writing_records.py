@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushd.in_flight import InFlight
-from pushd.model import Channel, DeliveryStatus, Mark, Outcome, PushRecord
+from pushd.model import Channel, DeliveryStatus, Mark, Outcome
 from pushd.ports import Stores
 from pushd.turns import SLICE_S
 from pushd.users.devices import Device
@@ -65,15 +64,11 @@ async def stores(stores: Stores) -> Stores:
     return with_store(stores, ledger=None)
 
 
-def record(flight: InFlight) -> PushRecord:
-    return PushRecord(flight.notice, status="success", total_count=0, online_count=0)
-
-
 async def test_a_push_record_holds_its_notice_until_it_is_written(make_house: Build, frail: Any) -> None:
     house = make_house(stores=frail)
     writer = house.writers.records
     (counted,) = await house.counted("m1")
-    writer.push_record(counted.flight, record(counted.flight))
+    writer.conclude(counted.flight, "success")
     counted.flight.end_fan_out()
     assert counted.settled == 0
     frail.records.fail("write", 2)
@@ -120,7 +115,7 @@ async def test_of_a_batch_only_what_is_to_blame_is_set_aside_and_the_notice_is_s
 ) -> None:
     house = make_house(stores=with_store(stores, records=Picky(stores.records, REFUSALS[0])), records={"flush_ms": 1})
     (counted,) = await house.counted("m1")
-    house.writers.records.push_record(counted.flight, record(counted.flight))
+    house.writers.records.conclude(counted.flight, "success")
     house.writers.records.note(counted.flight, "m1", [1, REFUSED_USER, 3, 4, 5, 6, 7], RECEIVED)
     counted.flight.end_fan_out()
     house.start_writers()
@@ -161,7 +156,7 @@ async def test_two_notices_of_the_same_id_are_both_held_until_written(make_house
     first, second = await house.counted("m1", "m1")
     for counted in (first, second):
         house.writers.records.note(counted.flight, "m1", [1], OFFLINE)
-        house.writers.records.push_record(counted.flight, record(counted.flight))
+        house.writers.records.conclude(counted.flight, "success")
         counted.flight.end_fan_out()
         assert counted.settled == 0
     house.start_writers()

@@ -186,13 +186,14 @@ class SqliteJournal:
         if kept.exception() is not None:
             self._forget(new)
             return
-        recent, repeats = self._file.recent_seqs, append.repeats
-        for notice in append.notices:
-            recent.put(notice.message_id, repeats.get(notice.seq, notice.seq))
+        repeats = append.repeats
+        self._file.recent_seqs.put_all(
+            [(notice.message_id, repeats.get(notice.seq, notice.seq)) for notice in append.notices]
+        )
         for seq, first in repeats.items():
             self._ledger.hide(seq)
             self._firsts[seq] = first
-        for notice in append.notices:
+        for notice in append.notices if repeats else ():
             if notice.seq in repeats and not notice.is_resent:
                 self._file.again[repeats[notice.seq]] = notice.seq
         for first in append.replaced:  # what still waits of it would be taken for the new one
@@ -205,12 +206,11 @@ class SqliteJournal:
 
     async def settle(self, seqs: Sequence[int]) -> None:
         """Note that nothing is left to do for these notices."""
-        for seq in seqs:
-            first = self._firsts.pop(seq, None)
-            if first is not None and self._file.again.get(first) == seq:
+        for seq in self._firsts.keys() & seqs if self._firsts else ():
+            first = self._firsts.pop(seq)
+            if self._file.again.get(first) == seq:
                 del self._file.again[first]
-            if self._ledger.notice_state(seq):
-                self._ledger.set_notice(seq, set=SETTLED)
+        self._ledger.settle([*seqs])
         await self._file.commit()
 
     async def unsettled(self) -> list[Notice]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key")
@@ -41,6 +41,13 @@ class Recent(Generic[Key, Value]):
             self._newer, self._older, self._weight = {}, self._newer, 0
         self._newer[key] = value
         self._weight += 1 if self._weigh is None else self._weigh(value)
+
+    def put_all(self, entries: Sequence[tuple[Key, Value]]) -> None:
+        """`put` for each; a new generation begins before them or behind."""
+        if self._weight >= self._most:
+            self._newer, self._older, self._weight = {}, self._newer, 0
+        self._newer.update(entries)
+        self._weight += len(entries) if self._weigh is None else sum(self._weigh(value) for _, value in entries)
 
     def drop(self, key: Key) -> None:
         """Forget it."""

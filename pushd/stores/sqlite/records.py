@@ -60,6 +60,9 @@ class SqliteRecords:
         self._clock = clock
         self._kept_from = 0  # all notices before are hidden
         self._clients_from = 0  # no client before is stored
+        self.user_number = file.users.number
+        self.sent = file.ledger.sent
+        self.received = file.ledger.received
         self.receive_status = lists.receive_status
         self.received_by = lists.received_by
         self.not_received_by = lists.not_received_by
@@ -103,12 +106,11 @@ class SqliteRecords:
 
     def conclude(self, seq: int, message_id: str, status: str) -> bool:
         """The status of a notice's push record; False: the notice is to be found first."""
-        if self._ledger.notice_state(seq) & _LISTED != KNOWN:
+        if not self._ledger.conclude(seq, STATUSES.get(status, 0)):
             first = self._file.recent_seqs.get(message_id)
             if first is None:
                 return False
-            seq = first
-        self._note_status(seq, status)
+            self._note_status(first, status)
         return True
 
     async def find(self, message_ids: Collection[str]) -> Mapping[str, int]:

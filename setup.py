@@ -48,6 +48,7 @@ extensions = [
         "pushd.ledger._cold",
         "pushd.ledger._changes",
         "pushd.ledger._entries",
+        "pushd.ledger._inbox",
         "pushd.ledger._lists",
         "pushd.ledger._push_counts",
         "pushd.ledger._pushes",

@@ -19,6 +19,7 @@ from prometheus_client.core import Metric
 from pushd.api import openapi
 from pushd.api.answers import AnswerTurns
 from pushd.api.connections import ConnectionHandlers
+from pushd.api.inbox import InboxHandlers
 from pushd.api.mailboxes import MailboxHandlers
 from pushd.api.node import NodeHandlers
 from pushd.api.probes import Probes
@@ -116,6 +117,7 @@ class Node(Core):
             records=RecordHandlers(records, writers, current, turns),
             receive_records=ReceiveRecordHandlers(records, writers, current, turns),
             receipts=ReceiptHandlers(self.acknowledgements, records, hub, writers, current),
+            inbox=InboxHandlers(self.stores.inbox, self.inboxes, records, writers, current, turns),
             mailboxes=MailboxHandlers(mailbox, writers, current, clock, turns),
             connections=ConnectionHandlers(hub, self.directory, self.statuses, current, clock, turns),
             node=NodeHandlers(hub, self.lanes, self.dispatcher, writers, mailbox, self.health, self.metrics),

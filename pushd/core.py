@@ -13,6 +13,7 @@ from pushd._fastpath import Connection, Hub
 from pushd.basis import Basis
 from pushd.delivery.acknowledgements import Acknowledgements
 from pushd.delivery.dispatch import GROW_AFTER_S, Dispatcher
+from pushd.delivery.inboxes import Inboxes
 from pushd.delivery.intake import Intake
 from pushd.delivery.lanes import Lanes
 from pushd.delivery.recipients import StoredRecipients
@@ -124,6 +125,7 @@ class Core:
             SettledWriter(stores.journal, backing, delay_s=pauses.settle_delay_s),
         )
         self.acknowledgements = acknowledgements = Acknowledgements(hub, writers, stores.records, basis)
+        self.inboxes = Inboxes(stores.inbox, acknowledgements, writers, basis)
         self.dispatcher = Dispatcher(
             hub,
             self.lanes,
@@ -169,6 +171,7 @@ class Core:
             "status writer": self.writers.statuses.writer.run,
             "set aside": self.set_aside.run,
             "maintenance": self.retention.run,
+            "expiry": self.retention.run_expiry,
             "dispatch": self.dispatcher.run,
             "arrivals": self.arrivals.run,
             "heartbeat": self.heartbeat.run,

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from pushd.model import Arrival, MailboxItem, Mark, Notice, Outcome, PushRecord, Receipt, User, UserId
 from pushd.records import (
+    InboxFilter,
+    InboxPage,
     OnlineStatus,
     Part,
     PushFilter,
@@ -152,6 +154,37 @@ class RecordStore(Protocol):
 
     async def purge(self, before_ms: int, limit: int) -> int:
         """Drop at most `limit` records created before that time; how many were dropped. 0 where the store does it."""
+
+
+class Inbox(Protocol):
+    """Each user's own list of notices: those of which he has a receive record and that are neither expired nor revoked.
+
+    What the records say is shown, and what is changed here is changed there. A user who is not known has an empty one.
+    """
+
+    async def page(self, user_id: UserId, where: InboxFilter, limit: int, before: str | None) -> InboxPage:
+        """At most `limit` of the matching notices, newest first: from the beginning, or behind a cursor.
+
+        Whoever follows the cursors gets no notice twice, and none is left out that was there all the time, whatever
+        comes, goes or changes meanwhile. Raises ValueError for a text that is no cursor.
+        """
+
+    async def read_all(self, user_id: UserId, where: InboxFilter, until_ms: int, at_ms: int) -> list[str]:
+        """Note that the user has read everything that is unread, not archived and matches, and was accepted up to
+        `until_ms`; which notices these were. On return that is on disk. `where.is_read` and `where.is_archived` make
+        no difference."""
+
+    async def archive(self, user_id: UserId, message_ids: Sequence[str], at_ms: int) -> list[str]:
+        """Put these away, and note that the user has read them; the ids for which there is a receive record, in order.
+
+        On return that is on disk.
+        """
+
+    async def unarchive(self, user_id: UserId, message_ids: Sequence[str], at_ms: int) -> list[str]:
+        """Put these back, as read as they are; the ids for which there is a receive record, in order."""
+
+    def unread_changed(self) -> Collection[UserId] | None:
+        """Whose count of unread notices may have changed since this was asked last; None: anybody's."""
 
 
 class ReceiptLedger(Protocol):
@@ -319,6 +352,7 @@ class Stores:
     outbox: OutboxLog
     mailbox: Mailbox
     records: RecordStore
+    inbox: Inbox
     directory: Directory
     presence: PresenceStore
     set_aside: SetAside

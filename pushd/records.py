@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from pushd.model import Channel, DeliveryStatus, UserId
+from pushd.model import DEFAULT_TYPE, Channel, DeliveryStatus, UserId
 
 
 class PushSort(StrEnum):
@@ -189,3 +189,47 @@ class OnlineStatus(msgspec.Struct, frozen=True):
     user_agent: str
     total_online_count: int
     total_online_ms: int
+
+
+class InboxFilter(msgspec.Struct, frozen=True):
+    """Which notices of a user's inbox. None: any."""
+
+    is_read: bool | None = None
+    is_archived: bool | None = None
+    message_type: str | None = None
+    tag: str | None = None
+
+
+class InboxNotice(msgspec.Struct, frozen=True):
+    """What a notice says, to whoever has it in his inbox: the same object for all of them."""
+
+    message_id: str
+    content: str
+    accepted_ms: int
+    type: str = DEFAULT_TYPE
+    data: Any = None
+    priority: int = 1
+    need_confirm: bool = False
+    expires_ms: int = 0
+    title: str = ""
+    url: str = ""
+    tags: tuple[str, ...] = ()
+    version: int = 1
+
+
+class InboxItem(msgspec.Struct, frozen=True):
+    """One notice in a user's inbox."""
+
+    notice: InboxNotice
+    is_read: bool
+    read_ms: int
+    is_confirmed: bool
+    confirmed_ms: int
+    is_archived: bool
+
+
+class InboxPage(msgspec.Struct, frozen=True):
+    """A part of an inbox, newest first. `next`: the cursor of the part behind it, None behind the last."""
+
+    items: list[InboxItem]
+    next: str | None

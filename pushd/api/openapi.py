@@ -107,7 +107,7 @@ def _only(field: str, other: str) -> dict[str, Any]:
 
 def _require_user(schemas: dict[str, Any]) -> None:
     """Without credentials nobody has data of his own: whose is meant must be said."""
-    for name in ("MarkBody", "MarksBody", "UserQuery"):
+    for name in ("MarkBody", "MarksBody", "UserQuery", "InboxQuery", "ReadAllBody"):
         schema = schemas[name]
         schema["properties"]["user_id"] = _without_null(schema["properties"]["user_id"])
         schema["required"] = [*schema.get("required", ()), "user_id"]

@@ -4,6 +4,8 @@ with two decimals.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import msgspec
 
 from pushd._fastpath import Hub
@@ -101,6 +103,19 @@ def status_view(status: ReceiptStats) -> StatusView:
     )
 
 
+def marked_batch(message_ids: Sequence[str], found: Collection[str]) -> MarkedBatch:
+    """What became of these notices, each named once, when those that were `found` could be marked."""
+    known = set(found)
+    failed = [message_id for message_id in message_ids if message_id not in known]
+    return MarkedBatch(
+        success_count=len(known),
+        failed_count=len(failed),
+        total_count=len(message_ids),
+        success_rate=rate(len(known), len(message_ids)),
+        errors=[MarkError(message_id, ErrorCode.NOT_FOUND.value) for message_id in failed],
+    )
+
+
 class ReceiptHandlers:
     """Marks receipts, and counts them by notice and by user."""
 
@@ -136,15 +151,8 @@ class ReceiptHandlers:
     async def batch_mark_read(self, call: Call[Nothing, MarksBody]) -> MarkedBatch:
         """POST /notification/batch-mark-read."""
         message_ids = list(dict.fromkeys(call.body.message_ids))
-        found = set(await self._acknowledgements.mark(call.user(call.body.user_id), message_ids, Mark.READ))
-        failed = [message_id for message_id in message_ids if message_id not in found]
-        return MarkedBatch(
-            success_count=len(found),
-            failed_count=len(failed),
-            total_count=len(message_ids),
-            success_rate=rate(len(found), len(message_ids)),
-            errors=[MarkError(message_id, ErrorCode.NOT_FOUND.value) for message_id in failed],
-        )
+        found = await self._acknowledgements.mark(call.user(call.body.user_id), message_ids, Mark.READ)
+        return marked_batch(message_ids, found)
 
     async def status(self, call: Call[Nothing, None]) -> StatusView:
         """GET /notification/messages/{message_id}/receive-status."""

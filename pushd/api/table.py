@@ -7,6 +7,7 @@ from typing import NamedTuple
 from pushd.api.connections import Closed, ConnectionHandlers, DisconnectBody, OnlineUsers
 from pushd.api.endpoint import Endpoint, Rights
 from pushd.api.forms import UserQuery
+from pushd.api.inbox import AllRead, InboxHandlers, InboxQuery, InboxView, ReadAllBody, UnreadCount
 from pushd.api.mailboxes import Cleared, MailboxHandlers, OfflineMessages
 from pushd.api.node import NodeHandlers, NodeHealth, Stats
 from pushd.api.publishing import BatchBody, Published, PublishedBatch, PublishingHandlers, WaitQuery
@@ -41,6 +42,7 @@ class Api(NamedTuple):
     records: RecordHandlers
     receive_records: ReceiveRecordHandlers
     receipts: ReceiptHandlers
+    inbox: InboxHandlers
     mailboxes: MailboxHandlers
     connections: ConnectionHandlers
     node: NodeHandlers
@@ -76,6 +78,16 @@ def endpoints(api: Api) -> tuple[Endpoint, ...]:
                  "The user confirmed a notice.", body=MarkBody),
         Endpoint("POST", "/notification/batch-mark-read", USER, api.receipts.batch_mark_read, MarkedBatch,
                  "The user has read many notices.", body=MarksBody),
+        Endpoint("GET", "/notification/inbox", USER, api.inbox.page, InboxView,
+                 "A user's own notices, newest first.", InboxQuery),
+        Endpoint("GET", "/notification/unread-count", USER, api.inbox.unread_count, UnreadCount,
+                 "How many notices a user has not read.", UserQuery),
+        Endpoint("POST", "/notification/read-all", USER, api.inbox.read_all, AllRead,
+                 "The user has read everything.", body=ReadAllBody),
+        Endpoint("POST", "/notification/archive", USER, api.inbox.archive, MarkedBatch,
+                 "The user puts notices away, read.", body=MarksBody),
+        Endpoint("POST", "/notification/unarchive", USER, api.inbox.unarchive, MarkedBatch,
+                 "The user puts notices back.", body=MarksBody),
         Endpoint("GET", "/notification/online-users", ADMIN, api.connections.online_users, OnlineUsers,
                  "Who is connected to this node."),
         Endpoint("GET", "/notification/admin-receive-stats", ADMIN, api.receive_records.totals, ReceiveTotals,

@@ -382,7 +382,7 @@ class Acknowledgements:
         The user's other connections than `but` are told, with the new unread count.
         """
         foreign = set(self.acknowledge(user_id, message_ids))
-        await self._fanned_out(message_ids)
+        await self.fanned_out(message_ids)
         await self._writers.records_written({user_id})
         found = await self._records.mark(user_id, message_ids, mark, self._wall_ms())
         unknown = set(message_ids).difference(found, foreign)
@@ -390,7 +390,7 @@ class Acknowledgements:
             foreign |= await self._take_out(user_id, unknown)
         if found:
             self._writers.mailbox.remove(user_id, found)
-            await self._tell_others(user_id, found, mark, but)
+            await self.tell_others(user_id, found, mark, but)
         if not foreign:
             return found
         known = foreign.union(found)
@@ -407,8 +407,13 @@ class Acknowledgements:
             self._writers.mailbox.remove(user_id, found)
         return found
 
-    async def _fanned_out(self, message_ids: Sequence[str]) -> None:
-        """Receive records are noted when a fan-out ends; who is quick may read before."""
+    def under_way(self, until_ms: int) -> list[str]:
+        """Notices accepted up to then that are being sent."""
+        return [name for name, flight in self._under_way.items() if flight.notice.accepted_ms <= until_ms]
+
+    async def fanned_out(self, message_ids: Sequence[str]) -> None:
+        """Return when none of these is being sent: receive records are noted when a fan-out ends, and who is quick may
+        read before."""
         for message_id in message_ids:
             if message_id in self._under_way:
                 watchers = self._watchers.setdefault(message_id, Waiters())
@@ -418,9 +423,10 @@ class Acknowledgements:
                 finally:
                     watchers.leave(ended)
 
-    async def _tell_others(
+    async def tell_others(
         self, user_id: UserId, message_ids: Sequence[str], mark: Mark, but: Connection | None
     ) -> None:
+        """Tell the user's connections but one that these are read or confirmed, with the new unread count."""
         others = [other for other in self._hub.connections_of(user_id) if other is not but]
         if not others:
             return

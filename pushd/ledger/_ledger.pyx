@@ -61,6 +61,7 @@ cdef class Ledger(Places):
         cdef int change = is_counting(state) - is_counting(chunk.states[place])
         self.note_chunk(chunk, place)
         if change and chunk.states[place]:
+            self.unread_changes += 1
             self.begin(&walk, chunk.key * PAGE + place)
             while self.step(&walk):
                 if is_unread(walk.block.states[walk.place]):
@@ -76,8 +77,9 @@ cdef class Ledger(Places):
         block.counts[state] += 1
         block.states[place] = state
         block.stale |= 1
-        if counts:
+        if counts and is_unread(state) != is_unread(old):
             self.unreads[user] += is_unread(state) - is_unread(old)
+            self.unread_changes += 1
         if old & WAITING and not state & WAITING:
             self.waitings[user] -= 1
         elif state & WAITING and not old & WAITING:

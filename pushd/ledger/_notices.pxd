@@ -10,7 +10,7 @@
 # of the arrays of pointers, so memory that a pass may read is given to `release`, never to free(). A pass begins with
 # `enter` and ends with `leave`. It reads a block's `count` before the block's columns: columns are exchanged first.
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 cdef enum:
     PAGE = 4096        # rows of a page, notices of a chunk
@@ -141,6 +141,7 @@ cdef class Notices:
     cdef readonly uint32_t user_count
     cdef uint32_t user_room
     cdef uint32_t* unreads
+    cdef readonly uint64_t unread_changes  # how often one of these may have become another
     cdef uint32_t* waitings
     cdef uint32_t* dense_floors   # hints: nothing waits for the user in dense blocks, or vector entries, before
     cdef uint32_t* vector_floors

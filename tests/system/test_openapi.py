@@ -63,6 +63,10 @@ EXCEPTIONS: list[dict[str, Any]] = [
         "include-operation-id": "post_notification_records_message_id_resend",
         "checks": {"positive_data_acceptance": {"enabled": False}},
     },
+    {  # a cursor is what a former answer has given
+        "include-operation-id": "get_notification_inbox",
+        "checks": {"positive_data_acceptance": {"enabled": False}},
+    },
 ]
 # With an API key these need `user_id`, which a user's token makes optional: the document is for both.
 EXCEPTIONS_OF_API_KEYS: list[dict[str, Any]] = [
@@ -74,6 +78,10 @@ EXCEPTIONS_OF_API_KEYS: list[dict[str, Any]] = [
             "post_notification_mark_read",
             "post_notification_mark_confirmed",
             "post_notification_batch_mark_read",
+            "get_notification_unread_count",
+            "post_notification_read_all",
+            "post_notification_archive",
+            "post_notification_unarchive",
         ],
         "checks": {"positive_data_acceptance": {"enabled": False}},
     },

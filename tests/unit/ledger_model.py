@@ -183,6 +183,31 @@ class LedgerModel:
         receipt.state = receipt.state & ~(STEPS | WAITING) | step
         return True
 
+    def archive(self, seq: int, number: int, at_ms: int) -> bool:
+        return self.mark(seq, number, READ, at_ms) and self._set_archived(seq, number, ARCHIVED)
+
+    def unarchive(self, seq: int, number: int) -> bool:
+        return self._set_archived(seq, number, 0)
+
+    def _set_archived(self, seq: int, number: int, bit: int) -> bool:
+        if self.receipt(seq, number) is None:
+            return False
+        receipt = self.notices[seq].receipts[number]
+        receipt.state = receipt.state & ~ARCHIVED | bit
+        return True
+
+    def inbox(
+        self, number: int, before: int, limit: int, states: bytes, labels: bytes | None
+    ) -> list[tuple[int, int, int, int]]:
+        found = []
+        for seq, state, _, read_ms, confirmed_ms, _ in self.newest(number, self.last_seq + 1):
+            notice = self.notices[seq]
+            is_counting = not notice.state & (HIDDEN | OVER | REVOKED)
+            is_labelled = labels is None or (notice.label < len(labels) and labels[notice.label])
+            if seq < before and is_counting and states[state] and is_labelled:
+                found.append((seq, state, read_ms, confirmed_ms))
+        return found[:limit]
+
     def expire(self, seq: int, limit: int) -> int:
         notice = self.known(seq)
         if notice is None:
@@ -272,7 +297,9 @@ class LedgerModel:
 
     def unread(self, number: int) -> int:
         return sum(
-            receipt.state & STEPS in UNREAD and not self.notices[seq].state & (HIDDEN | OVER | REVOKED)
+            receipt.state & STEPS in UNREAD
+            and not receipt.state & ARCHIVED
+            and not self.notices[seq].state & (HIDDEN | OVER | REVOKED)
             for seq, receipt in self._of(number)
         )
 

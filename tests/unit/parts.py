@@ -63,6 +63,7 @@ AT_ONCE = (  # of ports.ReceiptLedger
     "name",
     "undescribed",
     "describe",
+    "unread_changed",  # of ports.Inbox
 )
 
 

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pushd.ledger import _inbox
 from pushd.ledger._ledger import Ledger
 from tests.unit.ledger_model import (
+    ARCHIVED,
     BY_MAILBOX,
     CONFIRMED,
     DELIVERED,
@@ -36,6 +38,8 @@ from tests.unit.ledger_model import (
 
 ABSENT = OFFLINE | BY_MAILBOX | WAITING
 MINUTE = 60_000
+ANY_STATE = bytes([1]) * 256
+NOT_AWAY = bytes(not state & ARCHIVED for state in range(256))
 
 
 class Both:
@@ -52,6 +56,17 @@ class Both:
             return found
 
         return call
+
+    def archive(self, *arguments: Any) -> None:
+        assert _inbox.archive(self.ledger, *arguments) == self.model.archive(*arguments)
+
+    def unarchive(self, *arguments: Any) -> None:
+        assert _inbox.unarchive(self.ledger, *arguments) == self.model.unarchive(*arguments)
+
+    def inbox(self, number: int, *where: Any) -> None:
+        found = _inbox.receipts(self.ledger, number, *where)
+        assert found == self.model.inbox(number, *where)
+        assert _inbox.seqs(self.ledger, number, *where) == [seq for seq, *_ in found]
 
     def agree(self) -> None:
         ledger, model = self.ledger, self.model
@@ -73,6 +88,9 @@ class Both:
         self.summary(number)
         self.newest(number, 2)
         self.newest(number, 1000)
+        for states in (ANY_STATE, NOT_AWAY):
+            self.inbox(number, EVER >> 1, 1000, states, None)
+            self.inbox(number, 4096, 2, states, bytes([0, 1, 0, 1]))
 
 
 SEQS = st.sampled_from([4090, 4091, 4092, 4094, 4095, 4096, 4097, 8191, 9000, 20000])
@@ -94,6 +112,8 @@ CALLS = st.one_of(
     st.tuples(st.just("conclude"), SEQS, st.sampled_from([0, 0x40, 0x80, 0xC0])),
     st.tuples(st.just("settle"), st.lists(SEQS, max_size=4)),
     st.tuples(st.just("mark"), SEQS, NUMBERS, st.sampled_from([READ, CONFIRMED]), TIMES),
+    st.tuples(st.just("archive"), SEQS, NUMBERS, TIMES),
+    st.tuples(st.just("unarchive"), SEQS, NUMBERS),
     st.tuples(st.just("wait"), SEQS, st.lists(NUMBERS, max_size=6)),
     st.tuples(st.just("remove"), SEQS, NUMBERS),
     st.tuples(st.just("clear"), NUMBERS),
@@ -142,6 +162,9 @@ def test_pages_and_vectors_of_many_rows(seed: int) -> None:
         both.note(late, chance.sample(range(300), 3), ABSENT, chance.choice([0, seq * 7]), [seq, 2, 3])
         both.mark(late, chance.randrange(300), chance.choice([READ, CONFIRMED]), seq * 7 + 5)
         both.remove(late, chance.randrange(300))
+        both.archive(chance.choice(seqs[base - 1 :]), chance.randrange(300), seq * 7 + 9)
+        both.unarchive(late, chance.randrange(300))
+        both.inbox(chance.randrange(300), chance.choice(seqs), chance.choice([1, 3, 50]), NOT_AWAY, b"\1\0\1")
         both.receipt(late, chance.randrange(300))
         if seq % 50 == 0:
             both.expire(chance.choice(seqs[base - 1 :]), 30)

@@ -142,3 +142,31 @@ async def test_a_purge_that_fails_in_a_way_nobody_foresaw_does_not_keep_the_othe
     await keeper.purge()
     assert keeper._metrics.errors.labels("purge").value == 3
     assert await frail.records.receive_status("m1") is None
+
+
+async def test_what_expires_is_noted_soon_and_after_a_failure_again(build: Any, frail: Any, clock: Clock) -> None:
+    await frail.journal.append([notice(1, expires_ms=START_MS + 5000)])
+    await frail.records.write([], [Receipt("m1", 1, "ann", 1, "", "", "", Outcome(created_ms=START_MS))])
+    clock.move(5)
+    frail.records.fail("expire")
+    running = asyncio.create_task(build(frail, every_s=0.0, expire_every_s=0.0).run_expiry())
+    await until(lambda: frail.records.calls.count("expire") >= 3)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert await frail.records.unread_counts([1]) == {}
+
+
+async def test_what_was_written_late_is_looked_for_once_more(build: Any, stores: Stores, clock: Clock) -> None:
+    asked: list[tuple[int, int]] = []
+
+    class Records(Steps):
+        async def expire(self, since_ms: int, now_ms: int, limit: int) -> int:
+            asked.append((since_ms - START_MS, now_ms - START_MS))
+            return 0
+
+    keeper = build(with_store(stores, records=Records(0)))
+    for _ in range(4):
+        clock.move(30)
+        await keeper.purge()
+    assert asked[1:] == [(-START_MS, 60_000), (30_000, 90_000), (60_000, 120_000)]

@@ -26,6 +26,7 @@ from pushd.stores.sqlite.engine.readers import reading
 from pushd.stores.sqlite.engine.schema import database_path, prepare
 from pushd.stores.sqlite.engine.statements import Statements
 from pushd.stores.sqlite.engine.thread import Connections, SqliteThread
+from pushd.stores.sqlite.inbox import SqliteInbox
 from pushd.stores.sqlite.ledger_file import open_ledger
 from pushd.stores.sqlite.outbox import SqliteOutbox
 from pushd.stores.sqlite.presence import SqlitePresence
@@ -97,6 +98,7 @@ async def open_stores(
                             left_aside=left_aside,
                         ),
                         records=records,
+                        inbox=SqliteInbox(file, readers.read, clock=clock),
                         ledger=records if has_records else None,
                         directory=SqliteDirectory(thread),
                         presence=SqlitePresence(thread),

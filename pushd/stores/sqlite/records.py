@@ -202,15 +202,17 @@ class SqliteRecords:
     async def expire(self, since_ms: int, now_ms: int, limit: int) -> int:
         """Mark at most `limit` receive records as expired; how many were marked. Their notices count as unread no more,
         whoever has received them."""
-        marked, one_slice = 0, Slice()
+        marked, is_changed, one_slice = 0, False, Slice()
         async for seqs in expired(self._statements, since_ms, now_ms):
             for seq in seqs:
                 await one_slice.rest()
                 if self._is_listed(seq) and not self._ledger.notice_state(seq) & OVER and marked < limit:
                     marked += self._ledger.expire(seq, limit - marked)
+                    is_changed = True
             if marked >= limit:
                 break
-        await self._file.commit()
+        if is_changed:
+            await self._file.commit()
         return marked
 
     async def purge(self, before_ms: int, limit: int) -> int:

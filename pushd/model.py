@@ -194,6 +194,9 @@ class Receipt(msgspec.Struct, frozen=True):
     platform: str = ""
     browser: str = ""
     is_late: bool = False  # an answer to a copy from the mailbox: writes nothing when the push record is gone
+    message_type: str = ""  # of the notice; "": not known here
+    tags: tuple[str, ...] = ()
+    expires_ms: int = 0
 
 
 class PushRecord(msgspec.Struct, frozen=True):

@@ -54,6 +54,7 @@ class PushFilter(msgspec.Struct, frozen=True):
     since_ms: int | None = None
     before_ms: int | None = None
     keyword: str | None = None
+    tag: str | None = None
 
 
 class ReceiptFilter(msgspec.Struct, frozen=True):
@@ -73,6 +74,7 @@ class ReceiptFilter(msgspec.Struct, frozen=True):
     push_channel: Channel | None = None
     since_ms: int | None = None
     before_ms: int | None = None
+    tag: str | None = None
 
 
 class PushRow(msgspec.Struct, frozen=True):
@@ -143,6 +145,9 @@ class ReceiptRow(msgspec.Struct, frozen=True):
     error_message: str | None
     created_ms: int
     updated_ms: int
+    message_type: str = ""
+    tags: tuple[str, ...] = ()
+    expires_ms: int = 0
 
 
 class ReceiptStats(msgspec.Struct, frozen=True):

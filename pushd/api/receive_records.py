@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import Meta
 
-from pushd.api.answers import AnswerTurns
+from pushd.api.answers import AnswerTurns, without_empty
 from pushd.api.endpoint import Call
 from pushd.api.forms import Nothing, Order, Page, PageSize, PeriodQuery, Text, part_of
 from pushd.api.receipts import rate, status_view
@@ -42,6 +42,7 @@ class ReceiveRecordsQuery(PeriodQuery, frozen=True):
     is_confirmed: bool | None = None
     delivery_status: DeliveryStatus | None = None
     push_channel: Channel | None = None
+    tag: Text | None = None
     sort_by: ReceiptSort = ReceiptSort.CREATED_AT
     sort_order: Order = "desc"
 
@@ -60,6 +61,7 @@ class ReceiveRecordsQuery(PeriodQuery, frozen=True):
             push_channel=self.push_channel,
             since_ms=since_ms,
             before_ms=before_ms,
+            tag=self.tag,
         )
 
 
@@ -102,6 +104,9 @@ class ReceiptView(msgspec.Struct):
     error_message: str | None
     created_at: str
     updated_at: str
+    message_type: str
+    expires_at: str | None
+    tags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ReceiptStatsView(msgspec.Struct):
@@ -154,13 +159,14 @@ ReceiptsByUser = dict[str, list[ReceiptView]]  # by `user_id`
 
 def receipt_view(row: ReceiptRow, timezone: ZoneInfo) -> ReceiptView:
     """A receive record for people: times written out."""
-    fields = msgspec.structs.asdict(row)
+    fields = without_empty(msgspec.structs.asdict(row), "tags")
     return ReceiptView(
         received_at=rfc3339_or_none(fields.pop("received_ms"), timezone),
         read_at=rfc3339_or_none(fields.pop("read_ms"), timezone),
         confirmed_at=rfc3339_or_none(fields.pop("confirmed_ms"), timezone),
         created_at=rfc3339(fields.pop("created_ms"), timezone),
         updated_at=rfc3339(fields.pop("updated_ms"), timezone),
+        expires_at=rfc3339_or_none(fields.pop("expires_ms"), timezone),
         **fields,
     )
 

@@ -35,6 +35,7 @@ class StatsQuery(PeriodQuery, frozen=True):
     success: bool | None = None
     sender_id: Annotated[int, Meta(ge=0, le=MAX_INT64)] | None = None
     keyword: Annotated[Text, Meta(description="A part of the content; no pattern.")] | None = None
+    tag: Text | None = None
 
     def filter(self, timezone: ZoneInfo) -> PushFilter:
         """Which records are meant. Raises RequestError."""
@@ -48,6 +49,7 @@ class StatsQuery(PeriodQuery, frozen=True):
             since_ms=since_ms,
             before_ms=before_ms,
             keyword=self.keyword,
+            tag=self.tag,
         )
 
 

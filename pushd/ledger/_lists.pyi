@@ -10,6 +10,7 @@ class ReceiptQuery:
 
     `user` and `seq`: of one user (his number), of one notice. `names`: what Users.named made. `state_set`: 256 bytes,
     those of states that match are not zero (receipt_states.states_of). `since_seq`, `before_seq`: at or after, before.
+    `having`: a 1 for each notice from `having_from` on that is meant; None: all are.
     `few`: so many rows are sorted rather than narrowed down further. `read`: the body of a part by its key (None: there
     is none), for what is in the file only; what it raises goes through.
     Each method works on what is there when it is called, and may see changes that happen meanwhile.
@@ -27,6 +28,8 @@ class ReceiptQuery:
         state_set: bytes | None = None,
         since_seq: int | None = None,
         before_seq: int | None = None,
+        having: bytes | None = None,
+        having_from: int = 0,
         few: int = ...,
         read: Callable[[int], bytes | None] | None = None,
     ) -> None: ...

@@ -42,17 +42,20 @@ cdef class ReceiptQuery:
     cdef object users
     cdef Named named
     cdef bytes state_set
+    cdef bytes having
+    cdef int64_t having_from
     cdef int64_t user
     cdef int64_t since, before     # seqs
     cdef int64_t few
     cdef object read
 
     def __init__(self, Ledger ledger not None, users, *, seq=None, user=None, Named names=None, bytes state_set=None,
-                 since_seq=None, before_seq=None, int64_t few=FEW, read=None):
+                 since_seq=None, before_seq=None, bytes having=None, int64_t having_from=0, int64_t few=FEW, read=None):
         self.ledger, self.users, self.named, self.read = ledger, users, names, read
         self.state_set = _ALL if state_set is None else state_set
         if len(self.state_set) != 256:
             raise ValueError("a set of states has 256 bytes")
+        self.having, self.having_from = having, having_from
         self.few = few
         self.user = -1 if user is None else max(0, index(user))
         self.since = 0 if since_seq is None else max(0, index(since_seq))
@@ -161,6 +164,7 @@ cdef class ReceiptQuery:
         scan.by_seq, scan.kind, scan.need = True, 0, ANY
         scan.begin()
         scan.match(self.state_set, self.named)
+        scan.match_notices(self.having, self.having_from)
         scan.order = self.users.order()  # after the copy: it has all users that are there
         return 0
 

@@ -22,6 +22,10 @@ cdef class Pass(Views):
     cdef uint8_t* mask         # by user: 0 no, 1 yes, 3 it depends on the seq; NULL: all
     cdef Named named
     cdef bint has_several
+    cdef bytes marks           # by notice, of which those behind and before are not wanted; None: all
+    cdef int64_t marks_from    # the first one's offset
+    cdef const uint8_t* marks_at   # NULL: all
+    cdef int64_t marks_count
     # by what it is keyed
     cdef Order order
     cdef bint by_seq
@@ -30,6 +34,9 @@ cdef class Pass(Views):
     cdef bint is_inverted
 
     cdef int match(self, bytes state_set, Named named) except -1
+    cdef int match_notices(self, bytes marks, int64_t first_seq) except -1
+    cdef bint is_marked(self, int64_t offset) noexcept nogil
+    cdef bint has_marks(self, int64_t low, int64_t high) noexcept nogil
 
     cdef void ask(self, Need need) noexcept
     cdef bint is_match(self, View* view, uint32_t place) noexcept nogil

@@ -3,7 +3,7 @@
 
 cimport cython
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memchr, memcpy, memset
 
 from pushd.ledger._entries cimport Entry, add
 from pushd.ledger._ledger cimport (
@@ -50,6 +50,33 @@ cdef class Pass(Views):
             memcpy(self.mask, named.users, min(self.user_room, named.names.count))
             self.has_several = named.names.span_count > 0
         return 0
+
+    @cython.boundscheck(False)
+    cdef int match_notices(self, bytes marks, int64_t first_seq) except -1:
+        """Sets the filter by notice: a mark for each from `first_seq` on."""
+        cdef uint32_t i
+        cdef View* view
+        if marks is None:
+            return 0
+        self.marks, self.marks_from = marks, first_seq - self.base_seq
+        self.marks_at, self.marks_count = marks, len(marks)
+        with nogil:
+            for i in range(self.count):
+                view = &self.views[i]
+                if view.notices != NULL:
+                    view.is_checked = True
+                if not self.has_marks(view.low, view.high):
+                    view.count = 0
+        return 0
+
+    cdef bint is_marked(self, int64_t offset) noexcept nogil:
+        offset -= self.marks_from
+        return 0 <= offset < self.marks_count and self.marks_at[offset] != 0
+
+    cdef bint has_marks(self, int64_t low, int64_t high) noexcept nogil:
+        """Whether any notice from the offset `low` to `high` is wanted."""
+        low, high = max(0, low - self.marks_from), min(self.marks_count - 1, high - self.marks_from)
+        return low <= high and memchr(self.marks_at + low, 1, high - low + 1) != NULL
 
     cdef void ask(self, Need need) noexcept:
         """Sets the filter by whether there is the time of `kind`."""
@@ -113,6 +140,9 @@ cdef class Pass(Views):
                 hits[i] &= offset >= self.since and offset < self.before and (
                     self.eras[offset // PAGE].states[offset % PAGE] & (KNOWN | HIDDEN)
                 ) == KNOWN
+            if self.marks_at != NULL:
+                for i in range(count):
+                    hits[i] &= self.is_marked(self.offset_of(view, start + i))
         for i in range(count):
             total += hits[i]
         return total

@@ -11,7 +11,7 @@ from pushd._fastpath import Connection, Hub
 from pushd.batched import batched
 from pushd.config.current import CurrentConfig
 from pushd.in_flight import InFlight
-from pushd.model import Channel, Client, DeliveryStatus, Outcome, PushRecord, Receipt, User, UserId
+from pushd.model import Channel, Client, DeliveryStatus, Notice, Outcome, PushRecord, Receipt, User, UserId
 from pushd.ports import RecordStore
 from pushd.telemetry import faults
 from pushd.turns import Slice
@@ -203,23 +203,25 @@ class RecordWriter:
                 users = await self._users({row[1] for row in batch.rows})
             except Exception as error:  # names are not worth a receipt
                 faults.noted(self._metrics, "names", error)
+            notices = {flight.notice.message_id: flight.notice for flight in batch.flights}
             receipts: list[Receipt] = []
             one_slice = Slice()
             for start in range(0, len(batch.rows), ROWS_PER_CLOCK_READING):
                 await one_slice.rest()
                 rows = batch.rows[start : start + ROWS_PER_CLOCK_READING]
-                receipts += [self._receipt(row, users.get(row[1])) for row in rows]
+                receipts += [self._receipt(row, users.get(row[1]), notices.get(row[0])) for row in rows]
             batch.receipts = receipts
 
-    def _receipt(self, row: tuple[str, int, Outcome, bool], user: User | None) -> Receipt:
+    def _receipt(self, row: tuple[str, int, Outcome, bool], user: User | None, notice: Notice | None) -> Receipt:
         message_id, user_id, outcome, is_late = row
         connection_id, client_ip, user_agent = self._client_of(user_id)
         device = device_of(user_agent)
         username, role = (user.username, user.role) if user else ("", 0)
+        said = (notice.type, notice.tags, notice.expires_ms) if notice else ("", (), 0)
         # By position: by name it takes three times as long.
         return Receipt(
             message_id, user_id, username, role, connection_id, client_ip, user_agent, outcome,
-            device.device_type, device.platform, device.browser, is_late,
+            device.device_type, device.platform, device.browser, is_late, *said,
         )  # fmt: skip
 
     def _client_of(self, user_id: UserId) -> tuple[str, str, str]:

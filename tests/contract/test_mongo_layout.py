@@ -26,7 +26,7 @@ from pushd.values import MAX_MS
 from tests.daemon import until
 from tests.mongo_server import MongoServer
 from tests.mongo_server import mongo_server as mongo_server  # a fixture
-from tests.samples import DELIVERED, OFFLINE, PENDING, RECEIPTS, push_record, receipt
+from tests.samples import DELIVERED, FETCHED, OFFLINE, PENDING, RECEIPTS, push_record, receipt
 
 from .conftest import START_MS
 from .mongo_node import PUSH_FIELDS, MongoNode, opened_records
@@ -271,6 +271,20 @@ async def test_what_cannot_be_encoded_keeps_nothing_else_from_being_written(node
     assert await node.stores.records.received_by("m1") == set(range(200))
 
 
+async def test_receive_records_say_what_inboxes_ask_of_their_notice(node: MongoNode, database: Any) -> None:
+    said: dict[str, Any] = {"message_type": "order_paid", "tags": ("b", "a"), "expires_ms": 90_000}
+    stored = {"message_type": "order_paid", "tags": ["b", "a"], "expires_at": utc(90_000)}
+    write = node.stores.records.write
+    await write([], [receipt("m1", 7, DELIVERED, **said), receipt("m1", 8, PENDING, message_type="t")])
+    await write([], [receipt("m1", 9, PENDING), receipt("m1", 9, DELIVERED, connection_id="c0", **said)])
+    await write([], [receipt("m1", 7, FETCHED)])  # from a mailbox, where that is not known
+    found = {row["user_id"]: row for row in database[RECEIPTS].find()}
+    assert found[7].items() >= stored.items()
+    assert found[9].items() >= stored.items()
+    assert found[8]["message_type"] == "t"
+    assert not {"tags", "expires_at"} & found[8].keys()
+
+
 # ---- indexes
 
 
@@ -283,6 +297,7 @@ async def test_indexes(database: Any) -> None:
     assert receive[(("created_at", 1),)] == push[(("created_at", 1),)] == ttl
     assert status[(("user_id", 1),)] == push[(("message_id", 1),)] == {"unique": True}
     assert status[("is_online", 1), ("last_seen", -1)] == push[(("push_time", -1),)] == {}
+    assert receive[(("tags", 1),)] == push[(("tags", 1),)] == {"sparse": True}
 
 
 async def test_what_is_there_stays(node: MongoNode, database: Any) -> None:

@@ -24,6 +24,11 @@ NOTICES = range(40)
 relaxed = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
+def tags_of(notice: int) -> tuple[str, ...]:
+    """Two, one or none of three."""
+    return (("shop", "café"), ("café",), (), ("it's %",))[notice % 4]
+
+
 async def fill(node: Node) -> list[dict[str, Any]]:
     """Records of every kind, written once; the rows of the table, with the counts of CONTRACT section 5."""
     if not node.rows("push_records"):
@@ -36,6 +41,7 @@ async def fill(node: Node) -> list[dict[str, Any]]:
                 accepted_ms=1000 + 10 * (notice // 2),
                 priority=Priority(notice % 4),
                 sender_id=notice % 3,
+                tags=tags_of(notice),
             )
         statuses = ("success", "accepted", "failed", "expired")
         records = [node.record(f"m{notice}", statuses[notice % 4], total=notice % 6) for notice in NOTICES]
@@ -60,10 +66,11 @@ def counts(receipts: list[dict[str, Any]]) -> dict[str, int]:
 
 def matches(row: dict[str, Any], where: PushFilter) -> bool:
     equal = {name: getattr(where, name) for name in where.__struct_fields__}
-    keyword, since_ms, before_ms = (equal.pop(field) for field in ("keyword", "since_ms", "before_ms"))
+    keyword, since_ms, before_ms, tag = (equal.pop(field) for field in ("keyword", "since_ms", "before_ms", "tag"))
     return (
         all(value is None or row[field] == value for field, value in equal.items())
         and (keyword is None or keyword.lower() in row["content"].lower())
+        and (tag is None or tag in tags_of(int(row["message_id"][1:])))
         and (since_ms is None or row["push_time"] >= since_ms)
         and (before_ms is None or row["push_time"] < before_ms)
     )
@@ -79,6 +86,7 @@ filters = st.builds(
     since_ms=st.none() | st.integers(1000, 1210),
     before_ms=st.none() | st.integers(1000, 1210),
     keyword=st.none() | st.sampled_from(["down", "DOWN", "%", "_", "\\", "维护", "", "o%n", "e.*r"]),
+    tag=st.none() | st.sampled_from(["shop", "café", "it's %", "Shop", "sho", "%", ".*", "", "x\0"]),
 )
 
 

@@ -14,7 +14,7 @@ from pushd.ports import Stores
 from pushd.records import Part, ReceiptFilter, ReceiptRow, ReceiptSort, ReceiptStats, UserReceipts, UserSummary
 from tests.samples import DELIVERED, EXPIRED, OFFLINE, OUTCOMES, PENDING, RECEIPTS, at, receipt
 
-from .conftest import Node
+from .conftest import START_MS, Node
 
 IMPLEMENTATIONS = ("sqlite", "cold", "mongodb")
 ALL = Part(offset=0, limit=10_000)
@@ -35,6 +35,11 @@ def accepted_ms(notice: int) -> int:
     return 1000 + 10 * (notice - (notice == 5))
 
 
+def tags_of(notice: int) -> tuple[str, ...]:
+    """Two, one or none of three."""
+    return (("shop", "café"), ("café",), (), ("it's %",))[notice % 4]
+
+
 def outcomes_of(notice: int, user_id: int) -> list[Outcome]:
     """Some of everything, received at different times; some went out live before they came to the mailbox."""
     at_ms = accepted_ms(notice)
@@ -48,9 +53,9 @@ async def fill(node: Node) -> list[dict[str, Any]]:
     """Records of every kind, written once; the table's rows."""
     if not node.rows(RECEIPTS):
         for notice in NOTICES:
-            await node.accept(f"m{notice}", accepted_ms=accepted_ms(notice))
+            await node.accept(f"m{notice}", accepted_ms=accepted_ms(notice), tags=tags_of(notice))
         receipts = [
-            receipt(f"m{notice}", user_id, outcome, username=name_of(user_id))
+            receipt(f"m{notice}", user_id, outcome, username=name_of(user_id), tags=tags_of(notice))
             for notice in NOTICES
             for user_id in USERS
             for outcome in outcomes_of(notice, user_id)
@@ -64,10 +69,11 @@ async def fill(node: Node) -> list[dict[str, Any]]:
 
 def matches(row: dict[str, Any], where: ReceiptFilter) -> bool:
     equal = {name: getattr(where, name) for name in where.__struct_fields__}
-    name, since_ms, before_ms = (equal.pop(field) for field in ("username", "since_ms", "before_ms"))
+    name, since_ms, before_ms, tag = (equal.pop(field) for field in ("username", "since_ms", "before_ms", "tag"))
     return (
         all(value is None or row[field] == value for field, value in equal.items())
         and (name is None or name.lower() in row["username"].lower())
+        and (tag is None or tag in tags_of(int(row["message_id"][1:])))
         and (since_ms is None or row["created_at"] >= since_ms)
         and (before_ms is None or row["created_at"] < before_ms)
     )
@@ -99,6 +105,7 @@ filters = st.builds(
     push_channel=st.none() | st.sampled_from(Channel),
     since_ms=st.none() | st.integers(1000, 1120),
     before_ms=st.none() | st.integers(1000, 1120),
+    tag=st.none() | st.none() | st.sampled_from(["shop", "café", "it's %", "Shop", "%", ".*", ""]),
 )
 
 
@@ -158,8 +165,10 @@ async def test_stats_follow_every_change(node: Node) -> None:
 
 
 async def test_a_row_has_every_field(node: Node, stores: Stores) -> None:
-    await node.accept("m1", "m2")
-    await stores.records.write([], [receipt("m1", 7, DELIVERED), receipt("m2", 7, PENDING)])
+    await node.accept("m1", type="order_paid", tags=("b", "a"), expires_ms=START_MS + 5)
+    await node.accept("m2")
+    said = {"message_type": "order_paid", "tags": ("b", "a"), "expires_ms": START_MS + 5}
+    await stores.records.write([], [receipt("m1", 7, DELIVERED, **said), receipt("m2", 7, PENDING)])
     await stores.records.mark(7, ["m1"], Mark.CONFIRMED, 2000)
     (row,) = await stores.records.receive_records(ReceiptFilter(message_id="m1"), NEWEST, ALL)
     assert row == ReceiptRow(
@@ -186,10 +195,22 @@ async def test_a_row_has_every_field(node: Node, stores: Stores) -> None:
         error_message=None,
         created_ms=1000,
         updated_ms=2000,
+        message_type="order_paid",
+        tags=("b", "a"),
+        expires_ms=START_MS + 5,
     )
     (row,) = await stores.records.receive_records(ReceiptFilter(message_id="m2"), NEWEST, ALL)
     assert (row.is_received, row.is_read, row.is_confirmed) == (False, False, False)
     assert (row.received_ms, row.read_ms, row.confirmed_ms) == (0, 0, 0)
+
+
+async def test_what_a_receipt_does_not_say_of_its_notice_the_push_record_says(node: Node, stores: Stores) -> None:
+    await node.accept("m1", type="order_paid", tags=("a",), expires_ms=START_MS + 5)
+    await stores.records.write([node.record("m1")], [receipt("m1", 7, PENDING), receipt("m1", 8, PENDING)])
+    rows = await stores.records.receive_records(ReceiptFilter(message_id="m1"), NEWEST, ALL)
+    assert [(row.message_type, row.tags, row.expires_ms) for row in rows] == [("order_paid", ("a",), START_MS + 5)] * 2
+    rows = (await stores.records.newest_receive_records([7], 5))[7]
+    assert [(row.message_type, row.tags, row.expires_ms) for row in rows] == [("order_paid", ("a",), START_MS + 5)]
 
 
 async def test_a_renamed_user_is_found_by_what_the_record_says(node: Node, stores: Stores) -> None:

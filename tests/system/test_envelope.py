@@ -72,6 +72,31 @@ async def test_it_is_kept_when_the_notice_is_sent_again(world: Probe) -> None:
     assert envelope_of(waiting) == SAID
 
 
+async def test_lists_filter_by_tag(world: Probe) -> None:
+    for name, tags in (("a", ["shop", "café"]), ("b", ["shop"]), ("c", []), ("d", ["Shop"])):
+        fields = {"expires_in_s": 3600, "type": "order_paid"} if name == "a" else {}
+        await world.publish("x", message_id=name, tags=tags, **TO_7_AND_8, **fields)
+
+    async def listed(path: str, **params: Any) -> list[str]:
+        page = await world.get(path, params={"sort_order": "asc", **params})
+        assert page["total"] == len(page["items"])
+        return [item["message_id"] for item in page["items"]]
+
+    records, receipts = "/notification/records", "/notification/admin-receive-records"
+    assert await listed(records, tag="shop") == ["a", "b"]
+    assert await listed(records, tag="café", message_type="order_paid") == ["a"]
+    assert await listed(records, tag="sho") == await listed(records, tag=".*") == []
+    assert await listed(receipts, tag="shop") == ["a", "a", "b", "b"]
+    assert await listed(receipts, tag="shop", user_id=8, message_id="b") == ["b"]
+    assert await listed(receipts, tag="unknown") == []
+    assert (await world.get("/notification/stats", params={"tag": "shop"}))["total_records"] == 2
+
+    receipt, other = (await world.get(receipts, params={"user_id": 7, "sort_order": "asc"}))["items"][:3:2]
+    assert (receipt["message_type"], receipt["tags"]) == ("order_paid", ["shop", "café"])
+    assert receipt["expires_at"] == (await world.get(f"{records}/a"))["record"]["expires_at"] is not None
+    assert (other["message_type"], other["expires_at"], "tags" in other) == ("system_notice", None, False)
+
+
 @pytest.mark.parametrize(
     ("fields", "field"),
     [

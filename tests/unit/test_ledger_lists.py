@@ -42,6 +42,7 @@ class Asked(NamedTuple):
     user: int | None
     seq: int | None
     bounds: tuple[int, int]
+    marked: frozenset[int] | None = None  # only notices with one of these seqs
 
 
 class World:
@@ -85,7 +86,7 @@ class World:
 
     def found(self, asked: Asked) -> list[Row]:
         """What matches."""
-        where, user, seq, bounds = asked
+        where, user, seq, bounds, _ = asked
         states = states_of(where)
         return [
             row
@@ -94,6 +95,7 @@ class World:
             and (user is None or row.user == user)
             and (seq is None or row.seq == seq)
             and bounds[0] <= row.seq < bounds[1]
+            and (asked.marked is None or row.seq in asked.marked)
             and (where.username is None or folded(where.username) in folded(self.name_of(row)))
         ]
 
@@ -114,7 +116,8 @@ class World:
 
     def query(self, asked: Asked, few: int = 100_000) -> ReceiptQuery:
         """What is asked of the ledger."""
-        where, user, seq, bounds = asked
+        where, user, seq, bounds, marked = asked
+        first, end = (min(marked), max(marked) + 1) if marked else (7, 7)
         named = None if where.username is None else self.users.named(where.username)
         return ReceiptQuery(
             self.ledger,
@@ -125,6 +128,8 @@ class World:
             state_set=states_of(where),
             since_seq=bounds[0],
             before_seq=bounds[1],
+            having=None if marked is None else bytes(seq in marked for seq in range(first, end)),
+            having_from=first,
             few=few,
         )
 
@@ -217,6 +222,7 @@ def questions(draw: st.DrawFn, world: World) -> Asked:
         draw(st.none() | st.none() | st.integers(0, USERS + 3)),
         draw(st.none() | st.none() | seqs),
         (low, draw(st.just(1 << 62) | seqs)),
+        draw(st.none() | st.none() | st.frozensets(seqs)),
     )
 
 
@@ -271,6 +277,8 @@ WORLD = large()
         Asked(ReceiptFilter(username="r 1"), None, None, (0, 1 << 62)),
         Asked(ReceiptFilter(is_read=True), None, None, (5, 20)),
         Asked(ReceiptFilter(is_online=False, username="r 2"), None, 9, (0, 1 << 62)),
+        Asked(ReceiptFilter(), None, None, (0, 1 << 62), frozenset({3, 4, 6, 7, 8, 13, 20})),
+        Asked(ReceiptFilter(is_read=True, username="r 1"), None, None, (4, 1 << 62), frozenset({3, 4, 8, 9})),
     ],
 )
 def test_pages_of_many_rows(asked: Asked, sort: ReceiptSort, few: int) -> None:

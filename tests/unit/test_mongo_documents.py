@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from pushd.api.receive_records import receipt_view
 from pushd.api.records import push_view
 from pushd.local_time import rfc3339
-from pushd.records import PushRow, ReceiptRow
+from pushd.records import PushFilter, PushRow, ReceiptFilter, ReceiptRow
 from pushd.stores.mongo.connection import CODEC
 from pushd.stores.mongo.documents import milliseconds, number, plain, text
+from pushd.stores.mongo.push_queries import condition as push_condition
 from pushd.stores.mongo.push_queries import push_row
+from pushd.stores.mongo.receipt_queries import condition as receipt_condition
 from pushd.stores.mongo.receipt_queries import receipt_row
 from pushd.values import MAX_INT64, MAX_MS, MIN_INT64, MIN_MS
 
@@ -85,3 +87,11 @@ def test_what_can_be_read_is_read() -> None:
     assert milliseconds(1.5, ZONES[0]) == 1500
     assert text(None) == ""
     assert plain({"a": (1, b"x", DatetimeMS(0))}) == {"a": [1, "eA==", "1970-01-01T00:00:00.000+00:00"]}
+
+
+def test_a_tag_is_compared_as_what_it_is() -> None:
+    """By equality, which an index on `tags` serves; whatever it looks like, it is no pattern and no operator."""
+    zone = ZONES[0]
+    for tag in ("a.*", "$ne", "", "café"):
+        assert push_condition(PushFilter(tag=tag), zone) == {"tags": tag}
+        assert receipt_condition(ReceiptFilter(tag=tag), zone) == {"tags": tag}

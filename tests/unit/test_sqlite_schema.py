@@ -17,7 +17,7 @@ from pushd.errors import StartError
 from pushd.model import User
 from pushd.stores.sqlite import import_users, journal, ledger_file, notices, open_stores, presence
 from pushd.stores.sqlite.engine.connection import open_connection
-from pushd.stores.sqlite.engine.schema import APPLICATION_ID, VERSION, prepare
+from pushd.stores.sqlite.engine.schema import APPLICATION_ID, OLDEST_LEDGER, VERSION, prepare
 
 
 def config(data_dir: Path) -> Config:
@@ -131,7 +131,7 @@ def test_importing_counts_and_names_the_path(tmp_path: Path) -> None:
         import_users(str(tmp_path / "file"), [])
 
 
-@pytest.mark.parametrize("version", range(1, VERSION))
+@pytest.mark.parametrize("version", range(1, OLDEST_LEDGER))
 def test_an_older_version_is_converted_before_it_is_opened(tmp_path: Path, version: int) -> None:
     path = tmp_path / "pushd.db"
     seen: list[int] = []

@@ -56,6 +56,7 @@ def record_indexes(retention_days: int) -> dict[str, tuple[Index, ...]]:
             expires,
             Index((("push_time", DOWN), ("message_id", DOWN))),  # the order of the list
             Index((("expires_at", UP),), is_sparse=True),  # whose receive records expire
+            Index((("tags", UP),), is_sparse=True),  # those with tags
         ),
         RECEIVE_RECORDS: (
             Index((("user_id", UP), ("created_at", DOWN))),
@@ -63,6 +64,7 @@ def record_indexes(retention_days: int) -> dict[str, tuple[Index, ...]]:
             Index((("is_online", UP), ("delivery_status", UP))),
             expires,
             Index((("created_at", DOWN), ("message_id", DOWN), ("user_id", DOWN))),  # the order of the list
+            Index((("tags", UP),), is_sparse=True),  # of notices with tags
         ),
     }
 

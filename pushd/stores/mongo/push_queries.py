@@ -41,6 +41,8 @@ def condition(where: PushFilter, zone: ZoneInfo) -> Document:
     } | flag_condition("success", where.success)
     if where.keyword:
         conditions["content"] = containing(where.keyword)
+    if where.tag is not None:
+        conditions["tags"] = plain(where.tag)
     return conditions | time_condition("push_time", where.since_ms, where.before_ms, zone)
 
 

@@ -21,6 +21,7 @@ from pushd.stores.mongo.documents import (
     text,
 )
 from pushd.stores.mongo.push_queries import Sort, containing, flag_condition, time_condition
+from pushd.values import usable_tags
 
 EQUAL = ("message_id", "user_id", "delivery_status", "push_channel")
 FLAGS = ("is_online", "is_received", "is_read", "is_confirmed")
@@ -36,6 +37,8 @@ def condition(where: ReceiptFilter, zone: ZoneInfo) -> Document:
         conditions |= flag_condition(name, getattr(where, name))
     if where.username:
         conditions["username"] = containing(where.username)
+    if where.tag is not None:
+        conditions["tags"] = plain(where.tag)
     return conditions | time_condition("created_at", where.since_ms, where.before_ms, zone)
 
 
@@ -131,4 +134,7 @@ def receipt_row(found: Document, zone: ZoneInfo) -> ReceiptRow:
         error_message=optional_text(found.get("error_message")),
         created_ms=milliseconds(found.get("created_at"), zone),
         updated_ms=milliseconds(found.get("updated_at"), zone),
+        message_type=text(found.get("message_type")),
+        tags=usable_tags(found.get("tags")),
+        expires_ms=milliseconds(found.get("expires_at"), zone),
     )

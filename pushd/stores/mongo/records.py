@@ -46,6 +46,7 @@ PUSH_ROWS_AT_ONCE, RECEIPT_ROWS_AT_ONCE, IDS_PER_BATCH = 10, 200, 1000
 # Every $unionWith is a stage that all later results pass through.
 USERS_AT_ONCE = 250
 ONLY_ID = {"_id": 1}
+SAID = {"_id": 0, "message_id": 1, "message_type": 1, "tags": 1, "expires_at": 1}  # of a notice, in receive records
 
 
 class MongoRecords:
@@ -354,9 +355,24 @@ class MongoRecords:
     async def _receipt_rows(self, found: Iterable[Document]) -> list[ReceiptRow]:
         rows: list[ReceiptRow] = []
         for chunk in batched(found, RECEIPT_ROWS_AT_ONCE):
-            rows += [receipt_queries.receipt_row(document, self._zone) for document in chunk]
+            older = {text(document.get("message_id")) for document in chunk if "message_type" not in document}
+            said = await self._said(older) if older else {}
+            for document in chunk:
+                if "message_type" not in document:
+                    document = {**document, **said.get(text(document.get("message_id")), {})}
+                rows.append(receipt_queries.receipt_row(document, self._zone))
             await asyncio.sleep(0)
         return rows
+
+    async def _said(self, message_ids: Collection[str]) -> dict[str, Document]:
+        """What receive records of version 1 do not say of their notices, from the push records."""
+
+        async def work() -> list[Document]:
+            where = {"message_id": {"$in": list(message_ids)}}
+            return await self._push_records.find(where, SAID).to_list(None)
+
+        found = await self._connection.read("receive_records", work)
+        return {text(document.pop("message_id", "")): document for document in found}
 
     async def _newest(self, user_ids: Collection[UserId], limit: int, *, is_exact: bool) -> dict[int, list[ReceiptRow]]:
         pipelines = [

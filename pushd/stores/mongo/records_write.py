@@ -172,8 +172,8 @@ def _by_weight(records: Iterable[PushRecord]) -> Iterator[list[PushRecord]]:
 def receipt_inserts(recipients: Iterable[Sequence[Receipt]]) -> list[Write]:
     """One new record per recipient."""
 
-    def rest_of(device: Document, merge: Document) -> Document:
-        return {**device, **FIRST, **merge["$min"], **merge["$max"]}
+    def rest_of(about: Document, merge: Document) -> Document:
+        return {**about, **FIRST, **merge["$min"], **merge["$max"]}
 
     return [InsertOne({**identity, **rest}) for identity, rest in _each(recipients, rest_of)]
 
@@ -181,8 +181,8 @@ def receipt_inserts(recipients: Iterable[Sequence[Receipt]]) -> list[Write]:
 def receipt_upserts(recipients: Iterable[Sequence[Receipt]]) -> list[Write]:
     """For each recipient, merge into the record that says the same user and connection, or make it."""
 
-    def merge_of(device: Document, merge: Document) -> RawBSONDocument:
-        return RawBSONDocument(bson.encode({"$setOnInsert": {**device, **FIRST}, **merge}))
+    def merge_of(about: Document, merge: Document) -> RawBSONDocument:
+        return RawBSONDocument(bson.encode({"$setOnInsert": {**about, **FIRST}, **merge}))
 
     return [UpdateOne(identity, merge, upsert=True) for identity, merge in _each(recipients, merge_of)]
 
@@ -190,14 +190,15 @@ def receipt_upserts(recipients: Iterable[Sequence[Receipt]]) -> list[Write]:
 def _each(
     recipients: Iterable[Sequence[Receipt]], make: Callable[[Document, Document], T]
 ) -> Iterator[tuple[Document, T]]:
-    """Each one's identity, and what `make` makes of device and merge: once for all of whom the same is true."""
+    """Each one's identity, and what `make` makes of the facts and merge: once for all of whom the same is true."""
     made: dict[tuple[object, ...], T] = {}
     for receipts in recipients:
         outcomes = [receipt.outcome for receipt in receipts]
         chosen = _chosen(receipts)
-        key = (*outcomes, chosen.device_type, chosen.platform, chosen.browser)
+        device = (chosen.device_type, chosen.platform, chosen.browser)
+        key = (*outcomes, *device, chosen.message_id)
         if key not in made:
-            made[key] = make(_device(chosen), _merge_of(outcomes))
+            made[key] = make({**_device(chosen), **_said(receipts)}, _merge_of(outcomes))
         yield _identity(receipts, chosen), made[key]
 
 
@@ -223,6 +224,19 @@ def _chosen(receipts: Sequence[Receipt]) -> Receipt:
 
 def _device(receipt: Receipt) -> Document:
     return {"device_type": receipt.device_type, "platform": receipt.platform, "browser": receipt.browser}
+
+
+def _said(receipts: Sequence[Receipt]) -> Document:
+    """What inboxes and lists ask of the notice, which does not change with what becomes of it."""
+    first = receipts[0]
+    if not first.message_type and len(receipts) > 1:
+        first = max(receipts, key=lambda receipt: receipt.message_type)  # one that knows it
+    said: Document = {"message_type": first.message_type} if first.message_type else {}
+    if first.tags:
+        said["tags"] = list(first.tags)
+    if first.expires_ms:
+        said["expires_at"] = date(first.expires_ms)
+    return said
 
 
 def _user(receipt: Receipt) -> tuple[str, int]:
@@ -266,11 +280,12 @@ def lesser_connection(receipts: Sequence[Receipt]) -> UpdateOne:
 def other_identity(receipts: Sequence[Receipt]) -> list[UpdateOne]:
     """Merge into a receive record that says another user or connection; each may be done again and in any order."""
     key, user, connection, device = _parts(receipts)
+    said = _said(receipts)
     merge = _merge_of([receipt.outcome for receipt in receipts])
     # The former program wrote null for what has not happened, which is the least there is for $min.
     return [
         UpdateOne({**key, "received_at": {"$type": "null"}}, {"$unset": {"received_at": ""}}),
-        UpdateOne(key, {"$setOnInsert": {**user, **connection, **device, **FIRST}, **merge}, upsert=True),
+        UpdateOne(key, {"$setOnInsert": {**user, **connection, **device, **said, **FIRST}, **merge}, upsert=True),
         UpdateOne({**key, **_is_less(user)}, {"$set": user}),
         UpdateOne({**key, **_is_less(connection)}, {"$set": {**connection, **device}}),
     ]

@@ -13,6 +13,7 @@ import orjson
 
 from pushd.batched import batched
 from pushd.model import Notice
+from pushd.stores.sqlite import tags
 from pushd.stores.sqlite.engine.schema import transaction
 from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, HIGHEST_OWN, Parameter, Rows, Statements, Value
 from pushd.stores.sqlite.ledger_file import LedgerFile
@@ -71,12 +72,15 @@ class Append:
     whose id is another one's now.
     """
 
-    __slots__ = ("is_free", "notices", "repeats", "replaced", "values")
+    __slots__ = ("is_free", "notices", "repeats", "replaced", "tags", "values")
 
-    def __init__(self, notices: Sequence[Notice], is_free: Callable[[int], bool] = lambda _: False) -> None:
+    def __init__(
+        self, notices: Sequence[Notice], is_free: Callable[[int], bool] = lambda _: False, *, has_records: bool = True
+    ) -> None:
         self.notices = notices
         self.is_free = is_free  # whether another notice may take the id of that with this seq
         self.values = encoded(notices)
+        self.tags = tags.rows_of(notices) if has_records else []
         self.repeats: dict[int, int] = {}
         self.replaced: list[int] = []
 
@@ -97,8 +101,15 @@ def encoded(notices: Sequence[Notice]) -> list[Value]:
 
 def commit(connection: sqlite3.Connection, appends: Sequence[Append]) -> None:
     """Keep the notices of all `appends` in one transaction."""
+    values = [*chain.from_iterable(append.values for append in appends)]
+    tagged = [*chain.from_iterable(append.tags for append in appends)]
     try:
-        APPEND.write(connection, [*chain.from_iterable(append.values for append in appends)])
+        if not tagged:
+            APPEND.write(connection, values)
+            return
+        with transaction(connection):
+            APPEND.write_within(connection, values)
+            tags.ADD.write_within(connection, tagged)
     except sqlite3.IntegrityError:  # ids that there are already, or something that must be refused
         _commit_singly(connection, appends)
 
@@ -123,6 +134,7 @@ def _commit_singly(connection: sqlite3.Connection, appends: Sequence[Append]) ->
                     if first[0] != seq:
                         repeats[-1][seq] = first[0]  # type: ignore[index]
                 APPEND.write(connection, row)
+            tags.ADD.write_within(connection, append.tags)
     for append, found, gone in zip(appends, repeats, replaced, strict=True):
         append.repeats, append.replaced = found, gone
 
@@ -155,7 +167,7 @@ class SqliteJournal:
         """Keep these, all or nothing; they are on disk once this is awaited."""
         if not notices:
             return _nothing_to_do()
-        append = Append(notices, self._is_free)
+        append = Append(notices, self._is_free, has_records=self._file.has_records)
         new: list[int] = []
         try:
             self._add(notices, new)
@@ -328,7 +340,8 @@ def _drop(seqs: Sequence[int], behind_seq: int, connection: sqlite3.Connection) 
     with transaction(connection):
         if connection.execute(REPEATS_BEHIND, {"behind_seq": behind_seq}).fetchone()[0]:
             return False
-        connection.execute(PURGE, {"seqs": orjson.dumps(seqs)})
+        for statement in (PURGE, tags.DROP):
+            connection.execute(statement, {"seqs": orjson.dumps(seqs)})
     return True
 
 

@@ -59,6 +59,8 @@ SEQS_OF = "SELECT message_id, seq FROM notice WHERE message_id IN ({})"
 BODIES = "SELECT seq, CAST(body AS BLOB) FROM notice WHERE seq IN ({}) ORDER BY seq"
 # As bytes: what is no UTF-8 would fail for all.
 MESSAGE_IDS = "SELECT seq, CAST(message_id AS BLOB) FROM notice WHERE seq IN ({}) AND typeof(message_id) = 'text'"
+EXPIRIES = "SELECT seq, expires_ms FROM notice WHERE seq IN ({}) AND typeof(expires_ms) = 'integer'"
+TAGS = "SELECT seq, CAST(tag AS BLOB) FROM notice_tag WHERE seq IN ({}) ORDER BY seq, place"
 CLIENT_ROWS = f"""
 SELECT number, {", ".join(f"CAST({text} AS BLOB)" for text in ClientFacts._fields)} FROM client WHERE number IN ({{}})
 """  # noqa: S608 - constants only
@@ -266,6 +268,20 @@ class LedgerFile:
         for part in batched(seqs, CHUNK_ROWS):
             rows = await self._rows("message_ids", MESSAGE_IDS, part)
             found.update((seq, name.decode("utf-8", "replace")) for seq, name in rows)
+        return found
+
+    async def expiries(self, seqs: Collection[int]) -> dict[int, int]:
+        """When each of these expires, ms; those that never do are absent."""
+        return {
+            seq: at for part in batched(seqs, CHUNK_ROWS) for seq, at in await self._rows("expiries", EXPIRIES, part)
+        }
+
+    async def tags(self, seqs: Collection[int]) -> dict[int, list[str]]:
+        """The tags of each of these; those without are absent."""
+        found: dict[int, list[str]] = {}
+        for part in batched(seqs, CHUNK_ROWS):
+            for seq, tag in await self._rows("tags", TAGS, part):
+                found.setdefault(seq, []).append(tag.decode("utf-8", "replace"))
         return found
 
     async def _client_rows(self, numbers: Collection[int]) -> list[tuple[Any, ...]]:

@@ -12,6 +12,7 @@ from pushd.model import DeliveryStatus
 from pushd.records import ReceiptRow
 from pushd.stores.sqlite.ledger_file import LedgerFile
 from pushd.turns import sliced
+from pushd.values import MAX_MS
 
 # Of ledger/_ledger.pxd.
 STEPS, READ, CONFIRMED, ONLINE = 0x0F, 5, 6, 0x40
@@ -33,6 +34,15 @@ class _State(NamedTuple):
     channel: str
 
 
+class _Said(NamedTuple):
+    """What a row says of its notice."""
+
+    message_id: str
+    message_type: str
+    tags: tuple[str, ...]
+    expires_ms: int
+
+
 _STATES = [
     _State(
         is_online=bool(state & ONLINE),
@@ -51,14 +61,18 @@ async def receipt_rows(file: LedgerFile, found: Sequence[Found]) -> list[Receipt
 
     Costs the loop a few microseconds a row, in slices. Raises StoreError.
     """
-    message_ids = await file.message_ids(_distinct(seq for seq, *_ in found))
+    seqs = _distinct(seq for seq, *_ in found)
+    message_ids, expiries, tags = await file.message_ids(seqs), await file.expiries(seqs), await file.tags(seqs)
     clients = await file.clients.facts(_distinct(client for *_, client in found if client))
     rows: list[ReceiptRow] = []
     async for receipt in sliced(found):
         message_id = message_ids.get(receipt[0])
         if message_id is not None:
             client = clients.get(receipt[6], _NO_CLIENT)
-            rows.append(_row(receipt, message_id, file.ledger.created_ms(receipt[0]), file.users, client))
+            seq = receipt[0]
+            label = file.labels.label(file.ledger.label(seq))
+            said = _Said(message_id, label.type if label else "", tuple(tags.get(seq, ())), expiries.get(seq, 0))
+            rows.append(_row(receipt, said, file.ledger.created_ms(seq), file.users, client))
     return rows
 
 
@@ -70,12 +84,15 @@ def who(users: Users, number: int, seq: int) -> tuple[int, str, int]:
     return user_id, *users.name_role(number, seq)  # type: ignore[return-value]  # texts come with version 1.1
 
 
-def _row(receipt: Found, message_id: str, created_ms: int, users: Users, client: ClientFacts) -> ReceiptRow:
+def _row(receipt: Found, said: _Said, created_ms: int, users: Users, client: ClientFacts) -> ReceiptRow:
     seq, number, state, received_ms, read_ms, confirmed_ms, _ = receipt
     user_id, username, role = who(users, number, seq)
     says = _STATES[state]
     return ReceiptRow(
-        message_id=message_id,
+        message_id=said.message_id,
+        message_type=said.message_type,
+        tags=said.tags,
+        expires_ms=min(said.expires_ms, MAX_MS),
         user_id=user_id,
         username=username,
         user_role=role,

@@ -30,8 +30,9 @@ from pushd.records import (
     UserReceipts,
     UserSummary,
 )
+from pushd.stores.sqlite import tags
 from pushd.stores.sqlite.engine.statements import Reads
-from pushd.stores.sqlite.keywords import Keywords, Marks
+from pushd.stores.sqlite.keywords import Keywords, Marks, both
 from pushd.stores.sqlite.ledger_file import LedgerFile, Read, part_of
 from pushd.stores.sqlite.push_rows import Counts, push_row, read_notice, statuses_of
 from pushd.stores.sqlite.receipt_rows import Found, receipt_rows, who
@@ -66,6 +67,7 @@ class _Receipts(NamedTuple):
     where: ReceiptFilter
     seq: int | None
     user: int | None
+    having: Marks | None  # None: notices with any tags or none
 
 
 class RecordLists:
@@ -236,7 +238,19 @@ class RecordLists:
             user = self._number(where.user_id)
             if user is None:
                 return None
-        return _Receipts(where, seq, user)
+        having = None
+        if where.tag is not None:
+            first, end = self._ends(where.since_ms, where.before_ms)
+            if seq is not None:
+                first, end = seq, seq + 1
+            having = Marks(first, await tags.having(self._reads, where.tag, first, end))
+        return _Receipts(where, seq, user, having)
+
+    def _ends(self, since_ms: int | None, before_ms: int | None) -> tuple[int, int]:
+        """Of the notices of a time the first seq, and that behind the last."""
+        since, before = self._seq_at(since_ms), self._seq_at(before_ms)
+        base, end = self._ledger.base_seq, self._ledger.last_seq + 1
+        return (base if since is None else max(since, base)), (end if before is None else min(before, end))
 
     def _receipt_query(self, asked: _Receipts, connection: sqlite3.Connection) -> ReceiptQuery:
         """For threads that read: it may have to sort all names."""
@@ -250,6 +264,8 @@ class RecordLists:
             state_set=states_of(where),
             since_seq=self._seq_at(where.since_ms),
             before_seq=self._seq_at(where.before_ms),
+            having=None if asked.having is None else asked.having.marks,
+            having_from=0 if asked.having is None else asked.having.first,
             read=partial(part_of, connection),
         )
 
@@ -266,11 +282,12 @@ class RecordLists:
     ) -> Result:
         """What `ask` says, in a thread that reads, of the push records that match."""
         marks = None
+        first, end = self._ends(where.since_ms, where.before_ms)
         if where.keyword:
-            since, before = self._seq_at(where.since_ms), self._seq_at(where.before_ms)
-            first = self._ledger.base_seq if since is None else max(since, self._ledger.base_seq)
-            end = self._ledger.last_seq + 1 if before is None else before
             marks = await self._keywords.having(where.keyword, first, end)
+        if where.tag is not None:
+            tagged = Marks(first, await tags.having(self._reads, where.tag, first, end))
+            marks = tagged if marks is None else both(marks, tagged)
 
         def run(connection: sqlite3.Connection) -> Result:
             return ask(self._notice_query(where, marks), connection)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from itertools import chain
 from pathlib import Path
 
 from pushd.errors import StartError
@@ -20,7 +21,8 @@ DATABASE_NAME = "pushd.db"
 APPLICATION_ID = 0x70757368
 
 # Versions 1 to 8 had a row for each receipt; `conversion` reads them.
-VERSION = 9
+VERSION = 10
+OLDEST_LEDGER = 9
 
 _NOTICES = (
     # An accepted notice: journal entry and push record. AUTOINCREMENT remembers the highest seq ever used, also when
@@ -42,6 +44,16 @@ _NOTICES = (
     "CREATE UNIQUE INDEX notice_message ON notice (message_id) WHERE message_id IS NOT NULL",
     "CREATE INDEX notice_expires ON notice (expires_ms) WHERE expires_ms IS NOT NULL",
     "CREATE INDEX notice_waits ON notice (waits_from_ms) WHERE waits_from_ms IS NOT NULL",
+    # The tags of notices that have push records here.
+    """
+    CREATE TABLE notice_tag (
+      seq   INTEGER NOT NULL,
+      place INTEGER NOT NULL,
+      tag   TEXT NOT NULL,
+      PRIMARY KEY (seq, place)
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX notice_tag_seq ON notice_tag (tag, seq)",
     # Not yet due, and so without a seq.
     "CREATE TABLE scheduled (message_id TEXT PRIMARY KEY, due_ms INTEGER NOT NULL, body BLOB NOT NULL)",
     "CREATE INDEX scheduled_due ON scheduled (due_ms)",
@@ -159,6 +171,9 @@ _KEPT = (
     "CREATE INDEX set_aside_kind ON set_aside (kind, size)",
 )
 
+# What makes a database of a version one of the next version.
+STEPS = {9: tuple(statement for statement in _NOTICES if "notice_tag" in statement)}
+
 TABLES = (*_NOTICES, *_LEDGER, *_USERS, *_KEPT)
 
 
@@ -193,10 +208,11 @@ def prepare(path: Path, convert: Callable[[Path, int], None] | None = None) -> N
     try:
         path.touch(mode=0o600)
         found = _version(path)
-        if 0 < found < VERSION:
+        if 0 < found < OLDEST_LEDGER:
             if convert is None:
                 raise StartError(f"{path} has schema version {found}: the daemon converts it when it is started")
             convert(path, found)
+            found = VERSION
         with closing(open_connection(path, synchronous="FULL")) as connection, transaction(connection):
             create(connection, found)
     except OSError as error:
@@ -206,8 +222,9 @@ def prepare(path: Path, convert: Callable[[Path, int], None] | None = None) -> N
 
 
 def create(connection: sqlite3.Connection, found: int = 0) -> None:
-    """Make the tables, if the version `found` is 0; the write proves that the file is writable."""
-    for statement in TABLES if not found else ():
+    """Make the tables that the version `found` lacks, 0: all of them; the write proves that the file is writable."""
+    steps = [TABLES] if not found else [STEPS[version] for version in range(found, VERSION)]
+    for statement in chain.from_iterable(steps):
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {VERSION}")

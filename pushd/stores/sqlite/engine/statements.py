@@ -117,6 +117,11 @@ class Rows:
             for text, part in pieces:
                 connection.execute(text, part)
 
+    def write_within(self, connection: sqlite3.Connection, values: list[Value]) -> None:
+        """The same as a part of the caller's transaction."""
+        for text, part in self._pieces(values, MOST_ROWS):
+            connection.execute(text, part)
+
     def write_in_turns(self, connection: sqlite3.Connection, values: list[Value], pause: Callable[[], object]) -> None:
         """The same in transactions of at most TURN_ROWS; `pause` is called behind each."""
         for text, part in self._pieces(values, TURN_ROWS):

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from pushd.config import toml
 from pushd.config.schema import Config
 from pushd.errors import ConfigError, PushdError
 from pushd.signals import Signals
+from pushd.users.group_file import parse_groups
 from pushd.users.import_file import parse_users
 from pushd.values import MAX_INT64, MAX_ROLE, MAX_USER_ID, MIN_ROLE
 
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     _add_token(commands.add_parser("token", help="print a signed token, for trying things out", allow_abbrev=False))
     _add_import(commands.add_parser("import-users", help="fill the embedded directory", allow_abbrev=False))
+    _add_import_groups(commands.add_parser("import-groups", help="say who is in which group", allow_abbrev=False))
     _add_set_aside(
         commands.add_parser("set-aside", help="see, retry or drop what could not be used", allow_abbrev=False)
     )
@@ -106,6 +108,15 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
         "file",
         metavar="FILE",
         help="FILE.csv with the header id,username,user_type, or FILE.json with a list of objects of these keys",
+    )
+
+
+def _add_import_groups(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser, argparse.SUPPRESS)
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="CSV with the header group,user_id[,title]; the groups that it names have whom it names from then on",
     )
 
 
@@ -155,6 +166,8 @@ def _act(args: argparse.Namespace, config: Config, load: Callable[[], Config], s
                 _token(config, args)
             case "import-users":
                 _import_users(config, args.file)
+            case "import-groups":
+                _import_groups(config, args.file)
             case "set-aside":
                 _set_aside(config, args)
             case _:
@@ -202,6 +215,29 @@ def _import_users(config: Config, path: str) -> None:
     users = parse_users(_read(path), source=path)
     count = import_users(config.server.data_dir, users)
     _print(f"{count} users imported or updated\n")
+
+
+def _import_groups(config: Config, path: str) -> None:
+    from pushd.stores.sqlite import import_groups
+
+    memberships = parse_groups(_lines(path), source=path)
+    groups, members = import_groups(config.server.data_dir, memberships, source=path)
+    _print(f"{groups} groups replaced, with {members} members\n")
+
+
+def _lines(path: str) -> Iterator[str]:
+    """The lines of a text file, with or without a byte order mark, as they are asked for."""
+    number = 0
+    try:
+        with Path(path).open("rb") as file:
+            for line in file:
+                number += 1
+                yield line.decode("utf-8" if number > 1 else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: line {number}: found a byte that is not UTF-8, expected a text") from None
+    except (OSError, ValueError) as error:
+        text = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path}: cannot be read: {text}") from None
 
 
 def _set_aside(config: Config, args: argparse.Namespace) -> None:

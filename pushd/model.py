@@ -6,7 +6,7 @@ Times are integers: milliseconds since the Unix epoch (`_ms`), unless a name say
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -129,6 +129,23 @@ class User(msgspec.Struct, frozen=True):
     def is_as(self, other: User | None) -> bool:
         """Whether both have the same name and role."""
         return other is not None and (self.username, self.role) == (other.username, other.role)
+
+
+class Group(msgspec.Struct, frozen=True):
+    """Users addressed together, as the directory has them: what people call them, and how many they are."""
+
+    name: str
+    title: str = ""
+    users: int = 0
+
+
+class Membership(NamedTuple):
+    """A line of a file of groups: this user is in the group; None: the line names the group, and nobody."""
+
+    line: int
+    group: str
+    user_id: UserId | None
+    title: str
 
 
 class Arrival(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping,
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pushd.model import Arrival, MailboxItem, Mark, Notice, Outcome, PushRecord, Receipt, User, UserId
+from pushd.model import Arrival, Group, MailboxItem, Mark, Notice, Outcome, PushRecord, Receipt, User, UserId
 from pushd.records import (
     InboxFilter,
     InboxPage,
@@ -250,6 +250,15 @@ class Directory(Protocol):
 
     async def ids_by_role(self, roles: Collection[int]) -> list[int]:
         """Ids of users that have one of these roles, ascending."""
+
+    async def ids_by_group(self, groups: Collection[str]) -> list[UserId]:
+        """Ids of users in one of these groups, each once; an unknown group has nobody in it.
+
+        Names are compared byte for byte. Whether somebody of that id is known otherwise plays no part.
+        """
+
+    async def groups(self, limit: int) -> list[Group]:
+        """The groups there are, by name; the first `limit`."""
 
     async def learn(self, claims: Sequence[User]) -> set[int]:
         """These users exist, as their tokens say; ids of those who are new, or have another name or role now.

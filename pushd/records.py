@@ -106,6 +106,7 @@ class PushRow(msgspec.Struct, frozen=True):
     title: str = ""
     url: str = ""
     tags: tuple[str, ...] = ()
+    target_groups: list[str] | None = None
 
 
 class PushStats(msgspec.Struct, frozen=True):

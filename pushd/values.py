@@ -27,8 +27,12 @@ MAX_TAGS, MAX_TAG_CHARS = 10, 32
 _NO = r"\\\s\x00-\x1f\x7f-\x9f"
 LINK = rf"\A(?:https?://[^/?#{_NO}][^{_NO}]*|/(?:[^/{_NO}][^{_NO}]*)?)?\Z"
 TAG = r"\A[^\x00-\x1f\x7f-\x9f]{1,32}\Z"
+# Of a group; a pattern.
+GROUP_NAME = r"\A(?!\s)[^\x00-\x1f\x7f-\x9f]{1,64}(?<!\s)\Z"
+GROUP_NAME_IN_WORDS = "1 to 64 characters, no control characters, no space at either end"
 
 _LINK = re.compile(LINK)
+_GROUP_NAME = re.compile(GROUP_NAME)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters and surrogates
 
@@ -48,6 +52,11 @@ def clean_name(value: object) -> str:
 def is_link(text: str) -> bool:
     """Whether this is "", or may be the `url` of a notice: http, https, or a path that begins with one "/"."""
     return len(text) <= MAX_LINK_CHARS and _LINK.match(text) is not None
+
+
+def is_group_name(text: str) -> bool:
+    """Whether a group can be called this: GROUP_NAME_IN_WORDS."""
+    return _GROUP_NAME.search(text) is not None and is_plain(text)
 
 
 def usable_title(value: object) -> str:

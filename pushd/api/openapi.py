@@ -81,7 +81,7 @@ def _add_limits(schemas: dict[str, Any], config: Config) -> None:
     submission["properties"]["content"]["maxLength"] = limits.max_content_chars
     for field in ("user_ids", "exclude_ids"):
         submission["properties"][field]["maxItems"] = limits.max_user_ids
-    submission["allOf"] = [_needs("custom", "user_ids"), _needs("role", "roles")]
+    submission["allOf"] = [_needs("custom", "user_ids"), _needs("role", "roles"), _needs("group", "groups")]
     submission["properties"]["type"]["not"] = {
         "anyOf": [{"enum": sorted(RESERVED_TYPES)}, {"pattern": f"^{re.escape(RESERVED_PREFIX)}"}]
     }

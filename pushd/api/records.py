@@ -91,6 +91,7 @@ class PushView(msgspec.Struct):
     title: str | msgspec.UnsetType = msgspec.UNSET
     url: str | msgspec.UnsetType = msgspec.UNSET
     tags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    target_groups: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class PushStatsView(msgspec.Struct):
@@ -129,8 +130,8 @@ class Deleted(msgspec.Struct):
 
 
 def push_view(row: PushRow, timezone: ZoneInfo) -> PushView:
-    """A push record for people: times written out, without a title, a url and tags where it has none."""
-    fields = answers.without_empty(msgspec.structs.asdict(row), "title", "url", "tags")
+    """A push record for people: times written out, without a title, a url, tags and groups where it has none."""
+    fields = answers.without_empty(msgspec.structs.asdict(row), "title", "url", "tags", "target_groups")
     return PushView(
         push_time=rfc3339(fields.pop("push_ms"), timezone),
         expires_at=rfc3339_or_none(fields.pop("expires_ms"), timezone),

@@ -16,8 +16,8 @@ from pushd.api.probes import Probes
 from pushd.api.routes import Route, Routes
 from pushd.auth import origins
 from pushd.auth.authenticator import Authenticator, Identity
+from pushd.config.checks import quote
 from pushd.config.current import CurrentConfig
-from pushd.config.schema import quote
 from pushd.errors import ErrorCode, RequestError, StoreError
 from pushd.http.messages import Request, Response
 from pushd.later import Later

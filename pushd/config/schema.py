@@ -7,19 +7,15 @@ Ranges and choices are in the types; `config.toml.parse`, which reads TOML and e
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable
-from ipaddress import IPv6Address, ip_address, ip_network
-from typing import Annotated, Any, Literal, NoReturn
-from zoneinfo import ZoneInfo
+from ipaddress import IPv6Address, ip_address
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from pushd.errors import ConfigError
+from pushd.config.checks import check_networks, check_origins, check_role_names, check_timezone, fail, quote
 from pushd.urls import is_ambiguous, mask_url
-from pushd.values import MAX_ROLE, MIN_ROLE
+from pushd.values import MAX_NAME_CHARS, MAX_ROLE, MIN_ROLE
 
 Algorithm = Literal[
     "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512", "EdDSA"
@@ -47,9 +43,11 @@ def _number(about: str, low: float, high: float) -> Meta:
     return Meta(description=about, ge=low, le=high)
 
 
-def _text(about: str, pattern: str | None = None, form: str = "", *, is_secret: bool = False) -> Meta:
-    """A text's meaning, its pattern and that pattern in words."""
-    return Meta(description=about, pattern=pattern, extra={"form": form, "secret": is_secret})
+def _text(
+    about: str, pattern: str | None = None, form: str = "", *, is_secret: bool = False, has_lines: bool = False
+) -> Meta:
+    """A text's meaning, its pattern and that pattern in words; `has_lines`: it may be of several."""
+    return Meta(description=about, pattern=pattern, extra={"form": form, "secret": is_secret, "lines": has_lines})
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -109,8 +107,8 @@ class ServerConfig(_Section, frozen=True):
     ] = "off"
 
     def __post_init__(self) -> None:
-        _check_timezone(self.timezone)
-        _check_networks(self.trusted_proxies)
+        check_timezone(self.timezone)
+        check_networks(self.trusted_proxies)
         if bool(self.tls_cert) != bool(self.tls_key):
             key, other = ("tls_key", "tls_cert") if self.tls_cert else ("tls_cert", "tls_key")
             fail(f"server.{key}", '""', f"a file, because server.{other} is set (both or neither)")
@@ -168,7 +166,7 @@ class AuthConfig(_Section, frozen=True):
     ] = ()
 
     def __post_init__(self) -> None:
-        _check_origins(self.allowed_origins)
+        check_origins(self.allowed_origins)
         _check_algorithms(self)
         if self.mode == "jwt":
             _check_jwt_keys(self)
@@ -290,6 +288,29 @@ class DirectoryConfig(_Section, frozen=True):
         float, _number("Seconds a user is remembered before being asked for again.", 0.1, 604_800)
     ] = 300
     cache_size: Annotated[int, _number("Users remembered.", 1, 10_000_000)] = 10_000
+    role_names: Annotated[
+        dict[str, str],
+        _text(
+            'What people call the roles: { 1 = "Administrators", 2 = "Editors" }; {} = nothing but their numbers.',
+            form=f"a table of names of 1 to {MAX_NAME_CHARS} characters, by role",
+        ),
+    ] = {}
+    groups_query: Annotated[
+        str,
+        _text(
+            "MySQL: who is in which group, as a SELECT that returns the columns `group`, user_id and, if there is one, "
+            'title; "" = nobody is in any. pushd adds conditions and a limit. For the embedded store: `import-groups`.',
+            r"\A\s*(\Z|((?i:SELECT|WITH)\b|\()[^;]*\Z)",
+            'a SELECT without ";"',
+            has_lines=True,
+        ),
+    ] = ""
+
+    def __post_init__(self) -> None:
+        check_role_names(self.role_names)
+        if self.groups_query.strip() and not self.url.startswith("mysql://"):
+            found = quote(self.groups_query)
+            fail("directory.groups_query", found, f'"", because directory.url is {quote(mask_url(self.url))}')
 
 
 class PresenceConfig(_Section, frozen=True):
@@ -363,59 +384,9 @@ def is_loopback(host: str) -> bool:
     return address == IPv6Address("::1") if address.version == 6 else address.is_loopback
 
 
-def quote(value: object, *, limit: int = 80) -> str:
-    """A value as TOML would write it, for an error's single line; cut to `limit` characters."""
-    match value:
-        case str():
-            shown = json.dumps(value[: limit + 1], ensure_ascii=False)
-            text = "".join(sign if sign.isprintable() else f"\\u{ord(sign):04x}" for sign in shown)
-        case bool():
-            text = str(value).lower()
-        case list() | tuple():
-            text = "[" + ", ".join(quote(item) for item in value[:limit]) + "]"
-        case dict():
-            text = "a table"
-        case _:
-            text = str(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def fail(key: str, found: str, expected: str) -> NoReturn:
-    """Raise the ConfigError every refusal of a value looks like."""
-    raise ConfigError(f"{key}: found {found}, expected {expected}")
-
-
 def _value(config: Config, key: str) -> Any:
     section, _, name = key.partition(".")
     return getattr(getattr(config, section), name)
-
-
-def _check_timezone(name: str) -> None:
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        fail("server.timezone", quote(name), 'an IANA time zone such as "UTC" or "Asia/Shanghai"')
-
-
-def _check_networks(networks: Iterable[str]) -> None:
-    for network in networks:
-        try:
-            ip_network(network)
-        except ValueError:
-            fail("server.trusted_proxies", quote(network), 'networks such as "10.0.0.0/8", without host bits')
-
-
-_ORIGIN = re.compile(r"\A(?:null|file://)\Z|\A[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?\Z")
-
-
-def _check_origins(origins: Iterable[str]) -> None:
-    """Browsers send origins in lower case, without a path and without the scheme's own port (RFC 6454)."""
-    for origin in origins:
-        is_own_port = re.search(r"\A(http://.*:80|https://.*:443)\Z", origin)
-        if origin != "*" and (is_own_port or not _ORIGIN.search(origin)):
-            form = "scheme://host[:port] in lower case, without a path and the scheme's own port"
-            expected = f'"*", "null", "file://" or {form}'
-            fail("auth.allowed_origins", quote(origin), expected)
 
 
 def _is_hmac(algorithm: str) -> bool:

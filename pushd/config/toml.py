@@ -18,11 +18,13 @@ import tomli_w
 from msgspec import inspect
 
 from pushd.config import schema
-from pushd.config.schema import Config, describe_forms, quote
+from pushd.config.checks import quote
+from pushd.config.schema import Config, describe_forms
 from pushd.errors import ConfigError
 from pushd.urls import mask_url
 
 _PREFIX = "PUSHD_"
+_LINES = dict.fromkeys(map(ord, "\t\r\n"), " ")
 
 
 class _Key(NamedTuple):
@@ -34,6 +36,7 @@ class _Key(NamedTuple):
     about: str
     form: str
     is_secret: bool
+    has_lines: bool
     default: Any
 
 
@@ -50,7 +53,12 @@ def _key(annotation: Any, field: inspect.Field) -> _Key:
         about = (kind.extra_json_schema or {}).get("description", "")
         extra, kind = kind.extra or {}, kind.type
     choices = _choices(annotation)
-    return _Key(annotation, kind, choices, about, extra.get("form", ""), extra.get("secret", False), field.default)
+    form, is_secret, has_lines = extra.get("form", ""), extra.get("secret", False), extra.get("lines", False)
+    return _Key(annotation, kind, choices, about, form, is_secret, has_lines, _default(field))
+
+
+def _default(field: inspect.Field) -> Any:
+    return field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
@@ -117,7 +125,7 @@ _HEAD = """
     # pushd: every key, with its default. Generated from the schema by `make reference`; do not edit.
     #
     # A file needs only the keys it changes. Each can be overridden by the environment, as
-    # PUSHD_<SECTION>_<KEY>: PUSHD_SERVER_PORT=8080, PUSHD_DEBUG_ECHO=true, lists as JSON:
+    # PUSHD_<SECTION>_<KEY>: PUSHD_SERVER_PORT=8080, PUSHD_DEBUG_ECHO=true, lists and tables as JSON:
     # PUSHD_AUTH_ADMIN_ROLES='[1, 2]'. So secrets need not be in a file.
     #
     # SIGHUP rereads the file: log.level, limits, auth.api_keys, the auth.jwt_ keys and the files of TLS take effect at
@@ -208,7 +216,7 @@ def _from_text(key: str, text: str, where: str) -> Any:
             return int(text)
         case inspect.FloatType() if re.fullmatch(r"-?[0-9]{1,18}\.[0-9]{1,18}", text, re.ASCII):
             return float(text)
-        case inspect.VarTupleType():
+        case inspect.VarTupleType() | inspect.DictType():
             return _from_json(key, text, where)
         case inspect.StrType() | inspect.LiteralType():
             return text
@@ -228,13 +236,26 @@ def _checked(key: str, value: Any, where: str) -> Any:
         converted = msgspec.convert(value, KEYS[key].annotation)
     except (msgspec.ValidationError, OverflowError):
         raise _refusal(key, value, where) from None
-    if not all(_is_plain(text) for text in (converted if isinstance(converted, tuple) else (converted,))):
+    if not all(_is_plain(text, KEYS[key].has_lines) for text in _parts(converted)):
         raise ConfigError(f"{where}: {key}: found control characters or bytes that are not UTF-8, expected plain text")
     return value if isinstance(value, int) else converted
 
 
-def _is_plain(value: Any) -> bool:
-    return not isinstance(value, str) or all(unicodedata.category(sign) not in ("Cc", "Cs") for sign in value)
+def _parts(value: Any) -> Iterable[Any]:
+    match value:
+        case tuple():
+            return value
+        case dict():
+            return value.values()
+        case _:
+            return (value,)
+
+
+def _is_plain(value: Any, has_lines: bool) -> bool:
+    if not isinstance(value, str):
+        return True
+    signs = value.translate(_LINES) if has_lines else value
+    return all(unicodedata.category(sign) not in ("Cc", "Cs") for sign in signs)
 
 
 def _refusal(key: str, value: Any, where: str, form: str = "") -> ConfigError:

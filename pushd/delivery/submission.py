@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -13,6 +13,8 @@ from pushd.errors import ErrorCode, RequestError
 from pushd.model import DEFAULT_TYPE, GivenUserId, Notice, Priority, Target, TargetKind, UserId, is_reserved
 from pushd.records import PushRow
 from pushd.values import (
+    GROUP_NAME,
+    GROUP_NAME_IN_WORDS,
     LINK,
     MAX_LINK_CHARS,
     MAX_ROLE,
@@ -22,6 +24,7 @@ from pushd.values import (
     MIN_ROLE,
     TAG,
     is_deeper,
+    is_group_name,
     is_link,
     is_plain,
     usable_link,
@@ -30,18 +33,21 @@ from pushd.values import (
 )
 
 MAX_DATA_DEPTH = 100  # decoders of clients, and ours with what is put around `data`, give up somewhere beyond
-MAX_ROLES = 100
+MAX_ROLES = MAX_GROUPS = 100
 RANDOM_BYTES, RANDOM_IDS = 10, 256  # of an id; of so many in one call of the kernel
 
 Role = Annotated[int, msgspec.Meta(ge=MIN_ROLE, le=MAX_ROLE)]
+GroupName = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": GROUP_NAME})]
 NoticeType = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.:-]{1,64}\Z")]
 PublicId = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.:=+/@-]{1,128}\Z")]
 Title = Annotated[str, msgspec.Meta(max_length=MAX_TITLE_CHARS)]
-# The pattern of a link, and that of a tag, is for documents: `link_of` and `tags_of` say better what is wrong.
+# The patterns of links, tags and groups are for documents: `link_of`, `tags_of` and `_target` say better what is wrong.
 Link = Annotated[str, msgspec.Meta(max_length=MAX_LINK_CHARS, extra_json_schema={"pattern": LINK})]
 Tag = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TAG_CHARS, extra_json_schema={"pattern": TAG})]
 Tags = Annotated[list[Tag], msgspec.Meta(max_length=MAX_TAGS)]
 PriorityWord = Literal["low", "normal", "high", "urgent"]
+
+Id = TypeVar("Id")  # of a user, a role or a group
 
 _KINDS: dict[str, TargetKind] = {kind.value: kind for kind in TargetKind}
 _PRIORITIES: dict[int | str, Priority] = {
@@ -59,6 +65,7 @@ class Submission(msgspec.Struct, forbid_unknown_fields=False):
     target: TargetKind = TargetKind.ALL
     user_ids: list[GivenUserId] = []
     roles: Annotated[list[Role], msgspec.Meta(max_length=MAX_ROLES)] = []
+    groups: Annotated[list[GroupName], msgspec.Meta(max_length=MAX_GROUPS)] = []
     exclude_ids: list[GivenUserId] = []
     data: Any = None
     priority: Annotated[int, msgspec.Meta(ge=0, le=3)] | PriorityWord = 1
@@ -147,6 +154,7 @@ def stored_notice(row: PushRow, sender: Sender, seq: int, now_ms: int, limits: L
             kind=_KINDS[row.target] if is_known else TargetKind.CUSTOM,
             user_ids=_stored_ids(row.target_user_ids or (), limits),
             roles=tuple(row.target_roles or ()),
+            groups=tuple(row.target_groups or ()),
         ),
         accepted_ms=now_ms,
         type=_notice_type(_well_formed(row.message_type) if row.message_type else DEFAULT_TYPE),
@@ -207,15 +215,26 @@ def _target(submission: Submission, limits: LimitsConfig) -> Target:
     limit = limits.max_user_ids
     if len(submission.user_ids) > limit or len(submission.exclude_ids) > limit:
         raise _too_many_ids(submission, limit)
+    _check_groups(submission.groups)
     exclude_ids = _distinct(submission.exclude_ids)
     if kind is TargetKind.CUSTOM:
         return Target(kind, _required("user_ids", submission.user_ids, kind), exclude_ids=exclude_ids)
     if kind is TargetKind.ROLE:
         return Target(kind, roles=_required("roles", submission.roles, kind), exclude_ids=exclude_ids)
+    if kind is TargetKind.GROUP:
+        return Target(kind, groups=_required("groups", submission.groups, kind), exclude_ids=exclude_ids)
     return Target(kind, exclude_ids=exclude_ids)
 
 
-def _required(field: str, ids: list[int], kind: TargetKind) -> tuple[int, ...]:
+def _check_groups(groups: list[str]) -> None:
+    for place, name in enumerate(groups):
+        if not is_group_name(name):
+            field = f"groups[{place}]"
+            text = f"{field}: expected {GROUP_NAME_IN_WORDS}; found {name[:80]!a}"
+            raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": field})
+
+
+def _required(field: str, ids: list[Id], kind: TargetKind) -> tuple[Id, ...]:
     if not ids:
         code = ErrorCode.MISSING_USER_IDS if kind is TargetKind.CUSTOM else ErrorCode.INVALID_REQUEST
         raise RequestError(code, f'{field}: required with target "{kind}"', details={"field": field})
@@ -237,7 +256,7 @@ def new_message_id(now_ms: int) -> str:
     return f"{now_ms:012x}{_random.pop()}"
 
 
-def _distinct(ids: list[int]) -> tuple[int, ...]:
+def _distinct(ids: list[Id]) -> tuple[Id, ...]:
     return tuple(ids) if len(ids) < 2 else tuple(dict.fromkeys(ids))
 
 

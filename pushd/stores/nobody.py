@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from pushd.model import User, UserId
+from pushd.model import Group, User, UserId
 
 
 class NoDirectory:
@@ -28,6 +28,14 @@ class NoDirectory:
     async def ids_by_role(self, roles: Collection[int]) -> list[int]:
         """Ids of users that have one of these roles, ascending."""
         return sorted(user.user_id for user in self._users.values() if user.role in roles)
+
+    async def ids_by_group(self, groups: Collection[str]) -> list[UserId]:
+        """Nobody: tokens name no groups."""
+        return []
+
+    async def groups(self, limit: int) -> list[Group]:
+        """None."""
+        return []
 
     async def learn(self, claims: Sequence[User]) -> set[int]:
         """Take over what tokens say of their users; ids of those who are new or changed."""

@@ -15,6 +15,7 @@ from pushd.model import Target, TargetKind, User, UserId
 from pushd.ports import Directory
 
 ALL = "all"
+GROUPS = "groups:"  # what keys of these lists begin with
 UNKNOWN_TTL_S = 10.0
 LISTS_MOST = 256  # id lists remembered
 LISTED_MOST = 4_000_000  # ids in them
@@ -26,7 +27,7 @@ _NOT_REMEMBERED: Entry = (0.0, None)
 
 
 class CachedDirectory:
-    """Users and id lists per role (both LRU with TTL), each asked for once at a time, stale while the store is down.
+    """Users and lists of ids by target (LRU with TTL), each asked for once at a time, stale while the store is down.
 
     A user learned from a connection is known at once; one added to the store by others within
     `directory.cache_ttl_s`, or UNKNOWN_TTL_S when asked for before. At most `lists_most` id lists are remembered, and
@@ -164,9 +165,13 @@ class CachedDirectory:
         if news:
             changed = await self._directory.learn(news)
             if changed or not all(self._is_known(said.user_id) for said in news):
-                # The lists lack them, those on their way perhaps too: they are asked for again at the next notice.
-                self._ids = OrderedDict((key, (-math.inf, ids)) for key, (_, ids) in self._ids.items())
-                self._loading.clear()
+                # The lists lack them, those on their way perhaps too: they are asked for again at the next notice. No
+                # token says who is in a group.
+                for key, (_, ids) in self._ids.items():
+                    if not key.startswith(GROUPS):
+                        self._ids[key] = (-math.inf, ids)
+                for key in [key for key in self._loading if not key.startswith(GROUPS)]:
+                    del self._loading[key]
             self._learned.update((said.user_id, hash(said)) for said in news)
         self._forget([said.user_id for said in claims], changed)
         if changed:
@@ -186,6 +191,9 @@ class CachedDirectory:
     def _query(self, target: Target) -> tuple[str, Callable[[], Awaitable[list[int]]]]:
         if target.kind is TargetKind.ALL:
             return ALL, self._directory.all_ids
+        if target.kind is TargetKind.GROUP:
+            groups = sorted(set(target.groups))
+            return f"{GROUPS}{groups}", lambda: self._directory.ids_by_group(groups)
         roles = target.roles
         if target.kind is TargetKind.ADMIN:
             roles = self._current.config.auth.admin_roles

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pushd.config.schema import quote
+from pushd.config.checks import quote
 from pushd.errors import ConfigError
 from pushd.model import User
 from pushd.values import MAX_NAME_CHARS, MAX_ROLE, MAX_USER_ID, MIN_ROLE, is_plain, is_whole

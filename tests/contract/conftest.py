@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from pushd.config.schema import Config, MailboxConfig, ServerConfig
-from pushd.model import Notice, PushRecord, Target, TargetKind, User
+from pushd.model import Membership, Notice, PushRecord, Target, TargetKind, User
 from pushd.ports import Stores
 from pushd.stores import open_stores
-from pushd.stores.sqlite import import_users, journal
+from pushd.stores.sqlite import import_groups, import_users, journal
 from pushd.stores.sqlite.engine.connection import open_connection
 from pushd.stores.sqlite.engine.thread import Connections, SqliteThread
 from pushd.telemetry.health import Health
@@ -150,6 +150,15 @@ class Node:
     def fill_directory(self, users: list[User]) -> None:
         """Put users where the directory reads them."""
         import_users(str(self.directory / "data"), users)
+
+    def fill_groups(self, groups: dict[str, tuple[str, list[int]]]) -> None:
+        """Let these groups have these titles and users from now on, where the directory reads them."""
+        memberships = [
+            Membership(line, name, user_id, title)
+            for line, (name, (title, user_ids)) in enumerate(groups.items())
+            for user_id in user_ids or [None]
+        ]
+        import_groups(str(self.directory / "data"), memberships, source="groups.csv")
 
 
 def _ignored(store: str, operation: str, seconds: float, is_ok: bool) -> None:

@@ -108,7 +108,11 @@ async def test_a_push_record_as_other_programs_see_it(node: MongoNode, database:
         "created_at": utc(1000),
         "updated_at": utc(START_MS),
     }
-    optional = {"target_user_ids", "extra_data", "expires_at", "target_roles", "error", "title", "url", "tags"}
+    optional = {"target_user_ids", "extra_data", "expires_at", "target_roles", "target_groups", "error"} | {
+        "title",
+        "url",
+        "tags",
+    }
     assert set(found) - set(database[PUSHES].find_one({"message_id": "m2"}, {"_id": 0})) <= optional
 
 
@@ -641,7 +645,9 @@ ODD_VALUES: list[Any] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("field", [*PUSH_FIELDS[1:], "extra_json", "target_roles", "expires_at", "online_count"])
+@pytest.mark.parametrize(
+    "field", [*PUSH_FIELDS[1:], "extra_json", "target_roles", "target_groups", "expires_at", "online_count"]
+)
 async def test_a_push_record_of_any_kind_can_be_shown(node: MongoNode, database: Any, field: str) -> None:
     for number, value in enumerate(ODD_VALUES):
         database[PUSHES].insert_one({"message_id": f"odd{number}", field: value})

@@ -37,7 +37,7 @@ async def fill(node: Node) -> list[dict[str, Any]]:
                 f"m{notice}",
                 content=CONTENTS[notice % len(CONTENTS)],
                 type=("system_notice", "order_paid")[notice % 2],
-                target=Target(list(TargetKind)[notice % 5]),
+                target=Target(list(TargetKind)[notice % len(TargetKind)]),
                 accepted_ms=1000 + 10 * (notice // 2),
                 priority=Priority(notice % 4),
                 sender_id=notice % 3,
@@ -190,6 +190,7 @@ async def test_any_data_comes_back(node: Node, stores: Stores, data: Any) -> Non
         (Target(TargetKind.ADMIN, exclude_ids=(1,)), "all_admins"),
         (Target(TargetKind.ROLE, roles=(1, 2)), "role_users"),
         (Target(TargetKind.ONLINE), "online_users"),
+        (Target(TargetKind.GROUP, groups=("dept:12", "销售"), exclude_ids=(1,)), "group_users"),
     ],
 )
 async def test_recipients_are_named(node: Node, stores: Stores, target: Target, text: str) -> None:
@@ -199,6 +200,7 @@ async def test_recipients_are_named(node: Node, stores: Stores, target: Target, 
     assert row is not None
     assert (row.recipients_count, row.target_user_ids) == (text, None)
     assert row.target_roles == (list(target.roles) or None)
+    assert row.target_groups == (list(target.groups) or None)
 
 
 async def test_large_records_come_back_whole(node: Node, stores: Stores) -> None:

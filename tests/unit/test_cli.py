@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 from pushd import __version__, cli
 from pushd.config.schema import AuthConfig, Config
 from pushd.errors import ConfigError, StartError, StoreError, StoreUnavailable
-from pushd.model import User
+from pushd.model import Membership, User
 from pushd.signals import Signals
 
 SECRET = "s3cret-" + "x" * 40
@@ -124,6 +124,7 @@ def test_print_config(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (["token", "--user", "7", "--role", "9999999999"], "argument --role"),
         (["token", "--user", "7", "--ttl", "9" * 5000], "argument --ttl"),
         (["import-users"], "required: FILE"),
+        (["import-groups"], "required: FILE"),
         (["import-users", "users.txt"], "users.txt: cannot be read: No such file"),
     ],
 )
@@ -266,6 +267,43 @@ class TestImportUsers:
         (tmp_path / "u.csv").write_text("id,username,user_type\n")
         part("pushd.stores.sqlite", "import_users", raising(StoreError("sqlite", "locked")))
         assert call("import-users", "u.csv") == (1, "", "pushd: sqlite: locked\n")
+
+
+class TestImportGroups:
+    @pytest.fixture
+    def imported(self, part: Part) -> list[tuple[str, list[Membership], str]]:
+        calls: list[tuple[str, list[Membership], str]] = []
+
+        def import_groups(data_dir: str, memberships: Iterable[Membership], *, source: str) -> tuple[int, int]:
+            given = list(memberships)
+            calls.append((data_dir, given, source))
+            return 1, len(given)
+
+        part("pushd.stores.sqlite", "import_groups", import_groups)
+        return calls
+
+    @pytest.mark.parametrize("mark", ["", "\ufeff"])
+    def test_fills_the_directory(
+        self, call: Call, imported: list[tuple[str, list[Membership], str]], tmp_path: Path, mark: str
+    ) -> None:
+        (tmp_path / "g.csv").write_text(f"{mark}group,user_id,title\n销售,7,销售部\n销售,8,\n", encoding="utf-8")
+        (tmp_path / "p.toml").write_text("[server]\ndata_dir = 'd'\n")
+        assert call("import-groups", "--config", "p.toml", "g.csv") == (0, "1 groups replaced, with 2 members\n", "")
+        assert imported == [("d", [Membership(2, "销售", 7, "销售部"), Membership(3, "销售", 8, "")], "g.csv")]
+
+    @pytest.mark.usefixtures("imported")
+    def test_what_cannot_be_read(self, call: Call, tmp_path: Path) -> None:
+        (tmp_path / "bytes.csv").write_bytes(b"group,user_id\na,1\nb\xff,2\n")
+        (tmp_path / "bad.csv").write_text("group,user_id\na,1\na,x\n")
+        for name, words in (
+            ("none.csv", "none.csv: cannot be read: No such file or directory\n"),
+            (".", ".: cannot be read: Is a directory\n"),
+            ("bytes.csv", "bytes.csv: line 3: found a byte that is not UTF-8, expected a text\n"),
+            ("bad.csv", 'bad.csv: line 3: user_id: found "x", expected a whole number from 1 to '),
+        ):
+            status, out, err = call("import-groups", name)
+            assert (status, out) == (2, "")
+            assert err.startswith(f"pushd: {words}")
 
 
 def test_a_reader_that_goes_is_no_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from pushd.config.checks import quote
 from pushd.config.schema import (
     ANY,
     NOT_YET,
@@ -17,7 +18,6 @@ from pushd.config.schema import (
     LimitsConfig,
     ServerConfig,
     is_loopback,
-    quote,
 )
 from pushd.config.toml import KEYS, describe, parse
 from pushd.errors import ConfigError
@@ -98,6 +98,8 @@ CONTRACT: dict[str, dict[str, Any]] = {
         "role_column": "user_type",
         "cache_ttl_s": 300,
         "cache_size": 10000,
+        "role_names": {},
+        "groups_query": "",
     },
     "presence": {"url": "", "status_ttl_s": 30},
     "cluster": {"url": "", "node_id": ""},

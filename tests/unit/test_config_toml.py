@@ -8,10 +8,12 @@ from typing import Any
 
 import msgspec
 import pytest
+import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushd.config.schema import NOT_YET, AuthConfig, Config, ServerConfig, is_loopback, quote
+from pushd.config.checks import quote
+from pushd.config.schema import NOT_YET, AuthConfig, Config, ServerConfig, is_loopback
 from pushd.config.toml import KEYS, SECTIONS, describe, dump, parse, reference
 from pushd.errors import ConfigError
 
@@ -83,6 +85,16 @@ class TestTypesAndRanges:
             ("auth.user_claim", '""', '""', "a claim's name"),
             ("limits.max_connections", "0", "0", "a whole number from 1 to"),
             ("delivery.fsync", '"on"', '"on"', '"batch" or "off"'),
+            ("directory.role_names", "3", "3", "a table of names of 1 to 255 characters, by role"),
+            ("directory.role_names", "{1 = 2}", "a table", "a table of names"),
+            ("directory.role_names", '{admin = "x"}', '"admin"', "roles, whole numbers from -2147483648 to"),
+            ("directory.role_names", '{01 = "x"}', '"01"', "roles, whole numbers from"),
+            ("directory.role_names", '{2147483648 = "x"}', '"2147483648"', "roles, whole numbers from"),
+            ("directory.role_names", '{1 = ""}', '"" as the name of role 1', "names of 1 to 255 characters"),
+            ("directory.groups_query", '"DELETE FROM x"', '"DELETE FROM x"', 'a SELECT without ";"'),
+            ("directory.groups_query", '"SELECT 1; SELECT 2"', '"SELECT 1; SELECT 2"', 'a SELECT without ";"'),
+            ("directory.groups_query", '"SELECTED"', '"SELECTED"', 'a SELECT without ";"'),
+            ("directory.groups_query", '"SELECT 1"', '"SELECT 1"', '"", because directory.url is "sqlite:"'),
             ("cluster.node_id", '"ä"', '"ä"', "letters, digits"),
             ("log.level", '"trace"', '"trace"', '"debug", "info", "warning" or "error"'),
             ("log.level", '"INFO"', '"INFO"', '"debug"'),
@@ -104,6 +116,24 @@ class TestTypesAndRanges:
     def test_control_characters_are_refused(self, value: str) -> None:
         assert "control characters" in refusal(toml("server.data_dir", value))
         assert "control characters" in refusal(toml("auth.allowed_origins", f"[{value}]"))
+
+    def test_names_of_roles(self) -> None:
+        assert read().directory.role_names == {}
+        names = {"1": "Administrators", "-2": "客人", "0": "x" * 255}
+        given = tomli_w.dumps({"directory": {"role_names": names}})
+        assert read(given).directory.role_names == names
+        assert read(dump(read(given))).directory.role_names == names
+        assert read(PUSHD_DIRECTORY_ROLE_NAMES='{"7": "seven"}').directory.role_names == {"7": "seven"}
+        assert "as JSON" in refusal(PUSHD_DIRECTORY_ROLE_NAMES="{7}")
+        assert "control characters" in refusal(toml("directory.role_names", '{1 = "a\\u0000"}'))
+
+    @pytest.mark.parametrize(
+        "query", ["", "  ", "SELECT a\n  FROM b\n", "\n\twith x as (select 1) select 2", "(SELECT 1)"]
+    )
+    def test_a_query_may_have_lines(self, query: str) -> None:
+        given = tomli_w.dumps({"directory": {"url": "mysql://u@h/db", "groups_query": query}})
+        assert read(given).directory.groups_query == query
+        assert "control characters" in refusal(toml("directory.groups_query", '"SELECT \\u0000"'))
 
     def test_lists_become_tuples_and_whole_numbers_stay(self) -> None:
         config = read("[auth]\nadmin_roles = [1, 2]\n[server]\ndrain_s = 3\n[delivery]\nheartbeat_timeout_s = 0.5")

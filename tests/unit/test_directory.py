@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,8 +13,9 @@ import pytest
 
 from pushd.config.current import CurrentConfig
 from pushd.errors import StoreUnavailable
-from pushd.model import Target, TargetKind, User
+from pushd.model import Group, Membership, Target, TargetKind, User
 from pushd.stores.nobody import NoDirectory
+from pushd.stores.sqlite import import_groups
 from pushd.users.directory import LISTED_MOST, LISTS_MOST, UNKNOWN_TTL_S, CachedDirectory
 from tests.conftest import MakeConfig
 from tests.daemon import until
@@ -147,6 +149,58 @@ async def test_a_failure_fails_all_who_asked_and_is_forgotten(directory: CachedD
     results = await asyncio.gather(*asking, return_exceptions=True)
     assert [type(result) for result in results] == [StoreUnavailable] * 3
     assert await directory.ids(ALL) == [1, 2]
+
+
+def group(*groups: str) -> Target:
+    return Target(TargetKind.GROUP, groups=groups)
+
+
+@pytest.fixture
+def groups(store: Faulty, tmp_path: Path) -> None:
+    """Ann and 9 are in a, Ben and 9 in b."""
+    members = [("a", 1), ("a", 9), ("b", 2), ("b", 9)]
+    memberships = [Membership(line, name, user_id, "") for line, (name, user_id) in enumerate(members)]
+    import_groups(str(next(tmp_path.rglob("pushd.db")).parent), memberships, source="g.csv")
+
+
+@pytest.mark.usefixtures("groups")
+async def test_groups_are_remembered_as_roles_are(directory: CachedDirectory, store: Faulty, clock: Clock) -> None:
+    assert directory.cached_ids(group("a")) is None
+    assert await directory.ids(group("a")) == [1, 9]
+    assert await directory.ids(group("b", "a", "b")) == [1, 2, 9]  # each once
+    assert directory.cached_ids(group("a", "b")) == [1, 2, 9]
+    assert directory.cached_ids(group("b")) is None
+    assert await directory.ids(group("nobody's")) == []
+    assert store.calls == ["ids_by_group"] * 3
+    clock.move(TTL_S)
+    assert directory.cached_ids(group("a")) is None
+    store.fail("ids_by_group", 2)
+    assert await directory.ids(group("a")) == [1, 9]
+    with pytest.raises(StoreUnavailable):
+        await directory.ids(group("b"))
+    assert await directory.ids(group("b")) == [2, 9]
+
+
+@pytest.mark.usefixtures("groups")
+async def test_who_is_learned_changes_no_group(directory: CachedDirectory, store: Any) -> None:
+    """Also not an answer that is on its way."""
+    listed = await directory.ids(group("a"))
+    gate = store.pause("ids_by_group")
+    asking = asyncio.create_task(directory.ids(group("b")))
+    await asyncio.sleep(0)
+    await directory.learn([CID])
+    assert directory.cached_ids(group("a")) is listed
+    gate.set()
+    assert await asking == [2, 9]
+    assert directory.cached_ids(group("b")) == [2, 9]
+    assert store.calls.count("ids_by_group") == 2
+
+
+async def test_names_of_groups_and_numbers_of_roles_are_not_confused(directory: CachedDirectory) -> None:
+    await directory.ids(role(1))
+    for names in (("1",), ("[1]",), ("roles:[1]",), ("a', 'b",), ("a", "b")):
+        assert directory.cached_ids(group(*names)) is None
+        assert await directory.ids(group(*names)) == []
 
 
 async def test_a_learned_user_is_in_the_next_list(directory: CachedDirectory) -> None:
@@ -338,6 +392,12 @@ class _Counting:
         return []
 
     async def ids_by_role(self, roles: Collection[int]) -> list[int]:
+        return []
+
+    async def ids_by_group(self, groups: Collection[str]) -> list[int]:
+        return []
+
+    async def groups(self, limit: int) -> list[Group]:
         return []
 
 

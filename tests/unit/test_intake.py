@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from pushd.api import answers
 from pushd.delivery.intake import REPEATS_MOST, dedup_keys
 from pushd.delivery.submission import Sender, Submission, new_message_id
 from pushd.errors import ErrorCode, RequestError, StoreError
@@ -115,6 +116,39 @@ async def test_null_and_empty_mean_none(intake_house: House) -> None:
     ):
         made = made_of(await accept(intake_house, decode(given)))
         assert (made.title, made.url, made.tags) == ("", "", ())
+
+
+async def test_groups_are_named_once_each(intake_house: House) -> None:
+    body = '{"content":"x","target":"group","groups":["dept:12","销售","dept:12"],"user_ids":[1],"exclude_ids":[5]}'
+    made = made_of(await accept(intake_house, decode(body)))
+    assert made.target == Target(TargetKind.GROUP, groups=("dept:12", "销售"), exclude_ids=(5,))
+    assert await intake_house.stores.journal.unsettled() == [made]
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        ([], 'groups: required with target "group"'),
+        ([f"g{number}" for number in range(101)], "groups: Expected `array` of length <= 100"),
+        ([""], "groups[0]: expected 1 to 64 characters"),
+        (["x" * 65], "groups[0]: expected 1 to 64 characters"),
+        (["a\nb"], "groups[0]: expected 1 to 64 characters, no control characters"),
+        (
+            ["a", " b"],
+            "groups[1]: expected 1 to 64 characters, no control characters, no space at either end; found ' b'",
+        ),
+        ([7], "groups[0]: Expected `str`, got `int`"),
+        ("a", "groups: Expected `array`, got `str`"),
+    ],
+)
+async def test_groups_that_are_refused(intake_house: House, groups: Any, words: str) -> None:
+    body = msgspec.json.encode({"content": "x", "target": "group", "groups": groups})
+    with pytest.raises(RequestError) as caught:
+        await accept(intake_house, answers.decoded(decode, body))
+    assert caught.value.text.startswith(words)
+    assert caught.value.code is ErrorCode.INVALID_REQUEST
+    assert caught.value.details is not None
+    assert caught.value.details["field"].startswith("groups")
 
 
 @pytest.mark.parametrize(
@@ -678,6 +712,11 @@ async def test_a_record_becomes_a_notice_again(intake_house: House) -> None:
         ({"target": "everyone"}, "target", Target(TargetKind.CUSTOM, user_ids=(7,))),
         ({"target": "", "target_user_ids": None}, "target", Target(TargetKind.CUSTOM)),
         ({"target": "all", "target_user_ids": None}, "target", Target(TargetKind.ALL)),
+        (
+            {"target": "group", "target_user_ids": None, "target_groups": ["a", "b"]},
+            "target",
+            Target(TargetKind.GROUP, groups=("a", "b")),
+        ),
         ({"priority": 4}, "priority", Priority.NORMAL),
         ({"priority": -(2**63)}, "priority", Priority.NORMAL),
         ({"message_type": ""}, "type", "system_notice"),

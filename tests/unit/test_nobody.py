@@ -13,6 +13,8 @@ async def test_it_knows_nobody_at_first() -> None:
     assert await directory.users([1, 2]) == {}
     assert await directory.all_ids() == []
     assert await directory.ids_by_role([0, 1, 2]) == []
+    assert await directory.ids_by_group(["a"]) == []
+    assert await directory.groups(10) == []
 
 
 async def test_it_knows_whom_it_learned() -> None:

@@ -15,7 +15,7 @@ from pushd.clock import wall_ms
 from pushd.config.schema import Config, ServerConfig
 from pushd.errors import StartError
 from pushd.model import User
-from pushd.stores.sqlite import import_users, journal, ledger_file, notices, open_stores, presence
+from pushd.stores.sqlite import groups, import_users, journal, ledger_file, notices, open_stores, presence
 from pushd.stores.sqlite.engine.connection import open_connection
 from pushd.stores.sqlite.engine.schema import APPLICATION_ID, OLDEST_LEDGER, VERSION, prepare
 
@@ -155,6 +155,31 @@ def test_an_older_version_is_converted_before_it_is_opened(tmp_path: Path, versi
     assert seen == [version]
 
 
+NINE = """
+CREATE TABLE notice (seq INTEGER PRIMARY KEY AUTOINCREMENT, message_id TEXT, accepted_ms INTEGER NOT NULL,
+  expires_ms INTEGER, waits_from_ms INTEGER, text_seq INTEGER, version INTEGER NOT NULL DEFAULT 1, body BLOB NOT NULL);
+CREATE TABLE user (id INTEGER PRIMARY KEY, username TEXT NOT NULL DEFAULT '', user_type INTEGER NOT NULL DEFAULT 0,
+  is_imported INTEGER NOT NULL DEFAULT 0, token_issued_at INTEGER);
+INSERT INTO user (id, username) VALUES (7, 'ann');
+"""
+
+
+def test_a_database_of_the_ledgers_first_version_lives_on(tmp_path: Path) -> None:
+    """It gets what it lacks, where it is."""
+    path = tmp_path / "pushd.db"
+    with closing(sqlite3.connect(path)) as nine:
+        nine.executescript(NINE)
+        nine.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        nine.execute("PRAGMA user_version = 9")
+    for _ in range(2):
+        prepare(path, lambda *_: pytest.fail("it is not converted"))
+        with closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("PRAGMA user_version").fetchone() == (VERSION,)
+            assert connection.execute("SELECT id, username FROM user").fetchall() == [(7, "ann")]
+            assert connection.execute("SELECT * FROM user_group, user_group_member").fetchall() == []
+    assert [item.name for item in tmp_path.iterdir() if "-" not in item.name] == ["pushd.db"]
+
+
 def test_wall_clock_is_in_milliseconds() -> None:
     assert wall_ms() > 1_700_000_000_000
 
@@ -184,6 +209,8 @@ def plan_of(connection: sqlite3.Connection, statement: str) -> list[str]:
         ledger_file.MESSAGE_IDS.format("?, ?"),
         ledger_file.CLIENT_ROWS.format("?, ?"),
         ledger_file.DROP_CHANGES,
+        groups.IDS,
+        groups.DROP,
         notices.EXPIRED,
         presence.DISCONNECTED,
         presence.GHOSTS,
@@ -192,7 +219,7 @@ def plan_of(connection: sqlite3.Connection, statement: str) -> list[str]:
 )
 def test_no_statement_scans_a_table(connection: sqlite3.Connection, statement: str) -> None:
     plan = plan_of(connection, statement)
-    tables = r"(notice|block|change|client|user_number|admin_\w+|user)"
+    tables = r"(notice|block|change|client|user_number|user_group\w*|admin_\w+|user)"
     scans = [step for step in plan if re.match(rf"SCAN {tables}\b(?!.*(VIRTUAL TABLE|USING .*INDEX))", step)]
     assert not scans, plan
 

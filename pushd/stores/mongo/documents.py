@@ -99,6 +99,13 @@ def numbers(value: object) -> list[int] | None:
     return [int(item) for item in value if isinstance(item, int)]
 
 
+def texts(value: object) -> list[str] | None:
+    """A stored list of texts; None for none."""
+    if not isinstance(value, list) or not value:
+        return None
+    return [str(item) for item in value if isinstance(item, str)]
+
+
 def plain(value: object) -> Any:
     """A stored value of any kind as JSON has it."""
     match value:

@@ -26,6 +26,7 @@ from pushd.stores.mongo.documents import (
     optional_text,
     plain,
     text,
+    texts,
 )
 from pushd.values import usable_link, usable_tags, usable_title
 
@@ -103,6 +104,7 @@ def push_row(found: Document, delivered: int, failed: int, zone: ZoneInfo) -> Pu
         title=usable_title(found.get("title")),
         url=usable_link(found.get("url")),
         tags=usable_tags(found.get("tags")),
+        target_groups=texts(found.get("target_groups")),
     )
 
 

@@ -333,6 +333,8 @@ def push_upsert(record: PushRecord, now_ms: int) -> UpdateOne:
         once["target_user_ids"] = list(notice.target.user_ids)
     if notice.target.roles:
         once["target_roles"] = list(notice.target.roles)
+    if notice.target.groups:
+        once["target_groups"] = list(notice.target.groups)
     if notice.expires_ms:
         once["expires_at"] = date(notice.expires_ms)
     if notice.data is not None:

@@ -1,4 +1,4 @@
-"""Users, names and roles from one table."""
+"""Users, names and roles from one table; groups from a query."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from pymysql.constants import FIELD_TYPE  # type: ignore[import-untyped]
 from pushd.batched import batched
 from pushd.config.schema import Config, DirectoryConfig
 from pushd.errors import StartError, StoreError
-from pushd.model import User, UserId
+from pushd.model import Group, User, UserId
 from pushd.ports import Observe
 from pushd.stores.guard import Guard
 from pushd.stores.mysql.address import Address, parse_url
 from pushd.stores.mysql.failures import STORE, misconfiguration, translate
+from pushd.stores.mysql.groups import MysqlGroups
 from pushd.stores.mysql.pool import Pool, Row
 from pushd.values import MAX_NAME_CHARS, MAX_ROLE, MAX_USER_ID, MIN_ROLE, clean_name, is_whole
 
@@ -34,7 +35,8 @@ _ID_TYPES = {FIELD_TYPE.TINY, FIELD_TYPE.SHORT, FIELD_TYPE.INT24, FIELD_TYPE.LON
 
 
 class MysqlDirectory:
-    """ports.Directory and ports.Remote on one table. Needs SELECT on three columns, and no more.
+    """ports.Directory and ports.Remote on one table. Needs SELECT on three columns, and on what the query for groups
+    reads, and no more.
 
     Ids that are not positive do not exist for pushd. A role that is NULL, no number or beyond an INT is 0, and a name
     that is NULL is "".
@@ -49,9 +51,11 @@ class MysqlDirectory:
         config: DirectoryConfig,
         address: Address,
         guard: Guard,
+        groups: MysqlGroups,
         *,
         rows_at_once: int = ROWS_AT_ONCE,
     ) -> None:
+        self._groups = groups
         self._rows_at_once = rows_at_once
         self._pool = pool
         self._config = config
@@ -96,6 +100,14 @@ class MysqlDirectory:
             )
         return await self._ids("ids_by_role", f"({where})", wanted)
 
+    async def ids_by_group(self, groups: Collection[str]) -> list[UserId]:
+        """Ids of users in one of these groups, each once. One query for each group and ROWS_AT_ONCE."""
+        return await self._groups.ids_by_group(groups)
+
+    async def groups(self, limit: int) -> list[Group]:
+        """The groups there are, by name; the first `limit`. MySQL reads all that the query returns."""
+        return await self._groups.groups(limit)
+
     async def learn(self, claims: Sequence[User]) -> set[int]:
         """Takes over nothing of what tokens say: the table is others'."""
         return set()
@@ -120,6 +132,7 @@ class MysqlDirectory:
                 f"directory.id_column: {self._config.id_column} is not of an integer type; "
                 "expected the column with the users' positive whole numbers"
             )
+        await self._groups.check()
 
     async def _ids(self, operation: str, where: str, parameters: Sequence[object]) -> list[int]:
         """The ids of all rows for which `where` holds, ascending, each once."""
@@ -177,10 +190,12 @@ async def open_directory(
 ) -> AsyncIterator[MysqlDirectory]:
     """Connects when first asked, and asks for `rows_at_once`. Raises StartError for a URL that cannot be used."""
     address = parse_url(config.directory.url)
-    pool = Pool(address)
+    query = config.directory.groups_query.strip()
+    pool = Pool(address, is_read_only=bool(query))
+    # A guard of their own: a query that takes too long is no reason not to ask for users.
+    groups = MysqlGroups(query, pool, address, Guard(STORE, observe, translate), rows_at_once)
+    guard = Guard(STORE, observe, translate)
     try:
-        yield MysqlDirectory(
-            pool, config.directory, address, Guard(STORE, observe, translate), rows_at_once=rows_at_once
-        )
+        yield MysqlDirectory(pool, config.directory, address, guard, groups, rows_at_once=rows_at_once)
     finally:
         await pool.close()

@@ -83,6 +83,54 @@ def misconfiguration(cause: BaseException | None, config: DirectoryConfig) -> St
     return StartError(f"{key.format(column=_column_in(text, config))}: {text}; expected {expected}")
 
 
+# What makes a query useless for as long as it, the tables or the rights are what they are.
+_UNUSABLE_QUERY = {
+    ER.PARSE_ERROR,
+    ER.EMPTY_QUERY,
+    ER.BAD_FIELD_ERROR,
+    ER.NO_SUCH_TABLE,
+    ER.WRONG_TABLE_NAME,
+    ER.WRONG_COLUMN_NAME,
+    ER.BAD_DB_ERROR,
+    ER.NO_DB_ERROR,
+    ER.DBACCESS_DENIED_ERROR,
+    ER.TABLEACCESS_DENIED_ERROR,
+    ER.COLUMNACCESS_DENIED_ERROR,
+    ER.PROCACCESS_DENIED_ERROR,
+    ER.SPECIFIC_ACCESS_DENIED_ERROR,
+    ER.VIEW_INVALID,
+    ER.DUP_FIELDNAME,
+    ER.NONUNIQ_TABLE,
+    ER.NON_UNIQ_ERROR,
+    ER.UNKNOWN_TABLE,
+    ER.SP_DOES_NOT_EXIST,
+    ER.WRONG_NUMBER_OF_COLUMNS_IN_SELECT,
+    ER.OPERAND_COLUMNS,
+    ER.CANT_AGGREGATE_2COLLATIONS,
+    ER.CANT_AGGREGATE_NCOLLATIONS,
+    ER.INVALID_GROUP_FUNC_USE,
+    ER.WRONG_USAGE,
+    1582,  # ER_WRONG_PARAMCOUNT_TO_NATIVE_FCT
+    1792,  # ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION
+}
+
+
+def groups_misconfiguration(cause: BaseException | None) -> StartError | None:
+    """What the operator must change, if it is the query for groups."""
+    if _code(cause) not in _UNUSABLE_QUERY:
+        return None
+    assert cause is not None  # noqa: S101 - for the type checker
+    return StartError(
+        f"directory.groups_query: {_text(cause)}; expected a SELECT that returns group, user_id[, title], "
+        "and that the user of directory.url may run"
+    )
+
+
+def is_of_another_charset(cause: BaseException | None) -> bool:
+    """Whether a text was compared with a column whose character set has it not."""
+    return _code(cause) in {ER.CANT_AGGREGATE_2COLLATIONS}
+
+
 def _column_in(text: str, config: DirectoryConfig) -> str:
     """Which of the configured columns the server complains about."""
     for key in ("id_column", "name_column", "role_column"):

@@ -24,6 +24,9 @@ RECYCLE_S = 300.0  # proxies and firewalls forget connections that lie idle
 # as they are stored, in our encoding. 2^64 - 1: DEFAULT would be what the server has set.
 SESSION = "SET NAMES {charset}, SESSION sql_select_limit = 18446744073709551615, SESSION sql_mode = ''"
 
+# Beside it where the operator has a statement of his own: functions that it calls cannot write either. MySQL 5.6.5.
+READ_ONLY = "SET SESSION TRANSACTION READ ONLY"
+
 _COM_QUIT = b"\x01\x00\x00\x00\x01"
 
 
@@ -77,8 +80,9 @@ class Pool:
     one at a time, and cannot tell when a handshake is cancelled.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, *, is_read_only: bool = False) -> None:
         self._address = address
+        self._is_read_only = is_read_only
         self._free = asyncio.Semaphore(CONNECTIONS)
         self._idle: list[_Connection] = []
         self._connecting: set[asyncio.Task[_Connection]] = set()
@@ -150,6 +154,8 @@ class Pool:
             async with asyncio.timeout(CONNECT_S):
                 await connection.ping()  # connects; unlike aiomysql.connect it leaves us what is to be closed
                 await connection.query(SESSION.format(charset=address.charset))
+                if self._is_read_only:
+                    await connection.query(READ_ONLY)
         except BaseException:
             connection.close()
             raise

@@ -26,6 +26,7 @@ from pushd.stores.sqlite.engine.readers import reading
 from pushd.stores.sqlite.engine.schema import database_path, prepare
 from pushd.stores.sqlite.engine.statements import Statements
 from pushd.stores.sqlite.engine.thread import Connections, SqliteThread
+from pushd.stores.sqlite.groups import import_groups
 from pushd.stores.sqlite.inbox import SqliteInbox
 from pushd.stores.sqlite.ledger_file import open_ledger
 from pushd.stores.sqlite.outbox import SqliteOutbox
@@ -34,7 +35,7 @@ from pushd.stores.sqlite.record_lists import RecordLists
 from pushd.stores.sqlite.records import SqliteRecords
 from pushd.stores.sqlite.set_aside import SqliteSetAside
 
-__all__ = ["import_users", "open_stores"]
+__all__ = ["import_groups", "import_users", "open_stores"]
 
 # Required: UPDATE ... FROM (3.33), MATERIALIZED (3.35).
 OLDEST_SQLITE = (3, 35, 0)
@@ -100,7 +101,7 @@ async def open_stores(
                         records=records,
                         inbox=SqliteInbox(file, readers.read, clock=clock),
                         ledger=records if has_records else None,
-                        directory=SqliteDirectory(thread),
+                        directory=SqliteDirectory(thread, readers.read),
                         presence=SqlitePresence(thread),
                         set_aside=SqliteSetAside(thread, clock),
                         background={"database thread": thread.watch, "checkpoint": moving.run},

@@ -1,4 +1,4 @@
-"""The directory: table `user`, filled by `import-users` and by users who connect."""
+"""The directory: table `user`, filled by `import-users` and by users who connect, and groups."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from pushd.errors import StartError
 from pushd.model import User, UserId
 from pushd.stores.sqlite.engine.connection import open_connection
 from pushd.stores.sqlite.engine.schema import database_path, prepare
-from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Statements, decoded
+from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Reads, Statements, decoded
 from pushd.stores.sqlite.engine.thread import SqliteThread
+from pushd.stores.sqlite.groups import PAGE_IDS, SqliteGroups
+from pushd.stores.sqlite.ledger_file import Read
 from pushd.values import MAX_NAME_CHARS, MAX_ROLE, MIN_ROLE
 
 # Another program may have written what is no name or no role: that counts as a text, and as 0.
@@ -62,9 +64,6 @@ SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(va
 LEARN = _INSERT + " WHERE NOT is_imported"  # the import may have been this moment
 IMPORT = _INSERT
 
-# Decoding so many ids takes the loop less than a millisecond.
-PAGE_IDS = 20_000
-
 _users = msgspec.json.Decoder(list[User])
 _known = msgspec.json.Decoder(list[tuple[int, User | None]])
 
@@ -86,13 +85,14 @@ def import_users(data_dir: str, users: list[User]) -> int:
     return len(users)
 
 
-class SqliteDirectory:
-    """ports.Directory on table `user` of the embedded database.
+class SqliteDirectory(SqliteGroups):
+    """ports.Directory on table `user` of the embedded database, and those of groups.
 
     Ids that are not positive do not exist; who has a role that is none is in the list of all alone.
     """
 
-    def __init__(self, thread: SqliteThread) -> None:
+    def __init__(self, thread: SqliteThread, read: Read) -> None:
+        super().__init__(Reads(read, "directory"))
         self._statements = Statements(thread, "directory")
 
     async def users(self, user_ids: Collection[UserId]) -> dict[int, User]:

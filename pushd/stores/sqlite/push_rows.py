@@ -75,6 +75,7 @@ def push_row(notice: Notice, state: int, created_ms: int, counts: Counts) -> Pus
         title=notice.title,
         url=notice.url,
         tags=notice.tags,
+        target_groups=list(notice.target.groups) or None,
     )
 
 

@@ -21,7 +21,7 @@ DATABASE_NAME = "pushd.db"
 APPLICATION_ID = 0x70757368
 
 # Versions 1 to 8 had a row for each receipt; `conversion` reads them.
-VERSION = 10
+VERSION = 11
 OLDEST_LEDGER = 9
 
 _NOTICES = (
@@ -145,6 +145,27 @@ _USERS = (
     "CREATE TABLE alive (id INTEGER PRIMARY KEY CHECK (id = 1), at_ms INTEGER NOT NULL)",
 )
 
+_GROUPS = (
+    # A group's members are those with its number, so that new ones can be put beside them, little by little, and take
+    # their place at once. Whose number no group has is left over, or not in place yet.
+    """
+    CREATE TABLE IF NOT EXISTS user_group (
+      name   TEXT PRIMARY KEY,
+      number INTEGER NOT NULL UNIQUE,
+      title  TEXT NOT NULL,
+      users  INTEGER NOT NULL
+    )
+    """,
+    # Ids have no type, as in user_number.
+    """
+    CREATE TABLE IF NOT EXISTS user_group_member (
+      number  INTEGER NOT NULL,
+      user_id NOT NULL,
+      PRIMARY KEY (number, user_id)
+    ) WITHOUT ROWID
+    """,
+)
+
 _KEPT = (
     # Writes waiting for a store outside, by writer; a position is never given out twice.
     """
@@ -172,9 +193,9 @@ _KEPT = (
 )
 
 # What makes a database of a version one of the next version.
-STEPS = {9: tuple(statement for statement in _NOTICES if "notice_tag" in statement)}
+STEPS = {9: tuple(statement for statement in _NOTICES if "notice_tag" in statement), 10: _GROUPS}
 
-TABLES = (*_NOTICES, *_LEDGER, *_USERS, *_KEPT)
+TABLES = (*_NOTICES, *_LEDGER, *_USERS, *_GROUPS, *_KEPT)
 
 
 def database_path(data_dir: str) -> Path:
@@ -201,7 +222,8 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def prepare(path: Path, convert: Callable[[Path, int], None] | None = None) -> None:
-    """Create `path`, or have `convert(path, version)` make it what it should be when it is of an older version.
+    """Create `path`, or make it what it should be when it is of an older version: of one before the ledger
+    `convert(path, version)` does.
 
     Raises StartError when it cannot be ours or cannot be written, and for an older version that nobody is to convert.
     """

@@ -68,6 +68,7 @@ cdef class Connection:
     cdef readonly str conn_id
     cdef readonly uint8_t dialect
     cdef readonly bint is_acking
+    cdef readonly bint is_told_changes  # opened with changes=1
     cdef readonly bint is_secure
     cdef public object owner            # protocol.owner.Owner: hears what the client says; None once it is lost
     cdef public object details          # model.Client: what is known of the client; opaque here
@@ -105,9 +106,10 @@ cdef class Connection:
 
 
 cdef class FanOut:
-    cdef list frames                     # per dialect, encoded when the first connection needs it
+    cdef list frames                     # per dialect, encoded when the first connection needs it; b"": nothing is sent
     cdef object encode                  # what gives the frame of a dialect
-    cdef tuple ids                      # message_ids: of one notice, or of all that go together
+    cdef tuple ids                      # message_ids: of one notice, or of all that go together; None: it is no notice
+    cdef readonly bint tells_apart      # those opened with changes=1 get another frame, and some may get none
     cdef FanOut leader                  # with which it goes, or None
     cdef list followers                 # which go with it; None while none was offered
     cdef Py_ssize_t joined_bytes        # of its frame and theirs, as JSON; 0 while it was not asked for
@@ -116,7 +118,9 @@ cdef class FanOut:
     cdef object exclude                 # a set, or None
     cdef Py_ssize_t cursor
     cdef bint is_begun
+    cdef bint is_stopped
     cdef bint is_finished
+    cdef tuple reached                  # (handed, waiting) when it was stopped while it went with others, else None
     cdef UserIds handed_ids
     cdef UserIds waiting_ids
     cdef readonly list absent
@@ -124,6 +128,8 @@ cdef class FanOut:
     cdef readonly Py_ssize_t guests_total
 
     cdef bytes _frame(self, int dialect)
+    cdef bytes _frame_for(self, Connection connection)
+    cdef int _rejoin(self) except -1
     cdef int _note(self, Connection connection, int outcome) except -1
 
 
@@ -142,6 +148,7 @@ cdef class Hub:
     cdef readonly Py_ssize_t connections_total
     cdef readonly Py_ssize_t guests_total
     cdef readonly Py_ssize_t users_total
+    cdef readonly Py_ssize_t told_total   # connections opened with changes=1
     cdef readonly int64_t frames_sent
     cdef readonly int64_t bytes_sent
     cdef readonly int64_t slow_consumers

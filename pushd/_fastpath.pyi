@@ -11,6 +11,7 @@ class Connection:
     conn_id: str
     dialect: int
     is_acking: bool
+    is_told_changes: bool
     is_secure: bool
     owner: Owner | None
     details: Client
@@ -30,6 +31,7 @@ class Connection:
         is_acking: bool,
         now: float,
         details: Client,
+        is_told_changes: bool = False,
     ) -> None: ...
     @property
     def is_guest(self) -> bool: ...
@@ -54,17 +56,21 @@ class Connection:
 
 class FanOut:
     is_walk: bool
+    tells_apart: bool
     absent: list[int]
     sent_total: int
     guests_total: int
     def __init__(
         self,
-        message_id: str,
-        encode: Callable[[int], bytes],
+        message_id: str | None,
+        encode: Callable[[int], bytes | None],
         users: list[int] | None = None,
         exclude: frozenset[int] | set[int] | None = None,
+        *,
+        tells_apart: bool = False,
     ) -> None: ...
     def absorb(self, other: FanOut) -> bool: ...
+    def stop(self) -> None: ...
     @property
     def handed(self) -> list[int]: ...
     @property
@@ -75,6 +81,7 @@ class Hub:
     connections_total: int
     guests_total: int
     users_total: int
+    told_total: int
     frames_sent: int
     bytes_sent: int
     slow_consumers: int
@@ -95,6 +102,7 @@ class Hub:
     def send(self, connection: Connection, frame: bytes, ids: tuple[str, ...] | None = None) -> bool: ...
     def deliver(self, connection: Connection, frame: bytes, ids: tuple[str, ...]) -> bool | None: ...
     def release(self, connection: Connection) -> None: ...
+    def drop_held(self, message_id: str) -> None: ...
     def close(self, connection: Connection, code: int, reason: str = "") -> None: ...
     def reap(self, now: float) -> int: ...
     def sweep(

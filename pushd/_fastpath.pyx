@@ -61,7 +61,8 @@ cdef class Connection:
     """
 
     def __init__(
-        self, Hub hub, transport, *, int64_t user_id, str conn_id, int dialect, bint is_acking, double now, details
+        self, Hub hub, transport, *, int64_t user_id, str conn_id, int dialect, bint is_acking, double now, details,
+        bint is_told_changes=False
     ):
         self.hub = hub
         self.transport = transport
@@ -72,6 +73,7 @@ cdef class Connection:
         self.conn_id = conn_id
         self.dialect = dialect
         self.is_acking = is_acking
+        self.is_told_changes = is_told_changes
         self.last_seen = now
         self.details = details
         # An empty buffer is then announced by resume_writing: the moment all of it is in the kernel.
@@ -171,7 +173,7 @@ cdef class Connection:
         cdef list entries = (self.unflushed or []) + (self.held or [])
         self.unflushed = self.held = None
         self.held_bytes = 0
-        return [message_id for _, ids in entries for message_id in ids]
+        return [message_id for _, ids in entries if ids is not None for message_id in ids]
 
     def drained(self, loop):
         """A future that is done when the transport's buffer is empty or the connection closed."""
@@ -259,11 +261,15 @@ cdef class FanOut:
 
     `encode(dialect)` gives the complete WebSocket frame and is called for each dialect in use. With
     `users` None the whole array is walked. `exclude` is a set of user ids or None.
+
+    With `tells_apart`, which is for lists of users, `encode` is called with TOLD_CHANGES added for connections opened
+    with changes=1, and may say None: these get nothing. Without a `message_id` nobody acknowledges what is sent.
     """
 
-    def __init__(self, str message_id, encode, list users=None, exclude=None):
-        self.ids = (message_id,)
-        self.frames = [None] * DIALECTS
+    def __init__(self, str message_id, encode, list users=None, exclude=None, *, bint tells_apart=False):
+        self.ids = None if message_id is None else (message_id,)
+        self.frames = [None] * (2 * DIALECTS if tells_apart else DIALECTS)
+        self.tells_apart = tells_apart
         self.encode = encode
         self.users = users
         self.is_walk = users is None
@@ -277,19 +283,25 @@ cdef class FanOut:
     @property
     def handed(self):
         """Users for whom the kernel took the frame on a connection that does not acknowledge."""
-        return ids_unique(&self.handed_ids) if self.leader is None else self.leader.handed
+        if self.reached is not None:
+            return self.reached[0]
+        return ids_unique(&(self if self.leader is None else self.leader).handed_ids)
 
     @property
     def waiting(self):
         """Users who must acknowledge, or whose kernel has not taken the frame yet."""
-        return ids_unique(&self.waiting_ids) if self.leader is None else self.leader.waiting
+        if self.reached is not None:
+            return self.reached[1]
+        return ids_unique(&(self if self.leader is None else self.leader).waiting_ids)
 
     def absorb(self, FanOut other not None):
         """Take another one to the same connections along, its frames behind one's own in every write.
 
         False when that cannot be. What comes of it is asked of `other` as if it had gone by itself.
         """
-        if self.is_begun or other.is_begun or other.followers:
+        if self.is_begun or other.is_begun or other.followers or self.is_stopped or other.is_stopped:
+            return False
+        if self.tells_apart or other.tells_apart:
             return False
         if self.users != other.users or self.exclude != other.exclude:
             return False
@@ -307,15 +319,47 @@ cdef class FanOut:
         other.leader, other.absent = self, self.absent
         return True
 
+    def stop(self):
+        """Reach nobody else. Who has been reached stays in `handed` and `waiting`; those it went with go on."""
+        cdef FanOut leader = self if self.leader is None else self.leader
+        if self.is_stopped or self.is_finished or leader.is_finished:
+            return
+        if self.leader is not None or self.followers:
+            self.reached = (self.handed, self.waiting)
+        self.is_stopped = True
+        if leader is not self:
+            leader.followers.remove(self)
+        leader._rejoin()
+
+    cdef int _rejoin(self) except -1:
+        """One of those that go together was stopped."""
+        cdef list alive = ([] if self.is_stopped else [self]) + (self.followers or [])
+        if len(alive) == 0:
+            return 0  # the next slice ends it
+        self.frames = [None] * len(self.frames)
+        if self.followers is not None:
+            self.ids = (self.ids[0],) if not self.is_stopped else ()
+            for other in self.followers:
+                self.ids += (<FanOut>other).ids
+        return 0
+
     cdef bytes _frame(self, int dialect):
         frame = self.frames[dialect]
         if frame is None:
-            frame = self.encode(dialect)
+            frame = b"" if self.is_stopped else self.encode(dialect)
             if type(frame) is not bytes:
                 raise TypeError("a frame is bytes")
             if self.followers:
                 frame = b"".join([frame, *[(<FanOut>other)._frame(dialect) for other in self.followers]])
             self.frames[dialect] = frame
+        return <bytes>frame
+
+    cdef bytes _frame_for(self, Connection connection):
+        """With `tells_apart`; b"": nothing."""
+        cdef int kind = connection.dialect + (DIALECTS if connection.is_told_changes else 0)
+        frame = self.frames[kind]
+        if frame is None:
+            frame = self.frames[kind] = self.encode(kind) or b""
         return <bytes>frame
 
     cdef int _note(self, Connection connection, int outcome) except -1:
@@ -379,6 +423,7 @@ cdef class Hub:
         self.members.append(connection)
         self.size += 1
         self.connections_total += 1
+        self.told_total += connection.is_told_changes
         self._index_user(connection)
 
     cdef int _reserve(self) except -1:
@@ -484,6 +529,7 @@ cdef class Hub:
         connection.index = -1
         self._unindex_user(connection)
         self.connections_total -= 1
+        self.told_total -= connection.is_told_changes
         handed = connection._take_handed()
         if handed:
             self.on_handed(connection, handed)
@@ -517,11 +563,25 @@ cdef class Hub:
         while connection.held:
             frame, ids = connection.held.pop(0)
             connection.held_bytes -= len(frame)
-            if self._write(connection, frame, ids, False) == HANDED:
+            if self._write(connection, frame, ids, False) == HANDED and ids is not None:
                 handed.extend(ids)
         connection.held = None
         if handed:
             self.on_handed(connection, handed)
+
+    def drop_held(self, str message_id not None):
+        """Do not write this notice where it is held back behind a mailbox. What was joined with others stays."""
+        cdef Connection connection
+        cdef list left
+        cdef tuple ids = (message_id,)
+        for member in self.members:
+            if member is None or (<Connection>member).held is None:
+                continue
+            connection = <Connection>member
+            left = [entry for entry in connection.held if entry[1] != ids]
+            if len(left) < len(connection.held):
+                connection.held = left
+                connection.held_bytes = sum([len(frame) for frame, _ in left])
 
     cdef int _write(self, Connection connection, bytes frame, tuple ids, bint is_control) except -2:
         cdef int state
@@ -661,6 +721,11 @@ cdef class Hub:
         cdef bint is_finished = True  # also when it raises
         if job.is_finished:
             return True
+        if job.is_stopped and not job.followers:
+            job.is_finished = True
+            if job.is_begun and job.is_walk:
+                self._end_walk()
+            return True
         if not job.is_begun:
             ids_reserve(&job.handed_ids, self.size if job.is_walk else len(job.users))
             job.is_begun = True
@@ -742,7 +807,9 @@ cdef class Hub:
         return job.cursor >= total
 
     cdef int _deliver(self, FanOut job, Connection connection) except -1:
-        job._note(connection, self._write(connection, job._frame(connection.dialect), job.ids, False))
+        cdef bytes frame = job._frame_for(connection) if job.tells_apart else job._frame(connection.dialect)
+        if frame:
+            job._note(connection, self._write(connection, frame, job.ids, False))
         return 0
 
 

@@ -17,6 +17,7 @@ import structlog
 from prometheus_client.core import Metric
 
 from pushd.api import openapi
+from pushd.api.amending import AmendingHandlers
 from pushd.api.answers import AnswerTurns
 from pushd.api.connections import ConnectionHandlers
 from pushd.api.inbox import InboxHandlers
@@ -80,7 +81,7 @@ class Node(Core):
         super().__init__(basis, stores, set_aside, node_id=node_id(config), past=past, pauses=pauses)
         writers = self.writers
         self.health = health
-        self.mailbox = stores.mailbox
+        self.mailbox = self.stores.mailbox
         self.remotes = stores.remotes
         self.server: HttpServer | None = None
         self.reader = Reader(parsing, *longest_frames(config.limits))
@@ -114,6 +115,7 @@ class Node(Core):
         current, clock, turns = self.current, self.clock, AnswerTurns()
         return Api(
             publishing=PublishingHandlers(self.intake, records, writers, current),
+            amending=AmendingHandlers(self.amending),
             records=RecordHandlers(records, writers, current, turns),
             receive_records=ReceiveRecordHandlers(records, writers, current, turns),
             receipts=ReceiptHandlers(self.acknowledgements, records, hub, writers, current),
@@ -227,6 +229,7 @@ class Node(Core):
         while self.gateway.open_sockets:
             await asyncio.sleep(0.01)
         await self.shared.tasks.finished()
+        await self.amending.finished()
         await self.set_aside.finished()
         await self.writers.secured()
 

@@ -5,6 +5,7 @@ build them the same way.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -12,14 +13,19 @@ import msgspec
 from pushd._fastpath import Connection, Hub
 from pushd.basis import Basis
 from pushd.delivery.acknowledgements import Acknowledgements
+from pushd.delivery.amending import Amending
+from pushd.delivery.amendments import Amendments
+from pushd.delivery.announcer import Announcer
+from pushd.delivery.current_mailbox import CurrentMailbox
 from pushd.delivery.dispatch import GROW_AFTER_S, Dispatcher
+from pushd.delivery.following import AGAIN_AFTER_S, Following
 from pushd.delivery.inboxes import Inboxes
 from pushd.delivery.intake import Intake
 from pushd.delivery.lanes import Lanes
 from pushd.delivery.recipients import StoredRecipients
 from pushd.errors import PushdError
 from pushd.in_flight import InFlight
-from pushd.model import Notice
+from pushd.model import Amended, Notice
 from pushd.ports import Stores
 from pushd.presence.arrivals import Arrivals
 from pushd.presence.failures import Failures
@@ -53,6 +59,7 @@ class Past(msgspec.Struct):
     last_seq: int = 0
     unsettled: list[Notice] = []
     recent: list[Notice] = []  # settled, and accepted within the dedup window
+    amended: list[Amended] = []
     outbox: dict[str, int] = {}  # batches by writer
 
 
@@ -64,6 +71,7 @@ class Pauses(msgspec.Struct, frozen=True):
     settle_delay_s: float = SETTLE_DELAY_S
     status_delay_s: float = STATUS_DELAY_S
     look_aside_every_s: float = LOOK_EVERY_S
+    follow_again_s: float = AGAIN_AFTER_S
     alive_every_s: float = ALIVE_EVERY_S
 
 
@@ -72,6 +80,7 @@ PAUSES = Pauses()
 
 async def read_past(stores: Stores, set_aside: SetAsideData, since_ms: int) -> Past:
     """What is in the journal and the outbox; what cannot be decoded is set aside. Raises StoreError."""
+    amended = await stores.amendments.known()
     unsettled = await stores.journal.unsettled()
     for seq, body, why in await stores.journal.spoiled():
         if await set_aside.keep(NOTICE, SpoiledNotice(f"seq {seq}: {why}"), body):
@@ -82,6 +91,7 @@ async def read_past(stores: Stores, set_aside: SetAsideData, since_ms: int) -> P
         last_seq=await stores.journal.last_seq(),
         unsettled=unsettled,
         recent=recent,
+        amended=amended,
         outbox=await stores.outbox.counts(),
     )
 
@@ -99,6 +109,9 @@ class Core:
         past: Past,
         pauses: Pauses = PAUSES,
     ) -> None:
+        self.amendments = amendments = Amendments(past.amended)
+        if "mailbox" in stores.amendments.followers:
+            stores = replace(stores, mailbox=CurrentMailbox(stores.mailbox, amendments))
         self.stores = stores
         self.set_aside = set_aside
         self.metrics = metrics = basis.metrics
@@ -144,18 +157,26 @@ class Core:
             wake=self.dispatcher.wake,
             on_settled=self.settled,
             last_seq=past.last_seq,
+            amendments=amendments,
+        )
+        announcer = Announcer(hub, self.dispatcher.fan_outs, acknowledgements, stores.records, writers, metrics)
+        self.following = following = Following(
+            stores, writers, self.intake, clock, metrics, again_after_s=pauses.follow_again_s
+        )
+        self.amending = Amending(
+            stores, amendments, announcer, following, self.intake, self.dispatcher, writers, hub, basis
         )
         self.failures = failures = Failures(hub, metrics)
         self.register = Register(hub, writers.statuses, basis)
         self.greeting = Greeting(hub, stores.records, writers, current, node_id=node_id)
         self.mailboxes = Mailboxes(directory, stores.mailbox, writers, metrics)
         self.replays = Replays(
-            hub, self.mailboxes, acknowledgements, current, metrics, failures, retry_first_s=retry_first_s
+            hub, self.mailboxes, acknowledgements, amendments, current, metrics, failures, retry_first_s=retry_first_s
         )
         self.arrivals = Arrivals(hub, self.register, self.greeting, self.mailboxes, self.replays, failures)
         self.heartbeat = Heartbeat(hub, acknowledgements, current, clock, failures)
         self.life_sign = LifeSign(stores.presence, writers, clock, failures, every_s=pauses.alive_every_s)
-        self.retention = Retention(stores, current, metrics, clock.wall_ms)
+        self.retention = Retention(stores, current, metrics, clock.wall_ms, forget_amended=amendments.forget)
         writers.give_way_to(self.arrivals)
         set_aside.takes(NOTICE, self.intake.take_back)
         hub.on_handed = self._handed
@@ -173,6 +194,7 @@ class Core:
             "maintenance": self.retention.run,
             "expiry": self.retention.run_expiry,
             "dispatch": self.dispatcher.run,
+            "amendments": self.following.run,
             "arrivals": self.arrivals.run,
             "heartbeat": self.heartbeat.run,
             "alive": self.life_sign.run,

@@ -46,6 +46,7 @@ class InFlight(msgspec.Struct, eq=False):
     data_bytes: int = 0  # what they count for where notices on their way are bounded
     is_restored: bool = False  # accepted by a former process, which may have delivered it in part
     on_settled: Callable[[InFlight], None] = _nothing
+    is_revoked: bool = False  # nobody gets it any more
     copy: MailboxItem | None = None  # for mailboxes, shared by all in which it waits
     online_count: int = 0
     offline_count: int = 0

@@ -246,6 +246,19 @@ class MailboxItem(msgspec.Struct, omit_defaults=True):
     tags: tuple[str, ...] = ()
 
 
+class Amended(msgspec.Struct, frozen=True):
+    """What was changed of a notice after it was accepted.
+
+    `version`: of what it says now; `reminders`: how often its recipients were reminded, the last time at `reminded_ms`.
+    """
+
+    message_id: str
+    is_revoked: bool = False
+    version: int = 1
+    reminders: int = 0
+    reminded_ms: int = 0
+
+
 class Client(msgspec.Struct):
     """What the edge knows of a connection's client; `Connection.details`."""
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping,
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pushd.model import Arrival, Group, MailboxItem, Mark, Notice, Outcome, PushRecord, Receipt, User, UserId
+from pushd.model import Amended, Arrival, Group, MailboxItem, Mark, Notice, Outcome, PushRecord, Receipt, User, UserId
 from pushd.records import (
     InboxFilter,
     InboxPage,
@@ -69,6 +69,35 @@ class Journal(Protocol):
         """Drop at most `limit` settled notices accepted before that time; how many were dropped."""
 
 
+class Amendments(Protocol):
+    """What was changed of notices after they were accepted, on disk beside the journal.
+
+    It is kept for as long as a copy of the notice may wait anywhere, or its record says it. What is awaited here
+    survives what a journal entry survives, and is done in the stores of this process; `followers` are those outside:
+    "mailbox" and "records" have to follow.
+    """
+
+    @property
+    def followers(self) -> frozenset[str]:
+        """The stores outside this process that have to follow."""
+
+    async def known(self) -> list[Amended]:
+        """What was changed so far."""
+
+    async def revoke(self, amended: Amended, at_ms: int) -> int:
+        """Nobody gets this notice any more: it waits in no mailbox of this process, is unread for nobody, and is not
+        kept for anybody again. How many copies waited here."""
+
+    async def unfollowed(self) -> list[tuple[Amended, str]]:
+        """What is not in a store outside yet, and in which; oldest first."""
+
+    async def followed(self, amended: Amended, store: str) -> None:
+        """That store has it; unless more was changed of the notice since."""
+
+    async def purge(self, before_ms: int, limit: int) -> list[str]:
+        """Forget at most `limit` that were changed last before that time, and that every store has; which these are."""
+
+
 class Mailbox(Protocol):
     """Notices waiting for absent users: per user the newest `mailbox.max_per_user`, for `mailbox.ttl_days`."""
 
@@ -118,8 +147,16 @@ class RecordStore(Protocol):
     async def not_received_by(self, message_id: str) -> list[int]:
         """The users whose receive record says not received."""
 
+    async def sent_to(self, message_id: str) -> list[UserId]:
+        """The users who were connected when it went out, or have received it, as their receive records say."""
+
+    async def revoke(self, message_id: str, at_ms: int) -> bool:
+        """The notice was revoked: its push record says so, and it is unread for nobody; receive records stay. False:
+        there is no push record. For stores outside this process: in others `Amendments` does it."""
+
     async def unread_counts(self, user_ids: Collection[UserId]) -> dict[int, int]:
-        """Unread, unexpired receive records per user; users with none may be absent."""
+        """Unread receive records per user, of notices that are neither expired nor revoked; users with none may be
+        absent."""
 
     async def push_records(self, where: PushFilter, sort: PushSort, part: Part) -> list[PushRow]:
         """A part of the matching push records; ties by push time and message_id, so that pages do not overlap."""
@@ -358,6 +395,7 @@ class Stores:
     """
 
     journal: Journal
+    amendments: Amendments
     outbox: OutboxLog
     mailbox: Mailbox
     records: RecordStore

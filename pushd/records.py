@@ -32,6 +32,16 @@ class ReceiptSort(StrEnum):
     USERNAME = "username"
 
 
+class RecordState(StrEnum):
+    """How far a push record's notice is: still to go out, out, or what became of it instead."""
+
+    SCHEDULED = "scheduled"
+    SENT = "sent"
+    CANCELLED = "cancelled"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+
+
 class Part(msgspec.Struct, frozen=True):
     """Which part of a sorted list: skip `offset`, then at most `limit`."""
 
@@ -107,6 +117,7 @@ class PushRow(msgspec.Struct, frozen=True):
     url: str = ""
     tags: tuple[str, ...] = ()
     target_groups: list[str] | None = None
+    state: str = RecordState.SENT.value
 
 
 class PushStats(msgspec.Struct, frozen=True):

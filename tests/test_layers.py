@@ -120,7 +120,7 @@ OUTSIDE_CALLS = [
 MAX_LINES = 500
 # The hub is one extension module: a border inside it would run through the fan-out's inner loop. What Python calls of
 # the ledger are methods of one class.
-LONGER = {"pushd/_fastpath.pyx": 760, "pushd/ledger/_ledger.pyx": 800}
+LONGER = {"pushd/_fastpath.pyx": 850, "pushd/ledger/_ledger.pyx": 800}
 
 
 def is_in(module: str, name: str) -> bool:
@@ -392,7 +392,7 @@ def test_a_sound_house() -> None:
         ("pushd/ws/_reader.pyx", "import socket", "imports socket"),
         ("pushd/model.py", "\n" * 501, "501 lines, more than 500"),
         ("pushd/_fastpath.pxd", "\n" * 501, "501 lines, more than 500"),
-        ("pushd/_fastpath.pyx", "\n" * 761, "761 lines, more than 760"),
+        ("pushd/_fastpath.pyx", "\n" * 851, "851 lines, more than 850"),
         ("pushd/ws/_reader.pyx", "\n" * 501, "501 lines, more than 500"),
         ("pushd/stores/sqlite/engine/thread.py", "\n" * 501, "501 lines, more than 500"),
     ],

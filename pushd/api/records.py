@@ -21,7 +21,7 @@ from pushd.http.long_answers import Long, encoded
 from pushd.local_time import rfc3339, rfc3339_or_none
 from pushd.model import TargetKind, UserId
 from pushd.ports import RecordStore
-from pushd.records import PushFilter, PushRow, PushSort, PushStats
+from pushd.records import PushFilter, PushRow, PushSort, PushStats, RecordState
 from pushd.values import MAX_INT64
 from pushd.writing.writers import Writers
 
@@ -92,6 +92,7 @@ class PushView(msgspec.Struct):
     url: str | msgspec.UnsetType = msgspec.UNSET
     tags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     target_groups: list[str] | msgspec.UnsetType = msgspec.UNSET
+    state: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class PushStatsView(msgspec.Struct):
@@ -132,6 +133,8 @@ class Deleted(msgspec.Struct):
 def push_view(row: PushRow, timezone: ZoneInfo) -> PushView:
     """A push record for people: times written out, without a title, a url, tags and groups where it has none."""
     fields = answers.without_empty(msgspec.structs.asdict(row), "title", "url", "tags", "target_groups")
+    if row.state == RecordState.SENT:
+        del fields["state"]
     return PushView(
         push_time=rfc3339(fields.pop("push_ms"), timezone),
         expires_at=rfc3339_or_none(fields.pop("expires_ms"), timezone),

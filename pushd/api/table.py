@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pushd.api.amending import AmendingHandlers, RevokedNotice
 from pushd.api.connections import Closed, ConnectionHandlers, DisconnectBody, OnlineUsers
 from pushd.api.endpoint import Endpoint, Rights
 from pushd.api.forms import UserQuery
@@ -39,6 +40,7 @@ class Api(NamedTuple):
     """The handlers, by subject."""
 
     publishing: PublishingHandlers
+    amending: AmendingHandlers
     records: RecordHandlers
     receive_records: ReceiveRecordHandlers
     receipts: ReceiptHandlers
@@ -64,6 +66,8 @@ def endpoints(api: Api) -> tuple[Endpoint, ...]:
                  "Drop a push record and its receive records."),
         Endpoint("POST", "/notification/records/{message_id}/resend", ADMIN, api.publishing.resend, Published,
                  "Push again to those who have not received it.", WaitQuery),
+        Endpoint("POST", "/notification/records/{message_id}/revoke", ADMIN, api.amending.revoke, RevokedNotice,
+                 "Take a notice back: out of every mailbox, and nobody gets it any more."),
         Endpoint("GET", "/notification/stats", ADMIN, api.records.stats, PushStatsView,
                  "Sums over push records.", StatsQuery),
         Endpoint("GET", "/notification/admin-receive-records", ADMIN, api.receive_records.page, ReceiveRecords,

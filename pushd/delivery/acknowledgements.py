@@ -19,7 +19,7 @@ from pushd.model import Channel, DeliveryStatus, MailboxItem, Mark, Outcome, Use
 from pushd.ports import RecordStore
 from pushd.protocol import frames
 from pushd.telemetry import faults
-from pushd.turns import Slice
+from pushd.turns import Slice, sliced
 from pushd.waiters import Waiters
 from pushd.writing.batches import received
 from pushd.writing.writers import Writers
@@ -180,7 +180,7 @@ class Acknowledgements:
 
     def to_mailbox(self, flight: InFlight, user_ids: Collection[UserId]) -> None:
         """Keep the notice for these users until they come back."""
-        if not user_ids:
+        if not user_ids or flight.is_revoked:
             return
         notice = flight.notice
         copy = flight.copy
@@ -276,6 +276,10 @@ class Acknowledgements:
         """These are about to be sent from the mailbox; they stay there until they are acknowledged."""
         self._note_in_mailbox(user_id, ((item.message_id, item.ts) for item in items))
 
+    async def replayed_to(self, message_id: str) -> list[UserId]:
+        """Connected users to whom this was sent, or is being sent, from their mailboxes, and who have not answered."""
+        return [user_id async for user_id, sent in sliced([*self._in_mailbox.items()]) if message_id in sent]
+
     def _note_in_mailbox(self, user_id: UserId, sent: Iterable[tuple[str, int]]) -> None:
         stored = self._in_mailbox.setdefault(user_id, {})
         stored.update(sent)
@@ -355,7 +359,7 @@ class Acknowledgements:
         message_id = flight.notice.message_id
         late = [user_id for user_id in user_ids if self._waiting.get(user_id, {}).pop(message_id, None)]
         self.to_mailbox(flight, late)
-        for user_id in late:
+        for user_id in late if not flight.is_revoked else ():
             self._note_in_mailbox(user_id, [(message_id, flight.notice.accepted_ms)])
         self._answered(flight, len(late))
 

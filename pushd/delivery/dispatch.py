@@ -19,7 +19,7 @@ from pushd.delivery.lanes import Lanes
 from pushd.delivery.recipients import StoredRecipients, is_partly_delivered
 from pushd.delivery.to_one import ToOne
 from pushd.in_flight import InFlight
-from pushd.model import TargetKind
+from pushd.model import TargetKind, UserId
 from pushd.protocol import frames
 from pushd.telemetry import faults
 from pushd.turns import Share, Slice
@@ -84,6 +84,7 @@ class Dispatcher:
         self._busy_s = 0.0
         self._busy_until = clock.now()  # up to when `_busy_s` counts
         self._aside = 0
+        self._jobs: dict[InFlight, FanOut] = {}  # fan-outs of which it is not all noted to whom they went
         self._measured_at = self._idle_since = clock.now()
         self.utilization = 0.0
 
@@ -104,6 +105,18 @@ class Dispatcher:
             return
         while flights and self._turn.has_time() and self._is_done(flights[0]):
             flights.popleft()
+
+    def stop(self, flight: InFlight) -> list[UserId]:
+        """Send it to nobody else; to whom it was sent by a fan-out that is under way."""
+        job = self._jobs.get(flight)
+        if job is None:
+            return []
+        job.stop()
+        return [*job.handed, *job.waiting]
+
+    def _all_sent(self, flight: InFlight) -> None:
+        self._jobs.pop(flight, None)
+        self._acknowledgements.all_sent(flight)
 
     def wake(self) -> None:
         """A notice has entered a lane: send it at once if nothing has to be waited for, else call a worker for it."""
@@ -214,7 +227,7 @@ class Dispatcher:
         Whoever waits for its delivery is not told that it is delivered.
         """
         message_id = flight.notice.message_id
-        self._acknowledgements.all_sent(flight)
+        self._all_sent(flight)
         try:
             body = msgspec.json.encode(flight.notice)
         except Exception as failure:
@@ -231,6 +244,7 @@ class Dispatcher:
             or len(target.user_ids) > AT_ONCE_MOST
             or target.exclude_ids
             or notice.expires_ms
+            or flight.is_revoked
             or is_partly_delivered(flight)
             or self.fan_outs.is_blocked(notice.priority)
         ):
@@ -268,6 +282,7 @@ class Dispatcher:
             except Exception as error:
                 if one is not flight:  # which fails by itself
                     self._failed(one, error)
+        self._jobs.update(jobs)
         for one in jobs:
             self._acknowledgements.sending(one)
         ends = self.fan_outs.add_all(jobs.values(), flight.notice.priority)
@@ -293,7 +308,7 @@ class Dispatcher:
     def _is_whole_walk(self, flight: InFlight) -> bool:
         notice = flight.notice
         is_whole = notice.target.kind in (TargetKind.ALL, TargetKind.ONLINE) and not is_partly_delivered(flight)
-        return is_whole and not notice.is_expired(self._wall_ms())
+        return is_whole and not flight.is_revoked and not notice.is_expired(self._wall_ms())
 
     def _go_on(self, flight: InFlight, begun: _Begun) -> None:
         """Let a broadcast that was begun go on without a worker."""
@@ -310,7 +325,7 @@ class Dispatcher:
     def _ended(self, flight: InFlight, task: asyncio.Task[None]) -> None:
         self._aside -= 1
         if task.cancelled():  # perhaps before it began
-            self._acknowledgements.all_sent(flight)
+            self._all_sent(flight)
 
     async def _at_length(self, flight: InFlight, begun: _Begun | None) -> None:
         self._count_busy(1)
@@ -319,13 +334,16 @@ class Dispatcher:
         except Exception as error:
             self._failed(flight, error)
         except asyncio.CancelledError:  # the journal keeps the notice; this may not be the end of the others
-            self._acknowledgements.all_sent(flight)
+            self._all_sent(flight)
             raise
         finally:
             self._count_busy(-1)
 
     async def _process(self, flight: InFlight, begun: _Begun | None) -> None:
         notice = flight.notice
+        if begun is None and flight.is_revoked:
+            self._conclude(flight, "success")
+            return
         if begun is None and notice.is_expired(self._wall_ms()):
             await self._expire(flight, await self._recipients(flight))
             self._conclude(flight, "expired")
@@ -375,6 +393,8 @@ class Dispatcher:
     async def _broadcast(self, flight: InFlight, begun: _Begun | None) -> None:
         """Send to every connection first, whoever that is; who else should have it is asked afterwards."""
         job = await self._fan_out(flight, begun or self._begin(flight, None))
+        if flight.is_revoked:
+            return
         recipients = await self._recipients(flight)
         absent: list[int] = []
         if recipients:
@@ -384,12 +404,15 @@ class Dispatcher:
         await self._settle_absent(flight, absent, LATE_ROUNDS)
 
     async def _deliver(self, flight: InFlight, recipients: list[int]) -> None:
+        if flight.is_revoked:
+            return
         job = await self._fan_out(flight, self._begin(flight, recipients))
         await self._settle_absent(flight, job.absent, LATE_ROUNDS)
 
     def _begin(self, flight: InFlight, users: list[int] | None) -> _Begun:
         began = self._now()
         job = self._job(flight, users)
+        self._jobs[flight] = job
         flight.recipients = max(flight.recipients, len(users or ()))
         self._acknowledgements.sending(flight)
         return began, job, self.fan_outs.add(job, flight.notice.priority)
@@ -422,7 +445,7 @@ class Dispatcher:
                 await self._noting.turn()
             share = slice(start, start + SETTLE_CHUNK)
             self._acknowledgements.sent(flight, handed[share], waiting[share])
-        self._acknowledgements.all_sent(flight)
+        self._all_sent(flight)
 
     def _job(self, flight: InFlight, users: list[int] | None) -> FanOut:
         notice = flight.notice
@@ -435,6 +458,8 @@ class Dispatcher:
         late: list[int] = []
         has_user = self._hub.has_user
         for start in range(0, len(absent), SETTLE_CHUNK):
+            if flight.is_revoked:
+                return
             chunk = absent[start : start + SETTLE_CHUNK]
             here = [user_id for user_id in chunk if has_user(user_id)] if rounds else []
             if here:
@@ -444,7 +469,7 @@ class Dispatcher:
             self._acknowledgements.absent(flight, chunk)
             if start + SETTLE_CHUNK < len(absent):
                 await asyncio.sleep(0)
-        if late:
+        if late and not flight.is_revoked:
             _, job, under_way = self._begin(flight, late)
             await self._reached(under_way)
             await self._note_sent(flight, job)

@@ -13,6 +13,7 @@ from sys import getsizeof
 import msgspec
 
 from pushd.basis import Basis
+from pushd.delivery.amendments import Amendments
 from pushd.delivery.dedup import DedupWindow
 from pushd.delivery.lanes import Lanes
 from pushd.delivery.submission import Sender, Submission, data_bytes_of, notice_of, stored_notice
@@ -48,6 +49,7 @@ class Intake:
         wake: Callable[[], None],
         on_settled: Callable[[InFlight], None],
         last_seq: int,
+        amendments: Amendments,
     ) -> None:
         current, clock = basis.current, basis.clock
         self._journal = journal
@@ -59,6 +61,7 @@ class Intake:
         self._send_at_once = send_at_once
         self._wake = wake
         self._on_settled = on_settled
+        self._amendments = amendments
         self._seqs = itertools.count(last_seq + 1)
         self.window: DedupWindow[Attempt] = DedupWindow(current.config.delivery.dedup_window_s, REMEMBERED_BYTES)
         per_s = current.config.limits.publishes_per_s
@@ -69,6 +72,8 @@ class Intake:
         self._commits: set[asyncio.Future[None]] = set()
         self.is_draining = False
         self.unsettled_total = 0
+        self._under_way: dict[str, InFlight] = {}  # durable and not settled
+        self._repeated: dict[str, list[InFlight]] = {}  # and others of the same ids
         self.group_most = GROUP_MOST
         self.data_most_bytes = UNSETTLED_DATA_BYTES
         self._data_bytes = 0  # of notices on their way
@@ -89,7 +94,11 @@ class Intake:
         notice = notice_of(submission, sender, idempotency_key, next(self._seqs), self._wall_ms(), limits)
         keys = dedup_keys(notice, is_named=submission.message_id is not None)
         earlier = self.window.find(keys, now)
-        return self._keep(notice, keys, now) if earlier is None else self._repeat(earlier, notice, keys)
+        if earlier is not None:
+            return self._repeat(earlier, notice, keys)
+        if self._amendments and self._amendments.is_revoked(notice.message_id):
+            raise _revoked()
+        return self._keep(notice, keys, now)
 
     def _admit(self, now: float) -> None:
         if self.is_draining:
@@ -227,6 +236,9 @@ class Intake:
         flights = deque(attempt.flight for attempt in group if attempt.flight is not None)
         self.unsettled_total += len(flights)
         self._count([flight.notice for flight in flights], "accepted")
+        for flight in flights:
+            if self._under_way.setdefault(flight.notice.message_id, flight) is not flight or self._amendments:
+                self._enter_again(flight)
         try:
             self._send_at_once(flights)
         except Exception as error:  # what is left goes into its lane all the same
@@ -236,6 +248,30 @@ class Intake:
         for flight in flights:
             self._lanes.put(flight, flight.notice.priority, now)
             self._call_worker()
+
+    def _enter_again(self, flight: InFlight) -> None:
+        """An id that is under way, or may be that of a notice that was changed."""
+        message_id = flight.notice.message_id
+        if self._under_way[message_id] is not flight:
+            self._repeated.setdefault(message_id, []).append(flight)
+        flight.is_revoked = self._amendments.is_revoked(message_id)
+
+    def under_way(self, message_id: str) -> list[InFlight]:
+        """The notices with this id that are durable and not settled, the first one first."""
+        first = self._under_way.get(message_id)
+        return [] if first is None else [first, *self._repeated.get(message_id, ())]
+
+    def _leave(self, flight: InFlight) -> None:
+        """It is settled."""
+        message_id = flight.notice.message_id
+        if message_id not in self._repeated:
+            self._under_way.pop(message_id, None)
+            return
+        left = [one for one in self.under_way(message_id) if one is not flight]
+        self._under_way[message_id] = left[0]
+        self._repeated[message_id] = left[1:]
+        if not left[1:]:
+            del self._repeated[message_id]
 
     def _call_worker(self) -> None:
         try:
@@ -266,6 +302,8 @@ class Intake:
         except RequestError as error:
             text = f"message_id: its record cannot be sent again as it is: {error.text}"
             raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": "message_id"}) from None
+        if self._amendments.is_revoked(notice.message_id):
+            raise _revoked()
         if notice.is_expired(self._wall_ms()):
             text = "message_id: the notice has expired"
             raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": "message_id"})
@@ -284,9 +322,7 @@ class Intake:
             attempt = Attempt(flight, keys, done)
             self._remember(attempt, notice, now - age_s)
             if queue:
-                self.unsettled_total += 1
-                self._lanes.restore(flight, notice.priority, now)
-                self._call_worker()
+                self._restore(flight)
             else:
                 attempt.settled()
 
@@ -312,8 +348,14 @@ class Intake:
         # Of a notice to whoever was connected it is not known who that was: it goes to whoever is.
         is_restored = notice.target.kind is not TargetKind.ONLINE
         flight = InFlight(notice, self._now(), is_restored=is_restored, on_settled=settled)
+        self._restore(flight)
+
+    def _restore(self, flight: InFlight) -> None:
+        """Put what was accepted before into its lane."""
         self.unsettled_total += 1
-        self._lanes.restore(flight, notice.priority, self._now())
+        self._under_way.setdefault(flight.notice.message_id, flight)
+        self._enter_again(flight)
+        self._lanes.restore(flight, flight.notice.priority, self._now())
         self._call_worker()
 
     async def finished(self) -> None:
@@ -325,6 +367,7 @@ class Intake:
 
     def _settled(self, flight: InFlight) -> None:
         self.unsettled_total -= 1
+        self._leave(flight)
         self._data_bytes -= flight.data_bytes
         self._on_settled(flight)
 
@@ -346,6 +389,11 @@ def _kind_and_priority(notice: Notice) -> tuple[TargetKind, Priority]:
 def _presentable(notice: Notice) -> Notice:
     """A notice that was accepted before its type belonged to the protocol goes out under another one."""
     return msgspec.structs.replace(notice, type=public_type(notice.type)) if is_reserved(notice.type) else notice
+
+
+def _revoked() -> RequestError:
+    text = "message_id: the notice was revoked"
+    return RequestError(ErrorCode.CONFLICT, text, details={"field": "message_id"})
 
 
 def dedup_keys(notice: Notice, *, is_named: bool) -> list[str]:

@@ -171,6 +171,24 @@ def stored_notice(row: PushRow, sender: Sender, seq: int, now_ms: int, limits: L
     )
 
 
+def noticed(row: PushRow) -> Notice:
+    """The notice of a record, whoever wrote that, as it was sent; without a `seq`, and without those it was for."""
+    return Notice(
+        seq=0,
+        message_id=row.message_id,
+        content=row.content,
+        target=Target(_KINDS.get(row.target, TargetKind.CUSTOM)),
+        accepted_ms=row.push_ms,
+        type=row.message_type,
+        data=row.extra_data,
+        priority=_PRIORITIES.get(row.priority, Priority.NORMAL),
+        need_confirm=row.need_confirm,
+        expires_ms=row.expires_ms,
+        sender_id=row.sender_id,
+        sender_name=row.sender_name,
+    )
+
+
 def _stored_ids(user_ids: Collection[UserId], limits: LimitsConfig) -> tuple[int, ...]:
     limit = limits.max_user_ids
     if len(user_ids) > limit:

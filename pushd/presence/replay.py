@@ -12,6 +12,7 @@ import structlog
 from pushd._fastpath import Connection, Hub
 from pushd.config.current import CurrentConfig
 from pushd.delivery.acknowledgements import Acknowledgements
+from pushd.delivery.amendments import Amendments
 from pushd.errors import CloseCode, StoreError
 from pushd.model import MailboxItem
 from pushd.presence.failures import Failures
@@ -38,6 +39,7 @@ class Replays:
         hub: Hub,
         mailboxes: Mailboxes,
         acknowledgements: Acknowledgements,
+        amendments: Amendments,
         current: CurrentConfig,
         metrics: Metrics,
         failures: Failures,
@@ -47,6 +49,7 @@ class Replays:
         self._hub = hub
         self._mailboxes = mailboxes
         self._acknowledgements = acknowledgements
+        self._amendments = amendments
         self._current = current
         self._metrics = metrics
         self._failures = failures
@@ -140,13 +143,15 @@ class Replays:
     def _chunks(self, items: Sequence[MailboxItem], dialect: int) -> Iterator[Chunk]:
         """Writes of about REPLAY_CHUNK_BYTES, each encoded when it is asked for.
 
-        What cannot be encoded, or be sent to anybody, is left in the mailbox.
+        What cannot be encoded, or be sent to anybody, is left in the mailbox. What was revoked is not sent.
         """
         most_bytes = min(REPLAY_CHUNK_BYTES, self._hub.max_pending_bytes // 4)
         encoded: list[bytes] = []
         ids: list[str] = []
         size = 0
         for item in items:
+            if self._amendments.is_revoked(item.message_id):  # since it was read
+                continue
             frame = self._encode(item, dialect)
             if frame is None:
                 continue

@@ -31,6 +31,7 @@ class Dialect(IntEnum):
         return Opcode.TEXT if self is Dialect.JSON else Opcode.BINARY
 
 
+TOLD_CHANGES = 4  # added to a dialect where frames for connections opened with changes=1 are others
 DEFLATED = 2  # added to a connection's dialect: permessage-deflate was negotiated
 
 SUBPROTOCOLS = {"pushd.v1.json": Dialect.JSON, "pushd.v1.msgpack": Dialect.MSGPACK}
@@ -119,6 +120,12 @@ class ReceiptFrame(msgspec.Struct, tag="receipt"):
     unread_count: int
 
 
+class RevokeFrame(msgspec.Struct, tag="revoke"):
+    """A notice that was sent is taken back."""
+
+    message_id: str
+
+
 class ErrorFrame(msgspec.Struct, tag="error"):
     """A client's message was refused; the connection stays open. `ref`: the id it is about; `refs`: several."""
 
@@ -128,7 +135,7 @@ class ErrorFrame(msgspec.Struct, tag="error"):
     refs: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
-ServerMessage = Hello | Pong | NoticeFrame | ReceiptFrame | ErrorFrame
+ServerMessage = Hello | Pong | NoticeFrame | ReceiptFrame | RevokeFrame | ErrorFrame
 
 _encode_json = msgspec.json.Encoder().encode
 _encode_msgpack = msgspec.msgpack.Encoder().encode

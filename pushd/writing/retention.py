@@ -4,7 +4,7 @@ notes which notices have expired."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import structlog
 
@@ -27,7 +27,7 @@ class Retention:
     """Purges the stores every `every_s`, in steps with a pause of `pause_s` in between, so that nothing waits for it.
 
     What expires is noted every `expire_every_s`, since users are told how many notices they have not read. `wall_ms` is
-    the time of day.
+    the time of day; `forget_amended` is told which notices nothing is known to have been changed of.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class Retention:
         metrics: Metrics,
         wall_ms: Callable[[], int],
         *,
+        forget_amended: Callable[[Iterable[str]], None] = lambda _: None,
         every_s: float = EVERY_S,
         expire_every_s: float = EXPIRE_EVERY_S,
         pause_s: float = PAUSE_S,
@@ -45,6 +46,7 @@ class Retention:
         self._current = current
         self._metrics = metrics
         self._wall_ms = wall_ms
+        self._forget_amended = forget_amended
         self._every_s = every_s
         self._expire_every_s = expire_every_s
         self._pause_s = pause_s
@@ -77,6 +79,13 @@ class Retention:
         await self._in_steps(lambda: self._stores.journal.purge(now_ms - dedup_ms, ROWS_AT_ONCE))
         await self._in_steps(lambda: self._stores.mailbox.purge(now_ms, ROWS_AT_ONCE))
         await self._in_steps(lambda: self._stores.records.purge(now_ms - records_ms, ROWS_AT_ONCE))
+        kept_ms = max(records_ms, int(config.mailbox.ttl_days * DAY_MS))
+        await self._in_steps(lambda: self._purge_amended(now_ms - kept_ms))
+
+    async def _purge_amended(self, before_ms: int) -> int:
+        forgotten = await self._stores.amendments.purge(before_ms, ROWS_AT_ONCE)
+        self._forget_amended(forgotten)
+        return len(forgotten)
 
     async def _expire_again(self, now_ms: int) -> None:
         """A record may be written long after its notice expired: what expired lately is looked for once more."""

@@ -107,6 +107,7 @@ class Gateway:
             dialect=dialect,
             is_acking=request.query.get("ack") == "1",
             is_echo=is_echo,
+            is_told_changes=request.query.get("changes") == "1",
             extensions=self._extensions(request),
         )
 
@@ -175,6 +176,7 @@ class Gateway:
             conn_id=f"{self._conn_prefix}{next(self._conn_ids):x}",
             dialect=upgrade.dialect | (frames.DEFLATED if upgrade.extensions else 0),
             is_acking=upgrade.is_acking,
+            is_told_changes=upgrade.is_told_changes,
             now=self._clock.now(),
             details=Client(
                 username=identity.username,

@@ -22,6 +22,7 @@ class Upgrade(msgspec.Struct, frozen=True):
     dialect: Dialect
     is_acking: bool
     is_echo: bool
+    is_told_changes: bool = False  # frames of revoked, edited and reminded notices may go to it
     extensions: str = ""  # the answer to what was offered; when there is one, permessage-deflate is on
 
     def answer(self, key: str) -> bytes:

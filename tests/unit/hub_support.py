@@ -110,6 +110,7 @@ class Workshop:
         hub: Hub | None = None,
         now: float = 0.0,
         is_tcp: bool = False,
+        is_told_changes: bool = False,
     ) -> Connection:
         """A connection over a socket pair, not yet registered."""
         ours, theirs = _tcp_pair() if is_tcp else socket.socketpair()
@@ -121,6 +122,7 @@ class Workshop:
         transport, bridge = self.run(create(Bridge, sock=ours))
         self._made += 1
         how = {"conn_id": f"c{self._made}", "dialect": dialect, "is_acking": is_acking, "now": now}
+        how["is_told_changes"] = is_told_changes
         connection = connection_over(transport, hub or self.hub, user_id, **how)
         bridge.connection = connection
         self.peers[connection] = Peer(theirs)

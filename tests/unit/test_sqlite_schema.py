@@ -180,6 +180,26 @@ def test_a_database_of_the_ledgers_first_version_lives_on(tmp_path: Path) -> Non
     assert [item.name for item in tmp_path.iterdir() if "-" not in item.name] == ["pushd.db"]
 
 
+def test_a_version_with_a_ledger_is_changed_in_place(tmp_path: Path) -> None:
+    path, fresh = tmp_path / "pushd.db", tmp_path / "fresh.db"
+    prepare(fresh)
+    prepare(path)
+    with closing(sqlite3.connect(path)) as old:  # as version 9 had it
+        for added in ("amended", "notice_version", "notice_tag", "user_group_member", "user_group"):
+            old.execute(f"DROP TABLE {added}")
+        old.execute("CREATE TABLE notice_version (seq INTEGER, version INTEGER, body BLOB, PRIMARY KEY (seq, version))")
+        old.execute("INSERT INTO notice (seq, accepted_ms, body) VALUES (7, 1, x'7b7d')")
+        old.execute("PRAGMA user_version = 9")
+        old.commit()
+    for _ in range(2):
+        prepare(path)
+    with closing(sqlite3.connect(path)) as new, closing(sqlite3.connect(fresh)) as other:
+        assert new.execute("PRAGMA user_version").fetchone() == (VERSION,)
+        assert new.execute("SELECT seq FROM notice").fetchall() == [(7,)]
+        made = "SELECT name, sql FROM sqlite_master ORDER BY name"
+        assert new.execute(made).fetchall() == other.execute(made).fetchall()
+
+
 def test_wall_clock_is_in_milliseconds() -> None:
     assert wall_ms() > 1_700_000_000_000
 

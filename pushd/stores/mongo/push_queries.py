@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from pymongo import ASCENDING, DESCENDING
 
-from pushd.records import Part, PushFilter, PushRow, PushSort
+from pushd.records import Part, PushFilter, PushRow, PushSort, RecordState
 from pushd.stores.mongo.connection import Document
 from pushd.stores.mongo.documents import (
     as_text,
@@ -105,6 +105,7 @@ def push_row(found: Document, delivered: int, failed: int, zone: ZoneInfo) -> Pu
         url=usable_link(found.get("url")),
         tags=usable_tags(found.get("tags")),
         target_groups=texts(found.get("target_groups")),
+        state=text(found.get("state")) or RecordState.SENT.value,
     )
 
 

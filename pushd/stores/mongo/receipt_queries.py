@@ -25,7 +25,11 @@ from pushd.values import usable_tags
 
 EQUAL = ("message_id", "user_id", "delivery_status", "push_channel")
 FLAGS = ("is_online", "is_received", "is_read", "is_confirmed")
-UNREAD: Document = {"is_read": {"$ne": True}, "delivery_status": {"$ne": "expired"}}
+UNREAD: Document = {
+    "is_read": {"$ne": True},
+    "delivery_status": {"$ne": "expired"},
+    "is_revoked": {"$ne": True},
+}
 
 _TOTALS: Document = {"total": {"$sum": 1}, **{name: sum_if({"$eq": [f"${name}", True]}) for name in FLAGS}}
 
@@ -64,13 +68,19 @@ def totals(where: Document) -> list[Document]:
 
 
 def unread(user_ids: Sequence[UserId]) -> list[Document]:
-    """Unread, unexpired receive records by user."""
+    """Unread receive records by user, of notices neither expired nor revoked."""
     return [{"$match": {"user_id": {"$in": user_ids}, **UNREAD}}, {"$group": {"_id": "$user_id", "n": {"$sum": 1}}}]
 
 
 def summary(user_id: UserId) -> list[Document]:
     """`total`, `unread` and `last` of one user."""
-    is_unread = {"$and": [{"$ne": ["$is_read", True]}, {"$ne": ["$delivery_status", "expired"]}]}
+    is_unread = {
+        "$and": [
+            {"$ne": ["$is_read", True]},
+            {"$ne": ["$delivery_status", "expired"]},
+            {"$ne": [{"$ifNull": ["$is_revoked", False]}, True]},
+        ]
+    }
     numbers = {"total": {"$sum": 1}, "unread": sum_if(is_unread), "last": {"$max": "$created_at"}}
     return [{"$match": {"user_id": user_id}}, {"$group": {"_id": None, **numbers}}]
 

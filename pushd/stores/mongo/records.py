@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from pymongo import UpdateMany
@@ -26,6 +26,7 @@ from pushd.records import (
     ReceiptRow,
     ReceiptSort,
     ReceiptStats,
+    RecordState,
     UserReceipts,
     UserSummary,
 )
@@ -122,8 +123,28 @@ class MongoRecords:
         """The users whose receive record of this notice says not received."""
         return await self._users("not_received_by", {"message_id": message_id, "is_received": {"$ne": True}})
 
+    async def sent_to(self, message_id: str) -> list[UserId]:
+        """The users whose receive record says connected when it went out, or received."""
+        is_sent = [{"is_online": True}, {"is_received": True}]
+        return await self._users("sent_to", {"message_id": message_id, "$or": is_sent})
+
+    async def revoke(self, message_id: str, at_ms: int) -> bool:
+        """The push record says so, and the receive records are marked; False: there is no push record."""
+        change = {"$set": {"state": RecordState.REVOKED.value}, "$max": {"updated_at": date(at_ms)}}
+        unmarked = {"message_id": message_id, "is_revoked": {"$ne": True}}
+        where = {"message_id": message_id}
+        async with self._connection.writing():
+            done = await self._connection.change("revoke", lambda: self._push_records.update_one(where, change))
+            while done.matched_count and (found := await self._find_some("revoke", unmarked, DROPPED_AT_ONCE)):
+                these = {"_id": {"$in": [row["_id"] for row in found]}}
+                await self._connection.change("revoke", _later(self._mark_revoked, these))
+        return done.matched_count > 0
+
+    async def _mark_revoked(self, these: Document) -> Any:
+        return await self._receipts.update_many(these, {"$set": {"is_revoked": True}})
+
     async def unread_counts(self, user_ids: Collection[UserId]) -> dict[int, int]:
-        """Unread, unexpired receive records per user. Users with none are absent."""
+        """Unread receive records per user, of notices neither expired nor revoked. Users with none are absent."""
         counts: dict[int, int] = {}
         for chunk in batched(user_ids, IDS_AT_ONCE):
             rows = await self._aggregate("unread_counts", receipt_queries.unread(chunk), is_quick=True)

@@ -19,7 +19,7 @@ from pushd.ports import LeftAside
 from pushd.stores.causes import Causes
 from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Statements
 from pushd.stores.sqlite.ledger_file import LedgerFile
-from pushd.stores.sqlite.notices import KNOWN, SEQS_AT_ONCE, expired, numbers_of, take_shape
+from pushd.stores.sqlite.notices import KNOWN, REVOKED, SEQS_AT_ONCE, expired, numbers_of, take_shape
 from pushd.stores.sqlite.recent import Recent
 from pushd.turns import Slice, sliced
 
@@ -109,8 +109,8 @@ class SqliteMailbox:
         return 1
 
     async def save(self, saves: Sequence[tuple[MailboxItem, Collection[int]]], *, is_first: bool = False) -> None:
-        """Put each item into the mailboxes of its users. One that has expired is not, and one whose notice is not known
-        is left aside. 0.1 us for each user.
+        """Put each item into the mailboxes of its users. One that has expired or was revoked is not, and one whose
+        notice is not known is left aside. 0.1 us for each user.
         """
         now_ms = self._clock()
         saves = [(item, users) for item, users in saves if users and not 0 < item.expires_ms <= now_ms]
@@ -119,6 +119,8 @@ class SqliteMailbox:
         if len(seqs) < len(wanted):
             self._leave_aside(len(wanted) - len(seqs), "no notice has the message_id of an item to be saved")
             saves = [(item, users) for item, users in saves if item.message_id in seqs]
+        states = {message_id: self._ledger.notice_state(seq) for message_id, seq in seqs.items()}
+        saves = [(item, users) for item, users in saves if not states[item.message_id] & REVOKED]
         await self._wait_anew({seqs[item.message_id]: self._anew(seqs[item.message_id], item) for item, _ in saves})
         by_seq: dict[int, list[int]] = {}
         for item, users in saves:
@@ -128,6 +130,8 @@ class SqliteMailbox:
             take_shape(self._file, seq, len(user_ids))
             for start in range(0, len(user_ids), SAVED_AT_ONCE):
                 await one_slice.rest()
+                if self._ledger.notice_state(seq) & REVOKED:  # meanwhile
+                    break
                 self._ledger.wait(seq, numbers_of(self._file, user_ids[start : start + SAVED_AT_ONCE]))
             self._oldest = min(self._oldest, seq)
         await self._file.commit()

@@ -11,7 +11,7 @@ from pushd.stores.sqlite.engine.statements import Reads
 from pushd.stores.sqlite.ledger_file import LedgerFile
 
 # Of ledger/_ledger.pxd, NoticeState.
-KNOWN, DENSE, HIDDEN, OVER = 0x01, 0x04, 0x08, 0x10
+KNOWN, DENSE, HIDDEN, OVER, REVOKED = 0x01, 0x04, 0x08, 0x10, 0x20
 
 # A notice for fewer than this, or for less than a quarter of all users, has its receipts in pages; so has one for all
 # where there are fewer users: a dense block takes 1.3 KB however small it is.

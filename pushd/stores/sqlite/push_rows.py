@@ -10,7 +10,8 @@ import msgspec
 
 from pushd.ledger.labels import Label
 from pushd.model import Notice, Target, TargetKind, recipients_text
-from pushd.records import PushFilter, PushRow
+from pushd.records import PushFilter, PushRow, RecordState
+from pushd.stores.sqlite.notices import OVER, REVOKED
 from pushd.values import MAX_MS
 
 # By the two bits of a notice's state.
@@ -76,7 +77,15 @@ def push_row(notice: Notice, state: int, created_ms: int, counts: Counts) -> Pus
         url=notice.url,
         tags=notice.tags,
         target_groups=list(notice.target.groups) or None,
+        state=state_of(state),
     )
+
+
+def state_of(state: int) -> str:
+    """What became of a notice whose state in the ledger is `state`."""
+    if state & REVOKED:
+        return RecordState.REVOKED.value
+    return (RecordState.EXPIRED if state & OVER else RecordState.SENT).value
 
 
 def _fields(body: bytes) -> Mapping[str, Any]:

@@ -103,6 +103,14 @@ class RecordLists:
         """The users whose receive record of this notice says not received."""
         return await self._users_of(message_id, 0)
 
+    async def sent_to(self, message_id: str) -> list[UserId]:
+        """The users who were connected when it went out, or have received it."""
+        seq = await self._listed(message_id)
+        if seq is None:
+            return []
+        online = self._ledger.receipts(seq, ONLINE, ONLINE)
+        return await self._ids_of(seq, [*online, *self._ledger.receipts(seq, RECEIVED_STEPS | ONLINE, RECEIVED)])
+
     async def unread_counts(self, user_ids: Collection[UserId]) -> dict[int, int]:
         """Unread receive records per user, of notices that are neither expired nor revoked. None: absent.
 
@@ -204,11 +212,11 @@ class RecordLists:
 
     async def _users_of(self, message_id: str, steps: int) -> list[int]:
         seq = await self._listed(message_id)
-        if seq is None:
-            return []
+        return [] if seq is None else await self._ids_of(seq, self._ledger.receipts(seq, RECEIVED_STEPS, steps))
+
+    async def _ids_of(self, seq: int, numbers: list[int]) -> list[UserId]:
         users, one_slice = self._file.users, Slice()
         user_ids: list[UserId] = []
-        numbers = self._ledger.receipts(seq, RECEIVED_STEPS, steps)
         for start in range(0, len(numbers), 1000):
             await one_slice.rest()
             ids = (who(users, number, seq)[0] for number in numbers[start : start + 1000])

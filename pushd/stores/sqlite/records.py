@@ -66,6 +66,7 @@ class SqliteRecords:
         self.receive_status = lists.receive_status
         self.received_by = lists.received_by
         self.not_received_by = lists.not_received_by
+        self.sent_to = lists.sent_to
         self.unread_counts = lists.unread_counts
         self.push_records = lists.push_records
         self.push_record = lists.push_record
@@ -198,6 +199,11 @@ class SqliteRecords:
         self._ledger.hide(seq)
         await self._file.commit()
         return True
+
+    async def revoke(self, message_id: str, at_ms: int) -> bool:
+        """Whether there is a push record: SqliteAmendments has done the rest."""
+        seq = (await self._file.seqs_of({message_id})).get(message_id)
+        return seq is not None and self._is_listed(seq)
 
     async def expire(self, since_ms: int, now_ms: int, limit: int) -> int:
         """Mark at most `limit` receive records as expired; how many were marked. Their notices count as unread no more,

@@ -20,8 +20,8 @@ DATABASE_NAME = "pushd.db"
 # "push" in ASCII: tells our file from another program's database.
 APPLICATION_ID = 0x70757368
 
-# Versions 1 to 8 had a row for each receipt; `conversion` reads them.
-VERSION = 11
+# Versions 1 to 8 had a row for each receipt; `conversion` reads them. Later ones are changed in place by STEPS.
+VERSION = 12
 OLDEST_LEDGER = 9
 
 _NOTICES = (
@@ -57,15 +57,35 @@ _NOTICES = (
     # Not yet due, and so without a seq.
     "CREATE TABLE scheduled (message_id TEXT PRIMARY KEY, due_ms INTEGER NOT NULL, body BLOB NOT NULL)",
     "CREATE INDEX scheduled_due ON scheduled (due_ms)",
-    # What edited notices said before.
+)
+
+_AMENDED = (
+    # What was changed of notices after their acceptance, the newest state of each: `body` is the whole Notice where it
+    # was edited. `to_do`: what is still to be done with it (stores.sqlite.amendments).
+    """
+    CREATE TABLE amended (
+      message_id  TEXT PRIMARY KEY,
+      at_ms       INTEGER NOT NULL,
+      is_revoked  INTEGER NOT NULL,
+      version     INTEGER NOT NULL,
+      reminders   INTEGER NOT NULL,
+      reminded_ms INTEGER NOT NULL,
+      to_do       INTEGER NOT NULL,
+      body        BLOB
+    )
+    """,
+    "CREATE INDEX amended_at ON amended (at_ms)",
+    "CREATE INDEX amended_to_do ON amended (to_do) WHERE to_do <> 0",
+    # What edited notices said before: until `at_ms`, when that editor replaced it. Ids have no type.
     """
     CREATE TABLE notice_version (
-      seq       INTEGER NOT NULL,
-      version   INTEGER NOT NULL,
-      at_ms     INTEGER NOT NULL,
-      editor_id INTEGER NOT NULL,
-      body      BLOB NOT NULL,
-      PRIMARY KEY (seq, version)
+      message_id  TEXT NOT NULL,
+      version     INTEGER NOT NULL,
+      at_ms       INTEGER NOT NULL,
+      editor_id   NOT NULL,
+      editor_name TEXT NOT NULL,
+      body        BLOB NOT NULL,
+      PRIMARY KEY (message_id, version)
     )
     """,
 )
@@ -192,10 +212,15 @@ _KEPT = (
     "CREATE INDEX set_aside_kind ON set_aside (kind, size)",
 )
 
-# What makes a database of a version one of the next version.
-STEPS = {9: tuple(statement for statement in _NOTICES if "notice_tag" in statement), 10: _GROUPS}
 
-TABLES = (*_NOTICES, *_LEDGER, *_USERS, *_GROUPS, *_KEPT)
+# What makes a database of a version one of the next version.
+STEPS = {
+    9: tuple(statement for statement in _NOTICES if "notice_tag" in statement),
+    10: _GROUPS,
+    11: ("DROP TABLE IF EXISTS notice_version", *_AMENDED),  # nobody wrote into the former one
+}
+
+TABLES = (*_NOTICES, *_AMENDED, *_LEDGER, *_USERS, *_GROUPS, *_KEPT)
 
 
 def database_path(data_dir: str) -> Path:

@@ -1,0 +1,136 @@
+"""Changes of notices after their acceptance: each is made durable first, then everybody who was sent it is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from pushd._fastpath import Hub
+from pushd.basis import Basis
+from pushd.delivery.amendments import Amendments
+from pushd.delivery.announcer import Announcer
+from pushd.delivery.dispatch import Dispatcher
+from pushd.delivery.following import Following
+from pushd.delivery.intake import Intake
+from pushd.delivery.submission import noticed
+from pushd.errors import ErrorCode, RequestError
+from pushd.model import DeliveryStatus, Notice, UserId
+from pushd.ports import Stores
+from pushd.protocol import frames
+from pushd.records import ReceiptFilter
+from pushd.writing.writers import Writers
+
+T = TypeVar("T")
+
+
+class Revoked(msgspec.Struct, frozen=True):
+    """How many copies waited in mailboxes, and how many connections were told."""
+
+    copies: int
+    connections: int
+
+
+class Amending:
+    """Revokes notices. What was begun goes on, whoever waits for it or leaves; changes of one notice come one after the
+    other."""
+
+    def __init__(
+        self,
+        stores: Stores,
+        amendments: Amendments,
+        announcer: Announcer,
+        following: Following,
+        intake: Intake,
+        dispatcher: Dispatcher,
+        writers: Writers,
+        hub: Hub,
+        basis: Basis,
+    ) -> None:
+        self._store = stores.amendments
+        self._records = stores.records
+        self._amendments = amendments
+        self._announcer = announcer
+        self._following = following
+        self._intake = intake
+        self._dispatcher = dispatcher
+        self._writers = writers
+        self._hub = hub
+        self._metrics = basis.metrics
+        self._wall_ms = basis.clock.wall_ms
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def revoke(self, message_id: str) -> Revoked:
+        """Take a notice back: out of every mailbox and inbox, and nobody gets it any more. Receipts stay.
+
+        Doing it again does nothing. Raises RequestError, StoreError; nothing is changed then.
+        """
+        return await self._whole(self._revoke(message_id))
+
+    async def finished(self) -> None:
+        """Return when nothing of what was begun is left to do."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    @asynccontextmanager
+    async def _alone(self, message_id: str) -> AsyncIterator[None]:
+        lock = self._locks.setdefault(message_id, asyncio.Lock())
+        async with lock:
+            yield
+
+    async def _find(self, message_id: str) -> Notice:
+        """The notice as it is now, on its way or on record. Raises RequestError where there is none, and StoreError."""
+        await self._writers.records_written()
+        flights = self._intake.under_way(message_id)
+        if flights:
+            return flights[0].notice
+        row = await self._records.push_record(message_id)
+        if row is None:
+            raise RequestError(ErrorCode.NOT_FOUND, "message_id: no such notice", details={"field": "message_id"})
+        return noticed(row)
+
+    async def _revoke(self, message_id: str) -> Revoked:
+        async with self._alone(message_id):
+            notice = await self._find(message_id)
+            known = self._amendments.of(message_id)
+            if known.is_revoked:
+                return Revoked(0, 0)
+            copies = await self._copies_outside(message_id)
+            amended = msgspec.structs.replace(known, is_revoked=True)
+            copies += await self._store.revoke(amended, self._wall_ms())
+            self._amendments.note(amended)
+            reached = self._stop(message_id)
+            self._count(notice, "revoked")
+            connections = await self._announcer.tell(frames.RevokeFrame(message_id=message_id), notice, reached)
+            await self._following.record(amended)
+            return Revoked(copies, connections)
+
+    async def _copies_outside(self, message_id: str) -> int:
+        """How many wait in mailboxes outside this process, by what the receive records say."""
+        if "mailbox" not in self._store.followers:
+            return 0
+        waiting = ReceiptFilter(message_id=message_id, is_received=False, delivery_status=DeliveryStatus.OFFLINE)
+        return (await self._records.receive_stats(waiting)).total_users
+
+    def _stop(self, message_id: str) -> list[UserId]:
+        """Let nobody else get it; who was sent it by fan-outs that are under way."""
+        reached: list[UserId] = []
+        for flight in self._intake.under_way(message_id):
+            flight.is_revoked = True
+            reached += self._dispatcher.stop(flight)
+        self._hub.drop_held(message_id)
+        return reached
+
+    def _count(self, notice: Notice, result: str) -> None:
+        self._metrics.count_notices(notice.target.kind.value, notice.priority.name.lower(), result, 1)

@@ -116,7 +116,7 @@ class Node(Core):
         return Api(
             publishing=PublishingHandlers(self.intake, records, writers, current),
             amending=AmendingHandlers(self.amending),
-            records=RecordHandlers(records, writers, current, turns),
+            records=RecordHandlers(records, self.schedule, writers, current, turns),
             receive_records=ReceiveRecordHandlers(records, writers, current, turns),
             receipts=ReceiptHandlers(self.acknowledgements, records, hub, writers, current),
             inbox=InboxHandlers(self.stores.inbox, self.inboxes, records, writers, current, turns),
@@ -141,6 +141,7 @@ class Node(Core):
     def _at_scrape(self) -> Iterable[Metric]:
         hub, depths = self.hub, self.lanes.depths()
         yield gauge("pushd_journal_pending", "Accepted notices not settled.", self.intake.unsettled_total)
+        yield gauge("pushd_scheduled", "Notices that are still to go out at a later time.", self.schedule.count)
         yield gauge("pushd_connections", "Live WebSocket connections.", hub.connections_total)
         yield gauge("pushd_users_online", "Users with a connection.", hub.users_total)
         yield counter("pushd_frames_sent", "Frames written to connections.", hub.frames_sent)
@@ -204,6 +205,7 @@ class Node(Core):
     async def drain(self) -> None:
         """Refuse what is new, empty the queue, close every connection with 1012 and see the stores written."""
         self.health.is_draining = self.gateway.is_draining = self.intake.is_draining = True
+        self.schedule.is_draining = True
         drain_s = self.current.config.server.drain_s
         ends = time.monotonic() + drain_s
         await self._at_most(max(1.0, drain_s / 2), self._queue_emptied())
@@ -230,6 +232,7 @@ class Node(Core):
             await asyncio.sleep(0.01)
         await self.shared.tasks.finished()
         await self.amending.finished()
+        await self.schedule.finished()
         await self.set_aside.finished()
         await self.writers.secured()
 

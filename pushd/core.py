@@ -23,6 +23,8 @@ from pushd.delivery.inboxes import Inboxes
 from pushd.delivery.intake import Intake
 from pushd.delivery.lanes import Lanes
 from pushd.delivery.recipients import StoredRecipients
+from pushd.delivery.schedule import LOOK_EVERY_S as SCHEDULE_LOOK_EVERY_S
+from pushd.delivery.schedule import Schedule
 from pushd.errors import PushdError
 from pushd.in_flight import InFlight
 from pushd.model import Amended, Notice
@@ -61,6 +63,8 @@ class Past(msgspec.Struct):
     recent: list[Notice] = []  # settled, and accepted within the dedup window
     amended: list[Amended] = []
     outbox: dict[str, int] = {}  # batches by writer
+    scheduled: int = 0  # still to go out
+    scheduled_keys: list[str] = []  # by what repeats of these, and of those that were cancelled, are recognised
 
 
 class Pauses(msgspec.Struct, frozen=True):
@@ -73,6 +77,7 @@ class Pauses(msgspec.Struct, frozen=True):
     look_aside_every_s: float = LOOK_EVERY_S
     follow_again_s: float = AGAIN_AFTER_S
     alive_every_s: float = ALIVE_EVERY_S
+    schedule_look_every_s: float = SCHEDULE_LOOK_EVERY_S
 
 
 PAUSES = Pauses()
@@ -93,6 +98,8 @@ async def read_past(stores: Stores, set_aside: SetAsideData, since_ms: int) -> P
         recent=recent,
         amended=amended,
         outbox=await stores.outbox.counts(),
+        scheduled=await stores.schedule.count(),
+        scheduled_keys=await stores.schedule.keys(),
     )
 
 
@@ -149,9 +156,19 @@ class Core:
             basis,
         )
         self.dispatcher.grow_after_s = pauses.grow_after_s
+        self.schedule = Schedule(
+            stores.schedule,
+            writers,
+            set_aside,
+            basis,
+            is_recorded=stores.ledger is not None,
+            retry_first_s=retry_first_s,
+            look_every_s=pauses.schedule_look_every_s,
+        )
         self.intake = Intake(
             stores.journal,
             self.lanes,
+            self.schedule,
             basis,
             send_at_once=self.dispatcher.send_at_once,
             wake=self.dispatcher.wake,
@@ -195,6 +212,7 @@ class Core:
             "expiry": self.retention.run_expiry,
             "dispatch": self.dispatcher.run,
             "amendments": self.following.run,
+            "schedule": self.schedule.run,
             "arrivals": self.arrivals.run,
             "heartbeat": self.heartbeat.run,
             "alive": self.life_sign.run,
@@ -208,7 +226,8 @@ class Core:
                     self.intake.restore([notice], queue=queue)
                 except Exception as error:  # it stays in the journal
                     faults.noted(self.metrics, "restore", error, message_id=notice.message_id)
-        past.recent, past.unsettled = [], []
+        self.schedule.take_up(past.scheduled_keys, past.scheduled)
+        past.recent, past.unsettled, past.scheduled_keys = [], [], []
 
     def settled(self, flight: InFlight) -> None:
         """A notice needs nothing more."""

@@ -31,6 +31,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     online_count: int
     offline_count: int
     delivered_count: int
+    status: str = "accepted"
 
 
 class InFlight(msgspec.Struct, eq=False):
@@ -76,6 +77,7 @@ class InFlight(msgspec.Struct, eq=False):
             notice.message_id, notice.content, notice.accepted_ms, notice.target.kind, notice.type,
             recipients_text(notice.target), self.is_delivered,
             self.online_count, self.offline_count, self.delivered_count,
+            "accepted" if notice.seq else "scheduled",
         )  # fmt: skip
 
     async def delivered(self, within_s: float) -> None:
@@ -178,6 +180,13 @@ class Attempt(Later["Attempt"]):
         self.failure: BaseException | None = None
         self.repeats: deque[Attempt] | None = None
         self._answer: Answer | None = None
+
+    @classmethod
+    def known(cls, answer: Answer, keys: list[str], decided: asyncio.Future[None]) -> Attempt:
+        """The attempt of a former time that had this answer."""
+        attempt = cls(None, keys, decided)
+        attempt._answer = answer
+        return attempt
 
     def result(self) -> Attempt:
         """This attempt. Raises RequestError when nothing was kept; InvalidStateError before that is decided."""

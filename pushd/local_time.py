@@ -17,6 +17,9 @@ _FORM = re.compile(
             (?: Z | [+-]\d\d(?: :?[0-5]\d )? )? )?""",
     re.ASCII | re.VERBOSE,
 )
+MOMENT = 'expected ISO 8601 with an offset, such as "2026-03-01T12:00:00+08:00"'
+_OFFSET = re.compile(r":\d\d(?:\.\d+)?(?:Z|[+-]\d\d(?::?\d\d)?)\Z", re.ASCII)
+_UTC = ZoneInfo("UTC")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -61,6 +64,19 @@ def before_ms(text: str, timezone: ZoneInfo) -> int:
     if _is_date(text):
         return _ms(moment + timedelta(days=1))
     return _ms(moment.replace(fold=1)) + (1000 if moment.microsecond == 0 else 1)
+
+
+def moment_ms(text: str) -> int:
+    """The time that `text` means: ISO 8601 with an offset.
+
+    Raises ValueError with a text for people.
+    """
+    if not _FORM.fullmatch(text) or _OFFSET.search(text) is None:
+        raise ValueError(MOMENT)
+    try:
+        return _ms(_parse(text, _UTC))
+    except ValueError:
+        raise ValueError(MOMENT) from None
 
 
 def _is_date(text: str) -> bool:

@@ -95,6 +95,8 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
     tags: tuple[str, ...] = ()
     version: int = 1  # of what it says: each edit is the next one
     is_resent: bool = False  # only for those of its recipients who have not received it
+    send_at_ms: int = 0  # when it was to go out, where it was scheduled; before that `seq` is 0, and `accepted_ms` this
+    submitted_ms: int = 0  # then: when its publisher scheduled it
 
     def is_expired(self, now_ms: int) -> bool:
         """True when the notice must no longer be delivered."""
@@ -217,12 +219,16 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class PushRecord(msgspec.Struct, frozen=True):
-    """The record of a notice: written when it is taken up, and again when its recipients are known."""
+    """The record of a notice: written when it is taken up, and again when its recipients are known.
+
+    `is_whole`: what the notice says may be another than what was written before.
+    """
 
     notice: Notice
     status: str
     total_count: int
     online_count: int
+    is_whole: bool = False
 
 
 class MailboxItem(msgspec.Struct, omit_defaults=True):

@@ -37,6 +37,26 @@ LeftAside = Callable[[int], None]
 Work = Callable[[], Coroutine[Any, Any, None]]
 
 
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A notice of the schedule. `cancelled_ms` 0: it is still to go out."""
+
+    notice: Notice
+    cancelled_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Notices that are due. `next_ms`: when the first one behind them is, None: there is none.
+
+    `spoiled`: what cannot be decoded, by a number for `ScheduleStore.drop_spoiled`, and why.
+    """
+
+    notices: list[Notice]
+    next_ms: int | None
+    spoiled: list[tuple[int, bytes, str]]
+
+
 class Journal(Protocol):
     """Accepted notices on disk: what makes a 200 true."""
 
@@ -46,8 +66,8 @@ class Journal(Protocol):
     def append(self, notices: Sequence[Notice]) -> Awaitable[None]:
         """Keep `notices`. Once awaited they survive `kill -9` and a power cut (with `delivery.fsync` "off": kill -9).
 
-        All or nothing. Raises StoreUnavailable when the disk is full; nothing is kept then. What cannot be encoded
-        raises at once or when awaited.
+        What was scheduled leaves the schedule in the same transaction. All or nothing. Raises StoreUnavailable when the
+        disk is full; nothing is kept then. What cannot be encoded raises at once or when awaited.
         """
 
     async def settle(self, seqs: Sequence[int]) -> None:
@@ -96,6 +116,54 @@ class Amendments(Protocol):
 
     async def purge(self, before_ms: int, limit: int) -> list[str]:
         """Forget at most `limit` that were changed last before that time, and that every store has; which these are."""
+
+
+class ScheduleStore(Protocol):
+    """Notices that are still to go out, and those that were cancelled before they did, by their `message_id`.
+
+    A notice leaves it when the journal appends it: in the same transaction. What is awaited here survives what a
+    journal entry survives.
+    """
+
+    async def keys(self) -> list[str]:
+        """By what repeats of all of them are recognised: "id:" with the message_id, "key:" with the idempotency key."""
+
+    async def count(self) -> int:
+        """How many are still to go out."""
+
+    def put(self, notices: Sequence[Notice]) -> Awaitable[None]:
+        """Keep these until they are due. All or nothing; puts and appends of the same moment share a commit.
+
+        Raises StoreError, and StoreUnavailable when the disk is full.
+        """
+
+    async def due(self, before_ms: int, limit: int) -> Due:
+        """At most `limit` of those that are due before that time, those first that were due first, within bounds of
+        memory; and when the next one is due."""
+
+    async def find(self, message_id: str, idempotency_key: str = "") -> Scheduled | None:
+        """What is scheduled or cancelled under one of these."""
+
+    async def cancel(self, message_id: str, at_ms: int) -> tuple[Scheduled | None, bool]:
+        """It is not due any more; None: there is none. And whether it was still to go out."""
+
+    async def replace(self, notice: Notice) -> bool:
+        """The notice of that id says this now; False: there is none that is still to go out."""
+
+    async def drop(self, message_ids: Sequence[str]) -> None:
+        """Forget these."""
+
+    async def drop_spoiled(self, number: int) -> None:
+        """Forget what cannot be decoded."""
+
+    async def unrecorded(self, after: str, limit: int) -> list[Scheduled]:
+        """Those of which a store outside does not know, as they are now, by message_id behind `after`."""
+
+    async def recorded(self, known: Sequence[Scheduled]) -> None:
+        """A store outside knows of them as they are said to be here."""
+
+    async def purge(self, before_ms: int, limit: int) -> int:
+        """Drop at most `limit` cancelled ones that would have been due before that time; how many were dropped."""
 
 
 class Mailbox(Protocol):
@@ -396,6 +464,7 @@ class Stores:
 
     journal: Journal
     amendments: Amendments
+    schedule: ScheduleStore
     outbox: OutboxLog
     mailbox: Mailbox
     records: RecordStore

@@ -65,6 +65,7 @@ class PushFilter(msgspec.Struct, frozen=True):
     before_ms: int | None = None
     keyword: str | None = None
     tag: str | None = None
+    state: RecordState | None = None
 
 
 class ReceiptFilter(msgspec.Struct, frozen=True):
@@ -88,7 +89,10 @@ class ReceiptFilter(msgspec.Struct, frozen=True):
 
 
 class PushRow(msgspec.Struct, frozen=True):
-    """One push record (CONTRACT section 5). The counts are true at the time of the question."""
+    """One push record (CONTRACT section 5). The counts are true at the time of the question.
+
+    `send_at_ms`: when it was scheduled for; `push_ms` is that until it goes out.
+    """
 
     message_id: str
     content: str
@@ -118,6 +122,7 @@ class PushRow(msgspec.Struct, frozen=True):
     tags: tuple[str, ...] = ()
     target_groups: list[str] | None = None
     state: str = RecordState.SENT.value
+    send_at_ms: int = 0
 
 
 class PushStats(msgspec.Struct, frozen=True):

@@ -21,6 +21,7 @@ from pushd.in_flight import Attempt
 from pushd.later import Later, all_decided
 from pushd.local_time import date_and_time
 from pushd.ports import RecordStore
+from pushd.records import RecordState
 from pushd.turns import Share
 from pushd.writing.writers import Writers
 
@@ -46,7 +47,8 @@ class BatchBody(msgspec.Struct):
 
 
 class Published(msgspec.Struct, omit_defaults=True):
-    """A publish that was accepted; the counts are there when it was waited for."""
+    """A publish that was accepted; the counts are there when it was waited for. `push_time` of a scheduled one is when
+    it goes out."""
 
     success: bool
     message: str
@@ -128,11 +130,15 @@ class PublishingHandlers:
         row = await self._records.push_record(call.params["message_id"])
         if row is None:
             raise answers.unknown_notice()
+        if row.state in (RecordState.SCHEDULED, RecordState.CANCELLED):
+            raise RequestError(
+                ErrorCode.CONFLICT, f"message_id: the notice is {row.state}, expected one that has gone out"
+            )
         return await self._waited(self._intake.resend(row, _sender(call.identity)), call.query.wait_ms)
 
     async def _waited(self, attempt: Attempt, wait_ms: int) -> Published:
         published = self._published(await attempt)
-        if wait_ms:
+        if wait_ms and published.status == "accepted":
             await attempt.delivered(wait_ms / 1000)
             answer = attempt.answer
             published.status = "delivered" if answer.is_delivered else "accepted"
@@ -153,7 +159,7 @@ class PublishingHandlers:
             target=answer.kind,
             message_type=answer.type,
             recipients_count=answer.recipients,
-            status="accepted",
+            status=answer.status,
             duplicate=attempt.is_duplicate,
         )
 

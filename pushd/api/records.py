@@ -17,6 +17,8 @@ from pushd.api.endpoint import Call
 from pushd.api.forms import Nothing, Order, Page, PageSize, PeriodQuery, Text, part_of
 from pushd.api.receipts import StatusView, status_view
 from pushd.config.current import CurrentConfig
+from pushd.delivery.schedule import Schedule
+from pushd.errors import ErrorCode, RequestError
 from pushd.http.long_answers import Long, encoded
 from pushd.local_time import rfc3339, rfc3339_or_none
 from pushd.model import TargetKind, UserId
@@ -36,6 +38,7 @@ class StatsQuery(PeriodQuery, frozen=True):
     sender_id: Annotated[int, Meta(ge=0, le=MAX_INT64)] | None = None
     keyword: Annotated[Text, Meta(description="A part of the content; no pattern.")] | None = None
     tag: Text | None = None
+    state: RecordState | None = None
 
     def filter(self, timezone: ZoneInfo) -> PushFilter:
         """Which records are meant. Raises RequestError."""
@@ -50,6 +53,7 @@ class StatsQuery(PeriodQuery, frozen=True):
             before_ms=before_ms,
             keyword=self.keyword,
             tag=self.tag,
+            state=self.state,
         )
 
 
@@ -63,7 +67,8 @@ class RecordsQuery(StatsQuery, frozen=True):
 
 
 class PushView(msgspec.Struct):
-    """A push record."""
+    """A push record. `state` is `scheduled`, `sent`, `cancelled`, `revoked` or `expired`. One that was scheduled has
+    `send_at`, and its `push_time` is that until it goes out."""
 
     message_id: str
     content: str
@@ -88,11 +93,12 @@ class PushView(msgspec.Struct):
     failed_count: int
     created_at: str
     updated_at: str
+    state: str
     title: str | msgspec.UnsetType = msgspec.UNSET
     url: str | msgspec.UnsetType = msgspec.UNSET
     tags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     target_groups: list[str] | msgspec.UnsetType = msgspec.UNSET
-    state: str | msgspec.UnsetType = msgspec.UNSET
+    send_at: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class PushStatsView(msgspec.Struct):
@@ -123,6 +129,14 @@ class RecordDetail(msgspec.Struct):
     counts: StatusView
 
 
+class Cancelled(msgspec.Struct):
+    """A notice that never goes out."""
+
+    message_id: str
+    status: str = "cancelled"
+    success: bool = True
+
+
 class Deleted(msgspec.Struct):
     """A record that is gone."""
 
@@ -133,9 +147,9 @@ class Deleted(msgspec.Struct):
 def push_view(row: PushRow, timezone: ZoneInfo) -> PushView:
     """A push record for people: times written out, without a title, a url, tags and groups where it has none."""
     fields = answers.without_empty(msgspec.structs.asdict(row), "title", "url", "tags", "target_groups")
-    if row.state == RecordState.SENT:
-        del fields["state"]
+    send_at_ms = fields.pop("send_at_ms")
     return PushView(
+        send_at=rfc3339(send_at_ms, timezone) if send_at_ms else msgspec.UNSET,
         push_time=rfc3339(fields.pop("push_ms"), timezone),
         expires_at=rfc3339_or_none(fields.pop("expires_ms"), timezone),
         created_at=rfc3339(fields.pop("created_ms"), timezone),
@@ -150,10 +164,18 @@ def push_stats_view(stats: PushStats) -> PushStatsView:
 
 
 class RecordHandlers:
-    """Lists, shows and deletes push records."""
+    """Lists, shows and deletes push records, and cancels what is scheduled."""
 
-    def __init__(self, records: RecordStore, writers: Writers, current: CurrentConfig, turns: AnswerTurns) -> None:
+    def __init__(
+        self,
+        records: RecordStore,
+        schedule: Schedule,
+        writers: Writers,
+        current: CurrentConfig,
+        turns: AnswerTurns,
+    ) -> None:
         self._records = records
+        self._schedule = schedule
         self._writers = writers
         self._current = current
         self._turns = turns
@@ -201,7 +223,20 @@ class RecordHandlers:
     async def delete(self, call: Call[Nothing, None]) -> Deleted:
         """DELETE /notification/records/{message_id}."""
         message_id = call.params["message_id"]
+        await self._schedule.cancel(message_id)
         await self._writers.records_written()
-        if not await self._records.delete(message_id):
+        is_dropped = await self._records.delete(message_id)
+        if not await self._schedule.drop(message_id) and not is_dropped:
             raise answers.unknown_notice()
         return Deleted(message_id=message_id)
+
+    async def cancel(self, call: Call[Nothing, None]) -> Cancelled:
+        """POST /notification/records/{message_id}/cancel."""
+        message_id = call.params["message_id"]
+        if not await self._schedule.cancel(message_id):
+            await self._writers.records_written()
+            if await self._records.push_record(message_id) is None:
+                raise answers.unknown_notice()
+            text = "message_id: the notice has gone out, expected one that is scheduled"
+            raise RequestError(ErrorCode.CONFLICT, text, details={"field": "message_id"})
+        return Cancelled(message_id=message_id)

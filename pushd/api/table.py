@@ -23,6 +23,7 @@ from pushd.api.receive_records import (
     UsersBody,
 )
 from pushd.api.records import (
+    Cancelled,
     Deleted,
     PushStatsView,
     RecordDetail,
@@ -68,6 +69,8 @@ def endpoints(api: Api) -> tuple[Endpoint, ...]:
                  "Push again to those who have not received it.", WaitQuery),
         Endpoint("POST", "/notification/records/{message_id}/revoke", ADMIN, api.amending.revoke, RevokedNotice,
                  "Take a notice back: out of every mailbox, and nobody gets it any more."),
+        Endpoint("POST", "/notification/records/{message_id}/cancel", ADMIN, api.records.cancel, Cancelled,
+                 "See to it that a scheduled notice never goes out."),
         Endpoint("GET", "/notification/stats", ADMIN, api.records.stats, PushStatsView,
                  "Sums over push records.", StatsQuery),
         Endpoint("GET", "/notification/admin-receive-records", ADMIN, api.receive_records.page, ReceiveRecords,

@@ -7,7 +7,22 @@ from collections.abc import Iterable
 from math import inf
 from typing import Generic, TypeVar
 
+from pushd.model import Notice
+
 T = TypeVar("T")
+
+
+def id_key(message_id: str) -> str:
+    """By what a repeat of a publisher's own message_id is recognised."""
+    return f"id:{message_id}"
+
+
+def dedup_keys(notice: Notice, *, is_named: bool) -> list[str]:
+    """The keys by which a repeat is recognised: of the publisher's message_id and of the idempotency key."""
+    keys = [id_key(notice.message_id)] if is_named else []
+    if notice.idempotency_key:
+        keys.append(f"key:{notice.idempotency_key}")
+    return keys
 
 
 class DedupWindow(Generic[T]):

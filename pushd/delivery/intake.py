@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
 from sys import getsizeof
@@ -14,8 +14,10 @@ import msgspec
 
 from pushd.basis import Basis
 from pushd.delivery.amendments import Amendments
-from pushd.delivery.dedup import DedupWindow
+from pushd.delivery.dedup import DedupWindow, dedup_keys
 from pushd.delivery.lanes import Lanes
+from pushd.delivery.repeats import Repeats, is_due
+from pushd.delivery.schedule import PAGE_ROWS, Schedule
 from pushd.delivery.submission import Sender, Submission, data_bytes_of, notice_of, stored_notice
 from pushd.errors import ErrorCode, RequestError, StoreError, StoreUnavailable
 from pushd.in_flight import Attempt, InFlight
@@ -26,15 +28,13 @@ from pushd.records import PushRow
 from pushd.telemetry import faults
 
 GROUP_MOST = 1000  # notices of one append
-REPEATS_MOST = 10_000  # of one notice that is not durable yet, waiting for that
-TOLD_AT_ONCE = 64  # repeats in a turn of the loop
 UNSETTLED_DATA_BYTES = 256 * 1024 * 1024  # of the `data` of notices on their way, as JSON
 REMEMBERED_BYTES = 256 * 1024 * 1024  # of what publishers of repeats are told
 REMEMBERED_ENTRY_BYTES = 700  # beside the content
 
 
 class Intake:
-    """Accepts notices: makes them durable and puts them into their lanes.
+    """Accepts notices: makes them durable and puts them into their lanes, or into the schedule until they are due.
 
     `group_most` notices go to the journal in one append, and `data_most_bytes` of `data` are on their way at a time.
     """
@@ -43,6 +43,7 @@ class Intake:
         self,
         journal: Journal,
         lanes: Lanes[InFlight],
+        schedule: Schedule,
         basis: Basis,
         *,
         send_at_once: Callable[[deque[InFlight]], None],
@@ -54,6 +55,7 @@ class Intake:
         current, clock = basis.current, basis.clock
         self._journal = journal
         self._lanes = lanes
+        self._schedule = schedule
         self._current = current
         self._metrics = basis.metrics
         self._now = clock.now
@@ -69,6 +71,8 @@ class Intake:
         self._loop = asyncio.get_running_loop()
         self._group: list[Attempt] = []  # submitted in this turn of the loop: they go to the journal together
         self._decided: asyncio.Future[None] = self._loop.create_future()  # theirs
+        self._later: list[Attempt] = []  # the same of those that are to go out later
+        self._later_decided: asyncio.Future[None] = self._loop.create_future()
         self._commits: set[asyncio.Future[None]] = set()
         self.is_draining = False
         self.unsettled_total = 0
@@ -77,6 +81,9 @@ class Intake:
         self.group_most = GROUP_MOST
         self.data_most_bytes = UNSETTLED_DATA_BYTES
         self._data_bytes = 0  # of notices on their way
+        self._repeats = Repeats(self.window, schedule, basis, begin=self._begin, own=self._own)
+        schedule.send, schedule.has_room = self.send_due, self._has_room
+        schedule.page_rows = self._backlog_most = max(1, min(PAGE_ROWS, lanes.capacity // 4))
 
     async def accept(self, submission: Submission, sender: Sender, idempotency_key: str = "") -> Attempt:
         """Submit a notice and wait until it is durable. Raises RequestError; nothing is kept then."""
@@ -91,14 +98,15 @@ class Intake:
         now = self._now()
         self._admit(now)
         limits = self._current.config.limits
-        notice = notice_of(submission, sender, idempotency_key, next(self._seqs), self._wall_ms(), limits)
+        seq = 0 if submission.is_for_later else next(self._seqs)
+        notice = notice_of(submission, sender, idempotency_key, seq, self._wall_ms(), limits)
         keys = dedup_keys(notice, is_named=submission.message_id is not None)
         earlier = self.window.find(keys, now)
         if earlier is not None:
-            return self._repeat(earlier, notice, keys)
+            return self._repeats.of(earlier, notice, keys)
         if self._amendments and self._amendments.is_revoked(notice.message_id):
             raise _revoked()
-        return self._keep(notice, keys, now)
+        return self._repeats.ask(notice, keys) if self._schedule.may_have(keys) else self._begin(notice, keys, now)
 
     def _admit(self, now: float) -> None:
         if self.is_draining:
@@ -107,68 +115,99 @@ class Intake:
         if not self._bucket.take(now):
             raise RequestError(ErrorCode.RATE_LIMITED, "too many publishes per second", retry_after_s=1)
 
-    # ---- repeats
+    # ---- into the schedule
 
-    def _repeat(self, earlier: Attempt, notice: Notice, keys: list[str]) -> Attempt:
-        if earlier.decided.done():
-            self._count_repeats(notice, 1)
-            return Attempt(None, keys, earlier.decided, is_duplicate=True, first=earlier)
-        if earlier.repeats is not None and len(earlier.repeats) >= REPEATS_MOST:
-            raise RequestError(ErrorCode.QUEUE_FULL, "too many repeats of this notice wait", retry_after_s=1)
-        repeat = Attempt(None, keys, self._loop.create_future(), is_duplicate=True)
-        self._expect(earlier, [repeat])
-        return repeat
+    def _begin(self, notice: Notice, keys: list[str], now: float) -> Attempt:
+        return self._keep(notice, keys, now) if notice.seq else self._keep_later(notice, keys, now)
 
-    def _expect(self, attempt: Attempt, repeats: Iterable[Attempt]) -> None:
-        """Have these wait until `attempt` is decided."""
-        if attempt.repeats is None:
-            attempt.repeats = deque()
-            self._own(attempt.decided).add_done_callback(lambda _: self._decide_repeats(attempt))
-        attempt.repeats.extend(repeats)
+    def _keep_later(self, notice: Notice, keys: list[str], now: float) -> Attempt:
+        data_bytes = self._room_for(notice)
+        if not self._later:
+            self._later_decided = self._loop.create_future()
+            self._loop.call_soon(self._flush_later)
+        self._data_bytes += data_bytes
+        attempt = Attempt(InFlight(notice, now, data_bytes=data_bytes), keys, self._later_decided)
+        self._remember(attempt, notice, now)
+        self._later.append(attempt)
+        if len(self._later) >= self.group_most:
+            self._flush_later()
+        return attempt
 
-    def _decide_repeats(self, first: Attempt) -> None:
-        """What was kept answers all of its repeats. When it was not, the next of them is an attempt of its own."""
-        repeats, first.repeats = first.repeats, None
-        assert repeats is not None  # noqa: S101 - for the type checker
-        notice = first.notice
-        if first.failure is None:
-            self._count_repeats(notice, sum(repeat.is_duplicate for repeat in repeats))
-            self._tell(repeats, first, None)
-            return
-        if not repeats[0].is_duplicate:  # this was its attempt
-            self._tell(deque([repeats.popleft()]), first, first.failure)
-        other = self.window.find(first.keys, self._now())
-        if repeats and other is None:
-            try:
-                other = self._keep(notice, first.keys, self._now())
-            except RequestError as error:
-                self._tell(repeats, first, error)
-                return
-            repeats[0].is_duplicate = False
-        if other is not None:
-            self._expect(other, repeats)
+    def _flush_later(self) -> None:
+        """Have the schedule keep what was submitted since the last time."""
+        group, self._later = self._later, []
+        if group:
+            self._own(self._loop.create_task(self._schedule_all(group)))
 
-    def _tell(self, repeats: deque[Attempt], first: Attempt, failure: BaseException | None) -> None:
-        """Decide these repeats, a share of them in each turn of the loop."""
-        for _ in range(min(TOLD_AT_ONCE, len(repeats))):
-            repeat = repeats.popleft()
-            repeat.first, repeat.failure = first, failure
-            repeat.decided.set_result(None)
-        if repeats:
-            self._loop.call_soon(self._tell, repeats, first, failure)
+    async def _schedule_all(self, group: list[Attempt]) -> None:
+        """Together; if one of them is to blame for a failure, each by itself."""
+        try:
+            await faults.unless_cancelled(self._schedule.put([attempt.notice for attempt in group]))
+        except Exception as error:
+            for attempt in group:
+                if len(group) == 1 or isinstance(error, StoreUnavailable):
+                    self._lose(attempt, error)
+                else:
+                    await self._schedule_alone(attempt)
+        else:
+            for attempt in group:
+                self._scheduled(attempt)
+        self._decide(group)
 
-    def _count_repeats(self, notice: Notice, count: int) -> None:
-        self._metrics.dedup_hits.inc(count)
-        self._metrics.count_notices(notice.target.kind.value, notice.priority.name.lower(), "duplicate", count)
+    async def _schedule_alone(self, attempt: Attempt) -> None:
+        try:
+            await faults.unless_cancelled(self._schedule.put([attempt.notice]))
+        except Exception as error:
+            self._lose(attempt, error)
+        else:
+            self._scheduled(attempt)
+
+    def _scheduled(self, attempt: Attempt) -> None:
+        """The schedule knows it by now, and for longer than the window."""
+        assert attempt.flight is not None  # noqa: S101 - for the type checker
+        self._data_bytes -= attempt.flight.data_bytes
+        self._count([attempt.notice], "scheduled")
+        self.window.drop(attempt.keys, attempt)
+
+    def _has_room(self) -> bool:
+        """Whether more of what is due may come: publishers must not find the lanes full because of it."""
+        return len(self._lanes) < self._backlog_most and self._data_bytes <= self.data_most_bytes // 2
+
+    async def send_due(self, notices: Sequence[Notice]) -> list[Attempt]:
+        """Journal these and put them into their lanes: what became of each of them. They have left the schedule then,
+        and their ids stay taken for the dedup window."""
+        now, wall_ms = self._now(), self._wall_ms()
+        decided: asyncio.Future[None] = self._loop.create_future()
+        group: list[Attempt] = []
+        for scheduled in notices:
+            notice = msgspec.structs.replace(scheduled, seq=next(self._seqs), accepted_ms=wall_ms)
+            data_bytes = data_bytes_of(notice)
+            self._lanes.claim()
+            self._data_bytes += data_bytes
+            flight = InFlight(notice, now, data_bytes=data_bytes, on_settled=self._settled_named)
+            group.append(Attempt(flight, dedup_keys(notice, is_named=True), decided))
+            self._remember(group[-1], notice, now)
+        self._append(group)
+        await asyncio.shield(decided)
+        return group
 
     # ---- into the journal
 
-    def _keep(self, notice: Notice, keys: list[str], now: float) -> Attempt:
+    def _room_for(self, notice: Notice) -> int:
+        """How many bytes of `data` it has. Raises RequestError when these are too many beside those on their way."""
         data_bytes = data_bytes_of(notice)
-        has_room = not data_bytes or self._data_bytes + data_bytes <= self.data_most_bytes
-        if not has_room or not self._lanes.reserve():
-            self._count([notice], "queue_full")
-            raise RequestError(ErrorCode.QUEUE_FULL, "the queue is full", retry_after_s=1)
+        if data_bytes and self._data_bytes + data_bytes > self.data_most_bytes:
+            raise self._full(notice)
+        return data_bytes
+
+    def _full(self, notice: Notice) -> RequestError:
+        self._count([notice], "queue_full")
+        return RequestError(ErrorCode.QUEUE_FULL, "the queue is full", retry_after_s=1)
+
+    def _keep(self, notice: Notice, keys: list[str], now: float) -> Attempt:
+        data_bytes = self._room_for(notice)
+        if not self._lanes.reserve():
+            raise self._full(notice)
         if not self._group:
             self._decided = self._loop.create_future()
             self._loop.call_soon(self._flush)
@@ -187,12 +226,15 @@ class Intake:
         """Have the journal keep what was submitted since the last time."""
         group, self._group = self._group, []
         if group:
-            try:
-                commit = asyncio.ensure_future(self._journal.append([one.notice for one in group]))
-            except Exception as error:
-                self._refused(group, error)
-            else:
-                self._own(commit).add_done_callback(partial(self._committed, group))
+            self._append(group)
+
+    def _append(self, group: list[Attempt]) -> None:
+        try:
+            commit = asyncio.ensure_future(self._journal.append([one.notice for one in group]))
+        except Exception as error:
+            self._refused(group, error)
+        else:
+            self._own(commit).add_done_callback(partial(self._committed, group))
 
     def _own(self, work: asyncio.Future[None]) -> asyncio.Future[None]:
         self._commits.add(work)
@@ -285,10 +327,13 @@ class Intake:
         What is no store's failure is a fault of ours, and is reported even if nobody waits for the attempt.
         """
         self.window.drop(attempt.keys, attempt)
-        self._lanes.cancel()
+        notice = attempt.notice
+        if notice.seq:
+            self._lanes.cancel()
         if attempt.flight is not None:
             self._data_bytes -= attempt.flight.data_bytes
-        self._count([attempt.notice], "store_unavailable")
+        if not is_due(notice):  # nobody waits for an answer
+            self._count([notice], "store_unavailable")
         attempt.failure = error
         if not isinstance(error, StoreError):
             self._loop.call_exception_handler({"message": "a notice could not be journaled", "exception": error})
@@ -360,10 +405,12 @@ class Intake:
 
     async def finished(self) -> None:
         """Return when every notice that was submitted is durable or refused."""
-        self._flush()
-        while self._commits:
-            await asyncio.wait(self._commits)
+        while True:
             self._flush()
+            self._flush_later()
+            if not self._commits:
+                return
+            await asyncio.wait(self._commits)
 
     def _settled(self, flight: InFlight) -> None:
         self.unsettled_total -= 1
@@ -394,11 +441,3 @@ def _presentable(notice: Notice) -> Notice:
 def _revoked() -> RequestError:
     text = "message_id: the notice was revoked"
     return RequestError(ErrorCode.CONFLICT, text, details={"field": "message_id"})
-
-
-def dedup_keys(notice: Notice, *, is_named: bool) -> list[str]:
-    """The keys by which a repeat is recognised: of the publisher's message_id and of the idempotency key."""
-    keys = [f"id:{notice.message_id}"] if is_named else []
-    if notice.idempotency_key:
-        keys.append(f"key:{notice.idempotency_key}")
-    return keys

@@ -35,6 +35,10 @@ class Lanes(Generic[T]):
         self._reserved += 1
         return True
 
+    def claim(self) -> None:
+        """Claim a place whatever the capacity."""
+        self._reserved += 1
+
     def cancel(self, count: int = 1) -> None:
         """Give claimed places back."""
         self._reserved -= count

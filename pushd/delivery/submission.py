@@ -10,12 +10,14 @@ import msgspec
 
 from pushd.config.schema import LimitsConfig
 from pushd.errors import ErrorCode, RequestError
+from pushd.local_time import MOMENT, moment_ms
 from pushd.model import DEFAULT_TYPE, GivenUserId, Notice, Priority, Target, TargetKind, UserId, is_reserved
 from pushd.records import PushRow
 from pushd.values import (
     GROUP_NAME,
     GROUP_NAME_IN_WORDS,
     LINK,
+    MAX_INT64,
     MAX_LINK_CHARS,
     MAX_ROLE,
     MAX_TAG_CHARS,
@@ -34,6 +36,7 @@ from pushd.values import (
 
 MAX_DATA_DEPTH = 100  # decoders of clients, and ours with what is put around `data`, give up somewhere beyond
 MAX_ROLES = MAX_GROUPS = 100
+MOST_DELAY_S = 365 * 86_400  # a notice may be scheduled for so much later
 RANDOM_BYTES, RANDOM_IDS = 10, 256  # of an id; of so many in one call of the kernel
 
 Role = Annotated[int, msgspec.Meta(ge=MIN_ROLE, le=MAX_ROLE)]
@@ -45,6 +48,13 @@ Title = Annotated[str, msgspec.Meta(max_length=MAX_TITLE_CHARS)]
 Link = Annotated[str, msgspec.Meta(max_length=MAX_LINK_CHARS, extra_json_schema={"pattern": LINK})]
 Tag = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TAG_CHARS, extra_json_schema={"pattern": TAG})]
 Tags = Annotated[list[Tag], msgspec.Meta(max_length=MAX_TAGS)]
+_Moment = msgspec.Meta(
+    max_length=64,
+    description="ISO 8601 with an offset, or milliseconds since the epoch; at most a year from now.",
+    extra_json_schema={"format": "date-time"},
+)
+Delay = Annotated[float, msgspec.Meta(gt=0, le=MOST_DELAY_S, description="Seconds, instead of send_at.")]
+SendAt = Annotated[int, msgspec.Meta(ge=0, le=MAX_INT64)] | Annotated[str, _Moment]
 PriorityWord = Literal["low", "normal", "high", "urgent"]
 
 Id = TypeVar("Id")  # of a user, a role or a group
@@ -58,7 +68,8 @@ _random: list[str] = []  # hexadecimal digits, drawn in advance
 
 
 class Submission(msgspec.Struct, forbid_unknown_fields=False):
-    """The body of a publish, as CONTRACT section 3 has it. `expires_in_s`: seconds from now, at most 10 years."""
+    """The body of a publish, as CONTRACT section 3 has it. `expires_in_s`: seconds from when it goes out, at most 10
+    years. With `send_at` or `delay_s` it goes out then."""
 
     content: Annotated[str, msgspec.Meta(pattern=r"\S")]
     type: NoticeType = DEFAULT_TYPE
@@ -75,6 +86,13 @@ class Submission(msgspec.Struct, forbid_unknown_fields=False):
     title: Title | None = None
     url: Link | None = None
     tags: Tags | None = None
+    send_at: SendAt | None = None
+    delay_s: Delay | None = None
+
+    @property
+    def is_for_later(self) -> bool:
+        """Whether it is to be scheduled."""
+        return self.send_at is not None or self.delay_s is not None
 
 
 class Sender(msgspec.Struct, frozen=True):
@@ -87,11 +105,15 @@ class Sender(msgspec.Struct, frozen=True):
 def notice_of(
     submission: Submission, sender: Sender, idempotency_key: str, seq: int, now_ms: int, limits: LimitsConfig
 ) -> Notice:
-    """Make a notice of what is submitted. Raises RequestError."""
+    """Make a notice of what is submitted; what is for later has no `seq` yet: 0. Raises RequestError."""
+    submitted_ms = send_at_ms = 0
+    if submission.is_for_later:
+        submitted_ms, send_at_ms = now_ms, due_ms(submission.send_at, submission.delay_s, now_ms)
+        now_ms = send_at_ms
     expires_ms = 0 if submission.expires_in_s is None else now_ms + int(submission.expires_in_s * 1000)
     return Notice(
         seq=seq,
-        message_id=submission.message_id or new_message_id(now_ms),
+        message_id=submission.message_id or new_message_id(submitted_ms or now_ms),
         content=_content(submission.content, limits),
         target=_target(submission, limits),
         accepted_ms=now_ms,
@@ -106,6 +128,8 @@ def notice_of(
         title=submission.title or "",
         url=link_of(submission.url),
         tags=tags_of(submission.tags),
+        send_at_ms=send_at_ms,
+        submitted_ms=submitted_ms,
     )
 
 
@@ -133,6 +157,28 @@ def tags_of(tags: list[str] | None) -> tuple[str, ...]:
             text = f"{field}: control characters are not allowed"
             raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": field})
     return tuple(dict.fromkeys(tags))
+
+
+def due_ms(send_at: int | str | None, delay_s: float | None, now_ms: int) -> int:
+    """When a notice is to go out that says so, in one of two ways. Raises RequestError."""
+    if send_at is None:
+        return now_ms + round((delay_s or 0) * 1000)
+    if delay_s is not None:
+        raise _no_time("delay_s", "found together with send_at, expected one of them")
+    try:
+        at_ms = moment_ms(send_at) if isinstance(send_at, str) else send_at
+    except ValueError:
+        raise _no_time("send_at", f"found {send_at!r}, {MOMENT}, or milliseconds since the epoch") from None
+    if at_ms <= now_ms:
+        late_s = (now_ms - at_ms) / 1000
+        raise _no_time("send_at", f"found a time that was {late_s:.3f} s ago, expected one to come")
+    if at_ms > now_ms + MOST_DELAY_S * 1000:
+        raise _no_time("send_at", f"found a time in {(at_ms - now_ms) // 86_400_000} days, expected at most 365 days")
+    return at_ms
+
+
+def _no_time(field: str, text: str) -> RequestError:
+    return RequestError(ErrorCode.INVALID_REQUEST, f"{field}: {text}", details={"field": field})
 
 
 def data_bytes_of(notice: Notice) -> int:

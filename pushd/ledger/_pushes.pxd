@@ -7,6 +7,8 @@ from pushd.ledger._push_counts cimport Counted, Pass
 
 cdef struct Wanted:
     uint8_t statuses[4]    # marks
+    uint8_t flags          # of a notice's state, which must be as in `state`
+    uint8_t state
     const uint8_t* labels  # marks by label, of higher ones as of the last; NULL: any
     uint32_t last_label
     const uint8_t* having  # marks by seq from having_from on; NULL: any

@@ -10,8 +10,9 @@ STATUSES: int  # none yet, success, expired, failed
 class PushQuery:
     """The notices that have a push record and match: known ones that are not hidden. Call it from a reader thread.
 
-    `statuses`: a mark for each of STATUSES; `marks`: one for each label, others do not match (Labels.marks); `having`:
-    one for each seq from `having_from` on, others do not match; `since_seq`, `before_seq`: at or after, before.
+    `statuses`: a mark for each of STATUSES; `flags`: bits of a notice's state, which must be as in `state`; `marks`:
+    one for each label, others do not match (Labels.marks); `having`: one for each seq from `having_from` on, others do
+    not match; `since_seq`, `before_seq`: at or after, before.
     None: any. Each method works on what is there when it is called, and may see changes that happen meanwhile.
     A pass takes a nanosecond or two a notice, and one a receipt where it looks at those, without the GIL; before it,
     pointers are copied, 0.1 us for 4,096 of either. Raises MemoryError, and TypeError, ValueError or OverflowError on
@@ -23,6 +24,8 @@ class PushQuery:
         ledger: Ledger,
         *,
         statuses: bytes | None = None,
+        flags: int = 0,
+        state: int = 0,
         marks: bytes | None = None,
         having: bytes | bytearray | None = None,
         having_from: int = 0,

@@ -30,12 +30,13 @@ cdef void match_states(const Wanted* wanted, const uint8_t* states, Py_ssize_t c
     """Mark, by place, the states that are wanted. Written so that compilers do 16 of them at a time."""
     cdef uint8_t none = wanted.statuses[0], success = wanted.statuses[1]
     cdef uint8_t past = wanted.statuses[2], failed = wanted.statuses[3]
+    cdef uint8_t flags = wanted.flags, wanted_state = wanted.state
     cdef uint8_t state, status
     cdef Py_ssize_t place
     for place in range(count):
         state = states[place]
         status = state & STATUS
-        marks[place] = <uint8_t>((state & (KNOWN | HIDDEN)) == KNOWN) & (
+        marks[place] = <uint8_t>((state & flags) == wanted_state) & (
             (none & <uint8_t>(status == 0)) | (success & <uint8_t>(status == SUCCESS))
             | (past & <uint8_t>(status == PAST)) | (failed & <uint8_t>(status == FAILED))
         )
@@ -335,6 +336,8 @@ cdef class PushQuery:
         Ledger ledger not None,
         *,
         bytes statuses=None,
+        uint8_t flags=0,
+        uint8_t state=0,
         bytes marks=None,
         having=None,
         int64_t having_from=0,
@@ -355,8 +358,9 @@ cdef class PushQuery:
             self.having = bytes(having)
             self.wanted.having = <const uint8_t*><bytes>self.having
             self.wanted.having_from, self.wanted.having_count = having_from, len(having)
+        self.wanted.flags, self.wanted.state = flags | KNOWN | HIDDEN, state & flags | KNOWN
         self.wanted.since_seq, self.wanted.before_seq = since_seq, before_seq
-        self.wanted.is_all = statuses is None and marks is None and having is None
+        self.wanted.is_all = statuses is None and marks is None and having is None and flags == 0
 
     def totals(self):
         cdef Pass data = Pass(self.ledger, True)

@@ -21,6 +21,7 @@ from pushd.writing.batches import end_work, halves, received
 from pushd.writing.write_behind import Backing, WriteBehind
 
 ROWS_PER_CLOCK_READING = 16
+NOT_SENT = ("scheduled", "cancelled")  # statuses
 STATUS_RANK = {status: rank for rank, status in enumerate(DeliveryStatus)}
 
 
@@ -104,8 +105,11 @@ class RecordWriter:
         """Creates or updates the record of a notice; `flight` is not settled before it is written."""
         flight.add_work()
         self._recorded.append(flight)
-        self._push_records[flight.notice.message_id] = PushRecord(
-            flight.notice, status, flight.total_count, flight.online_count
+        message_id = flight.notice.message_id
+        pending = self._push_records.get(message_id)
+        is_whole = status in NOT_SENT or (pending is not None and pending.is_whole)
+        self._push_records[message_id] = PushRecord(
+            flight.notice, status, flight.total_count, flight.online_count, is_whole
         )
         self.writer.wake()
 

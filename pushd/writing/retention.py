@@ -79,6 +79,7 @@ class Retention:
         await self._in_steps(lambda: self._stores.journal.purge(now_ms - dedup_ms, ROWS_AT_ONCE))
         await self._in_steps(lambda: self._stores.mailbox.purge(now_ms, ROWS_AT_ONCE))
         await self._in_steps(lambda: self._stores.records.purge(now_ms - records_ms, ROWS_AT_ONCE))
+        await self._in_steps(lambda: self._stores.schedule.purge(now_ms - records_ms, ROWS_AT_ONCE))
         kept_ms = max(records_ms, int(config.mailbox.ttl_days * DAY_MS))
         await self._in_steps(lambda: self._purge_amended(now_ms - kept_ms))
 

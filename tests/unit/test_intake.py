@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from pushd.api import answers
-from pushd.delivery.intake import REPEATS_MOST, dedup_keys
+from pushd.delivery.dedup import dedup_keys
+from pushd.delivery.repeats import REPEATS_MOST
 from pushd.delivery.submission import Sender, Submission, new_message_id
 from pushd.errors import ErrorCode, RequestError, StoreError
 from pushd.in_flight import Attempt, InFlight

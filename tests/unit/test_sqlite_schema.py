@@ -15,7 +15,17 @@ from pushd.clock import wall_ms
 from pushd.config.schema import Config, ServerConfig
 from pushd.errors import StartError
 from pushd.model import User
-from pushd.stores.sqlite import groups, import_users, journal, ledger_file, notices, open_stores, presence
+from pushd.stores.sqlite import (
+    commits,
+    groups,
+    import_users,
+    journal,
+    ledger_file,
+    notices,
+    open_stores,
+    presence,
+    schedule,
+)
 from pushd.stores.sqlite.engine.connection import open_connection
 from pushd.stores.sqlite.engine.schema import APPLICATION_ID, OLDEST_LEDGER, VERSION, prepare
 
@@ -235,11 +245,19 @@ def plan_of(connection: sqlite3.Connection, statement: str) -> list[str]:
         presence.DISCONNECTED,
         presence.GHOSTS,
         presence.RESET,
+        schedule.DUE,
+        schedule.NEXT,
+        schedule.BY_ID,
+        schedule.BY_KEY,
+        schedule.UNRECORDED,
+        schedule.COUNT,
+        schedule.PURGE,
+        commits.LEAVE,
     ],
 )
 def test_no_statement_scans_a_table(connection: sqlite3.Connection, statement: str) -> None:
     plan = plan_of(connection, statement)
-    tables = r"(notice|block|change|client|user_number|user_group\w*|admin_\w+|user)"
+    tables = r"(notice|scheduled|block|change|client|user_number|user_group\w*|admin_\w+|user)"
     scans = [step for step in plan if re.match(rf"SCAN {tables}\b(?!.*(VIRTUAL TABLE|USING .*INDEX))", step)]
     assert not scans, plan
 
@@ -250,6 +268,10 @@ def test_no_statement_scans_a_table(connection: sqlite3.Connection, statement: s
         (journal.FIRST_OF, "notice_message"),
         (ledger_file.SEQS_OF.format("?, ?"), "notice_message"),
         (notices.EXPIRED, "notice_expires"),
+        (schedule.DUE, "scheduled_due"),
+        (schedule.NEXT, "scheduled_due"),
+        (schedule.BY_KEY, "scheduled_key"),
+        (schedule.PURGE, "scheduled_time"),
     ],
 )
 def test_an_index_serves_what_it_is_for(connection: sqlite3.Connection, statement: str, index: str) -> None:

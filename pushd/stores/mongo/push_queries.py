@@ -35,8 +35,11 @@ EQUAL = ("message_type", "target", "status", "sender_id")
 Sort = list[tuple[str, int]]
 
 
-def condition(where: PushFilter, zone: ZoneInfo) -> Document:
-    """The filter as MongoDB has it."""
+NOT_SENT = (RecordState.SCHEDULED.value, RecordState.CANCELLED.value)  # statuses as well
+
+
+def condition(where: PushFilter, zone: ZoneInfo, now_ms: int = 0) -> Document:
+    """The filter as MongoDB has it. `now_ms`: what is to have expired for a state."""
     conditions: Document = {
         name: plain(value) for name in EQUAL if (value := getattr(where, name)) is not None
     } | flag_condition("success", where.success)
@@ -44,7 +47,33 @@ def condition(where: PushFilter, zone: ZoneInfo) -> Document:
         conditions["content"] = containing(where.keyword)
     if where.tag is not None:
         conditions["tags"] = plain(where.tag)
+    if where.state is not None:
+        conditions["$and"] = [_state_condition(where.state, now_ms)]
     return conditions | time_condition("push_time", where.since_ms, where.before_ms, zone)
+
+
+def _state_condition(state: RecordState, now_ms: int) -> Document:
+    """As `state_of` says it. Records of notices that were never scheduled need not have a state."""
+    if state.value in NOT_SENT:
+        return {"status": state.value, "state": {"$ne": RecordState.REVOKED.value}}
+    if state is RecordState.REVOKED:
+        return {"state": state.value}
+    is_over = {"$lte": date(now_ms)}
+    return {
+        "status": {"$nin": list(NOT_SENT)},
+        "state": {"$ne": RecordState.REVOKED.value},
+        "expires_at": is_over if state is RecordState.EXPIRED else {"$not": is_over},
+    }
+
+
+def state_of(found: Document, zone: ZoneInfo, now_ms: int) -> RecordState:
+    """How far the notice of a document is."""
+    status = text(found.get("status"))
+    if found.get("state") == RecordState.REVOKED.value:
+        return RecordState.REVOKED
+    if status in NOT_SENT:
+        return RecordState(status)
+    return RecordState.EXPIRED if 0 < milliseconds(found.get("expires_at"), zone) <= now_ms else RecordState.SENT
 
 
 def order(sort: PushSort, part: Part) -> Sort:
@@ -75,8 +104,9 @@ def time_condition(name: str, since_ms: int | None, before_ms: int | None, zone:
     return {"$or": [{name: dates}, {name: texts}]}
 
 
-def push_row(found: Document, delivered: int, failed: int, zone: ZoneInfo) -> PushRow:
+def push_row(found: Document, delivered: int, failed: int, zone: ZoneInfo, now_ms: int = 0) -> PushRow:
     """A document, whoever wrote it, with the counts of its receive records."""
+    submitted_ms = milliseconds(found.get("submitted_at"), zone)
     return PushRow(
         message_id=text(found.get("message_id")),
         content=text(found.get("content")),
@@ -99,13 +129,14 @@ def push_row(found: Document, delivered: int, failed: int, zone: ZoneInfo) -> Pu
         online_count=number(found.get("online_count")),
         delivered_count=delivered,
         failed_count=failed,
-        created_ms=milliseconds(found.get("created_at"), zone),
+        created_ms=submitted_ms or milliseconds(found.get("created_at"), zone),
+        state=state_of(found, zone, now_ms).value,
+        send_at_ms=milliseconds(found.get("send_at"), zone),
         updated_ms=milliseconds(found.get("updated_at"), zone),
         title=usable_title(found.get("title")),
         url=usable_link(found.get("url")),
         tags=usable_tags(found.get("tags")),
         target_groups=texts(found.get("target_groups")),
-        state=text(found.get("state")) or RecordState.SENT.value,
     )
 
 

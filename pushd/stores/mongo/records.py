@@ -66,6 +66,7 @@ class MongoRecords:
         self._connection = connection
         self._counts = counts
         self._upserts = Upserts(connection, counts, clock)
+        self._clock = clock
         self._zone = zone
         self._oldest_server = oldest_server
         self._indexes = indexes.record_indexes(retention_days)
@@ -155,7 +156,7 @@ class MongoRecords:
         """A part of the matching push records."""
         if part.limit <= 0:
             return []
-        condition, order = push_queries.condition(where, self._zone), push_queries.order(sort, part)
+        condition, order = self._condition(where), push_queries.order(sort, part)
 
         async def work() -> list[Document]:
             cursor = self._push_records.find(condition, sort=order, skip=part.offset, limit=part.limit)
@@ -178,7 +179,7 @@ class MongoRecords:
 
         Costs the server all receive records of the notices that match, and a round trip for every hundred of them.
         """
-        condition = push_queries.condition(where, self._zone)
+        condition = self._condition(where)
         fields = {"_id": 0, "message_id": 1, "success": 1, "total_count": 1}
 
         async def work() -> list[Document]:
@@ -363,12 +364,16 @@ class MongoRecords:
 
         return await (self._connection.read if is_quick else self._connection.count)(operation, work)
 
+    def _condition(self, where: PushFilter) -> Document:
+        return push_queries.condition(where, self._zone, self._clock())
+
     async def _push_rows(self, operation: str, found: list[Document]) -> list[PushRow]:
         ids = [text(document.get("message_id")) for document in found]
         counts = await counted(self._connection, operation, ids) if ids else {}
         rows: list[PushRow] = []
+        now_ms = self._clock()
         for message_id, document in zip(ids, found, strict=True):
-            rows.append(push_queries.push_row(document, *counts.get(message_id, (0, 0)), self._zone))
+            rows.append(push_queries.push_row(document, *counts.get(message_id, (0, 0)), self._zone, now_ms))
             if len(rows) % PUSH_ROWS_AT_ONCE == 0:
                 await asyncio.sleep(0)
         return rows

@@ -25,7 +25,7 @@ from pymongo import InsertOne, UpdateOne
 
 from pushd.batched import batched
 from pushd.errors import StoreError
-from pushd.model import Outcome, PushRecord, Receipt, recipients_text
+from pushd.model import Notice, Outcome, PushRecord, Receipt, recipients_text
 from pushd.stores.mongo.connection import Connection, Document, Done, Write
 from pushd.stores.mongo.counts import StoredCounts
 from pushd.stores.mongo.documents import PUSH_RECORDS, RECEIVE_RECORDS, date
@@ -38,6 +38,12 @@ SORTED_AT_ONCE = 1000
 IDS_PER_WRITE, DATA_WRITES = 50, 10
 # How often a duplicate key may come of a race before it is something else.
 ATTEMPTS = 5
+
+# Of push records, what a notice need not say.
+MAY_BE_ABSENT = (
+    "target_user_ids", "target_roles", "target_groups", "expires_at", "extra_data", "extra_json", "title", "url", "tags"
+)  # fmt: skip
+NOT_SENT = ("scheduled", "cancelled")  # statuses
 
 # BSON's limit is 100 levels, of which the record and a few operators take some.
 MOST_LEVELS = 80
@@ -70,6 +76,8 @@ class Upserts:
             async with self._connection.writing():
                 upserts = [push_upsert(record, now_ms) for record in record_chunk]
                 await self._merge("write_records", PUSH_RECORDS, upserts, refused)
+                # By themselves: what a bulk has is written in any order, and who revokes a notice may be faster.
+                await self._merge("write_records", PUSH_RECORDS, [*map(sent, filter(has_left, record_chunk))], refused)
         for receipt_chunk in batched((await _by_recipient(receipts)).values(), WRITES_AT_ONCE):
             async with self._connection.writing():
                 await self._write_receipts(receipt_chunk, refused)
@@ -313,9 +321,44 @@ def _is_less(values: Document) -> Document:
 
 
 def push_upsert(record: PushRecord, now_ms: int) -> UpdateOne:
-    """What the notice is stays; the last write says how far it is."""
+    """What the notice is stays, unless the record is whole; the last write says how far it is.
+
+    A scheduled notice is dated when it goes out, which is what it expires by; `submitted_at` is when it was accepted.
+    """
     notice = record.notice
-    once: Document = {
+    once = _facts_of(notice)
+    state: Document = {
+        "status": record.status,
+        "success": record.status != "failed",
+        "total_count": record.total_count,
+        "online_count": record.online_count,
+        "updated_at": date(now_ms),
+    }
+    if notice.send_at_ms:
+        state |= {name: once.pop(name) for name in ("push_time", "created_at")}
+        once["state"] = record.status if record.status in NOT_SENT else "sent"
+    if record.is_whole:
+        if record.status not in NOT_SENT:
+            once.pop("state", None)  # see `sent`
+        gone = dict.fromkeys(name for name in MAY_BE_ABSENT if name not in once)
+        return UpdateOne({"message_id": notice.message_id}, {"$set": once | state, "$unset": gone}, upsert=True)
+    return UpdateOne({"message_id": notice.message_id}, {"$setOnInsert": once, "$set": state}, upsert=True)
+
+
+def has_left(record: PushRecord) -> bool:
+    """Whether its notice was scheduled, and has gone out."""
+    return record.notice.send_at_ms > 0 and record.status not in NOT_SENT
+
+
+def sent(record: PushRecord) -> UpdateOne:
+    """The state of a notice that has gone out, unless it has another one by now."""
+    where = {"message_id": record.notice.message_id, "state": {"$in": [None, "scheduled"]}}
+    return UpdateOne(where, {"$set": {"state": "sent"}})
+
+
+def _facts_of(notice: Notice) -> Document:
+    """What a notice says, and when."""
+    fields: Document = {
         "content": notice.content,
         "message_type": notice.type,
         "target": notice.target.kind.value,
@@ -330,29 +373,24 @@ def push_upsert(record: PushRecord, now_ms: int) -> UpdateOne:
         "created_at": date(notice.accepted_ms),
     }
     if notice.target.user_ids:
-        once["target_user_ids"] = list(notice.target.user_ids)
+        fields["target_user_ids"] = list(notice.target.user_ids)
     if notice.target.roles:
-        once["target_roles"] = list(notice.target.roles)
+        fields["target_roles"] = list(notice.target.roles)
     if notice.target.groups:
-        once["target_groups"] = list(notice.target.groups)
+        fields["target_groups"] = list(notice.target.groups)
     if notice.expires_ms:
-        once["expires_at"] = date(notice.expires_ms)
+        fields["expires_at"] = date(notice.expires_ms)
     if notice.data is not None:
-        once |= extra_data(notice.data)
+        fields |= extra_data(notice.data)
     if notice.title:
-        once["title"] = notice.title
+        fields["title"] = notice.title
     if notice.url:
-        once["url"] = notice.url
+        fields["url"] = notice.url
     if notice.tags:
-        once["tags"] = list(notice.tags)
-    state = {
-        "status": record.status,
-        "success": record.status != "failed",
-        "total_count": record.total_count,
-        "online_count": record.online_count,
-        "updated_at": date(now_ms),
-    }
-    return UpdateOne({"message_id": notice.message_id}, {"$setOnInsert": once, "$set": state}, upsert=True)
+        fields["tags"] = list(notice.tags)
+    if notice.send_at_ms:
+        fields |= {"send_at": date(notice.send_at_ms), "submitted_at": date(notice.submitted_ms)}
+    return fields
 
 
 def extra_data(data: Any) -> Document:

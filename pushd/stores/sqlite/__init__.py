@@ -17,7 +17,7 @@ from pushd.clock import wall_ms
 from pushd.config.schema import Config
 from pushd.errors import StartError
 from pushd.ports import LeftAside, Observe, Stores
-from pushd.stores.sqlite import amendments, journal, mailbox
+from pushd.stores.sqlite import amendments, commits, journal, mailbox, schedule
 from pushd.stores.sqlite.conversion import converted
 from pushd.stores.sqlite.directory import SqliteDirectory, import_users
 from pushd.stores.sqlite.engine.checkpoint import checkpoints
@@ -68,7 +68,7 @@ async def open_stores(
         prepare(path, converted)
         _warn_of_others(path)
         connections, waits_from = _open(path, is_durable=config.delivery.fsync == "batch")
-        thread = SqliteThread(connections, amendments.commit, observe)
+        thread = SqliteThread(connections, commits.commit, observe)
         most, has_records = config.mailbox.max_per_user, config.records.url == EMBEDDED
         outside = {"mailbox": config.mailbox.url != EMBEDDED, "records": not has_records}
         try:
@@ -92,6 +92,7 @@ async def open_stores(
                         amendments=amendments.SqliteAmendments(
                             file, followers=frozenset(name for name, is_outside in outside.items() if is_outside)
                         ),
+                        schedule=schedule.SqliteSchedule(thread, has_records=has_records),
                         outbox=SqliteOutbox(thread),
                         mailbox=mailbox.SqliteMailbox(
                             file,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
 
 import msgspec
 import orjson
@@ -14,8 +13,6 @@ from pushd.errors import StoreError
 from pushd.model import Amended
 from pushd.stores.sqlite.engine.schema import transaction
 from pushd.stores.sqlite.engine.statements import Statements
-from pushd.stores.sqlite.journal import Append
-from pushd.stores.sqlite.journal import commit as commit_appends
 from pushd.stores.sqlite.ledger_file import LedgerFile
 from pushd.stores.sqlite.notices import REVOKED
 from pushd.turns import Slice
@@ -60,18 +57,6 @@ class Kept:
     def write(self, connection: sqlite3.Connection) -> None:
         """Within a transaction."""
         connection.execute(KEEP, self._values)
-
-
-def commit(connection: sqlite3.Connection, payloads: Sequence[Append | Kept]) -> None:
-    """Keep what was appended to the journal, and then what was changed of notices."""
-    appends = [payload for payload in payloads if isinstance(payload, Append)]
-    if appends:
-        commit_appends(connection, appends)
-    if len(appends) < len(payloads):
-        with transaction(connection):
-            for payload in payloads:
-                if isinstance(payload, Kept):
-                    payload.write(connection)
 
 
 class SqliteAmendments:

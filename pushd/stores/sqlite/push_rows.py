@@ -14,6 +14,12 @@ from pushd.records import PushFilter, PushRow, RecordState
 from pushd.stores.sqlite.notices import OVER, REVOKED
 from pushd.values import MAX_MS
 
+_FLAGS = {
+    RecordState.SENT: (OVER | REVOKED, 0),
+    RecordState.EXPIRED: (OVER | REVOKED, OVER),
+    RecordState.REVOKED: (REVOKED, REVOKED),
+}
+
 # By the two bits of a notice's state.
 STATUSES = ("accepted", "success", "expired", "failed")
 
@@ -23,10 +29,24 @@ _notice = msgspec.json.Decoder(Notice)
 
 
 def statuses_of(where: PushFilter) -> bytes | None:
-    """A mark for each of STATUSES that a filter wants; None: any."""
+    """A mark for each of STATUSES that a filter wants; None: any. Those of what has not gone out are elsewhere."""
+    if where.state in (RecordState.SCHEDULED, RecordState.CANCELLED):
+        return bytes(len(STATUSES))
     if where.status is None and where.success is None:
         return None
     return bytes(where.status in (None, status) and where.success in (None, is_success(status)) for status in STATUSES)
+
+
+def flags_of(where: PushFilter) -> tuple[int, int]:
+    """Bits of a notice's state, and how these are where its record has the state that a filter wants."""
+    return _FLAGS.get(where.state, (0, 0))  # type: ignore[arg-type]
+
+
+def state_of(state: int) -> RecordState:
+    """How far a notice is that has gone out."""
+    if state & REVOKED:
+        return RecordState.REVOKED
+    return RecordState.EXPIRED if state & OVER else RecordState.SENT
 
 
 def is_success(status: str) -> bool:
@@ -71,21 +91,15 @@ def push_row(notice: Notice, state: int, created_ms: int, counts: Counts) -> Pus
         online_count=online,
         delivered_count=delivered,
         failed_count=failed,
-        created_ms=created_ms,
+        created_ms=notice.submitted_ms or created_ms,
+        state=state_of(state).value,
+        send_at_ms=notice.send_at_ms,
         updated_ms=max(created_ms, latest_ms),
         title=notice.title,
         url=notice.url,
         tags=notice.tags,
         target_groups=list(notice.target.groups) or None,
-        state=state_of(state),
     )
-
-
-def state_of(state: int) -> str:
-    """What became of a notice whose state in the ledger is `state`."""
-    if state & REVOKED:
-        return RecordState.REVOKED.value
-    return (RecordState.EXPIRED if state & OVER else RecordState.SENT).value
 
 
 def _fields(body: bytes) -> Mapping[str, Any]:

@@ -34,12 +34,21 @@ from pushd.stores.sqlite import tags
 from pushd.stores.sqlite.engine.statements import Reads
 from pushd.stores.sqlite.keywords import Keywords, Marks, both
 from pushd.stores.sqlite.ledger_file import LedgerFile, Read, part_of
-from pushd.stores.sqlite.push_rows import Counts, push_row, read_notice, statuses_of
+from pushd.stores.sqlite.push_rows import STATUSES, Counts, flags_of, push_row, read_notice, statuses_of
 from pushd.stores.sqlite.receipt_rows import Found, receipt_rows, who
+from pushd.stores.sqlite.scheduled_records import (
+    Key,
+    ScheduledRecords,
+    ScheduledRow,
+    merged,
+    scheduled_row,
+    scheduled_under,
+)
 from pushd.turns import Slice, sliced
 from pushd.values import MAX_INT64
 
 Result = TypeVar("Result")
+_Found = tuple[int, Counts] | ScheduledRow
 Received = tuple[int, int, int, int, int, int]  # seq, state, received_ms, read_ms, confirmed_ms, client
 
 # Of ledger/_ledger.pxd.
@@ -85,6 +94,11 @@ class RecordLists:
     async def receive_status(self, message_id: str) -> ReceiptStats | None:
         """Counts over one notice's receive records; None for an unknown notice."""
         seq = await self._listed(message_id)
+        if seq is None:
+            scheduled = await self._reads.read("receive_status", partial(scheduled_under, message_id))
+            if scheduled is not None:
+                return ReceiptStats()
+            seq = await self._listed(message_id)  # it may just have gone out
         if seq is None:
             return None
         sums = [0] * 5
@@ -175,17 +189,46 @@ class RecordLists:
         A keyword costs a scan of the notices that it may be in, unless it was asked for lately.
         """
 
-        def page(query: PushQuery, connection: sqlite3.Connection) -> list[tuple[int, Counts]]:
+        def page(query: PushQuery, connection: sqlite3.Connection) -> list[_Found]:
             by = _SORTS[sort]
             ranks = self._file.labels.ranks(sort) if by == LABEL_RANK else None
-            seqs = query.page(by, part.offset, part.limit, part.is_descending, ranks)
-            counts = counts_of(self._ledger, seqs, partial(part_of, connection))
-            return [(seq, counts[seq]) for seq in seqs]
+            scheduled = ScheduledRecords(where, connection)
+
+            def counted(offset: int, limit: int) -> list[tuple[int, Counts]]:
+                seqs = query.page(by, offset, limit, part.is_descending, ranks)
+                counts = counts_of(self._ledger, seqs, partial(part_of, connection))
+                return [(seq, counts[seq]) for seq in seqs]
+
+            return merged(
+                counted,
+                partial(self._key, sort),
+                lambda offset, limit: scheduled.page(sort, offset, limit, part.is_descending),
+                lambda row: row.key,
+                theirs_total=scheduled.count(),
+                offset=part.offset,
+                limit=part.limit,
+                is_descending=part.is_descending,
+            )
 
         return await self._push_rows(await self._ask_notices("push_records", where, page))
 
+    def _key(self, sort: PushSort, found: tuple[int, Counts]) -> Key:
+        """By what a notice is sorted, in the terms of ScheduledRecords."""
+        seq, counts = found
+        label = self._file.labels.label(self._ledger.label(seq))
+        ranks: dict[PushSort, tuple[Any, ...]] = {
+            PushSort.PRIORITY: (0 if label is None else label.priority,),
+            PushSort.MESSAGE_TYPE: ("" if label is None else label.type,),
+            PushSort.STATUS: (STATUSES[self._ledger.notice_state(seq) >> 6],),
+            PushSort.TOTAL_COUNT: (counts[0],),
+        }
+        return (*ranks.get(sort, ()), self._ledger.created_ms(seq))
+
     async def push_record(self, message_id: str) -> PushRow | None:
         """One push record."""
+        scheduled = await self._reads.read("push_record", partial(scheduled_under, message_id))
+        if scheduled is not None:
+            return scheduled_row(scheduled)
         seq = await self._listed(message_id)
         if seq is None:
             return None
@@ -195,8 +238,12 @@ class RecordLists:
 
     async def push_stats(self, where: PushFilter) -> PushStats:
         """Sums over the matching push records. A keyword costs what it costs `push_records`."""
-        total, failed, *sums = await self._ask_notices("push_stats", where, lambda query, _: query.totals())
-        return PushStats(total, total - failed, failed, *sums)
+
+        def sums_of(query: PushQuery, connection: sqlite3.Connection) -> tuple[int, ...]:
+            return ScheduledRecords(where, connection).count(), *query.totals()
+
+        scheduled, total, failed, *sums = await self._ask_notices("push_stats", where, sums_of)
+        return PushStats(scheduled + total, scheduled + total - failed, failed, *sums)
 
     # ---- receipts
 
@@ -304,23 +351,30 @@ class RecordLists:
 
     def _notice_query(self, where: PushFilter, marks: Marks | None) -> PushQuery:
         """For threads that read: it looks at every label."""
+        flags, state = flags_of(where)
         ends: dict[str, Any] = {"since_seq": self._seq_at(where.since_ms), "before_seq": self._seq_at(where.before_ms)}
         return PushQuery(
             self._ledger,
             statuses=statuses_of(where),
+            flags=flags,
+            state=state,
             marks=self._file.labels.marks(where),
             having=None if marks is None else marks.marks,
             having_from=0 if marks is None else marks.first,
             **{name: seq for name, seq in ends.items() if seq is not None},
         )
 
-    async def _push_rows(self, found: Sequence[tuple[int, Counts]]) -> list[PushRow]:
+    async def _push_rows(self, found: Sequence[_Found]) -> list[PushRow]:
         rows: list[PushRow] = []
         ledger = self._ledger
         for some in batched(found, BODIES_AT_ONCE):
-            seqs = [seq for seq, _ in some]
+            seqs = [one[0] for one in some if not isinstance(one, ScheduledRow)]
             bodies, message_ids = await self._file.bodies(seqs), await self._file.message_ids(seqs)
-            async for seq, counts in sliced(some):
+            async for one in sliced(some):
+                if isinstance(one, ScheduledRow):
+                    rows.append(scheduled_row(one))
+                    continue
+                seq, counts = one
                 if seq in message_ids and seq in bodies:
                     label = self._file.labels.label(ledger.label(seq))
                     notice = read_notice(seq, message_ids[seq], bodies[seq], label)

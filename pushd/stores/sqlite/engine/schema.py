@@ -21,7 +21,7 @@ DATABASE_NAME = "pushd.db"
 APPLICATION_ID = 0x70757368
 
 # Versions 1 to 8 had a row for each receipt; `conversion` reads them. Later ones are changed in place by STEPS.
-VERSION = 12
+VERSION = 13
 OLDEST_LEDGER = 9
 
 _NOTICES = (
@@ -54,9 +54,22 @@ _NOTICES = (
     ) WITHOUT ROWID
     """,
     "CREATE INDEX notice_tag_seq ON notice_tag (tag, seq)",
-    # Not yet due, and so without a seq.
-    "CREATE TABLE scheduled (message_id TEXT PRIMARY KEY, due_ms INTEGER NOT NULL, body BLOB NOT NULL)",
-    "CREATE INDEX scheduled_due ON scheduled (due_ms)",
+    # Not yet due, and so without a seq; or cancelled. `is_recorded`: a store outside that has the records knows of it,
+    # as it is now.
+    """
+    CREATE TABLE scheduled (
+      message_id      TEXT PRIMARY KEY,
+      due_ms          INTEGER NOT NULL,
+      body            BLOB NOT NULL,
+      cancelled_ms    INTEGER,
+      idempotency_key TEXT,
+      is_recorded     INTEGER NOT NULL DEFAULT 0
+    )
+    """,
+    "CREATE INDEX scheduled_due ON scheduled (due_ms) WHERE cancelled_ms IS NULL",
+    "CREATE INDEX scheduled_time ON scheduled (due_ms, message_id)",
+    "CREATE INDEX scheduled_key ON scheduled (idempotency_key) WHERE idempotency_key IS NOT NULL",
+    "CREATE INDEX scheduled_unrecorded ON scheduled (is_recorded) WHERE is_recorded = 0",
 )
 
 _AMENDED = (
@@ -212,12 +225,12 @@ _KEPT = (
     "CREATE INDEX set_aside_kind ON set_aside (kind, size)",
 )
 
-
 # What makes a database of a version one of the next version.
 STEPS = {
     9: tuple(statement for statement in _NOTICES if "notice_tag" in statement),
     10: _GROUPS,
-    11: ("DROP TABLE IF EXISTS notice_version", *_AMENDED),  # nobody wrote into the former one
+    11: ("DROP TABLE IF EXISTS notice_version", *_AMENDED),  # nobody wrote into this, nor into the next
+    12: ("DROP TABLE IF EXISTS scheduled", *(statement for statement in _NOTICES if "scheduled" in statement)),
 }
 
 TABLES = (*_NOTICES, *_AMENDED, *_LEDGER, *_USERS, *_GROUPS, *_KEPT)
@@ -232,17 +245,24 @@ def database_path(data_dir: str) -> Path:
     return Path(data_dir) / DATABASE_NAME
 
 
+# How a transaction begins, how it ends, and how it is undone; of one within another the same.
+_WHOLE = ("BEGIN IMMEDIATE", "COMMIT", ("ROLLBACK",))
+_PART = ("SAVEPOINT part", "RELEASE part", ("ROLLBACK TO part", "RELEASE part"))
+
+
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing: commits on leaving, rolls back when the block or the commit fails."""
-    connection.execute("BEGIN IMMEDIATE")
+    """All or nothing: commits on leaving, rolls back when the block or the commit fails. Within another one it is a
+    part of that, which can fail by itself."""
+    begin, end, undo = _PART if connection.in_transaction else _WHOLE
+    connection.execute(begin)
     try:
         yield
-        connection.execute("COMMIT")
+        connection.execute(end)
     except BaseException:
         # A full disk makes SQLite roll back by itself.
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        for statement in undo if connection.in_transaction else ():
+            connection.execute(statement)
         raise
 
 
@@ -259,7 +279,7 @@ def prepare(path: Path, convert: Callable[[Path, int], None] | None = None) -> N
             if convert is None:
                 raise StartError(f"{path} has schema version {found}: the daemon converts it when it is started")
             convert(path, found)
-            found = VERSION
+            found = _version(path)
         with closing(open_connection(path, synchronous="FULL")) as connection, transaction(connection):
             create(connection, found)
     except OSError as error:

@@ -92,6 +92,7 @@ class Node(Core):
             hub=self.hub,
             reader=self.reader,
             acknowledgements=self.acknowledgements,
+            inboxes=self.inboxes,
             renewals=Renewals(self.hub, self.directory, authenticator, tasks, metrics, self.clock),
             tasks=tasks,
             addresses=Addresses(config.server.trusted_proxies, now=self.clock.now),

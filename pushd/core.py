@@ -37,6 +37,7 @@ from pushd.presence.mailboxes import Mailboxes
 from pushd.presence.register import Register
 from pushd.presence.replay import Replays
 from pushd.presence.statuses import CachedStatuses
+from pushd.presence.unread import UnreadFrames
 from pushd.retry import FIRST_S
 from pushd.telemetry import faults
 from pushd.users.directory import CachedDirectory
@@ -185,7 +186,8 @@ class Core:
         )
         self.failures = failures = Failures(hub, metrics)
         self.register = Register(hub, writers.statuses, basis)
-        self.greeting = Greeting(hub, stores.records, writers, current, node_id=node_id)
+        self.unread = UnreadFrames(hub, stores.inbox, stores.records, metrics)
+        self.greeting = Greeting(hub, stores.records, writers, current, self.unread, node_id=node_id)
         self.mailboxes = Mailboxes(directory, stores.mailbox, writers, metrics)
         self.replays = Replays(
             hub, self.mailboxes, acknowledgements, amendments, current, metrics, failures, retry_first_s=retry_first_s
@@ -214,6 +216,7 @@ class Core:
             "amendments": self.following.run,
             "schedule": self.schedule.run,
             "arrivals": self.arrivals.run,
+            "unread": self.unread.run,
             "heartbeat": self.heartbeat.run,
             "alive": self.life_sign.run,
         }
@@ -246,6 +249,7 @@ class Core:
             self.acknowledgements.gone(connection, lost)
         except Exception as error:
             faults.noted(self.metrics, "receipts", error, conn_id=connection.conn_id)
+        self.unread.gone(connection)
         try:
             self.register.gone(connection)
         except Exception as error:

@@ -19,6 +19,10 @@ def receipts(
     """The same as (seq, state, read_ms, confirmed_ms), 0 for never. None: some of these times are in the file; then
     call it with `read` (as of _cold.newest), from a thread that reads."""
 
+def unread_changed(ledger: Ledger) -> list[int] | None:
+    """Users whose count of unread receipts may have changed since this was asked last, some named twice; None: too many
+    to be named."""
+
 def archive(ledger: Ledger, seq: int, number: int, at_ms: int) -> bool:
     """The user has read it, if not before, and put it away. False: there is no listed receipt."""
 

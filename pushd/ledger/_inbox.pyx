@@ -7,7 +7,7 @@ from libc.stdlib cimport free, malloc
 
 from pushd.ledger._cold cimport read_column
 from pushd.ledger._ledger cimport (
-    ARCHIVED, KNOWN, NONE, PAGE, READ, STEPS, Block, Chunk, Ledger, Vector, created_of, is_counting, seq_of, time_of,
+    ARCHIVED, CHANGED, KNOWN, NONE, PAGE, READ, STEPS, Block, Chunk, Ledger, Vector, created_of, is_counting, seq_of, time_of,
 )
 from pushd.ledger._patches cimport says_time
 
@@ -161,6 +161,12 @@ cdef uint32_t value_of(Block* block, int kind, uint32_t place, uint8_t state, ob
     value = column[place]
     free(column)
     return value
+
+
+def unread_changed(Ledger ledger not None):
+    cdef uint32_t i, count = ledger.changed_count
+    ledger.changed_count = 0
+    return None if count >= CHANGED else [ledger.changed_users[i] for i in range(count)]
 
 
 def archive(Ledger ledger not None, int64_t seq, uint32_t number, int64_t at_ms):

@@ -13,6 +13,7 @@ cdef class Ledger(Places):
     cdef void put(self, Block* block, uint32_t place, uint32_t user, uint8_t state, bint counts) noexcept
     cdef void put_time(self, Block* block, int kind, uint32_t place, uint32_t value) noexcept  # not 0; the earlier stays
 
+    cdef void count_unread(self, uint32_t user, int change) noexcept
     cdef void lower_floors(self, Block* block, uint32_t place, uint32_t user) noexcept
     cdef int note_all(self, int64_t seq, const uint32_t* users, const uint32_t* clients, size_t count, uint8_t state,
                       int64_t received_ms) except -1

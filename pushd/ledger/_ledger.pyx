@@ -61,11 +61,10 @@ cdef class Ledger(Places):
         cdef int change = is_counting(state) - is_counting(chunk.states[place])
         self.note_chunk(chunk, place)
         if change and chunk.states[place]:
-            self.unread_changes += 1
             self.begin(&walk, chunk.key * PAGE + place)
             while self.step(&walk):
                 if is_unread(walk.block.states[walk.place]):
-                    self.unreads[walk.user] += change
+                    self.count_unread(walk.user, change)
         chunk.states[place] = state
         return 0
 
@@ -78,13 +77,18 @@ cdef class Ledger(Places):
         block.states[place] = state
         block.stale |= 1
         if counts and is_unread(state) != is_unread(old):
-            self.unreads[user] += is_unread(state) - is_unread(old)
-            self.unread_changes += 1
+            self.count_unread(user, is_unread(state) - is_unread(old))
         if old & WAITING and not state & WAITING:
             self.waitings[user] -= 1
         elif state & WAITING and not old & WAITING:
             self.lower_floors(block, place, user)
             self.waitings[user] += 1
+
+    cdef void count_unread(self, uint32_t user, int change) noexcept:
+        self.unreads[user] += change
+        if self.changed_count < CHANGED:
+            self.changed_users[self.changed_count] = user
+            self.changed_count += 1
 
     cdef void lower_floors(self, Block* block, uint32_t place, uint32_t user) noexcept:
         """Something begins to wait for the user there."""

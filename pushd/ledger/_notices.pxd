@@ -10,13 +10,14 @@
 # of the arrays of pointers, so memory that a pass may read is given to `release`, never to free(). A pass begins with
 # `enter` and ends with `leave`. It reads a block's `count` before the block's columns: columns are exchanged first.
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 cdef enum:
     PAGE = 4096        # rows of a page, notices of a chunk
     KINDS = 3          # of times: received, read, confirmed
     SECONDS = 0x80000000  # a time column's value with this bit counts seconds, else ms; plus one: 0 is never
     NOWHERE = 0xffffffff
+    CHANGED = 1024
     JUMP = 1048576     # the farthest a seq may lie beyond the last chunk
     MOST_CHUNKS = 1048575  # seqs span less than 2^32
 
@@ -141,7 +142,8 @@ cdef class Notices:
     cdef readonly uint32_t user_count
     cdef uint32_t user_room
     cdef uint32_t* unreads
-    cdef readonly uint64_t unread_changes  # how often one of these may have become another
+    cdef uint32_t changed_count   # users of whom it changed since that was asked, some twice; CHANGED or more: anybody
+    cdef uint32_t changed_users[1024]
     cdef uint32_t* waitings
     cdef uint32_t* dense_floors   # hints: nothing waits for the user in dense blocks, or vector entries, before
     cdef uint32_t* vector_floors

@@ -40,8 +40,11 @@ class Arrivals:
         self._arrived = asyncio.Event()
         self._welcoming = asyncio.Lock()
 
-    def arrive(self, connection: Connection) -> None:
-        """A connection is open: register it; hello and mailbox follow, live notices wait behind them."""
+    def arrive(self, connection: Connection, *, is_told_unread: bool = False) -> None:
+        """A connection is open: register it; hello and mailbox follow, live notices wait behind them.
+
+        With `is_told_unread` its client hears how many notices are unread whenever that changes.
+        """
         is_first = self._register.enter(connection)
         try:
             if connection.is_guest:
@@ -50,6 +53,8 @@ class Arrivals:
                 return
             if is_first:
                 self._register.came(connection)
+            if is_told_unread:
+                self._greeting.unread.follow(connection)
             self._waiting.append(connection)
             self._arrived.set()
         except Exception as error:

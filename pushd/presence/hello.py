@@ -10,6 +10,7 @@ from pushd.config.current import CurrentConfig
 from pushd.errors import StoreError
 from pushd.model import UserId
 from pushd.ports import RecordStore
+from pushd.presence.unread import UnreadFrames
 from pushd.protocol import frames
 from pushd.writing.writers import Writers
 
@@ -21,12 +22,20 @@ class Greeting:
     """Says hello to connections."""
 
     def __init__(
-        self, hub: Hub, records: RecordStore, writers: Writers, current: CurrentConfig, *, node_id: str
+        self,
+        hub: Hub,
+        records: RecordStore,
+        writers: Writers,
+        current: CurrentConfig,
+        unread: UnreadFrames,
+        *,
+        node_id: str,
     ) -> None:
         self._hub = hub
         self._records = records
         self._writers = writers
         self._current = current
+        self.unread = unread
         self._node_id = node_id
 
     async def count_unread(self, user_ids: set[UserId]) -> dict[int, int]:
@@ -54,3 +63,4 @@ class Greeting:
             node_id=self._node_id,
         )
         self._hub.send(connection, frames.frame(frames.Hello(data), connection.dialect))
+        self.unread.greeted(connection, unread_count)

@@ -17,6 +17,7 @@ from pushd.errors import ErrorCode
 from pushd.local_time import date_and_time
 from pushd.model import MailboxItem, Mark, Notice, UserId
 from pushd.protocol.deflate import RSV1, deflated
+from pushd.values import MAX_MS
 
 
 class Dialect(IntEnum):
@@ -126,6 +127,12 @@ class RevokeFrame(msgspec.Struct, tag="revoke"):
     message_id: str
 
 
+class UnreadFrame(msgspec.Struct, tag="unread"):
+    """How many notices the user has not read: another number than before. For connections opened with `unread=1`."""
+
+    unread_count: int
+
+
 class ErrorFrame(msgspec.Struct, tag="error"):
     """A client's message was refused; the connection stays open. `ref`: the id it is about; `refs`: several."""
 
@@ -135,7 +142,7 @@ class ErrorFrame(msgspec.Struct, tag="error"):
     refs: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
-ServerMessage = Hello | Pong | NoticeFrame | ReceiptFrame | RevokeFrame | ErrorFrame
+ServerMessage = Hello | Pong | NoticeFrame | ReceiptFrame | RevokeFrame | UnreadFrame | ErrorFrame
 
 _encode_json = msgspec.json.Encoder().encode
 _encode_msgpack = msgspec.msgpack.Encoder().encode
@@ -280,13 +287,19 @@ class Confirm(msgspec.Struct, tag="confirm", frozen=True):
     message_ids: MessageIds
 
 
+class ReadAll(msgspec.Struct, tag="read_all", frozen=True):
+    """The user has read everything that was accepted up to `until_ts` (ms since the epoch; default: now)."""
+
+    until_ts: Annotated[int, msgspec.Meta(ge=0, le=MAX_MS)] | None = None
+
+
 class Auth(msgspec.Struct, tag="auth", frozen=True):
     """A fresh token before the old one expires."""
 
     token: str
 
 
-ClientMessage = Ping | Ack | MessageReceived | Read | Confirm | Auth
+ClientMessage = Ping | Ack | MessageReceived | Read | Confirm | ReadAll | Auth
 
 _decode_json: Callable[[bytes], ClientMessage] = msgspec.json.Decoder(ClientMessage).decode
 _decode_msgpack: Callable[[bytes], ClientMessage] = msgspec.msgpack.Decoder(ClientMessage).decode

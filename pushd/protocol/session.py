@@ -16,13 +16,25 @@ import msgspec
 from pushd.config.schema import LimitsConfig
 from pushd.errors import CloseCode, ErrorCode, ProtocolError
 from pushd.protocol.deflate import RSV1, inflated, most_wire_bytes
-from pushd.protocol.frames import Ack, Auth, ClientMessage, Dialect, ErrorFrame, MessageReceived, Opcode, Ping, decode
+from pushd.protocol.frames import (
+    Ack,
+    Auth,
+    ClientMessage,
+    Dialect,
+    ErrorFrame,
+    MessageReceived,
+    Opcode,
+    Ping,
+    ReadAll,
+    decode,
+)
 
 TEXT = int(Opcode.TEXT)
 LEAST_FRAGMENTS = 64  # of a message, whatever its size
 BYTES_PER_FRAGMENT = 64  # of the longest message: the longer it may be, the more fragments
 BYTES_PER_ID = 64  # however few ids a message names
 AUTH_S = 0.2  # of a client's rate of ids for a token: a signature takes up to a millisecond to check
+READ_ALL_S = 0.02  # it looks at all that the user has not read, and is written at once
 MESSAGE_S = 0.001  # for a message that names ids, however few
 IDS_BURST_S = 1.0  # so much may be saved up
 UNSENDABLE_CLOSE_CODES = frozenset({1004, 1005, 1006, 1015})
@@ -157,6 +169,8 @@ class Session:
         """Ids that are named several times count several times, and long messages as if they named more."""
         if kind is Auth:
             spent_s = AUTH_S
+        elif kind is ReadAll:
+            spent_s = READ_ALL_S
         else:
             named = 1 if kind is MessageReceived else len(event.message_ids)
             if size >= BYTES_PER_ID * (named + 1):

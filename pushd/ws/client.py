@@ -134,9 +134,7 @@ class Listener:
         if self._connection.is_guest:
             self._refuse(ErrorCode.FORBIDDEN, "guests have no receipts", message_ids)
             return
-        self._marks += 1
-        if self._marks >= MARKS_AT_ONCE:
-            self._read_on(self._shared.clock.now())
+        self._marking()
         self._shared.tasks.spawn(self._store_mark(message_ids, mark))
 
     async def _store_mark(self, message_ids: list[str], mark: Mark) -> None:
@@ -152,8 +150,33 @@ class Listener:
             if unknown:
                 self._refuse(ErrorCode.NOT_FOUND, "no such notice for this user", unknown)
         finally:
-            self._marks -= 1
+            self._marked()
+
+    def _marking(self) -> None:
+        """One more mark is under way."""
+        self._marks += 1
+        if self._marks >= MARKS_AT_ONCE:
             self._read_on(self._shared.clock.now())
+
+    def _marked(self) -> None:
+        self._marks -= 1
+        self._read_on(self._shared.clock.now())
+
+    def _read_all(self, event: frames.ReadAll) -> None:
+        if self._connection.is_guest:
+            self._send(frames.ErrorFrame(error=ErrorCode.FORBIDDEN, message="guests have no receipts"))
+            return
+        self._marking()
+        self._shared.tasks.spawn(self._store_read_all(event.until_ts))
+
+    async def _store_read_all(self, until_ms: int | None) -> None:
+        try:
+            await self._shared.inboxes.read_all(self._connection.user_id, until_ms=until_ms)
+        except StoreError:
+            text = "what is read could not be stored; try again"
+            self._send(frames.ErrorFrame(error=ErrorCode.STORE_UNAVAILABLE, message=text))
+        finally:
+            self._marked()
 
     def _auth(self, event: frames.Auth) -> None:
         if self._shared.current.config.auth.mode != "none":
@@ -170,6 +193,7 @@ _ACTIONS: dict[type, Callable[[Listener, Any], None]] = {
     frames.MessageReceived: Listener._message_received,
     frames.Read: Listener._read,
     frames.Confirm: Listener._confirm,
+    frames.ReadAll: Listener._read_all,
     frames.Auth: Listener._auth,
 }
 
@@ -183,5 +207,6 @@ _EVENT_NAMES: dict[type, str] = {
     frames.MessageReceived: "message_received",
     frames.Read: "read",
     frames.Confirm: "confirm",
+    frames.ReadAll: "read_all",
     frames.Auth: "auth",
 }

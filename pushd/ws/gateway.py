@@ -108,6 +108,7 @@ class Gateway:
             is_acking=request.query.get("ack") == "1",
             is_echo=is_echo,
             is_told_changes=request.query.get("changes") == "1",
+            is_told_unread=request.query.get("unread") == "1",
             extensions=self._extensions(request),
         )
 
@@ -158,7 +159,7 @@ class Gateway:
             self._hub.add(connection)
             self._hub.release(connection)
         else:
-            self._arrivals.arrive(connection)
+            self._arrivals.arrive(connection, is_told_unread=upgrade.is_told_unread)
         self._reader.feed(connection, tail)
         if connection.is_closing() or connection.is_paused:
             return

@@ -8,6 +8,7 @@ from pushd._fastpath import Connection, Hub
 from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
 from pushd.delivery.acknowledgements import Acknowledgements
+from pushd.delivery.inboxes import Inboxes
 from pushd.http.addresses import Addresses
 from pushd.telemetry.metrics import Metrics
 from pushd.ws._reader import Reader
@@ -28,6 +29,7 @@ class Shared:
     hub: Hub
     reader: Reader
     acknowledgements: Acknowledgements
+    inboxes: Inboxes
     renewals: Renewals
     tasks: Tasks
     addresses: Addresses

@@ -23,6 +23,7 @@ class Upgrade(msgspec.Struct, frozen=True):
     is_acking: bool
     is_echo: bool
     is_told_changes: bool = False  # frames of revoked, edited and reminded notices may go to it
+    is_told_unread: bool = False
     extensions: str = ""  # the answer to what was offered; when there is one, permessage-deflate is on
 
     def answer(self, key: str) -> bytes:

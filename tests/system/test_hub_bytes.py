@@ -32,6 +32,7 @@ from pushd.clock import Clock
 from pushd.config.current import CurrentConfig
 from pushd.config.schema import Config, LimitsConfig
 from pushd.delivery.acknowledgements import Acknowledgements
+from pushd.delivery.inboxes import Inboxes
 from pushd.http.addresses import Addresses
 from pushd.http.messages import Request
 from pushd.presence.arrivals import Arrivals
@@ -226,6 +227,7 @@ class Node:
             hub=self.hub,
             reader=self.reader,
             acknowledgements=acknowledgements,
+            inboxes=cast(Inboxes, self),
             renewals=Renewals(self.hub, cast(CachedDirectory, self), nobody, tasks, metrics, clock),
             tasks=tasks,
             addresses=Addresses(),
@@ -241,7 +243,7 @@ class Node:
         told.append((connection, ids))
         self.told.update((connection, message_id) for message_id in ids)
 
-    def arrive(self, connection: Connection) -> None:
+    def arrive(self, connection: Connection, *, is_told_unread: bool) -> None:
         """What `Arrivals` does, but that notices stay held until the conductor says so."""
         self.attached.append(connection)
         self.hub.add(connection)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from tests.daemon import PREFIX, Client, Probe, Process, until
@@ -222,16 +223,89 @@ async def test_what_was_answered_outlives_a_kill(tmp_path: Path) -> None:
             assert await probe.mailbox(7) == []
 
 
+async def connect(probe: Probe, user_id: int, query: str, **options: Any) -> Client:
+    headers = {"Authorization": f"Bearer {token(user_id)}"}
+    return Client(await probe.open(f"/ws?{query}", additional_headers=headers, **options))
+
+
+async def counted(client: Client, count: int) -> None:
+    """Waits until the client is told this count; at most one frame a second comes."""
+    while True:
+        message = await client.receive()
+        if message["type"] == "unread" and message["unread_count"] == count:
+            return
+
+
+async def test_two_tabs_are_told_the_count(probe: Probe, mine: Inbox) -> None:
+    await publish(probe, "a")
+    tabs = [await connect(probe, 7, "unread=1") for _ in range(2)]
+    for tab in tabs:
+        assert (await tab.receive())["type"] == "hello"
+    await publish(probe, "b", "c", expires_in_s=3600)
+    await publish(probe, "d", expires_in_s=1.5)
+    for tab in tabs:
+        await counted(tab, 4)
+    await mine.post("mark-read", message_id="b")
+    await mine.post("archive", message_ids=["a"])
+    for tab in tabs:
+        await counted(tab, 1)  # d has expired
+    await tabs[0].send({"type": "read_all"})
+    for tab in tabs:
+        await counted(tab, 0)
+    assert await mine.unread() == 0
+
+
+async def test_read_all_on_the_wire(probe: Probe, mine: Inbox) -> None:
+    await publish(probe, "a")
+    client = await connect(probe, 7, "")
+    assert [(await client.receive())["type"] for _ in range(2)] == ["hello", "system_notice"]
+    ts = (await mine.page())["items"][0]["ts"]
+    await client.send({"type": "read_all", "until_ts": ts - 1})
+    await client.send({"type": "read_all", "until_ts": -1})
+    assert (await client.receive())["error"] == "INVALID_REQUEST"
+    assert await mine.unread() == 1
+    await client.send({"type": "read_all", "until_ts": ts})
+
+    async def is_read() -> bool:
+        return await mine.unread() == 0
+
+    await until(is_read)
+    assert await client.is_quiet()  # unread=1 was not asked for
+
+
+async def test_messagepack_is_told_and_reads_as_well(probe: Probe, mine: Inbox) -> None:
+    await publish(probe, "a")
+    headers = {"Authorization": f"Bearer {token(7)}"}
+    ws = await probe.open("/ws?unread=1", additional_headers=headers, subprotocols=["pushd.v1.msgpack"])
+
+    async def told(count: int) -> None:
+        while (message := msgspec.msgpack.decode(await ws.recv()))["type"] != "unread":
+            continue
+        assert message == {"type": "unread", "unread_count": count}
+
+    await publish(probe, "b")
+    await told(2)
+    await ws.send(msgspec.msgpack.encode({"type": "read_all"}))
+    await told(0)
+    assert await mine.unread() == 0
+
+
+async def test_guests_read_nothing(start: Any) -> None:
+    probe = await start()
+    guest = await probe.client(query="unread=1")
+    await guest.send({"type": "read_all"})
+    assert (await guest.receive())["error"] == "FORBIDDEN"
+
+
 async def test_what_was_sent_live_is_read_before_it_is_acknowledged(probe: Probe, mine: Inbox) -> None:
     """It does not come back from the mailbox."""
-    headers = {"Authorization": f"Bearer {token(7)}"}
-    client = Client(await probe.open("/ws?ack=1", additional_headers=headers))
+    client = await connect(probe, 7, "ack=1")
     await client.receive()
     body = {"content": "x", "target": "custom", "user_ids": [7], "message_id": "a"}
     await probe.post("/system/notice", body, headers=KEY)
     assert (await client.receive())["message_id"] == "a"
     assert await mine.post("read-all") == {"success_count": 1, "unread_count": 0}
     await client.ws.close()
-    again = Client(await probe.open("/ws?ack=1", additional_headers=headers))
+    again = await connect(probe, 7, "ack=1")
     assert (await again.receive())["data"]["unread_count"] == 0
     assert await again.is_quiet()

@@ -406,10 +406,10 @@ class House(Core):
         self.hub.release(client.connection)
         return client
 
-    def arrive(self, user_id: int, **how: Any) -> Client:
+    def arrive(self, user_id: int, *, is_told_unread: bool = False, **how: Any) -> Client:
         """A connection that presence is told of."""
         client = self.open(user_id, **how)
-        self.arrivals.arrive(client.connection)
+        self.arrivals.arrive(client.connection, is_told_unread=is_told_unread)
         return client
 
     # ---- what is stored

@@ -8,7 +8,7 @@ import pytest
 
 from pushd.ledger import _inbox
 from pushd.ledger._ledger import Ledger
-from tests.unit.ledger_model import AGAIN, DELIVERED, PENDING, READ, REVOKED
+from tests.unit.ledger_model import AGAIN, CONFIRMED, DELIVERED, PENDING, READ, REVOKED
 
 ANY = bytes([1]) * 256
 END = (1 << 63) - 1
@@ -56,15 +56,14 @@ def test_labels_without_a_mark_are_left_out(ledger: Ledger) -> None:
 
 
 def test_what_is_put_away_is_read_and_does_not_count(ledger: Ledger) -> None:
-    changes = ledger.unread_changes
+    _inbox.unread_changed(ledger)
     assert _inbox.archive(ledger, 3, 0, 99)
     assert ledger.unread(0) == 11
     assert _inbox.receipts(ledger, 0, 4, 1, ANY, None) == [(3, READ | 0x20, 99, 0)]
-    assert ledger.unread_changes > changes
-    changes = ledger.unread_changes
+    assert _inbox.unread_changed(ledger) == [0]
     assert _inbox.unarchive(ledger, 3, 0)
     assert _inbox.receipts(ledger, 0, 4, 1, ANY, None) == [(3, READ, 99, 0)]
-    assert (ledger.unread(0), ledger.unread_changes) == (11, changes)
+    assert (ledger.unread(0), _inbox.unread_changed(ledger)) == (11, [])
     assert not _inbox.archive(ledger, 3, 1, 99)
     assert not _inbox.unarchive(ledger, 99, 0)
 
@@ -74,6 +73,32 @@ def test_what_is_unread_again_counts_once_it_is_put_back(ledger: Ledger) -> None
     ledger.note(2, [1], AGAIN | 0x10)
     _inbox.archive(ledger, 2, 1, 99)
     assert ledger.unread(1) == 0
+
+
+def test_whose_count_has_changed(ledger: Ledger) -> None:
+    _inbox.unread_changed(ledger)
+    ledger.mark(5, 0, READ, 99)
+    ledger.note(3, [1, 2], PENDING)
+    assert _inbox.unread_changed(ledger) == [0, 1, 2]
+    ledger.note(3, [1, 2], DELIVERED)
+    ledger.set_notice(5, set=0x40)
+    ledger.mark(5, 0, CONFIRMED, 100)
+    assert _inbox.unread_changed(ledger) == []
+    ledger.set_notice(3, set=REVOKED)
+    assert sorted(_inbox.unread_changed(ledger) or ()) == [0, 1, 2]
+    ledger.expire(4, 100)
+    ledger.hide(6)
+    assert _inbox.unread_changed(ledger) == [0, 0]
+
+
+def test_more_changes_than_are_named_are_anybodys(ledger: Ledger) -> None:
+    ledger.add_users(2000)
+    _inbox.unread_changed(ledger)
+    ledger.note(3, [*range(1, 1024)], PENDING)
+    assert len(_inbox.unread_changed(ledger) or ()) == 1023
+    ledger.note(6, [*range(1, 1025)], PENDING)
+    assert _inbox.unread_changed(ledger) is None
+    assert _inbox.unread_changed(ledger) == []
 
 
 @pytest.mark.parametrize(

@@ -531,13 +531,20 @@ def test_acknowledgements_are_no_frames(kind: str) -> None:
     assert refused(session, Opcode.PONG, limits=limits) == CloseCode.TOO_MANY_FRAMES
 
 
-@pytest.mark.parametrize("kind", ["read", "confirm", "auth"])
+@pytest.mark.parametrize("kind", ["read", "confirm", "auth", "read_all"])
 def test_other_messages_are(kind: str) -> None:
     limits = LimitsConfig(max_frames_per_s=1)
     session = Session(Dialect.JSON)
-    payload = b'{"type":"auth","token":"t"}' if kind == "auth" else message(kind, 1)
+    payload = b'{"type":"%b","token":"t"}' % kind.encode() if kind in ("auth", "read_all") else message(kind, 1)
     receive(session, Opcode.TEXT, payload, limits=limits)
     assert refused(session, Opcode.TEXT, payload, limits=limits) == CloseCode.TOO_MANY_FRAMES
+
+
+def test_all_read_counts_whatever_it_names() -> None:
+    session = Session(Dialect.JSON)
+    for _ in range(60):
+        receive(session, Opcode.TEXT, b'{"type":"read_all","until_ts":5}', limits=LimitsConfig(max_frames_per_s=1000))
+    assert owed_s(session, 100.0) == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("kind", ["ack", "read", "confirm"])

@@ -20,6 +20,7 @@ async def test_connections_are_counted_from_the_hand_over_to_their_end(make_hous
         hub=house.hub,
         reader=Reader(parsing, *longest_frames(house.current.config.limits)),
         acknowledgements=house.acknowledgements,
+        inboxes=house.inboxes,
         renewals=cast(Renewals, None),
         tasks=Tasks(house.metrics),
         addresses=Addresses(),

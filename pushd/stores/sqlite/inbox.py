@@ -59,7 +59,6 @@ class SqliteInbox:
         self._reads = Reads(read, "records")
         self._clock = clock
         self._notices: Recent[int, Kept] = Recent(NOTICES_BYTES, _bytes)
-        self._seen_changes = self._ledger.unread_changes
 
     async def page(self, user_id: UserId, where: InboxFilter, limit: int, before: str | None) -> InboxPage:
         """At most `limit` of the matching notices, newest first. Raises ValueError for a text that is no cursor."""
@@ -183,9 +182,11 @@ class SqliteInbox:
         return [message_id for message_id in message_ids if message_id in found]
 
     def unread_changed(self) -> Collection[UserId] | None:
-        """Nobody's, or anybody's."""
-        seen, self._seen_changes = self._seen_changes, self._ledger.unread_changes
-        return () if seen == self._seen_changes else None
+        """Whose count may have changed since this was asked last; None: anybody's."""
+        numbers, ids = _inbox.unread_changed(self._ledger), self._file.users.ids
+        if numbers is None:
+            return None
+        return {ids[number] for number in numbers if number < len(ids)}  # type: ignore[misc]  # texts come with 1.1
 
     def _number(self, user_id: UserId) -> int | None:
         number = self._file.users.number(user_id)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import msgspec
+
 from pushd.api.forms import Nothing
 from pushd.auth.authenticator import Identity
 from pushd.errors import ErrorCode, RequestError
@@ -47,17 +49,14 @@ class Endpoint(NamedTuple):
         return "_".join([self.method.lower(), *words]).replace("-", "_")
 
 
-class Call(Generic[Query, Body]):
+class Call(msgspec.Struct, Generic[Query, Body], eq=False):
     """One request on its way through a handler."""
 
-    __slots__ = ("body", "identity", "params", "query", "request")
-
-    def __init__(self, request: Request, identity: Identity, params: dict[str, str], query: Query, body: Body) -> None:
-        self.request = request
-        self.identity = identity
-        self.params = params
-        self.query = query
-        self.body = body
+    request: Request
+    identity: Identity
+    params: dict[str, str]
+    query: Query
+    body: Body
 
     def user(self, user_id: UserId | None) -> int:
         """Whose data this is about: the named user for an admin, else the token's own."""

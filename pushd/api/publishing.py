@@ -169,7 +169,10 @@ def _sender(identity: Identity) -> Sender:
 
 
 def _idempotency_key(request: Request) -> str:
-    key = _text_of(request.headers.get("idempotency-key", ""))
+    header = request.headers.get("idempotency-key")
+    if not header:
+        return ""
+    key = _text_of(header)
     if len(key) > MAX_KEY_CHARS or not _is_printable(key):
         raise RequestError(
             ErrorCode.INVALID_REQUEST,

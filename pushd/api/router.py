@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from pushd.api import answers
 from pushd.api.endpoint import Call, Endpoint, Rights
@@ -18,6 +18,7 @@ from pushd.auth import origins
 from pushd.auth.authenticator import Authenticator, Identity
 from pushd.config.checks import quote
 from pushd.config.current import CurrentConfig
+from pushd.config.schema import AuthConfig
 from pushd.errors import ErrorCode, RequestError, StoreError
 from pushd.http.messages import Request, Response
 from pushd.later import Later
@@ -35,6 +36,20 @@ _READING = ("GET", "HEAD")
 _STATUSES_OF_THE_API = frozenset({413, 500})
 
 Answer = Response | Later[Response] | Awaitable[Response]
+
+
+class Access(msgspec.Struct, eq=False):
+    """What a head asks for, and by what right. Requests with the same head share it while `auth` is in force and the
+    credentials have not expired."""
+
+    route: Route
+    params: dict[str, str]
+    identity: Identity
+    auth: AuthConfig
+    handler: Callable[[Call[Any, Any]], Any]
+    decode_body: Callable[[bytes], Any] | None
+    query: Any = None
+    is_checked: bool = False  # the query is decoded, and the media type is right
 
 
 class Router:
@@ -66,23 +81,20 @@ class Router:
     def judge_head(self, request: Request) -> Response | bool:
         """The refusal of a request whatever its body is; else whether its body will be read."""
         try:
-            self._authenticator.check_source(request)
-            if request.path in self._probes or (request.method == "OPTIONS" and "origin" in request.headers):
+            access = self._access(request)
+            if access is None or access.decode_body is None:
                 return False
-            route, _, _ = self._authorized(request)
-            if route.decode_body is not None:
+            if not access.is_checked:
                 _check_media_type(request)
-            return route.decode_body is not None
+            return True
         except RequestError as error:
             return self._failed(error)
 
     def handle(self, request: Request) -> Answer:
         """Answer a request that is no upgrade."""
         try:
-            self._authenticator.check_source(request)
-            if request.method == "OPTIONS" and "origin" in request.headers:
-                return Response(204, headers=origins.preflight_headers(request.headers))
-            return self._call(request)
+            access = self._access(request)
+            return self._answer_anyone(request) if access is None else self._call(access, request)
         except RequestError as error:
             return self._failed(error)
         except Exception as error:
@@ -135,37 +147,56 @@ class Router:
 
     # ---- routing
 
-    def _call(self, request: Request) -> Answer:
-        probe = self._probes.get(request.path)
-        if probe is not None:
-            if request.method not in _READING:
-                raise _MethodNotAllowed(_READING)
-            return probe(request)
-        route, params, identity = self._authorized(request)
+    def _access(self, request: Request) -> Access | None:
+        """What is asked for, by whom; None for what anyone may ask. Raises RequestError for what is refused."""
+        memo = request.memo
+        if memo is not None and memo.value is not None:
+            known: Access = memo.value
+            if self._authenticator.is_in_force(known.identity, known.auth):
+                return known
+        auth = self._current.config.auth
+        self._authenticator.check_source(request)
+        if request.path in self._probes or _is_preflight(request):
+            return None
+        route, params = self._find(request)
+        identity = self._identify(request, route.endpoint.rights)
+        access = Access(route, params, identity, auth, route.endpoint.handler, route.decode_body)
+        if memo is not None and "origin" not in request.headers:  # whether a page is ours depends on its way to us, too
+            memo.value = access
+        return access
+
+    def _answer_anyone(self, request: Request) -> Response:
+        if _is_preflight(request):
+            return Response(204, headers=origins.preflight_headers(request.headers))
+        if request.method not in _READING:
+            raise _MethodNotAllowed(_READING)
+        return self._probes[request.path](request)
+
+    def _call(self, access: Access, request: Request) -> Answer:
+        identity = access.identity
         if identity.token_id and self._authenticator.revocations is not None:
-            return self._finish(self._call_unrevoked(route, request, identity, params), identity)
-        result = self._handle(route, request, identity, params)
+            return self._finish(self._call_unrevoked(access, request), identity)
+        result = self._handle(access, request)
         if isinstance(result, Later):
             return result.then(answers.success, self._answer_to)
         return self._finish(result, identity) if isinstance(result, Awaitable) else answers.success(result)
 
-    async def _call_unrevoked(
-        self, route: Route, request: Request, identity: Identity, params: dict[str, str]
-    ) -> msgspec.Struct:
-        await self._authenticator.check_revoked(identity)
-        result = self._handle(route, request, identity, params)
+    async def _call_unrevoked(self, access: Access, request: Request) -> msgspec.Struct:
+        await self._authenticator.check_revoked(access.identity)
+        result = self._handle(access, request)
         data: msgspec.Struct = await result if isinstance(result, Awaitable) else result
         return data
 
-    def _handle(self, route: Route, request: Request, identity: Identity, params: dict[str, str]) -> Any:
-        query = _decoded_query(route, request) if request.query_string else route.empty_query
-        body = None if route.decode_body is None else _decoded_body(route.decode_body, request)
-        return route.endpoint.handler(Call(request, identity, params, query, body))
-
-    def _authorized(self, request: Request) -> tuple[Route, dict[str, str], Identity]:
-        """What is asked for, by whom. Raises RequestError where there is no such thing, or no right to it."""
-        route, params = self._find(request)
-        return route, params, self._identify(request, route.endpoint.rights)
+    def _handle(self, access: Access, request: Request) -> Any:
+        """Have the handler called. Raises RequestError for a query, a media type or a body that is not right."""
+        if not access.is_checked:
+            route = access.route
+            access.query = _decoded_query(route, request) if request.query_string else route.empty_query
+            if route.decode_body is not None:
+                _check_media_type(request)
+            access.is_checked = True
+        body = None if access.decode_body is None else answers.decoded(access.decode_body, request.body)
+        return access.handler(Call(request, access.identity, access.params, access.query, body))
 
     def _find(self, request: Request) -> tuple[Route, dict[str, str]]:
         methods, params = self._routes.at(request.path)
@@ -218,6 +249,10 @@ class Router:
         return response if not isinstance(error, _WithHeaders) else _extended(response, error.headers)
 
 
+def _is_preflight(request: Request) -> bool:
+    return request.method == "OPTIONS" and "origin" in request.headers
+
+
 def _decoded_query(route: Route, request: Request) -> Any:
     """The query's fields; empty ones count as left out, unknown ones are ignored."""
     fields = {name: value for name, value in request.query.items() if value}
@@ -228,13 +263,8 @@ def _decoded_query(route: Route, request: Request) -> Any:
     return query
 
 
-def _decoded_body(decode: Callable[[bytes], Any], request: Request) -> Any:
-    """The body. Raises RequestError UNSUPPORTED_MEDIA_TYPE, INVALID_JSON or INVALID_REQUEST."""
-    _check_media_type(request)
-    return answers.decoded(decode, request.body)
-
-
 def _check_media_type(request: Request) -> None:
+    """Raises RequestError UNSUPPORTED_MEDIA_TYPE."""
     if "content-encoding" in request.headers and _is_encoded(request.headers["content-encoding"]):
         raise _Encoded(request.headers["content-encoding"])
     media_type = request.headers.get("content-type", "")

@@ -100,6 +100,11 @@ class Authenticator:
             return ADMIN
         return self.verify(credential, remember=not query_token)
 
+    def is_in_force(self, identity: Identity, auth: AuthConfig) -> bool:
+        """Whether `identify`, which found this identity under the configuration `auth`, would find it again."""
+        is_expired = identity.expires_s and identity.expires_s <= self._wall_s()
+        return auth is self._current.config.auth and not is_expired
+
     def verify(self, token: str, *, remember: bool = True) -> Identity:
         """The identity a signed token states. Raises RequestError UNAUTHORIZED or TOKEN_EXPIRED.
 

@@ -84,7 +84,7 @@ class RequestTurns:
     def __init__(self, *, now: Callable[[], float] = monotonic) -> None:
         self._loop = asyncio.get_running_loop()
         self._now = now
-        self._lines: dict[Line, deque[Callable[[], None]]] = {line: deque() for line in Line}
+        self._lines: tuple[deque[Callable[[], None]], ...] = tuple(deque() for _ in Line)
         self._is_begun = False  # time of a turn, which ends with `_serve`
         self._until = 0.0
         self._known_until = 0.0  # begins when one who is known comes too late for the other; 0: none has
@@ -92,9 +92,12 @@ class RequestTurns:
 
     def is_free(self, line: Line) -> bool:
         """Whether one of this line is served at once; its share begins now. Who is known has time that is his alone."""
-        has_time = self._has_time(SHARE_S)
+        now = self._now()
+        if not self._is_begun:
+            self._begin(now)
+        self._share_until = now + SHARE_S
+        has_time = now < self._until
         if line is KNOWN and not has_time:
-            now = self._now()
             self._known_until = self._known_until or now + TURN_S
             has_time = now < self._known_until
         return has_time and not self._lines[line]
@@ -103,45 +106,38 @@ class RequestTurns:
         """Whether the one that is served may go on."""
         return self._now() < self._share_until
 
-    def _has_time(self, share_s: float) -> bool:
-        now = self._begin()
-        self._share_until = now + share_s
-        return now < self._until
-
-    def _begin(self) -> float:
-        """What time it is; the first one in a turn of the loop who asks begins its time, until the next turn."""
-        now = self._now()
-        if not self._is_begun:
-            self._is_begun = True
-            self._until, self._known_until = now + TURN_S, 0.0
-            self._loop.call_soon(self._serve)
-        return now
+    def _begin(self, now: float) -> None:
+        """The first one in a turn of the loop who asks begins its time, until the next turn."""
+        self._is_begun = True
+        self._until, self._known_until = now + TURN_S, 0.0
+        self._loop.call_soon(self._serve)
 
     def count_read(self, size: int) -> None:
         """So many bytes have come from the kernel, or will before the next turn: uvloop takes them unasked."""
-        self._begin()
+        if not self._is_begun:
+            self._begin(self._now())
         self._until -= size * READ_S_PER_BYTE
 
     def queue(self, go_on: Callable[[], None], line: Line) -> None:
         """Have `go_on` called when it is its turn."""
         self._lines[line].append(go_on)
-        self._begin()
+        if not self._is_begun:
+            self._begin(self._now())
 
     def _serve(self) -> None:
         self._is_begun = False
-        lines = [*self._lines.values()]
-        left = [len(line) for line in lines]  # who goes on after its turn waits for the next one of the loop
+        left = [len(line) for line in self._lines]  # who goes on after its turn waits for the next one of the loop
         if not any(left):
             return
-        self._begin()
+        self._begin(self._now())
         share_s = min(SHARE_S, TURN_S / sum(left))
         while any(left):  # one of each at least, however busy the turn has been
-            for index, line in enumerate(lines):
+            for index, line in enumerate(self._lines):
                 if left[index]:
                     left[index] -= 1
                     self._share_until = self._now() + share_s
                     line.popleft()()
-            if not self._has_time(share_s):
+            if self._now() >= self._until:
                 break
 
 

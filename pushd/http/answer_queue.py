@@ -54,28 +54,28 @@ class AnswerQueue:
 
         Without a request, it answers bytes that were none: of them `refused` is what was understood.
         """
-        shared, application = self._shared, self._shared.application
-        is_ending = shared.is_draining and not self.behind
-        keep_alive = request is not None and request.keep_alive and not request.is_upgrade and not is_ending
-        head_only = request is not None and request.method == "HEAD"
+        shared, keep_alive, head_only = self._shared, False, False
+        if request is not None:
+            is_ending = request.is_upgrade or (shared.is_draining and not self.behind)
+            keep_alive, head_only = request.keep_alive and not is_ending, request.method == "HEAD"
         if response.more and not head_only:
             self.more = shared.unsent.send(response, shared.loop.time())
-            response = application.fail(_TOO_MUCH) if self.more is None else response
+            response = shared.application.fail(_TOO_MUCH) if self.more is None else response
         if request is None or "origin" in request.headers:
-            response = application.share(request or refused, response)
-        date = messages.date_line(int(shared.wall_s()))
+            response = shared.application.share(request or refused, response)
         try:
-            self._put(response, keep_alive, head_only, date)
+            self._put(response, keep_alive, head_only)
         except Exception:
             _log.exception("answer cannot be encoded", status=response.status)
             self.give_up()
             keep_alive, self.more = False, None
-            self._put(application.share(request or refused, application.fail(BROKEN)), keep_alive, head_only, date)
+            self._put(shared.application.share(request or refused, shared.application.fail(BROKEN)), False, head_only)
         self.is_last = not keep_alive
 
-    def _put(self, response: Response, keep_alive: bool, head_only: bool, date: bytes) -> None:
+    def _put(self, response: Response, keep_alive: bool, head_only: bool) -> None:
+        date = messages.date_line(int(self._shared.wall_s()))
         is_apart = len(response.body) > JOINED_BYTES and not head_only
-        answer = messages.encode(response, keep_alive=keep_alive, head_only=head_only or is_apart, date=date)
+        answer = messages.encode(response, keep_alive, head_only or is_apart, date)
         self._pieces.append(answer)
         self.held_bytes += len(answer)
         if is_apart:

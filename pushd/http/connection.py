@@ -82,7 +82,9 @@ class HttpConnection(asyncio.Protocol):
             self._transport.abort()
             return
         shared, limits = self._shared, self._shared.limits
-        self._parser = RequestParser(max_body_bytes=limits.max_body_bytes, peer=self.peer, is_secure=self._is_secure)
+        self._parser = RequestParser(
+            max_body_bytes=limits.max_body_bytes, peer=self.peer, is_secure=self._is_secure, known=shared.known_heads
+        )
         self._reading = Reading(shared, self._transport, self._parser, self)
         self._out = AnswerQueue(shared)
         self._deadline = Deadline(shared.times, shared.loop.time() + limits.handshake_timeout_s)
@@ -101,22 +103,23 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answer what is complete; hold what must wait."""
+        state, turns = self._state, self._shared.turns
         if len(data) >= LARGE_READ_BYTES:
-            self._shared.turns.count_read(len(data))
-        state = self._state
+            turns.count_read(len(data))
         if state.is_over:
             self._discard()
             return
-        self._parser.feed(data)
+        parser = self._parser
+        parser.feed(data)
         if state is not READING or self._is_choked:
-            if self._pending is not None and not self._is_choked and self._shared.turns.is_free(self._line):
+            if self._pending is not None and not self._is_choked and turns.is_free(self._line()):
                 self._begin_alike(self._pending)
             self._balance_reading()
-        elif self._parser.has_upgrade:
+        elif parser.has_upgrade():
             self._state = UPGRADE_QUEUED
             self._set_deadline()
             self._shared.upgrades.queue(self._take_upgrade)
-        elif self._shared.turns.is_free(line := self._line):
+        elif turns.is_free(line := self._line()):
             self._go_on()
         else:
             self._queue(line)
@@ -158,7 +161,6 @@ class HttpConnection(asyncio.Protocol):
 
     # Requests in.
 
-    @property
     def _line(self) -> Line:
         """The line in which it would wait for its turn with what has just come."""
         if self._parser.phase is not IDLE:
@@ -190,30 +192,32 @@ class HttpConnection(asyncio.Protocol):
 
     def _go_on(self) -> None:
         """Answer what can be answered at once, in one write, and begin to wait for what cannot."""
-        self._answer_ready()
-        if not self._state.is_over:
-            self._settle()
+        if not self._parser.is_clear:
+            self._answer_ready()
+            if self._state.is_over:
+                return
+        self._settle()
 
     def _answer_ready(self) -> None:
         """Reply to requests until one must be waited for, the connection is handed over, or there is nothing to do."""
-        has_share_left, out = self._shared.turns.has_share_left, self._out
-        while self._state is READING and not self._is_choked and out.has_room:
-            request = self._parser.next(has_share_left)
+        parser, out, has_share_left = self._parser, self._out, self._shared.turns.has_share_left
+        while self._state is READING and not self._is_choked and (not out.held_bytes or out.has_room):
+            request = parser.next(has_share_left)
             if request is None:
                 break
             answer = self._ask_to_upgrade(request) if request.is_upgrade else self._ask(request)
             if answer is None:
                 return
             self._reply(request, answer)
-            if not self._parser.has_work or not has_share_left():
+            if not parser.has_work or not has_share_left():
                 break
-        if self._state is SENDING:
+        if parser.is_clear or self._state is SENDING:
             return
-        head = self._parser.take_head()
+        head = parser.take_head()
         if head is not None:
             self._judge(head)
-        if self._parser.failure is not None and not out.is_last:
-            self._reply(None, self._shared.application.fail(self._parser.failure))
+        if parser.failure is not None and not out.is_last:
+            self._reply(None, self._shared.application.fail(parser.failure))
 
     def _judge(self, head: Request) -> None:
         """Before a byte of its body is kept: refuse the request, or go on reading it."""
@@ -228,24 +232,26 @@ class HttpConnection(asyncio.Protocol):
         """After a turn: write, and read on, yield to the loop, or wait, with a deadline for what is awaited."""
         if self._out.held_bytes:
             self._flush()
-        if self._state.is_over:
+        state, parser = self._state, self._parser
+        if state.is_over:
             return
-        if self._state is READING and not self._is_choked:
-            if self._parser.has_work:
+        is_more_here = not parser.is_clear
+        if state is READING and not self._is_choked:
+            if is_more_here and parser.has_work:
                 self._queue()
                 return
             if self._has_eof:
                 self._transport.close()
-            elif self._parser.take_continue():
+            elif is_more_here and parser.take_continue():
                 self._transport.write(messages.CONTINUE)
-        self._reading.balance(has_to_queue=False, has_eof=self._has_eof)  # who has to queue has returned
-        if self._reading.may_go_on():
-            self._set_deadline()
-        else:
+        self._reading.balance(self._has_eof)  # who has to queue has returned
+        if is_more_here and not self._reading.may_go_on():
             self.give_way()
+        else:
+            self._set_deadline()
 
     def _balance_reading(self) -> None:
-        self._reading.balance(has_to_queue=self._state.has_to_queue, has_eof=self._has_eof)
+        self._reading.balance(self._has_eof, self._state.has_to_queue)
 
     def give_way(self) -> None:
         """Others need the room of this body."""
@@ -258,17 +264,17 @@ class HttpConnection(asyncio.Protocol):
         if not self._reading.has_room_for(request):
             return self._shared.crowded()
         answer = self._shared.application.handle(request)
-        if isinstance(answer, Response):
-            return answer
-        self._state = WAITING
-        self._reading.worked_bytes = len(request.body)
-        if isinstance(answer, Later):
+        if isinstance(answer, Later):  # asked first: it is what most of those who publish get
             self._pending = request, answer
             answer.decided.add_done_callback(self._take_pending)
-            if self._parser.has_work:
-                self._begin_alike(self._pending)
+        elif isinstance(answer, Response):
+            return answer
         else:
             self._task = self._shared.spawn(self._work(request, answer))
+        self._state = WAITING
+        self._reading.worked_bytes = len(request.body)
+        if self._pending is not None and not self._parser.is_clear:
+            self._begin_alike(self._pending)
         return None
 
     def _begin_alike(self, pending: tuple[Request, Later[Response]]) -> None:
@@ -309,11 +315,10 @@ class HttpConnection(asyncio.Protocol):
     def _take_pending(self, decided: asyncio.Future[Any]) -> None:
         """A pending answer is there; nobody waits for one that was given up."""
         pending = self._pending
-        if pending is None or pending[1].decided is not decided:
-            return
-        request, answer = pending
-        self._pending = None
-        self._answer(request, self._shared.application.result(request, answer))
+        if pending is not None and pending[1].decided is decided:
+            self._pending = None
+            request, answer = pending
+            self._answer(request, self._shared.application.result(request, answer))
 
     def _stop_waiting(self, answer: Later[Response]) -> None:
         answer.decided.remove_done_callback(self._take_pending)
@@ -384,11 +389,12 @@ class HttpConnection(asyncio.Protocol):
 
     def _reply(self, request: Request | None, response: Response) -> None:
         """Put an answer behind those to be written; None stands for bytes that were no request."""
-        self._out.say(request, self._parser.refused if request is None else None, response)
+        out = self._out
+        out.say(request, None if request is not None else self._parser.refused, response)
         self._is_known = response.status < 400
         self._reading.worked_bytes = 0
         self._deadline.answered()
-        if self._out.more is not None:
+        if out.more is not None:
             self._state = SENDING
             self._flush()
 
@@ -454,14 +460,14 @@ class HttpConnection(asyncio.Protocol):
 
     def _set_deadline(self) -> None:
         """For the answer that is awaited, or for the message that arrives."""
-        shared, state, now = self._shared, self._state, self._shared.loop.time()
-        if self._pending is not None:
-            self._deadline.await_answer(now + shared.application.answer_within_s)
-        elif state.is_at_work:
-            self._deadline.await_answer(now + shared.limits.handshake_timeout_s if state.is_admitting else inf)
-        else:
-            parser = self._parser
+        shared, state, parser = self._shared, self._state, self._parser
+        now = shared.loop.time()
+        if state is READING or state.has_to_queue:
             self._deadline.await_message(parser.phase, parser.body_bytes, shared.limits.handshake_timeout_s, now)
+        elif self._pending is not None:
+            self._deadline.await_answer(now + shared.application.answer_within_s)
+        else:
+            self._deadline.await_answer(now + shared.limits.handshake_timeout_s if state.is_admitting else inf)
 
     def check_time(self, now: float) -> None:
         """Called by the sweep: end what took too long. The time of a TLS handshake is the transport's."""

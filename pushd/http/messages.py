@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from collections.abc import Sequence
-from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import ip_address
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
+
+import msgspec
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -27,6 +28,7 @@ _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 # What load balancers ask for, often without naming a host.
 HEALTH_CHECKS = frozenset({"/healthz", "/readyz", "/metrics"})
 _HEALTH_CHECKS = frozenset(path.encode() for path in HEALTH_CHECKS)
+_BODILESS = frozenset({204, 304})  # RFC 9110 section 8.6: no Content-Length, and no body either
 
 
 class Refusal(NamedTuple):
@@ -37,8 +39,20 @@ class Refusal(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
 
 
+class Memo:
+    """What the application keeps about a head, for all requests that have the same one, byte for byte."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: Any = None
+
+
 class Request:
-    """One request, whole. Header names are lower case, repeated headers joined with ", "; requests may share them."""
+    """One request, whole. Header names are lower case, repeated headers joined with ", "; requests may share them.
+
+    `memo` is there for a head that is expected to come again.
+    """
 
     __slots__ = (
         "_query",
@@ -47,6 +61,7 @@ class Request:
         "is_secure",
         "is_upgrade",
         "keep_alive",
+        "memo",
         "method",
         "path",
         "peer",
@@ -80,6 +95,7 @@ class Request:
         self.is_upgrade = is_upgrade
         self.peer = peer
         self.is_secure = is_secure
+        self.memo: Memo | None = None
         self._query: dict[str, str] | None = None
 
     def again(self, body: bytes, peer: str, is_secure: bool) -> Request:
@@ -95,6 +111,7 @@ class Request:
         other.is_upgrade = self.is_upgrade
         other.peer = peer
         other.is_secure = is_secure
+        other.memo = self.memo
         other._query = self._query
         return other
 
@@ -125,9 +142,8 @@ def _pairs(query: str) -> list[tuple[str, str]]:
     return [(name, value) for name, _, value in (pair.partition("=") for pair in query.split("&") if pair)]
 
 
-@dataclass(slots=True)
-class Response:
-    """One answer. A header named here replaces the one `encode` would add. Not frozen: that triples what it costs.
+class Response(msgspec.Struct):
+    """One answer. A header named here replaces the one `encode` would add.
 
     A long body goes on in `more`, in pieces that are written as the peer takes them; they count as the `owner`'s.
     """
@@ -263,23 +279,24 @@ def date_line(at_s: int) -> bytes:
     return b"Date: %b\r\n" % formatdate(at_s, usegmt=True).encode()
 
 
-def encode(response: Response, *, keep_alive: bool, head_only: bool, date: bytes = b"") -> bytes:
+def encode(response: Response, keep_alive: bool, head_only: bool, date: bytes = b"") -> bytes:
     """The bytes of an answer but for `more`; of the head alone for HEAD. `date` is a `date_line`.
 
     ValueError when a header would break the message.
     """
-    head = _encode_head(response.status, response.content_type, response.headers, keep_alive)
-    if response.status in {204, 304}:  # RFC 9110 section 8.6: no Content-Length, and no body either
-        return head + date + b"\r\n"
+    head = _encode_head(response.status, response.content_type, response.headers, keep_alive, date)
+    if response.status in _BODILESS:
+        return head + b"\r\n"
     size = len(response.body)
     if response.more:
         size += sum(map(len, response.more))
-    head = b"%b%bContent-Length: %d\r\n\r\n" % (head, date, size)
-    return head if head_only else head + response.body
+    return b"%bContent-Length: %d\r\n\r\n%b" % (head, size, b"" if head_only else response.body)
 
 
 @lru_cache(maxsize=256)
-def _encode_head(status: int, content_type: str, headers: tuple[tuple[str, str], ...], keep_alive: bool) -> bytes:
+def _encode_head(
+    status: int, content_type: str, headers: tuple[tuple[str, str], ...], keep_alive: bool, date: bytes
+) -> bytes:
     fields = {
         "content-type": content_type,
         "connection": "keep-alive" if keep_alive else "close",
@@ -293,7 +310,7 @@ def _encode_head(status: int, content_type: str, headers: tuple[tuple[str, str],
     head = "\r\n".join(lines).encode("latin-1") + b"\r\n"
     if head.count(b"\r") != len(lines) or head.count(b"\n") != len(lines):
         raise ValueError("a line break inside a header")
-    return head
+    return head + date
 
 
 def _phrase(status: int) -> str:

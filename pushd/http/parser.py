@@ -12,10 +12,9 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 import httptools
-from cachetools import FIFOCache
 
 from pushd.http.chunks import ChunkedBody
-from pushd.http.messages import Head, Refusal, Request
+from pushd.http.messages import Head, Memo, Refusal, Request
 
 MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100
@@ -72,10 +71,25 @@ class KnownHead(NamedTuple):
     content_length: int
 
 
-# A publisher's requests have the same few heads over and over, which differ in their length at most. The oldest goes
-# when there are too many; a head is looked up whole, so nobody finds another's credentials here without having them.
-KnownHeads = FIFOCache[bytes, KnownHead]
-_KNOWN: KnownHeads = FIFOCache(MAX_KNOWN_HEADS)
+class KnownHeads(dict[bytes, KnownHead]):
+    """At most so many heads of requests; the oldest goes when there are too many.
+
+    A publisher's requests have the same few heads over and over, which differ in their length at most. A head is looked
+    up whole, so nobody finds another's credentials here without having them.
+    """
+
+    def __init__(self, most: int = MAX_KNOWN_HEADS) -> None:
+        super().__init__()
+        self._most = most
+
+    def learn(self, head: bytes, known: KnownHead) -> None:
+        """Remember what a head meant."""
+        if len(self) >= self._most and head not in self:
+            del self[next(iter(self))]
+        self[head] = known
+
+
+_KNOWN = KnownHeads()
 
 
 class RequestParser:
@@ -89,8 +103,8 @@ class RequestParser:
     not at all; a message with one gets an httptools parser of its own. So there is at most one head in its hands, the
     count of a head's bytes is exact, and the tail of an upgrade begins where it should.
 
-    A request of the usual kind whose head came before, byte for byte, does not reach httptools at all: it is among the
-    `known` heads, which parsers share.
+    A head of the usual kind that came before, byte for byte, does not reach httptools at all: it is among the `known`
+    heads, which parsers share.
     """
 
     def __init__(
@@ -98,6 +112,7 @@ class RequestParser:
     ) -> None:
         self.failure: Refusal | None = None
         self.phase = IDLE
+        self.is_clear = True  # nothing of a next message has come: `next` would say None
         self._max_body_bytes = max_body_bytes
         self._peer = peer
         self._is_secure = is_secure
@@ -124,7 +139,7 @@ class RequestParser:
         self._request: Request | None = None
         self._missing_bytes = 0
         self._chunks: ChunkedBody | None = None
-        self._body_bytes = 0
+        self.body_bytes = 0  # how much of it has come
         self._is_body_kept = True
         self._is_head_untold = False
         self._is_continue_due = False
@@ -139,16 +154,15 @@ class RequestParser:
         """Whether `next` may find something without more bytes."""
         return self._at < len(self._data) and not self._is_starved and not self._is_over
 
-    @property
     def has_upgrade(self) -> bool:
         """Whether what comes next looks like a whole WebSocket upgrade. Others may be one, too, and this one not."""
-        data = self._data
-        return self.phase is IDLE and data.find(_EMPTY_LINE, self._at) >= 0 and b"pgrade: websocket" in data
-
-    @property
-    def body_bytes(self) -> int:
-        """How much of the arriving message's body has come."""
-        return self._body_bytes
+        data, begin = self._data, self._at
+        return (
+            data.startswith(b"GET ", begin)
+            and self.phase is IDLE
+            and data.find(_EMPTY_LINE, begin) >= 0
+            and b"pgrade: websocket" in data
+        )
 
     @property
     def kept_bytes(self) -> int:
@@ -170,7 +184,7 @@ class RequestParser:
         """Take bytes as they came."""
         self._data = self._data[self._at :] + data if self._at < len(self._data) else data
         self._at = 0
-        self._is_starved = False
+        self._is_starved = self.is_clear = False
 
     def next(self, has_time: Callable[[], bool] = lambda: True) -> Request | None:
         """The next whole request; None when bytes are missing, nothing more will be read, or there is no time.
@@ -182,7 +196,7 @@ class RequestParser:
                 request = self._next_known()
                 if request is not None:
                     return request
-                if not self._skip_empty_lines():
+                if self.phase is IDLE and not self._skip_empty_lines():
                     break
             if self.phase is BODY:
                 self._read_body()
@@ -195,27 +209,36 @@ class RequestParser:
                 break
         return None
 
-    def _next_known(self) -> Request | None:
-        """The next request when its head is known and its body is here."""
+    def _next_known(self, begins_body: bool = True) -> Request | None:
+        """The next request when its head is known and its body is here; one that is not is begun, or left alone."""
         begin, data = self._at, self._data
         head_end = data.find(_EMPTY_LINE, begin) + len(_EMPTY_LINE)
         known = self._known.get(data[begin:head_end])
         if known is None:
             return None
-        end = head_end + known.content_length
-        if end > len(data) or known.content_length > self._max_body_bytes:
+        request, content_length = known
+        end = head_end + content_length
+        if content_length > self._max_body_bytes:
             return None
-        self._at = end
-        return known.request.again(data[head_end:end], self._peer, self._is_secure)
+        if end <= len(data):
+            self._at = end
+            self.is_clear = end == len(data)
+            return request.again(data[head_end:end], self._peer, self._is_secure)
+        if begins_body:
+            self._at = head_end
+            self._request = request.again(b"", self._peer, self._is_secure)
+            self._headers = request.headers
+            self._begin_body(content_length)
+        return None
 
     def next_like(self, former: Request) -> Request | None:
         """The next request if it is here, whole, with a head that came before, and asks for what `former` did."""
         begin = self._at
         if self._is_over or self.phase is not IDLE or begin >= len(self._data):
             return None
-        request = self._next_known()
+        request = self._next_known(begins_body=False)
         if request is not None and (request.method != former.method or request.target != former.target):
-            request, self._at = None, begin
+            request, self._at, self.is_clear = None, begin, False
         return request
 
     def take_head(self) -> Request | None:
@@ -294,7 +317,7 @@ class RequestParser:
             self._end_message()
 
     def _keep(self, content: bytes) -> None:
-        self._body_bytes += len(content)
+        self.body_bytes += len(content)
         if not self._is_body_kept:
             return
         if not self._body:
@@ -322,7 +345,7 @@ class RequestParser:
     def _refuse(self, status: int, text: str) -> None:
         if self.failure is None and not self._is_over:
             self.failure = Refusal(status, text)
-            self._is_over = True
+            self._is_over, self.is_clear = True, False
 
     # What httptools calls, during `feed_data`.
 
@@ -371,27 +394,28 @@ class RequestParser:
         elif isinstance(verdict, Refusal):
             self._refuse(verdict.status, verdict.text)
         else:
-            self._begin_body(head, verdict)
+            self._accept(head, verdict)
 
-    def _begin_body(self, head: Head, request: Request) -> None:
+    def _accept(self, head: Head, request: Request) -> None:
         request.keep_alive = self._http.should_keep_alive()
         request.peer, request.is_secure = self._peer, self._is_secure
         self._request = request
-        if head.has_body:
-            self._expect_body(head)
         is_whole = self._piece_bytes == len(self._piece) <= MAX_KNOWN_HEAD_BYTES
         is_usual = "host" in head.headers and _UNUSUAL.isdisjoint(head.headers)
         if is_whole and request.keep_alive and is_usual:
-            self._known[self._piece] = KnownHead(request.again(b"", "", is_secure=False), head.content_length)
-
-    def _expect_body(self, head: Head) -> None:
-        self.phase = BODY
-        self._missing_bytes = head.content_length
+            request.memo = Memo()
+            self._known.learn(self._piece, KnownHead(request.again(b"", "", is_secure=False), head.content_length))
+        if head.has_body:
+            self._begin_body(head.content_length)
+            self._is_continue_due = head.has_expectation
         if head.is_chunked:
             headers_left = MAX_HEADERS - len(self._headers) - self._more_headers
             self._chunks = ChunkedBody(self._max_body_bytes, headers_left, MAX_HEAD_BYTES)
+
+    def _begin_body(self, content_length: int) -> None:
+        self.phase = BODY
+        self._missing_bytes = content_length
         self._is_head_untold = True
-        self._is_continue_due = head.has_expectation
 
     def on_message_complete(self) -> None:
         """The message is whole, unless a body follows, which httptools does not see."""
@@ -406,3 +430,4 @@ class RequestParser:
         self._is_over = request.is_upgrade or not request.keep_alive
         self._whole = request
         self._start_message()
+        self.is_clear = self._at == len(self._data)

@@ -18,8 +18,8 @@ class Reading:
     `worked_bytes` are those of the bodies of the requests in work.
     """
 
-    __slots__ = ("_bodies", "_fd", "_holder", "_is_paused", "_parser", "_shared", "_transport", "counted_bytes",
-                 "worked_bytes")  # fmt: skip
+    __slots__ = ("_bodies", "_fd", "_holder", "_is_arriving", "_is_paused", "_parser", "_shared", "_transport",
+                 "counted_bytes", "worked_bytes")  # fmt: skip
 
     def __init__(self, shared: Shared, transport: asyncio.Transport, parser: RequestParser, holder: Holder) -> None:
         self._shared = shared
@@ -29,6 +29,7 @@ class Reading:
         self._holder: Holder | None = holder
         self._fd = -1  # of one that was silent at first
         self._is_paused = False
+        self._is_arriving = False  # a body that others may have to give way to
         self.counted_bytes = 0  # as `Bodies` counts them
         self.worked_bytes = 0
 
@@ -38,14 +39,21 @@ class Reading:
         self._transport.pause_reading()
         self._shared.first_reads.watch(self._fd, self._transport.resume_reading)
 
-    def balance(self, *, has_to_queue: bool, has_eof: bool) -> None:
+    def balance(self, has_eof: bool, has_to_queue: bool = False) -> None:
         """Count what is kept, and pause or resume reading: nothing is read before a turn, nor what must be held."""
-        kept_bytes = self._parser.kept_bytes + self.worked_bytes
+        parser, kept_bytes, is_full = self._parser, self.worked_bytes, has_to_queue
+        if not parser.is_clear:
+            kept_bytes += parser.kept_bytes
+            is_full = is_full or parser.held_bytes > HELD_BYTES
         if kept_bytes != self.counted_bytes:
-            self._count(kept_bytes)
-        is_full = has_to_queue or self._parser.held_bytes > HELD_BYTES
-        if is_full is self._is_paused:
-            return
+            self._bodies.held_bytes += kept_bytes - self.counted_bytes
+            self.counted_bytes = kept_bytes
+            if self._is_arriving and not kept_bytes:
+                self._end_arrival()
+        if is_full is not self._is_paused:
+            self._pause(is_full, has_eof)
+
+    def _pause(self, is_full: bool, has_eof: bool) -> None:
         self._is_paused = is_full
         if is_full:
             self._transport.pause_reading()
@@ -56,26 +64,27 @@ class Reading:
 
     def has_room_for(self, request: Request) -> bool:
         """Whether a request that has come whole may be worked on."""
-        if self.counted_bytes and self._holder is not None:
-            self._bodies.ends(self._holder)
-        if not request.body:
-            return True
-        return self._bodies.has_room(len(request.body) - self.counted_bytes, self._shared.limits.max_bodies_bytes)
+        if self._is_arriving:
+            self._end_arrival()
+        size = len(request.body)
+        return not size or self._bodies.has_room(size - self.counted_bytes, self._shared.limits.max_bodies_bytes)
 
     def may_go_on(self) -> bool:
         """Whether there is room for the body that arrives. Others may have to give way to it."""
         if self._parser.phase is not BODY or not self.counted_bytes or self._holder is None:
             return True
+        self._is_arriving = True
         return self._bodies.arrives(self._holder, self._shared.limits.max_bodies_bytes, self._shared.loop.time())
+
+    def _end_arrival(self) -> None:
+        self._is_arriving = False
+        if self._holder is not None:
+            self._bodies.ends(self._holder)
 
     def end(self) -> None:
         """Keep nothing any more. Cuts the reference cycle with the holder: no work for the garbage collector."""
-        self._count(0)
+        self._bodies.held_bytes -= self.counted_bytes
+        self.counted_bytes = 0
+        self._end_arrival()
         self._shared.first_reads.forget(self._fd)
         self._holder = None
-
-    def _count(self, kept_bytes: int) -> None:
-        self._bodies.held_bytes += kept_bytes - self.counted_bytes
-        self.counted_bytes = kept_bytes
-        if not kept_bytes and self._holder is not None:
-            self._bodies.ends(self._holder)

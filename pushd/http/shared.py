@@ -19,6 +19,7 @@ from pushd.http.bodies import Bodies
 from pushd.http.deadlines import TIMES, Times
 from pushd.http.long_answers import Unsent
 from pushd.http.messages import Refusal, Response
+from pushd.http.parser import KnownHeads
 
 QUIET_S = 60.0  # after a line in the log about what was refused, per reason
 
@@ -55,6 +56,7 @@ class Shared:
         self.upgrades = UpgradeQueue()
         self.first_reads = FirstReads()
         self.turns = RequestTurns()
+        self.known_heads = KnownHeads()  # what the application keeps of a head is its own
         self.bodies = Bodies()
         self.unsent = Unsent()
         self._on_refused = on_refused

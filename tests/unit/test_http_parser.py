@@ -215,6 +215,48 @@ def test_the_body_behind_a_known_head_may_come_later() -> None:
     assert [request.body for request in drain(source)] == [b"world"]
 
 
+def test_a_known_head_is_told_when_its_body_comes_apart() -> None:
+    known = heads()
+    learned = one(POST + b"hello", known)
+    source = parser(known)
+    source._http = httptools.HttpRequestParser(object())  # one that tells nobody
+    source.feed(POST + b"he")
+    assert source.next() is None
+    head = source.take_head()
+    assert head is not None
+    assert (head.headers, head.memo, source.body_bytes) == (learned.headers, learned.memo, 2)
+    assert source.take_head() is None
+    source.feed(b"llo")
+    assert source.next() is head
+    assert head.body == b"hello"
+
+
+def test_whether_something_of_a_next_message_has_come() -> None:
+    source = parser()
+    for piece, is_clear in (
+        (POST[:9], False),
+        (POST[9:] + b"hell", False),
+        (b"o", True),
+        (POST + b"hello" + GET, False),
+    ):
+        source.feed(piece)
+        source.next()
+        assert source.is_clear is is_clear
+    assert source.next() is not None
+    assert source.is_clear
+    source.feed(b"nonsense\r\n\r\n")
+    assert source.next() is None
+    assert not source.is_clear
+
+
+def test_requests_share_what_is_kept_about_their_head() -> None:
+    known = heads()
+    first, again, other = one(POST + b"hello", known), one(POST + b"other", known), one(GET, known)
+    assert first.memo is not None
+    assert first.memo is again.memo is not other.memo
+    assert one(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", known).memo is None
+
+
 def test_a_known_head_may_announce_too_much_for_another_connection() -> None:
     known = heads()
     assert one(POST + b"hello", known).body == b"hello"

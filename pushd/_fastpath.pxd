@@ -1,6 +1,7 @@
 # The hub's layout. One Slot per registered connection, contiguous: fan-out walks these and touches a
 # Connection only when its socket is not writable at once.
 
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t
 
 cdef extern from "<time.h>" nogil:
@@ -41,17 +42,12 @@ cdef enum Outcome:
 
 
 cdef struct Slot:
-    int64_t user_id
+    PyObject* user_id   # of its Connection, which keeps it
     int fd
     uint8_t state
     uint8_t dialect
     uint8_t is_acking
-
-
-cdef struct UserIds:
-    int64_t* items
-    Py_ssize_t size
-    Py_ssize_t capacity
+    uint8_t is_guest
 
 
 cdef class Connection:
@@ -64,11 +60,12 @@ cdef class Connection:
     cdef int fd
 
     # whose it is
-    cdef readonly int64_t user_id       # negative: a guest
+    cdef readonly object user_id        # model.UserId: opaque here
     cdef readonly str conn_id
     cdef readonly uint8_t dialect
     cdef readonly bint is_acking
     cdef readonly bint is_told_changes  # opened with changes=1
+    cdef readonly bint is_guest         # without an account
     cdef readonly bint is_secure
     cdef public object owner            # protocol.owner.Owner: hears what the client says; None once it is lost
     cdef public object details          # model.Client: what is known of the client; opaque here
@@ -121,8 +118,8 @@ cdef class FanOut:
     cdef bint is_stopped
     cdef bint is_finished
     cdef tuple reached                  # (handed, waiting) when it was stopped while it went with others, else None
-    cdef UserIds handed_ids
-    cdef UserIds waiting_ids
+    cdef list handed_ids                # a user for each connection
+    cdef list waiting_ids
     cdef readonly list absent
     cdef readonly Py_ssize_t sent_total
     cdef readonly Py_ssize_t guests_total
@@ -140,7 +137,7 @@ cdef class Hub:
     cdef list members                   # Connection or None, parallel to slots
     cdef list tombstones                # indexes freed while walks were under way
     cdef Py_ssize_t walks
-    cdef tuple shards                   # of dict[user_id, Connection | list[Connection]]
+    cdef tuple shards                   # of dict[user_id, Connection | list[Connection]], guests left out
     cdef dict closing                   # closed connections whose transport is still there, oldest first
     cdef Py_ssize_t sweep_cursor
 
@@ -161,6 +158,7 @@ cdef class Hub:
     cdef int _compact(self) except -1
     cdef int _index_user(self, Connection connection) except -1
     cdef int _unindex_user(self, Connection connection) except -1
+    cdef dict _shard(self, object user_id)
     cdef object _lookup(self, object user_id)
     cdef int _write(self, Connection connection, bytes frame, tuple ids, bint is_control) except -2
     cdef int _finish_direct(self, Connection connection, bytes frame, tuple ids, ssize_t sent) except -2

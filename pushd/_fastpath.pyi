@@ -1,17 +1,18 @@
 import asyncio
 from collections.abc import Callable
 
-from pushd.model import Client
+from pushd.model import Client, UserId
 from pushd.protocol.owner import Owner
 
 class Connection:
     hub: Hub
     transport: asyncio.Transport | None
-    user_id: int
+    user_id: UserId
     conn_id: str
     dialect: int
     is_acking: bool
     is_told_changes: bool
+    is_guest: bool
     is_secure: bool
     owner: Owner | None
     details: Client
@@ -25,16 +26,15 @@ class Connection:
         hub: Hub,
         transport: asyncio.Transport,
         *,
-        user_id: int,
+        user_id: UserId,
         conn_id: str,
         dialect: int,
         is_acking: bool,
         now: float,
         details: Client,
         is_told_changes: bool = False,
+        is_guest: bool = False,
     ) -> None: ...
-    @property
-    def is_guest(self) -> bool: ...
     @property
     def is_registered(self) -> bool: ...
     @property
@@ -57,24 +57,24 @@ class Connection:
 class FanOut:
     is_walk: bool
     tells_apart: bool
-    absent: list[int]
+    absent: list[UserId]
     sent_total: int
     guests_total: int
     def __init__(
         self,
         message_id: str | None,
         encode: Callable[[int], bytes | None],
-        users: list[int] | None = None,
-        exclude: frozenset[int] | set[int] | None = None,
+        users: list[UserId] | None = None,
+        exclude: frozenset[UserId] | set[UserId] | None = None,
         *,
         tells_apart: bool = False,
     ) -> None: ...
     def absorb(self, other: FanOut) -> bool: ...
     def stop(self) -> None: ...
     @property
-    def handed(self) -> list[int]: ...
+    def handed(self) -> list[UserId]: ...
     @property
-    def waiting(self) -> list[int]: ...
+    def waiting(self) -> list[UserId]: ...
 
 class Hub:
     max_pending_bytes: int
@@ -93,11 +93,11 @@ class Hub:
     def max_frame_bytes(self) -> int: ...
     def set_max_pending_bytes(self, value: int) -> None: ...
     def add(self, connection: Connection) -> None: ...
-    def connections_of(self, user_id: int) -> list[Connection]: ...
-    def only_connection(self, user_id: int) -> Connection | None: ...
-    def has_user(self, user_id: int) -> bool: ...
-    def has_acking(self, user_id: int) -> bool: ...
-    def user_ids(self) -> list[int]: ...
+    def connections_of(self, user_id: UserId) -> list[Connection]: ...
+    def only_connection(self, user_id: UserId) -> Connection | None: ...
+    def has_user(self, user_id: UserId) -> bool: ...
+    def has_acking(self, user_id: UserId) -> bool: ...
+    def user_ids(self) -> list[UserId]: ...
     def snapshot(self) -> list[Connection]: ...
     def send(self, connection: Connection, frame: bytes, ids: tuple[str, ...] | None = None) -> bool: ...
     def deliver(self, connection: Connection, frame: bytes, ids: tuple[str, ...]) -> bool | None: ...

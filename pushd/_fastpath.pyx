@@ -8,8 +8,9 @@ Everything runs on the loop's thread. Times are seconds on the loop's monotonic 
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.object cimport PyObject, PyObject_Hash
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, realloc
 
 from pushd.errors import CloseCode
@@ -23,6 +24,7 @@ cdef extern from "<sys/socket.h>" nogil:
 
 
 cdef int SLOW_CONSUMER = CloseCode.SLOW_CONSUMER
+cdef uint64_t SPREAD = 0x9E3779B97F4A7C15
 cdef int64_t NEVER = INT64_MAX  # where a frame ends that is not written
 
 
@@ -34,26 +36,6 @@ cdef ssize_t try_send(int fd, const char* data, Py_ssize_t size) noexcept nogil:
     return sent
 
 
-cdef int ids_reserve(UserIds* ids, Py_ssize_t capacity) except -1:
-    cdef int64_t* items
-    if capacity <= ids.capacity:
-        return 0
-    items = <int64_t*>realloc(ids.items, capacity * sizeof(int64_t))
-    if items == NULL:
-        raise MemoryError()
-    ids.items = items
-    ids.capacity = capacity
-    return 0
-
-
-cdef inline int ids_append(UserIds* ids, int64_t user_id) except -1:
-    if ids.size == ids.capacity:
-        ids_reserve(ids, max(64, 2 * ids.capacity))
-    ids.items[ids.size] = user_id
-    ids.size += 1
-    return 0
-
-
 cdef class Connection:
     """One live WebSocket, and what uvloop calls for it: the transport's protocol.
 
@@ -61,8 +43,18 @@ cdef class Connection:
     """
 
     def __init__(
-        self, Hub hub, transport, *, int64_t user_id, str conn_id, int dialect, bint is_acking, double now, details,
-        bint is_told_changes=False
+        self,
+        Hub hub,
+        transport,
+        *,
+        user_id,
+        str conn_id,
+        int dialect,
+        bint is_acking,
+        double now,
+        details,
+        bint is_told_changes=False,
+        bint is_guest=False,
     ):
         self.hub = hub
         self.transport = transport
@@ -74,15 +66,11 @@ cdef class Connection:
         self.dialect = dialect
         self.is_acking = is_acking
         self.is_told_changes = is_told_changes
+        self.is_guest = is_guest
         self.last_seen = now
         self.details = details
         # An empty buffer is then announced by resume_writing: the moment all of it is in the kernel.
         transport.set_write_buffer_limits(high=1 if self.is_secure else 0, low=0)
-
-    @property
-    def is_guest(self):
-        """True for a connection without an account."""
-        return self.user_id < 0
 
     @property
     def is_registered(self):
@@ -248,14 +236,6 @@ def _done(loop):
     return future
 
 
-cdef list ids_unique(UserIds* ids):
-    cdef Py_ssize_t i
-    cdef dict seen = {}
-    for i in range(ids.size):
-        seen[ids.items[i]] = None
-    return list(seen)
-
-
 cdef class FanOut:
     """One notice on its way to many connections; `Hub.advance` takes it further slice by slice.
 
@@ -275,24 +255,22 @@ cdef class FanOut:
         self.is_walk = users is None
         self.exclude = exclude or None
         self.absent = []
-
-    def __dealloc__(self):
-        free(self.handed_ids.items)
-        free(self.waiting_ids.items)
+        self.handed_ids = []
+        self.waiting_ids = []
 
     @property
     def handed(self):
         """Users for whom the kernel took the frame on a connection that does not acknowledge."""
         if self.reached is not None:
             return self.reached[0]
-        return ids_unique(&(self if self.leader is None else self.leader).handed_ids)
+        return list(dict.fromkeys((self if self.leader is None else self.leader).handed_ids))
 
     @property
     def waiting(self):
         """Users who must acknowledge, or whose kernel has not taken the frame yet."""
         if self.reached is not None:
             return self.reached[1]
-        return ids_unique(&(self if self.leader is None else self.leader).waiting_ids)
+        return list(dict.fromkeys((self if self.leader is None else self.leader).waiting_ids))
 
     def absorb(self, FanOut other not None):
         """Take another one to the same connections along, its frames behind one's own in every write.
@@ -365,12 +343,12 @@ cdef class FanOut:
     cdef int _note(self, Connection connection, int outcome) except -1:
         if outcome != GONE:
             self.sent_total += 1
-        if connection.user_id < 0:
+        if connection.is_guest:
             self.guests_total += outcome != GONE
         elif outcome == HANDED and not connection.is_acking:
-            ids_append(&self.handed_ids, connection.user_id)
+            self.handed_ids.append(connection.user_id)
         else:
-            ids_append(&self.waiting_ids, connection.user_id)
+            self.waiting_ids.append(connection.user_id)
         return 0
 
 
@@ -415,11 +393,12 @@ cdef class Hub:
         self._reserve()
         connection.index = self.size
         slot = &self.slots[self.size]
-        slot.user_id = connection.user_id
+        slot.user_id = <PyObject*>connection.user_id
         slot.fd = connection.fd
         slot.state = HELD
         slot.dialect = connection.dialect
         slot.is_acking = connection.is_acking
+        slot.is_guest = connection.is_guest
         self.members.append(connection)
         self.size += 1
         self.connections_total += 1
@@ -440,20 +419,27 @@ cdef class Hub:
         return 0
 
     cdef int _index_user(self, Connection connection) except -1:
-        cdef dict shard = <dict>self.shards[connection.user_id & (SHARDS - 1)]
+        cdef dict shard
+        if connection.is_guest:
+            self.guests_total += 1
+            return 0
+        shard = self._shard(connection.user_id)
         present = shard.get(connection.user_id)
         if present is None:
             shard[connection.user_id] = connection
-            self.users_total += connection.user_id >= 0
+            self.users_total += 1
         elif isinstance(present, list):
             (<list>present).append(connection)
         else:
             shard[connection.user_id] = [present, connection]
-        self.guests_total += connection.user_id < 0
         return 0
 
     cdef int _unindex_user(self, Connection connection) except -1:
-        cdef dict shard = <dict>self.shards[connection.user_id & (SHARDS - 1)]
+        cdef dict shard
+        if connection.is_guest:
+            self.guests_total -= 1
+            return 0
+        shard = self._shard(connection.user_id)
         present = shard[connection.user_id]
         if isinstance(present, list):
             (<list>present).remove(connection)
@@ -461,12 +447,15 @@ cdef class Hub:
                 shard[connection.user_id] = (<list>present)[0]
         else:
             del shard[connection.user_id]
-            self.users_total -= connection.user_id >= 0
-        self.guests_total -= connection.user_id < 0
+            self.users_total -= 1
         return 0
 
+    cdef dict _shard(self, object user_id):
+        """By the upper bits of the hash times 2**64 / phi: the dict goes by the lower ones."""
+        return <dict>self.shards[(<uint64_t>PyObject_Hash(user_id) * SPREAD) >> 58]
+
     cdef object _lookup(self, object user_id):
-        return (<dict>self.shards[<int64_t>user_id & (SHARDS - 1)]).get(user_id)
+        return self._shard(user_id).get(user_id)
 
     def connections_of(self, user_id):
         """The user's connections, oldest first."""
@@ -490,7 +479,7 @@ cdef class Hub:
 
     def user_ids(self):
         """Ids of the connected users, guests left out."""
-        return [user_id for shard in self.shards for user_id in shard if user_id >= 0]
+        return [user_id for shard in self.shards for user_id in shard]
 
     def snapshot(self):
         """Every registered connection."""
@@ -727,7 +716,6 @@ cdef class Hub:
                 self._end_walk()
             return True
         if not job.is_begun:
-            ids_reserve(&job.handed_ids, self.size if job.is_walk else len(job.users))
             job.is_begun = True
             self.walks += job.is_walk
         try:
@@ -756,7 +744,7 @@ cdef class Hub:
             index = job.cursor
             job.cursor += 1
             slot = &self.slots[index]
-            if slot.state == DEAD or (job.exclude is not None and slot.user_id in job.exclude):
+            if slot.state == DEAD or (job.exclude is not None and <object>slot.user_id in job.exclude):
                 continue
             if slot.state != DIRECT:
                 self._deliver(job, <Connection>self.members[index])
@@ -771,10 +759,12 @@ cdef class Hub:
                     self.frames_sent += frames
                     self.bytes_sent += sent
                     job.sent_total += 1
-                    if slot.user_id < 0:
+                    if slot.is_guest:
                         job.guests_total += 1
+                    elif slot.is_acking:
+                        job.waiting_ids.append(<object>slot.user_id)
                     else:
-                        ids_append(&job.waiting_ids if slot.is_acking else &job.handed_ids, slot.user_id)
+                        job.handed_ids.append(<object>slot.user_id)
                 else:
                     connection = <Connection>self.members[index]
                     job._note(connection, self._finish_direct(connection, frame, job.ids, sent))

@@ -22,9 +22,10 @@ from pushd.config import toml
 from pushd.config.schema import Config
 from pushd.errors import ConfigError, PushdError
 from pushd.signals import Signals
+from pushd.user_ids import shown
 from pushd.users.group_file import parse_groups
 from pushd.users.import_file import parse_users
-from pushd.values import MAX_INT64, MAX_ROLE, MAX_USER_ID, MIN_ROLE
+from pushd.values import MAX_INT64, MAX_ROLE, MIN_ROLE
 
 if TYPE_CHECKING:
     from pushd.stores.sqlite import set_aside
@@ -94,10 +95,9 @@ def _add_config(parser: argparse.ArgumentParser, default: str | None) -> None:
 
 def _add_token(parser: argparse.ArgumentParser) -> None:
     _add_config(parser, argparse.SUPPRESS)
-    user = partial(_whole, 1, MAX_USER_ID)
     role = partial(_whole, MIN_ROLE, MAX_ROLE)
     ttl = partial(_whole, 1, 10 * 365 * 86_400)
-    parser.add_argument("--user", type=user, required=True, metavar="ID", help="the user's id")
+    parser.add_argument("--user", required=True, metavar="ID", help="the user's id")
     parser.add_argument("--role", type=role, default=0, metavar="N", help="the user's role (default 0)")
     parser.add_argument("--ttl", type=ttl, default=3600, metavar="SECONDS", help="validity, in seconds (default 3600)")
 
@@ -206,22 +206,28 @@ def _run(config: Config, load: Callable[[], Config], signals: Signals | None) ->
 def _token(config: Config, args: argparse.Namespace) -> None:
     from pushd.auth.authenticator import issue_token
 
-    _print(issue_token(config.auth, user_id=args.user, role=args.role, ttl_s=args.ttl) + "\n")
+    ids = config.directory.ids
+    user_id = ids.accepted(args.user)
+    if user_id is None:
+        raise ConfigError(f"token: argument --user: found {shown(args.user)}, expected {ids.expected}")
+    _print(issue_token(config.auth, user_id=user_id, role=args.role, ttl_s=args.ttl) + "\n")
 
 
 def _import_users(config: Config, path: str) -> None:
     from pushd.stores.sqlite import import_users
 
-    users = parse_users(_read(path), source=path)
-    count = import_users(config.server.data_dir, users)
+    ids = config.directory.ids
+    users = parse_users(_read(path), source=path, ids=ids)
+    count = import_users(config.server.data_dir, users, ids)
     _print(f"{count} users imported or updated\n")
 
 
 def _import_groups(config: Config, path: str) -> None:
     from pushd.stores.sqlite import import_groups
 
-    memberships = parse_groups(_lines(path), source=path)
-    groups, members = import_groups(config.server.data_dir, memberships, source=path)
+    ids = config.directory.ids
+    memberships = parse_groups(_lines(path), source=path, ids=ids)
+    groups, members = import_groups(config.server.data_dir, memberships, source=path, ids=ids)
     _print(f"{groups} groups replaced, with {members} members\n")
 
 
@@ -243,17 +249,17 @@ def _lines(path: str) -> Iterator[str]:
 def _set_aside(config: Config, args: argparse.Namespace) -> None:
     from pushd.stores.sqlite import set_aside
 
-    data_dir = config.server.data_dir
+    data_dir, ids = config.server.data_dir, config.directory.ids
     if args.action == "list":
-        _list_set_aside(set_aside.entries(data_dir), as_json=args.json)
+        _list_set_aside(set_aside.entries(data_dir, ids), as_json=args.json)
         return
     if bool(args.ids) is args.all:
         raise ConfigError(f"set-aside {args.action}: expected either ids or --all")
     entry_ids = None if args.all else args.ids
     if args.action == "retry":
-        _print(f"{set_aside.want(data_dir, entry_ids)} to be tried again\n")
+        _print(f"{set_aside.want(data_dir, entry_ids, ids)} to be tried again\n")
     else:
-        _print(f"{set_aside.drop(data_dir, entry_ids)} dropped\n")
+        _print(f"{set_aside.drop(data_dir, entry_ids, ids)} dropped\n")
 
 
 def _list_set_aside(entries: Iterable[set_aside.Entry], *, as_json: bool) -> None:

@@ -6,14 +6,13 @@ Times are integers: milliseconds since the Unix epoch (`_ms`), unless a name say
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
-from typing import Annotated, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import msgspec
 
-from pushd.values import MAX_USER_ID
+from pushd.user_ids import GivenUserId as GivenUserId
+from pushd.user_ids import UserId as UserId
 
-UserId: TypeAlias = int  # of an account or, where it is negative, of a guest
-GivenUserId = Annotated[int, msgspec.Meta(ge=1, le=MAX_USER_ID)]  # of an account, where it comes in
 # Of the protocol's own frames: no publisher's notice has one of these types.
 RESERVED_TYPES = frozenset({"hello", "pong", "receipt", "error", "revoke", "update", "unread", "remind"})
 RESERVED_PREFIX = "pushd."

@@ -173,21 +173,21 @@ class Mailbox(Protocol):
     def writers(self) -> int:
         """How many calls write at the same time, at present."""
 
-    async def save(self, saves: Sequence[tuple[MailboxItem, Collection[int]]], *, is_first: bool = False) -> None:
+    async def save(self, saves: Sequence[tuple[MailboxItem, Collection[UserId]]], *, is_first: bool = False) -> None:
         """Put each item into the mailboxes of its users; order within one user is the order of the call.
 
         A `message_id` that already waits for a user is not put there twice; with `is_first` the caller knows that none
         of them can, and the store need not look.
         """
 
-    async def read(self, user_ids: Collection[UserId]) -> dict[int, list[MailboxItem]]:
+    async def read(self, user_ids: Collection[UserId]) -> dict[UserId, list[MailboxItem]]:
         """What waits for each of these users, expired items left out; users with nothing are absent.
 
         Oldest first: our own by `ts`, what other programs put there by its place. What cannot be read is left out and
         counted. Reading removes nothing. Sees every `save` that returned before the call.
         """
 
-    async def remove(self, removals: Mapping[int, Collection[str]]) -> None:
+    async def remove(self, removals: Mapping[UserId, Collection[str]]) -> None:
         """Take items, named per user by `message_id`, out; unknown ones are ignored."""
 
     async def clear(self, user_id: UserId) -> int:
@@ -209,10 +209,10 @@ class RecordStore(Protocol):
     async def receive_status(self, message_id: str) -> ReceiptStats | None:
         """Counts over the receive records; None for an unknown notice."""
 
-    async def received_by(self, message_id: str) -> set[int]:
+    async def received_by(self, message_id: str) -> set[UserId]:
         """The users whose receive record says received."""
 
-    async def not_received_by(self, message_id: str) -> list[int]:
+    async def not_received_by(self, message_id: str) -> list[UserId]:
         """The users whose receive record says not received."""
 
     async def sent_to(self, message_id: str) -> list[UserId]:
@@ -222,7 +222,7 @@ class RecordStore(Protocol):
         """The notice was revoked: its push record says so, and it is unread for nobody; receive records stay. False:
         there is no push record. For stores outside this process: in others `Amendments` does it."""
 
-    async def unread_counts(self, user_ids: Collection[UserId]) -> dict[int, int]:
+    async def unread_counts(self, user_ids: Collection[UserId]) -> dict[UserId, int]:
         """Unread receive records per user, of notices that are neither expired nor revoked; users with none may be
         absent."""
 
@@ -244,7 +244,7 @@ class RecordStore(Protocol):
     async def receive_stats(self, where: ReceiptFilter) -> ReceiptStats:
         """Counts over the matching receive records."""
 
-    async def newest_receive_records(self, user_ids: Collection[UserId], limit: int) -> dict[int, list[ReceiptRow]]:
+    async def newest_receive_records(self, user_ids: Collection[UserId], limit: int) -> dict[UserId, list[ReceiptRow]]:
         """For each of these users the newest `limit` receive records, newest first, in one round trip; none: absent."""
 
     async def user_receipts(self, since_ms: int, before_ms: int, limit: int) -> list[UserReceipts]:
@@ -347,13 +347,13 @@ class ReceiptLedger(Protocol):
 class Directory(Protocol):
     """Who exists, with name and role. pushd only reads it, but for users it learns from their connections."""
 
-    async def users(self, user_ids: Collection[UserId]) -> dict[int, User]:
+    async def users(self, user_ids: Collection[UserId]) -> dict[UserId, User]:
         """The known ones of these users."""
 
-    async def all_ids(self) -> list[int]:
+    async def all_ids(self) -> list[UserId]:
         """Every user id, ascending."""
 
-    async def ids_by_role(self, roles: Collection[int]) -> list[int]:
+    async def ids_by_role(self, roles: Collection[int]) -> list[UserId]:
         """Ids of users that have one of these roles, ascending."""
 
     async def ids_by_group(self, groups: Collection[str]) -> list[UserId]:
@@ -365,7 +365,7 @@ class Directory(Protocol):
     async def groups(self, limit: int) -> list[Group]:
         """The groups there are, by name; the first `limit`."""
 
-    async def learn(self, claims: Sequence[User]) -> set[int]:
+    async def learn(self, claims: Sequence[User]) -> set[UserId]:
         """These users exist, as their tokens say; ids of those who are new, or have another name or role now.
 
         A directory of our own adds unknown ones, and of those who were not imported it follows the newest token
@@ -379,16 +379,16 @@ class PresenceStore(Protocol):
     async def connected(self, arrivals: Sequence[Arrival]) -> None:
         """These users' first connection came."""
 
-    async def disconnected(self, departures: Sequence[tuple[int, int]]) -> None:
+    async def disconnected(self, departures: Sequence[tuple[UserId, int]]) -> None:
         """These users' last connection went: (`user_id`, `at_ms`)."""
 
-    async def statuses(self, user_ids: Collection[UserId]) -> dict[int, OnlineStatus]:
+    async def statuses(self, user_ids: Collection[UserId]) -> dict[UserId, OnlineStatus]:
         """What is stored of these users; the unknown are absent."""
 
     async def alive(self, at_ms: int) -> None:
         """This node lives: whom it leaves marked as online when it crashes was online at least until then."""
 
-    async def reset(self, at_ms: int) -> list[int]:
+    async def reset(self, at_ms: int) -> list[UserId]:
         """Whoever a former process left marked as online is offline, since it was last `alive` or, where it never
         said so, since `at_ms`; who that was."""
 

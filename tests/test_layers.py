@@ -16,7 +16,7 @@ import pytest
 from tests.imports import circles, import_graph, imports, module_of, read_sources
 
 # Modules at the root that belong to everybody. TOOLS know nothing of notices; WORDS are what pushd talks about.
-TOOLS = "batched clock errors later limits local_time retry turns urls values waiters"
+TOOLS = "batched clock errors later limits local_time retry turns urls user_ids values waiters"
 WORDS = "in_flight model ports records"
 GROUPS = {"tools": TOOLS.split(), "words": WORDS.split()}
 
@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "protocol": "tools words config",
     "telemetry": "tools words config",
     "basis": "tools config telemetry",
-    "ledger": "words",
+    "ledger": "tools words",
     # core: what a node does, however it is reached and wherever it stores
     "users": "tools words config telemetry",
     "_fastpath": "tools words protocol",

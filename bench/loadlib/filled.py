@@ -17,6 +17,7 @@ from pushd.model import (
     Target,
     TargetKind,
     User,
+    UserId,
 )
 from pushd.ports import Stores
 from pushd.stores import open_stores
@@ -38,7 +39,7 @@ async def fill(data_dir: Path, kind: Kind, users: int, receipts: int) -> None:
     Some 0.3 us for a receipt of a broadcast, 25 us for a notice to one.
     """
     config = Config(server=ServerConfig(data_dir=str(data_dir)))
-    known = {user_id: User(user_id, f"user{user_id}", 2) for user_id in range(1, users + 1)}
+    known: dict[UserId, User] = {user_id: User(user_id, f"user{user_id}", 2) for user_id in range(1, users + 1)}
     notices = receipts // (users if kind == "broadcasts" else 1)
     began_ms = wall_ms() - notices * EVERY_MS[kind]
     async with (
@@ -56,7 +57,7 @@ def _notice(seq: int, kind: Kind, users: int, at_ms: int) -> Notice:
     return Notice(seq, f"{at_ms:012x}{seq:020x}", TEXT, target, at_ms)  # an id as long as pushd's own
 
 
-async def _store(stores: Stores, notices: list[Notice], known: dict[int, User]) -> None:
+async def _store(stores: Stores, notices: list[Notice], known: dict[UserId, User]) -> None:
     await stores.journal.append(notices)
     ledger, saves = stores.ledger, []
     assert ledger is not None, "embedded"
@@ -77,16 +78,16 @@ async def _store(stores: Stores, notices: list[Notice], known: dict[int, User]) 
     await stores.journal.settle([notice.seq for notice in notices])
 
 
-def _parted(notice: Notice, known: Collection[int]) -> tuple[list[int], list[int]]:
+def _parted(notice: Notice, known: Collection[UserId]) -> tuple[list[UserId], list[UserId]]:
     """Who is there when it goes out, others at each, and who is not."""
     recipients = notice.target.user_ids or known
     turn = notice.seq // 10 if notice.target.user_ids else notice.seq
-    present = [user_id for user_id in recipients if (user_id + turn) % 10 < PRESENT_OF_10]
-    absent = [user_id for user_id in recipients if (user_id + turn) % 10 >= PRESENT_OF_10]
+    present = [user_id for user_id in recipients if (int(user_id) + turn) % 10 < PRESENT_OF_10]
+    absent = [user_id for user_id in recipients if (int(user_id) + turn) % 10 >= PRESENT_OF_10]
     return present, absent
 
 
-def _outcomes(notice: Notice, present: list[int], absent: list[int]) -> list[tuple[Outcome, Sequence[int]]]:
+def _outcomes(notice: Notice, present: list[UserId], absent: list[UserId]) -> list[tuple[Outcome, Sequence[UserId]]]:
     received = Outcome(notice.accepted_ms, True, notice.accepted_ms + 40, DeliveryStatus.DELIVERED, Channel.WEBSOCKET)
     missed = Outcome(notice.accepted_ms, status=DeliveryStatus.OFFLINE, channel=Channel.OFFLINE)
     return [(outcome, some) for outcome, some in ((received, present), (missed, absent)) if some]

@@ -31,6 +31,7 @@ from pushd.model import (
     Target,
     TargetKind,
     User,
+    UserId,
 )
 from pushd.ports import Stores
 from pushd.stores import open_stores
@@ -129,7 +130,7 @@ async def each(values: Iterable[T], work: Callable[[T], Awaitable[object]], at_o
     await asyncio.gather(*(worker() for _ in range(at_once)))
 
 
-async def let_go(found: dict[int, list[Any]]) -> None:
+async def let_go(found: dict[UserId, list[Any]]) -> None:
     """Forget what was read user by user: all of it at once would hold up the loop, and nobody keeps all of it."""
     while found:
         for _ in range(min(len(found), FORGOTTEN_AT_ONCE)):
@@ -164,7 +165,7 @@ class OldWay:
         await each(self._users, one, self._at_once)
 
     async def read(self, number: int) -> None:
-        found: dict[int, list[Any]] = {}
+        found: dict[UserId, list[Any]] = {}
 
         async def one(user_id: int) -> None:
             elements = await self._redis.lrange(f"new:{user_id}", 0, -1)

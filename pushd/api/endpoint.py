@@ -13,6 +13,7 @@ from pushd.auth.authenticator import Identity
 from pushd.errors import ErrorCode, RequestError
 from pushd.http.messages import Request
 from pushd.model import UserId
+from pushd.user_ids import INTEGERS, UserIds
 
 Query = TypeVar("Query")
 Body = TypeVar("Body")
@@ -57,14 +58,16 @@ class Call(msgspec.Struct, Generic[Query, Body], eq=False):
     params: dict[str, str]
     query: Query
     body: Body
+    ids: UserIds = INTEGERS
 
-    def user(self, user_id: UserId | None) -> int:
-        """Whose data this is about: the named user for an admin, else the token's own."""
+    def user(self, user_id: UserId | None) -> UserId:
+        """Whose data this is about: the named user for an admin, else the token's own. Raises RequestError."""
         mine = self.identity.user_id
         if user_id is None:
             if mine == 0:
                 raise RequestError(ErrorCode.INVALID_REQUEST, "user_id: required", details={"field": "user_id"})
             return mine
+        user_id = self.ids.given(user_id, "user_id")
         if user_id != mine and not self.identity.is_admin:
             raise RequestError(ErrorCode.FORBIDDEN, "user_id: only your own data, or admin rights")
         return user_id

@@ -15,6 +15,7 @@ from pushd.api.publishing import Published, Refused
 from pushd.config.schema import Config
 from pushd.delivery.submission import Submission
 from pushd.model import RESERVED_PREFIX, RESERVED_TYPES
+from pushd.user_ids import GIVEN, SHOWN, UserIds
 
 REFERENCE = "#/components/schemas/{name}"
 SECURITY = {
@@ -35,7 +36,7 @@ class Failure(msgspec.Struct):
 def document(endpoints: Iterable[Endpoint], config: Config) -> dict[str, Any]:
     """The whole document; limits are those of `config`."""
     endpoints = list(endpoints)
-    schemas = _schemas(endpoints)
+    schemas = _schemas(endpoints, config.directory.ids)
     _add_limits(schemas, config)
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
@@ -54,12 +55,25 @@ def document(endpoints: Iterable[Endpoint], config: Config) -> dict[str, Any]:
     }
 
 
-def _schemas(endpoints: list[Endpoint]) -> dict[str, Any]:
+def _schemas(endpoints: list[Endpoint], ids: UserIds) -> dict[str, Any]:
     types: list[Any] = [Failure, Submission, Refused]
     for endpoint in endpoints:
         types += [endpoint.data, endpoint.query, *([endpoint.body] if endpoint.body else [])]
     _, schemas = msgspec.json.schema_components(types, ref_template=REFERENCE)
-    return {name: _with_plain_patterns(schema) for name, schema in schemas.items()}
+    return {name: _with_plain_patterns(_with_ids(schema, ids)) for name, schema in schemas.items()}
+
+
+def _with_ids(schema: Any, ids: UserIds) -> Any:
+    """With users' ids as they are where the structs allow for either kind."""
+    if isinstance(schema, list):
+        return [_with_ids(item, ids) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if SHOWN in schema:
+        return ids.schema
+    if GIVEN in schema:
+        return ids.given_schema(min(choice.get("minimum", 1) for choice in schema["anyOf"]))
+    return {name: _with_ids(item, ids) for name, item in schema.items()}
 
 
 def _with_plain_patterns(schema: Any) -> Any:

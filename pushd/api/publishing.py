@@ -11,7 +11,6 @@ from msgspec import Meta
 from pushd.api import answers
 from pushd.api.endpoint import Call
 from pushd.api.forms import Form, Nothing
-from pushd.auth.authenticator import Identity
 from pushd.config.current import CurrentConfig
 from pushd.delivery.intake import Intake
 from pushd.delivery.submission import Sender, Submission
@@ -93,14 +92,14 @@ class PublishingHandlers:
 
     def publish(self, call: Call[WaitQuery, Submission]) -> Later[Published] | Awaitable[Published]:
         """POST /system/notice."""
-        attempt = self._intake.submit(call.body, _sender(call.identity), _idempotency_key(call.request))
+        attempt = self._intake.submit(call.body, _sender(call), _idempotency_key(call.request))
         if call.query.wait_ms:
             return self._waited(attempt, call.query.wait_ms)
         return attempt.then(self._published)
 
     async def publish_batch(self, call: Call[Nothing, BatchBody]) -> PublishedBatch:
         """POST /system/notices."""
-        sender = _sender(call.identity)
+        sender = _sender(call)
         notices = call.body.notices
         attempts: list[Attempt | RequestError] = []
         for start in range(0, len(notices), SUBMITTED_AT_ONCE):
@@ -134,7 +133,7 @@ class PublishingHandlers:
             raise RequestError(
                 ErrorCode.CONFLICT, f"message_id: the notice is {row.state}, expected one that has gone out"
             )
-        return await self._waited(self._intake.resend(row, _sender(call.identity)), call.query.wait_ms)
+        return await self._waited(self._intake.resend(row, _sender(call)), call.query.wait_ms)
 
     async def _waited(self, attempt: Attempt, wait_ms: int) -> Published:
         published = self._published(await attempt)
@@ -164,8 +163,8 @@ class PublishingHandlers:
         )
 
 
-def _sender(identity: Identity) -> Sender:
-    return Sender(identity.user_id, identity.username)
+def _sender(call: Call[Any, Any]) -> Sender:
+    return Sender(call.identity.user_id or call.ids.nobody, call.identity.username)
 
 
 def _idempotency_key(request: Request) -> str:

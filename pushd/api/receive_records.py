@@ -232,7 +232,7 @@ class ReceiveRecordHandlers:
             found = await self._records.newest_receive_records(chunk, limit)
             for user_id in chunk:
                 rows = found.pop(user_id, [])
-                before = b'%b"%d":[' % (separator, user_id)
+                before = b'%b"%b":[' % (separator, str(user_id).encode())
                 text.join(await encoded(rows, lambda row: receipt_view(row, self._current.timezone), before))
                 separator = b","
         text.add(b"}")

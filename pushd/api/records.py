@@ -24,7 +24,7 @@ from pushd.local_time import rfc3339, rfc3339_or_none
 from pushd.model import TargetKind, UserId
 from pushd.ports import RecordStore
 from pushd.records import PushFilter, PushRow, PushSort, PushStats, RecordState
-from pushd.values import MAX_INT64
+from pushd.user_ids import GivenSenderId
 from pushd.writing.writers import Writers
 
 
@@ -35,7 +35,7 @@ class StatsQuery(PeriodQuery, frozen=True):
     target: TargetKind | None = None
     status: Text | None = None
     success: bool | None = None
-    sender_id: Annotated[int, Meta(ge=0, le=MAX_INT64)] | None = None
+    sender_id: GivenSenderId | None = None
     keyword: Annotated[Text, Meta(description="A part of the content; no pattern.")] | None = None
     tag: Text | None = None
     state: RecordState | None = None

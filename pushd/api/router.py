@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from pushd.api import answers
 from pushd.api.endpoint import Call, Endpoint, Rights
+from pushd.api.forms import with_ids
 from pushd.api.probes import Probes
 from pushd.api.routes import Route, Routes
 from pushd.auth import origins
@@ -74,6 +75,7 @@ class Router:
         self._gateway = gateway
         self._authenticator = authenticator
         self._current = current
+        self._ids = current.config.directory.ids
         self._metrics = metrics
 
     # ---- what the HTTP server asks
@@ -192,11 +194,15 @@ class Router:
         if not access.is_checked:
             route = access.route
             access.query = _decoded_query(route, request) if request.query_string else route.empty_query
+            if route.query_ids:
+                access.query = with_ids(access.query, route.query_ids, self._ids)
             if route.decode_body is not None:
                 _check_media_type(request)
             access.is_checked = True
         body = None if access.decode_body is None else answers.decoded(access.decode_body, request.body)
-        return access.handler(Call(request, access.identity, access.params, access.query, body))
+        if access.route.body_ids:
+            body = with_ids(body, access.route.body_ids, self._ids)
+        return access.handler(Call(request, access.identity, access.params, access.query, body, self._ids))
 
     def _find(self, request: Request) -> tuple[Route, dict[str, str]]:
         methods, params = self._routes.at(request.path)

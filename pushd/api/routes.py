@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import msgspec
 
 from pushd.api.endpoint import Endpoint
+from pushd.api.forms import IdField, id_fields
 
 SEGMENT = r"(?!\.\.?(?:/|\Z))[^/]{1,512}"  # "." and ".." are steps in a path, also when they are percent-encoded
 
@@ -20,6 +21,8 @@ class Route(NamedTuple):
     endpoint: Endpoint
     empty_query: Any
     decode_body: Callable[[bytes], Any] | None
+    query_ids: tuple[IdField, ...]
+    body_ids: tuple[IdField, ...]
 
 
 Methods = dict[str, Route]  # what there is at a path
@@ -27,7 +30,8 @@ Methods = dict[str, Route]  # what there is at a path
 
 def _route(endpoint: Endpoint) -> Route:
     decoder: Any = None if endpoint.body is None else msgspec.json.Decoder(endpoint.body)
-    return Route(endpoint, endpoint.query(), None if decoder is None else decoder.decode)
+    decode = None if decoder is None else decoder.decode
+    return Route(endpoint, endpoint.query(), decode, id_fields(endpoint.query), id_fields(endpoint.body))
 
 
 class Routes:

@@ -27,11 +27,11 @@ from pushd.http.messages import HEALTH_CHECKS, Request, is_loopback
 from pushd.model import UserId
 from pushd.ports import Revocations
 from pushd.telemetry import faults
+from pushd.user_ids import UserIds
 from pushd.values import (
     MAX_INT64,
     MAX_ROLE,
     MAX_TOKEN_ID_CHARS,
-    MAX_USER_ID,
     MIN_INT64,
     MIN_ROLE,
     clean_name,
@@ -137,7 +137,7 @@ class Authenticator:
             raise
         except BaseException:  # a panic of the library that checks signatures
             raise RequestError(ErrorCode.UNAUTHORIZED, "the token is not valid") from None
-        identity = _identity(claims, auth)
+        identity = _identity(claims, auth, self._current.config.directory.ids)
         if self.revocations is not None and not identity.token_id:
             expected = f"a text of 1 to {MAX_TOKEN_ID_CHARS} characters, by which the token can be revoked"
             raise unusable("jti", claims.get("jti"), expected)
@@ -277,17 +277,16 @@ def _verification_key(auth: AuthConfig) -> str:
     return _public_keys[auth.jwt_public_key_file]
 
 
-def _identity(claims: dict[str, Any], auth: AuthConfig) -> Identity:
+def _identity(claims: dict[str, Any], auth: AuthConfig, ids: UserIds) -> Identity:
     """Whom a token in force names. Raises RequestError for a claim that decides and cannot be used.
 
     Claims that are null are absent. A name and an id of the token that cannot be carried decide nothing: the one is
     mended, the other left out.
     """
-    user_id = claims.get(auth.user_claim)
-    if isinstance(user_id, str) and user_id.isascii() and user_id.isdigit() and len(user_id) < 20:
-        user_id = int(user_id)
-    if not is_whole(user_id, 1, MAX_USER_ID):
-        raise unusable(auth.user_claim, user_id, f"the user, a whole number from 1 to {MAX_USER_ID}")
+    claim = claims.get(auth.user_claim)
+    user_id = ids.accepted(claim)
+    if user_id is None:
+        raise unusable(auth.user_claim, claim, f"the user, {ids.expected}")
     role = claims.get(auth.role_claim)
     if role is not None and not is_whole(role, MIN_ROLE, MAX_ROLE):
         raise unusable(auth.role_claim, role, f"the role, a whole number from {MIN_ROLE} to {MAX_ROLE}")

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from pushd.config.checks import check_networks, check_origins, check_role_names, check_timezone, fail, quote
 from pushd.urls import is_ambiguous, mask_url
+from pushd.user_ids import KINDS, UserIds
 from pushd.values import MAX_NAME_CHARS, MAX_ROLE, MIN_ROLE
 
 Algorithm = Literal[
@@ -284,9 +285,7 @@ class DirectoryConfig(_Section, frozen=True):
     id_column: Annotated[str, _text("MySQL: the column of user ids.", r".", "a name")] = "id"
     name_column: Annotated[str, _text("MySQL: the column of names.", r".", "a name")] = "username"
     role_column: Annotated[str, _text("MySQL: the column of roles.", r".", "a name")] = "user_type"
-    cache_ttl_s: Annotated[
-        float, _number("Seconds a user is remembered before being asked for again.", 0.1, 604_800)
-    ] = 300
+    cache_ttl_s: Annotated[float, _number("Seconds until a user is asked for again.", 0.1, 604_800)] = 300
     cache_size: Annotated[int, _number("Users remembered.", 1, 10_000_000)] = 10_000
     role_names: Annotated[
         dict[str, str],
@@ -306,11 +305,18 @@ class DirectoryConfig(_Section, frozen=True):
         ),
     ] = ""
 
+    user_ids: Annotated[Literal["integer", "string"], _text("What users' ids are, in every store.")] = "integer"
+
     def __post_init__(self) -> None:
         check_role_names(self.role_names)
         if self.groups_query.strip() and not self.url.startswith("mysql://"):
             found = quote(self.groups_query)
             fail("directory.groups_query", found, f'"", because directory.url is {quote(mask_url(self.url))}')
+
+    @property
+    def ids(self) -> UserIds:
+        """What users' ids are."""
+        return KINDS[self.user_ids]
 
 
 class PresenceConfig(_Section, frozen=True):

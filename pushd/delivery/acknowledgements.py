@@ -36,7 +36,7 @@ class Left:
     """Who left while fan-outs were under way, noted once for all of them: each fan-out asks who left since it began."""
 
     def __init__(self) -> None:
-        self._user_ids: list[int] = []
+        self._user_ids: list[UserId] = []
         self._forgotten = 0
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ class Left:
         """A user's connection has closed."""
         self._user_ids.append(user_id)
 
-    def since(self, place: int) -> Iterable[int]:
+    def since(self, place: int) -> Iterable[UserId]:
         """Who left at `place` and later; a user may come several times."""
         return islice(self._user_ids, place - self._forgotten, None)
 
@@ -93,21 +93,21 @@ class Acknowledgements:
         self._left = Left()
         self._watchers: dict[str, Waiters] = {}  # who waits for the end of a fan-out
         # user -> message_id -> sent live and neither acknowledged nor in the mailbox
-        self._waiting: dict[int, dict[str, InFlight]] = {}
+        self._waiting: dict[UserId, dict[str, InFlight]] = {}
         # user -> message_id -> when it was published (ms): sent, and in the mailbox until acknowledged. What does not
         # fit is not in the mailbox any more either: both keep the newest.
-        self._in_mailbox: dict[int, dict[str, int]] = {}
+        self._in_mailbox: dict[UserId, dict[str, int]] = {}
         # to whom notices return: many connections may be lost in one turn of the loop, each with many notices
-        self._returning: dict[InFlight, list[int]] = {}
+        self._returning: dict[InFlight, list[UserId]] = {}
         self._returns = self._return_gathered(self._returning)
         # in the order of the deadlines; gone as soon as nobody is waited for
-        self._deadlines: dict[InFlight, tuple[float, list[int]]] = {}
+        self._deadlines: dict[InFlight, tuple[float, list[UserId]]] = {}
 
     # ---- a fan-out begins and ends
 
     def sending(self, flight: InFlight) -> None:
         """The first frame is about to be written."""
-        early_received: set[int] = set()
+        early_received: set[UserId] = set()
         former = self._under_way.get(flight.notice.message_id)
         if former is not None:
             if former.early_received is not None:
@@ -116,7 +116,7 @@ class Acknowledgements:
         flight.note_sending(self._left.place, early_received)
         self._under_way[flight.notice.message_id] = flight
 
-    def sent(self, flight: InFlight, handed: list[int], waiting: list[int]) -> None:
+    def sent(self, flight: InFlight, handed: list[UserId], waiting: list[UserId]) -> None:
         """The frame went to these users: `handed` have it, `waiting` must acknowledge or drain.
 
         They may be named in several calls, each user once.
@@ -130,7 +130,9 @@ class Acknowledgements:
         if waiting:
             self._await_answers(flight, waiting)
 
-    def _sort_early(self, flight: InFlight, handed: list[int], waiting: list[int]) -> tuple[list[int], list[int]]:
+    def _sort_early(
+        self, flight: InFlight, handed: list[UserId], waiting: list[UserId]
+    ) -> tuple[list[UserId], list[UserId]]:
         """Sort out who has left since then, and count those who have acknowledged since among those who have it."""
         waiting_ids = set(waiting)
         early = waiting_ids & (flight.early_received or set())
@@ -320,7 +322,7 @@ class Acknowledgements:
                 self._returning.setdefault(flight, []).append(user_id)
             mailbox.writer.wake((user_id,))
 
-    def _return_gathered(self, returning: dict[InFlight, list[int]]) -> Iterator[None]:
+    def _return_gathered(self, returning: dict[InFlight, list[UserId]]) -> Iterator[None]:
         """Save a share of the notices in each step: all that many users lose together would take the loop too long."""
         given = 0
         for flight, user_ids in returning.items():

@@ -25,12 +25,12 @@ class CurrentMailbox:
         """How many calls write at the same time, at present."""
         return self._mailbox.writers
 
-    async def read(self, user_ids: Collection[UserId]) -> dict[int, list[MailboxItem]]:
+    async def read(self, user_ids: Collection[UserId]) -> dict[UserId, list[MailboxItem]]:
         """What waits for each of these users, oldest first; users with nothing are absent."""
         found = await self._mailbox.read(user_ids)
         return self._current(found) if self._amendments else found
 
-    def _current(self, found: Mapping[int, Sequence[MailboxItem]]) -> dict[int, list[MailboxItem]]:
+    def _current(self, found: Mapping[UserId, Sequence[MailboxItem]]) -> dict[UserId, list[MailboxItem]]:
         is_revoked = self._amendments.is_revoked
         current = {
             user_id: [item for item in items if not is_revoked(item.message_id)] for user_id, items in found.items()

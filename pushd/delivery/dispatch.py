@@ -354,7 +354,7 @@ class Dispatcher:
             await self._deliver(flight, await self._recipients(flight))
         self._conclude(flight, "success")
 
-    async def _expire(self, flight: InFlight, recipients: list[int]) -> None:
+    async def _expire(self, flight: InFlight, recipients: list[UserId]) -> None:
         """Note for each recipient that it came too late, a share in each turn of the loop."""
         flight.recipients = len(recipients)
         for start in range(0, len(recipients), SETTLE_CHUNK):
@@ -362,7 +362,7 @@ class Dispatcher:
                 await asyncio.sleep(0)
             self._acknowledgements.expired(flight, recipients[start : start + SETTLE_CHUNK])
 
-    async def _recipients(self, flight: InFlight) -> list[int]:
+    async def _recipients(self, flight: InFlight) -> list[UserId]:
         """Find the recipients in the cache, else in the stores, however long these are down: others overtake then."""
         recipients = self._stored.cached(flight)
         if recipients is None or is_partly_delivered(flight):
@@ -396,20 +396,20 @@ class Dispatcher:
         if flight.is_revoked:
             return
         recipients = await self._recipients(flight)
-        absent: list[int] = []
+        absent: list[UserId] = []
         if recipients:
             await self._noting.turn()
             sent = {*job.handed, *job.waiting}
             absent = [user_id for user_id in recipients if user_id not in sent]
         await self._settle_absent(flight, absent, LATE_ROUNDS)
 
-    async def _deliver(self, flight: InFlight, recipients: list[int]) -> None:
+    async def _deliver(self, flight: InFlight, recipients: list[UserId]) -> None:
         if flight.is_revoked:
             return
         job = await self._fan_out(flight, self._begin(flight, recipients))
         await self._settle_absent(flight, job.absent, LATE_ROUNDS)
 
-    def _begin(self, flight: InFlight, users: list[int] | None) -> _Begun:
+    def _begin(self, flight: InFlight, users: list[UserId] | None) -> _Begun:
         began = self._now()
         job = self._job(flight, users)
         self._jobs[flight] = job
@@ -447,15 +447,15 @@ class Dispatcher:
             self._acknowledgements.sent(flight, handed[share], waiting[share])
         self._all_sent(flight)
 
-    def _job(self, flight: InFlight, users: list[int] | None) -> FanOut:
+    def _job(self, flight: InFlight, users: list[UserId] | None) -> FanOut:
         notice = flight.notice
         message = frames.notice_frame(notice, self._current.timezone)
         exclude = frozenset(notice.target.exclude_ids) if users is None and notice.target.exclude_ids else None
         return FanOut(notice.message_id, partial(frames.shared_frame, message), users, exclude)
 
-    async def _settle_absent(self, flight: InFlight, absent: list[int], rounds: int) -> None:
+    async def _settle_absent(self, flight: InFlight, absent: list[UserId], rounds: int) -> None:
         """Save it for the absent, but send it to those who have connected since they were found absent."""
-        late: list[int] = []
+        late: list[UserId] = []
         has_user = self._hub.has_user
         for start in range(0, len(absent), SETTLE_CHUNK):
             if flight.is_revoked:
@@ -484,7 +484,7 @@ class Dispatcher:
             faults.noted(self._metrics, "settle", error, message_id=flight.notice.message_id)
 
 
-def _answerable(job: FanOut) -> tuple[list[int], list[int]]:
+def _answerable(job: FanOut) -> tuple[list[UserId], list[UserId]]:
     """Who has the frame, and who must answer: of two connections, the one that acknowledges decides."""
     handed, waiting = job.handed, job.waiting
     return (list(set(handed).difference(waiting)) if handed and waiting else handed), waiting

@@ -97,9 +97,9 @@ class Intake:
         """
         now = self._now()
         self._admit(now)
-        limits = self._current.config.limits
+        limits, ids = self._current.config.limits, self._current.config.directory.ids
         seq = 0 if submission.is_for_later else next(self._seqs)
-        notice = notice_of(submission, sender, idempotency_key, seq, self._wall_ms(), limits)
+        notice = notice_of(submission, sender, idempotency_key, seq, self._wall_ms(), limits, ids)
         keys = dedup_keys(notice, is_named=submission.message_id is not None)
         earlier = self.window.find(keys, now)
         if earlier is not None:

@@ -8,7 +8,7 @@ import structlog
 
 from pushd.errors import StoreError
 from pushd.in_flight import InFlight
-from pushd.model import TargetKind
+from pushd.model import TargetKind, UserId
 from pushd.ports import RecordStore
 from pushd.retry import FIRST_S, Backoff
 from pushd.telemetry import faults
@@ -44,11 +44,11 @@ class StoredRecipients:
         self._retry_first_s = retry_first_s
         self._has_stores = True
 
-    def cached(self, flight: InFlight) -> list[int] | None:
+    def cached(self, flight: InFlight) -> list[UserId] | None:
         """All recipients as far as they are remembered; None when the directory must be asked."""
         return self._directory.cached_ids(flight.notice.target)
 
-    async def recipients(self, flight: InFlight) -> list[int]:
+    async def recipients(self, flight: InFlight) -> list[UserId]:
         """Ask for them until there is an answer. Raises what nobody foresaw when that happens several times."""
         backoff = Backoff(self._retry_first_s)
         unexpected = 0
@@ -74,7 +74,7 @@ class StoredRecipients:
         self._has_stores = False
         self._metrics.errors.labels("recipients").inc()
 
-    async def _missing(self, flight: InFlight) -> list[int]:
+    async def _missing(self, flight: InFlight) -> list[UserId]:
         """The recipients, but for those to whom a former process or an earlier publish delivered."""
         target = flight.notice.target
         if flight.notice.is_resent:
@@ -89,7 +89,7 @@ class StoredRecipients:
         flight.note_received_before(len(everybody) - len(missing))
         return missing
 
-    async def _received_by(self, flight: InFlight) -> set[int]:
+    async def _received_by(self, flight: InFlight) -> set[UserId]:
         """Who has received it on record; nobody while the records cannot be asked: better twice than late."""
         try:
             await self._writers.records_written()

@@ -13,6 +13,7 @@ from pushd.errors import ErrorCode, RequestError
 from pushd.local_time import MOMENT, moment_ms
 from pushd.model import DEFAULT_TYPE, GivenUserId, Notice, Priority, Target, TargetKind, UserId, is_reserved
 from pushd.records import PushRow
+from pushd.user_ids import UserIds
 from pushd.values import (
     GROUP_NAME,
     GROUP_NAME_IN_WORDS,
@@ -103,7 +104,13 @@ class Sender(msgspec.Struct, frozen=True):
 
 
 def notice_of(
-    submission: Submission, sender: Sender, idempotency_key: str, seq: int, now_ms: int, limits: LimitsConfig
+    submission: Submission,
+    sender: Sender,
+    idempotency_key: str,
+    seq: int,
+    now_ms: int,
+    limits: LimitsConfig,
+    ids: UserIds,
 ) -> Notice:
     """Make a notice of what is submitted; what is for later has no `seq` yet: 0. Raises RequestError."""
     submitted_ms = send_at_ms = 0
@@ -115,7 +122,7 @@ def notice_of(
         seq=seq,
         message_id=submission.message_id or new_message_id(submitted_ms or now_ms),
         content=_content(submission.content, limits),
-        target=_target(submission, limits),
+        target=_target(submission, limits, ids),
         accepted_ms=now_ms,
         type=_notice_type(submission.type),
         data=None if submission.data is None else _data(submission.data, limits),
@@ -235,7 +242,7 @@ def noticed(row: PushRow) -> Notice:
     )
 
 
-def _stored_ids(user_ids: Collection[UserId], limits: LimitsConfig) -> tuple[int, ...]:
+def _stored_ids(user_ids: Collection[UserId], limits: LimitsConfig) -> tuple[UserId, ...]:
     limit = limits.max_user_ids
     if len(user_ids) > limit:
         text = f"user_ids: {len(user_ids)} ids, at most {limit} are allowed"
@@ -274,15 +281,16 @@ def _data(data: Any, limits: LimitsConfig) -> Any:
     return data
 
 
-def _target(submission: Submission, limits: LimitsConfig) -> Target:
+def _target(submission: Submission, limits: LimitsConfig, ids: UserIds) -> Target:
     kind = _KINDS[submission.target]
     limit = limits.max_user_ids
     if len(submission.user_ids) > limit or len(submission.exclude_ids) > limit:
         raise _too_many_ids(submission, limit)
     _check_groups(submission.groups)
-    exclude_ids = _distinct(submission.exclude_ids)
+    user_ids = ids.all_given(submission.user_ids, "user_ids")
+    exclude_ids = _distinct(ids.all_given(submission.exclude_ids, "exclude_ids"))
     if kind is TargetKind.CUSTOM:
-        return Target(kind, _required("user_ids", submission.user_ids, kind), exclude_ids=exclude_ids)
+        return Target(kind, _required("user_ids", user_ids, kind), exclude_ids=exclude_ids)
     if kind is TargetKind.ROLE:
         return Target(kind, roles=_required("roles", submission.roles, kind), exclude_ids=exclude_ids)
     if kind is TargetKind.GROUP:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -45,7 +45,7 @@ class Unsent:
         self.within_s = within_s
         self.bytes_per_s = bytes_per_s
         self.total = 0
-        self._of: Counter[int] = Counter()
+        self._of: Counter[Hashable] = Counter()
 
     def send(self, response: Response, now: float) -> Sending | None:
         """Hold what there is `more` of an answer until it is written; None where there is no room for it.
@@ -59,7 +59,7 @@ class Unsent:
         self._of[response.owner] = mine + size
         return Sending(self, response, now + self.within_s + size / self.bytes_per_s)
 
-    def give_back(self, owner: int, size: int) -> None:
+    def give_back(self, owner: Hashable, size: int) -> None:
         """Make room again: so many bytes of this owner are written, or nobody wants them any more."""
         self.total -= size
         self._of[owner] -= size
@@ -96,10 +96,10 @@ class FairSemaphore:
 
     def __init__(self, most: int) -> None:
         self._free = asyncio.Semaphore(most)
-        self._askers: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        self._askers: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
-    async def turn(self, asker: int) -> AsyncIterator[None]:
+    async def turn(self, asker: Hashable) -> AsyncIterator[None]:
         """Wait for a turn, which lasts as long as the block."""
         mine = self._askers.get(asker)
         if mine is None:

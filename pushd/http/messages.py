@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -153,7 +153,7 @@ class Response(msgspec.Struct):
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
     more: Sequence[bytes] = ()
-    owner: int = 0
+    owner: Hashable = 0
 
 
 class Head(NamedTuple):

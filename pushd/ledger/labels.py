@@ -29,7 +29,7 @@ class Label(NamedTuple):
     need_confirm: int  # 0 or 1
 
 
-LabelRow = tuple[int, str, int, str, str, int, int]  # the number, then a label
+LabelRow = tuple[int, str, UserId, str, str, int, int]  # the number, then a label
 
 
 class Labels:

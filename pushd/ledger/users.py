@@ -9,6 +9,7 @@ from typing import Any
 
 from pushd.ledger._names import Named, Names, Order
 from pushd.model import User
+from pushd.user_ids import INTEGERS, UserIds
 
 UserKey = int | str
 Identity = tuple[int, str, int]  # from which seq on, name, role
@@ -30,12 +31,13 @@ KEPT_MASKS = 8
 class Users:
     """Ids by number, numbers by id, and identities. Changed on the loop's thread only.
 
-    A number is given in order of first appearance and never taken back. Ids are integers, or texts. `order`,
+    A number is given in order of first appearance and never taken back. Ids are of the kind `of`. `order`,
     `names` and `named` are for reader threads: they hold the GIL for copies only, a millisecond at 100,000 users, and
     keep what they have made until users or names change.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, of: UserIds = INTEGERS) -> None:
+        self.of = of
         self.ids: list[UserKey] = []  # by number
         self._numbers: dict[UserKey, int] = {}
         # The user's number, None where there is none. No method: there is a call for each receipt.
@@ -130,12 +132,12 @@ class Users:
     def load(self, users: Iterable[Sequence[Any]], identities: Iterable[Sequence[Any]]) -> int:
         """Puts back what `taken` gave, into an empty object. Returns how many rows were left aside, being damaged.
 
-        A number without an id belongs to nobody: its id is negative.
+        A number without an id belongs to nobody: its id is no account's.
         """
         given, identities = list(users), list(identities)
         known: dict[int, UserKey] = {}
         for row in given:
-            if _is_user(row):
+            if _is_user(row, self.of.type):
                 known.setdefault(*row)
         # What is damaged keeps its place: others' receipts are in blocks that name it.
         numbers = {row[0] for row in (*given, *identities) if row and _is_number(row[0])}
@@ -145,11 +147,11 @@ class Users:
                 aside += number in known
                 continue
             while len(self.ids) < number:
-                self._add(-1 - len(self.ids))
-            user_id = known.get(number, -1 - number)
+                self._add(self.of.lost(len(self.ids)))
+            user_id = known.get(number, self.of.lost(number))
             if user_id in self._numbers:
                 aside += 1
-                user_id = -1 - number
+                user_id = self.of.lost(number)
             self._add(user_id)
         self._taken = len(self.ids)
         return aside + self._load_identities(identities)
@@ -219,8 +221,8 @@ def _from_seq(identity: Identity) -> int:
     return identity[0]
 
 
-def _is_user(row: Sequence[Any]) -> bool:
-    return len(row) == 2 and _is_number(row[0]) and (isinstance(row[1], str) or _is_integer(row[1]))
+def _is_user(row: Sequence[Any], kind: type) -> bool:
+    return len(row) == 2 and _is_number(row[0]) and type(row[1]) is kind and (kind is str or _is_integer(row[1]))
 
 
 def _is_identity(row: Sequence[Any]) -> bool:

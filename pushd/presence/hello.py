@@ -38,7 +38,7 @@ class Greeting:
         self.unread = unread
         self._node_id = node_id
 
-    async def count_unread(self, user_ids: set[UserId]) -> dict[int, int]:
+    async def count_unread(self, user_ids: set[UserId]) -> dict[UserId, int]:
         """How many notices each of these users has not read; empty when the store does not say so.
 
         Waits at most RECORDS_WITHIN_S for records under way, whose notices are missing then, and COUNT_WITHIN_S for

@@ -8,7 +8,7 @@ import structlog
 
 from pushd._fastpath import Connection
 from pushd.errors import StoreError, StoreUnavailable
-from pushd.model import Client, MailboxItem, User
+from pushd.model import Client, MailboxItem, User, UserId
 from pushd.ports import Mailbox
 from pushd.telemetry.metrics import Metrics
 from pushd.users.directory import CachedDirectory
@@ -39,7 +39,7 @@ class Mailboxes:
         self._within_s = within_s
         self.failure = ""
 
-    async def read(self, connections: list[Connection]) -> dict[int, list[MailboxItem]]:
+    async def read(self, connections: list[Connection]) -> dict[UserId, list[MailboxItem]]:
         """What waits for the users of these connections, with every save that was asked for before this call.
 
         The directory learns of the users first. Raises StoreError, also when the stores take longer than they may.

@@ -33,12 +33,12 @@ class CachedStatuses:
         self._current = current
         self._now = now
         # From when it is stale, and what it is.
-        self._statuses: LRUCache[int, tuple[float, OnlineStatus]] = LRUCache(most)
+        self._statuses: LRUCache[UserId, tuple[float, OnlineStatus]] = LRUCache(most)
 
-    async def of(self, user_ids: Collection[UserId]) -> dict[int, OnlineStatus]:
+    async def of(self, user_ids: Collection[UserId]) -> dict[UserId, OnlineStatus]:
         """The stored status of those of these users who have one. One question to the store at most; StoreError."""
         now = self._now()
-        found: dict[int, OnlineStatus] = {}
+        found: dict[UserId, OnlineStatus] = {}
         for user_id in user_ids:
             entry = self._statuses.get(user_id)
             if entry is not None and entry[0] > now:

@@ -107,7 +107,7 @@ class UnreadFrames:
             return [*self._followed]
         return [*unsure.union(changed).intersection(self._followed)]
 
-    async def _tell(self, user_ids: Collection[UserId], counts: dict[int, int]) -> None:
+    async def _tell(self, user_ids: Collection[UserId], counts: dict[UserId, int]) -> None:
         one_slice = Slice()
         for user_id in user_ids:
             followed, count = self._followed.get(user_id), counts.get(user_id, 0)

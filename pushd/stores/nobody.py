@@ -11,9 +11,9 @@ class NoDirectory:
     """ports.Directory in memory; it knows whom it learned, with the name and role of each one's newest token."""
 
     def __init__(self) -> None:
-        self._users: dict[int, User] = {}
+        self._users: dict[UserId, User] = {}
 
-    async def users(self, user_ids: Collection[UserId]) -> dict[int, User]:
+    async def users(self, user_ids: Collection[UserId]) -> dict[UserId, User]:
         """The known ones of these users."""
         return {
             user_id: User(user_id, known.username, known.role)
@@ -21,11 +21,11 @@ class NoDirectory:
             if (known := self._users.get(user_id)) is not None
         }
 
-    async def all_ids(self) -> list[int]:
+    async def all_ids(self) -> list[UserId]:
         """Every user id, ascending."""
         return sorted(self._users)
 
-    async def ids_by_role(self, roles: Collection[int]) -> list[int]:
+    async def ids_by_role(self, roles: Collection[int]) -> list[UserId]:
         """Ids of users that have one of these roles, ascending."""
         return sorted(user.user_id for user in self._users.values() if user.role in roles)
 
@@ -37,9 +37,9 @@ class NoDirectory:
         """None."""
         return []
 
-    async def learn(self, claims: Sequence[User]) -> set[int]:
+    async def learn(self, claims: Sequence[User]) -> set[UserId]:
         """Take over what tokens say of their users; ids of those who are new or changed."""
-        changed: set[int] = set()
+        changed: set[UserId] = set()
         for said in claims:
             known = self._users.get(said.user_id)
             told = said.after(known)

@@ -48,15 +48,15 @@ class CachedDirectory:
         self._now = now
         self._lists_most = lists_most
         self._listed_most = listed_most
-        self._users: OrderedDict[int, Entry] = OrderedDict()  # the least recently used first
-        self._asked: dict[int, asyncio.Task[dict[int, User]]] = {}  # whom the store is being asked for
-        self._ids: OrderedDict[str, tuple[float, list[int]]] = OrderedDict()  # the least recently used first
-        self._listed: set[int] = set()  # everybody who was ever in the list of all
-        self._learned: dict[int, int] = {}  # whoever was connected: a hash of what the last token said
-        self._loading: dict[str, asyncio.Task[list[int]]] = {}
+        self._users: OrderedDict[UserId, Entry] = OrderedDict()  # the least recently used first
+        self._asked: dict[UserId, asyncio.Task[dict[UserId, User]]] = {}  # whom the store is being asked for
+        self._ids: OrderedDict[str, tuple[float, list[UserId]]] = OrderedDict()  # the least recently used first
+        self._listed: set[UserId] = set()  # everybody who was ever in the list of all
+        self._learned: dict[UserId, int] = {}  # whoever was connected: a hash of what the last token said
+        self._loading: dict[str, asyncio.Task[list[UserId]]] = {}
         self.version = 0  # another one when it has learned that users have other names or roles
 
-    def cached_ids(self, target: Target) -> list[int] | None:
+    def cached_ids(self, target: Target) -> list[UserId] | None:
         """The recipients of a target, if that can be said without asking the store. Not to be changed."""
         if target.kind is TargetKind.CUSTOM:
             return list(target.user_ids)
@@ -69,7 +69,7 @@ class CachedDirectory:
         self._ids.move_to_end(key)
         return entry[1] if entry[0] > self._now() else None
 
-    async def ids(self, target: Target) -> list[int]:
+    async def ids(self, target: Target) -> list[UserId]:
         """The recipients of a target; stale ones while the store is down. Raises StoreError without any."""
         cached = self.cached_ids(target)
         if cached is not None:
@@ -84,16 +84,16 @@ class CachedDirectory:
             strangers = self._learned.keys() - self._listed if key == ALL else ()
             return sorted(self._listed.union(strangers)) if strangers else entry[1]
 
-    async def users(self, user_ids: Collection[UserId]) -> dict[int, User]:
+    async def users(self, user_ids: Collection[UserId]) -> dict[UserId, User]:
         """The known ones of these users; while the store is down those that are remembered, however old.
 
         Remembered ones cost a fraction of a microsecond each. Of more than `directory.cache_size` the store is asked
         for the excess every time.
         """
         now = self._now()
-        found: dict[int, User] = {}
-        stale: dict[int, User] = {}
-        missing: list[int] = []
+        found: dict[UserId, User] = {}
+        stale: dict[UserId, User] = {}
+        missing: list[UserId] = []
         entries = self._users
         for user_id in user_ids:
             entry = entries.get(user_id)
@@ -110,7 +110,7 @@ class CachedDirectory:
             return found
         return found | await self._ask_for(missing, stale, len(user_ids) - len(missing))
 
-    async def _ask_for(self, user_ids: list[UserId], stale: dict[int, User], remembered: int) -> dict[int, User]:
+    async def _ask_for(self, user_ids: list[UserId], stale: dict[UserId, User], remembered: int) -> dict[UserId, User]:
         """The known ones of these; those whom somebody else is asking for come with that answer.
 
         `stale` is for those about whom the store says nothing; `remembered`: how many entries the caller has just
@@ -125,7 +125,7 @@ class CachedDirectory:
         tasks = list({task: None for _, task in asked})
         results = await asyncio.gather(*map(asyncio.shield, tasks), return_exceptions=True)
         answers = {task: _answer(result) for task, result in zip(tasks, results, strict=True)}
-        known: dict[int, User] = {}
+        known: dict[UserId, User] = {}
         for user_id, task in asked:
             answer = answers[task]
             user = (stale if answer is None else answer).get(user_id)
@@ -133,7 +133,7 @@ class CachedDirectory:
                 known[user_id] = user
         return known
 
-    async def _fetch_users(self, user_ids: list[UserId], remembered: int) -> dict[int, User]:
+    async def _fetch_users(self, user_ids: list[UserId], remembered: int) -> dict[UserId, User]:
         task = asyncio.current_task()
         try:
             known = await self._directory.users(user_ids)
@@ -145,7 +145,7 @@ class CachedDirectory:
         self._remember(known, islice(current, max(0, self._current.config.directory.cache_size - remembered)))
         return known
 
-    def _remember(self, known: dict[int, User], user_ids: Iterable[UserId]) -> None:
+    def _remember(self, known: dict[UserId, User], user_ids: Iterable[UserId]) -> None:
         config = self._current.config.directory
         now = self._now()
         ends = now + config.cache_ttl_s
@@ -161,7 +161,7 @@ class CachedDirectory:
         """These users are connected, so they exist, and this is what their tokens say. Of what was said before nothing
         is asked of the store; what changes who is meant holds from the next notice on."""
         news = [said for said in claims if self._learned.get(said.user_id) != hash(said)]
-        changed: set[int] = set()
+        changed: set[UserId] = set()
         if news:
             changed = await self._directory.learn(news)
             if changed or not all(self._is_known(said.user_id) for said in news):
@@ -180,7 +180,7 @@ class CachedDirectory:
     def _is_known(self, user_id: UserId) -> bool:
         return user_id in self._listed or user_id in self._learned
 
-    def _forget(self, user_ids: Iterable[UserId], changed: set[int]) -> None:
+    def _forget(self, user_ids: Iterable[UserId], changed: set[UserId]) -> None:
         """What is remembered wrongly of these, or as unknown; nor may an answer bring that back that is on its way."""
         for user_id in user_ids:
             self._asked.pop(user_id, None)
@@ -188,7 +188,7 @@ class CachedDirectory:
             if remembered is None or user_id in changed:
                 self._users.pop(user_id, None)
 
-    def _query(self, target: Target) -> tuple[str, Callable[[], Awaitable[list[int]]]]:
+    def _query(self, target: Target) -> tuple[str, Callable[[], Awaitable[list[UserId]]]]:
         if target.kind is TargetKind.ALL:
             return ALL, self._directory.all_ids
         if target.kind is TargetKind.GROUP:
@@ -200,7 +200,7 @@ class CachedDirectory:
         ordered = sorted(set(roles))
         return f"roles:{ordered}", lambda: self._directory.ids_by_role(ordered)
 
-    async def _load(self, key: str, ask: Callable[[], Awaitable[list[int]]]) -> list[int]:
+    async def _load(self, key: str, ask: Callable[[], Awaitable[list[UserId]]]) -> list[UserId]:
         task = self._loading.get(key)
         if task is None:
             task = asyncio.ensure_future(self._fetch(key, ask))
@@ -208,12 +208,12 @@ class CachedDirectory:
             task.add_done_callback(lambda ended: self._loaded(key, ended))
         return await asyncio.shield(task)
 
-    def _loaded(self, key: str, task: asyncio.Task[list[int]]) -> None:
+    def _loaded(self, key: str, task: asyncio.Task[list[UserId]]) -> None:
         _retrieve(task)
         if self._loading.get(key) is task:
             del self._loading[key]
 
-    async def _fetch(self, key: str, ask: Callable[[], Awaitable[list[int]]]) -> list[int]:
+    async def _fetch(self, key: str, ask: Callable[[], Awaitable[list[UserId]]]) -> list[UserId]:
         ids = await ask()
         if self._loading.get(key) is asyncio.current_task():  # else somebody was learned meanwhile
             self._keep_list(key, ids)
@@ -221,7 +221,7 @@ class CachedDirectory:
             self._listed.update(ids)
         return ids
 
-    def _keep_list(self, key: str, ids: list[int]) -> None:
+    def _keep_list(self, key: str, ids: list[UserId]) -> None:
         """Remembers a list; of too many, or too long ones, the least recently used are forgotten, but that of all."""
         self._ids[key] = (self._now() + self._current.config.directory.cache_ttl_s, ids)
         self._ids.move_to_end(key)
@@ -232,7 +232,7 @@ class CachedDirectory:
             listed -= len(self._ids.pop(other)[1])
 
 
-def _answer(result: dict[int, User] | BaseException) -> dict[int, User] | None:
+def _answer(result: dict[UserId, User] | BaseException) -> dict[UserId, User] | None:
     """None when the store was down."""
     if isinstance(result, StoreError):
         return None

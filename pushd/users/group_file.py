@@ -7,21 +7,19 @@ and what was expected.
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from pushd.config.checks import quote
 from pushd.errors import ConfigError
 from pushd.model import Membership, UserId
-from pushd.values import GROUP_NAME_IN_WORDS, MAX_NAME_CHARS, MAX_USER_ID, is_group_name, is_plain
+from pushd.user_ids import INTEGERS, UserIds
+from pushd.values import GROUP_NAME_IN_WORDS, MAX_NAME_CHARS, is_group_name, is_plain
 
 FIELDS = ("group", "user_id")
 TITLE = "title"
 
-_is_number = re.compile(r"\A\s*[0-9]{1,19}\s*\Z", re.ASCII).search
 
-
-def parse_groups(lines: Iterable[str], *, source: str) -> Iterator[Membership]:
+def parse_groups(lines: Iterable[str], *, source: str, ids: UserIds = INTEGERS) -> Iterator[Membership]:
     """What the lines of the file `source` say, in their order."""
     reader = csv.reader(lines, strict=True)
     try:
@@ -34,7 +32,7 @@ def parse_groups(lines: Iterable[str], *, source: str) -> Iterator[Membership]:
                 yield Membership(
                     reader.line_num,
                     _name(cells[group], where),
-                    _user_id(cells[user_id], where),
+                    _user_id(cells[user_id], where, ids),
                     "" if title is None else _title(cells[title], where),
                 )
     except csv.Error as error:
@@ -62,14 +60,14 @@ def _name(cell: str, where: str) -> str:
     return cell
 
 
-def _user_id(cell: str, where: str) -> UserId | None:
+def _user_id(cell: str, where: str, ids: UserIds) -> UserId | None:
     if not cell or cell.isspace():
         return None
-    number = int(cell) if _is_number(cell) else 0
-    if not 1 <= number <= MAX_USER_ID:
-        expected = f"a whole number from 1 to {MAX_USER_ID}, or nothing for a group without users"
+    user_id = ids.accepted(cell.strip())
+    if user_id is None:
+        expected = f"{ids.expected}, or nothing for a group without users"
         raise ConfigError(f"{where}: user_id: found {quote(cell)}, expected {expected}")
-    return number
+    return user_id
 
 
 def _title(cell: str, where: str) -> str:

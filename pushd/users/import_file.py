@@ -15,22 +15,23 @@ from typing import Any
 
 from pushd.config.checks import quote
 from pushd.errors import ConfigError
-from pushd.model import User
-from pushd.values import MAX_NAME_CHARS, MAX_ROLE, MAX_USER_ID, MIN_ROLE, is_plain, is_whole
+from pushd.model import User, UserId
+from pushd.user_ids import INTEGERS, UserIds
+from pushd.values import MAX_NAME_CHARS, MAX_ROLE, MIN_ROLE, is_plain, is_whole
 
 FIELDS = ("id", "username", "user_type")
 
 
-def parse_users(text: str, *, source: str) -> list[User]:
+def parse_users(text: str, *, source: str, ids: UserIds = INTEGERS) -> list[User]:
     """The users in `text`, in its order; `source` is the file's name and its ending says which format it has."""
     ending = source.lower().rpartition(".")[2]
     if ending not in ("csv", "json"):
         raise ConfigError(f"{source}: found a name that ends in neither, expected FILE.csv or FILE.json")
     rows = _csv_rows(text, source) if ending == "csv" else _json_rows(text, source)
-    users: dict[int, User] = {}
-    places: dict[int, str] = {}
+    users: dict[UserId, User] = {}
+    places: dict[UserId, str] = {}
     for place, row in rows:
-        user = _user(row, f"{source}: {place}")
+        user = _user(row, f"{source}: {place}", ids)
         if user.user_id in users:
             first = places[user.user_id]
             raise ConfigError(f"{source}: {place}: id: found {user.user_id} again, expected it only once ({first})")
@@ -66,11 +67,10 @@ def _check_width(cells: list[str], header: list[str], where: str) -> None:
 
 
 def _typed(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with whole numbers where they belong; what is none stays text, and is refused later."""
-    for field in ("id", "user_type"):
-        if re.fullmatch(r"\s*-?[0-9]{1,20}\s*", row[field], re.ASCII):
-            row[field] = int(row[field])
-    return row
+    """The row with its role as a whole number; what is none stays text, and is refused later."""
+    if re.fullmatch(r"\s*-?[0-9]{1,20}\s*", row["user_type"], re.ASCII):
+        row["user_type"] = int(row["user_type"])
+    return row | {"id": row["id"].strip()}
 
 
 def _json_rows(text: str, source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -94,12 +94,19 @@ def _json_list(text: str, source: str) -> list[Any]:
     return items
 
 
-def _user(row: Mapping[str, Any], where: str) -> User:
+def _user(row: Mapping[str, Any], where: str, ids: UserIds) -> User:
     return User(
-        user_id=_whole(row, "id", 1, MAX_USER_ID, where),
+        user_id=_user_id(row, where, ids),
         username=_name(row, where),
         role=_whole(row, "user_type", MIN_ROLE, MAX_ROLE, where),
     )
+
+
+def _user_id(row: Mapping[str, Any], where: str, ids: UserIds) -> UserId:
+    user_id = ids.accepted(row.get("id"))
+    if user_id is None:
+        raise ConfigError(f"{where}: id: {_found(row, 'id')}, expected {ids.expected}")
+    return user_id
 
 
 def _whole(row: Mapping[str, Any], field: str, least: int, most: int, where: str) -> int:

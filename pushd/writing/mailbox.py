@@ -19,13 +19,14 @@ MAILBOX_DELAY_S = 0.003  # four times as many copies in one transaction cost hal
 class MailboxBatch(msgspec.Struct):
     """Saves, and removals that come after them."""
 
-    saves: list[tuple[MailboxItem, Collection[int]]] = []
-    removals: dict[int, list[str]] = {}
+    saves: list[tuple[MailboxItem, Collection[UserId]]] = []
+    removals: dict[UserId, list[str]] = {}
     flights: list[InFlight] = []
     is_first: bool = False  # nobody can have these in the mailbox yet
 
 
-_MailboxBody = tuple[list[tuple[MailboxItem, list[int]]], dict[int, list[str]]]
+# Removals as pairs: keys of JSON objects do not say of which kind an id is. Older versions wrote objects, of numbers.
+_MailboxBody = tuple[list[tuple[MailboxItem, list[UserId]]], list[tuple[UserId, list[str]]] | dict[int, list[str]]]
 _mailbox_body = msgspec.json.Decoder(_MailboxBody)  # JSON can say whatever was published as JSON
 _older_mailbox_body = msgspec.msgpack.Decoder(_MailboxBody)
 
@@ -133,10 +134,10 @@ class MailboxWriter:
 
     async def encode(self, batch: MailboxBatch) -> bytes:
         """Encodes the batch as JSON, which can say whatever was published as JSON."""
-        return msgspec.json.encode((batch.saves, batch.removals))
+        return msgspec.json.encode((batch.saves, [*batch.removals.items()]))
 
     def decode(self, body: bytes) -> MailboxBatch:
         """Decodes JSON, or the MessagePack of an older version."""
         decoder = _mailbox_body if body.startswith(b"[") else _older_mailbox_body
         saves, removals = decoder.decode(body)
-        return MailboxBatch([*saves], removals)
+        return MailboxBatch([*saves], dict(removals.items() if isinstance(removals, dict) else removals))

@@ -25,7 +25,7 @@ class StatusBatch(msgspec.Struct):
 
     reset_ms: int = 0
     arrivals: list[Arrival] = []
-    departures: list[tuple[int, int]] = []
+    departures: list[tuple[UserId, int]] = []
 
 
 class StatusWriter:
@@ -47,13 +47,13 @@ class StatusWriter:
         self._users = directory.users
         self._started_ms = started_ms
         self._batches = [StatusBatch(reset_ms=started_ms)]
-        self._departed: set[int] = set()  # in the last batch
-        self._were_online: list[int] = []
+        self._departed: set[UserId] = set()  # in the last batch
+        self._were_online: list[UserId] = []
         self._is_reset = asyncio.Event()
         self.writer = WriteBehind(self, backing, lambda: delay_s)
         self.writer.wake()
 
-    async def were_online(self) -> list[int]:
+    async def were_online(self) -> list[UserId]:
         """Who was connected when a former process ended; waits until the store has said so."""
         await self._is_reset.wait()
         return self._were_online
@@ -128,7 +128,7 @@ class StatusWriter:
     async def _named(self, arrivals: list[Arrival]) -> list[Arrival]:
         """The same arrivals, those whose token carries no name with the directory's."""
         nameless = [arrival.user_id for arrival in arrivals if not arrival.username]
-        known: dict[int, User] = {}
+        known: dict[UserId, User] = {}
         try:
             known = await self._users(nameless) if nameless else {}
         except Exception as error:  # a name is not worth a status

@@ -33,7 +33,7 @@ class Noted(msgspec.Struct):
 
     flights: list[InFlight]
     unfound: list[Unfound] = []
-    unnamed: dict[int, int] = {}
+    unnamed: dict[UserId, int] = {}
     push_records: list[PushRecord] = []
     receipts: list[Receipt] = []
 
@@ -66,8 +66,8 @@ class LedgerWriter:
         self._is_changed = False
         self._flights: dict[InFlight, None] = {}
         self._unfound: list[Unfound] = []
-        self._unnamed: dict[int, int] = {}  # users, with the first notice since they were named
-        self._named: set[int] = set()
+        self._unnamed: dict[UserId, int] = {}  # users, with the first notice since they were named
+        self._named: set[UserId] = set()
         self._named_as, self._named_until = -1, 0.0  # as the directory had them then, and for how long that holds
         self._is_completing = False
         self._oldest_client = ledger.oldest_client  # as of the last flush, or of the last new client
@@ -217,11 +217,11 @@ class LedgerWriter:
                 if message_id in seqs:
                     note(seqs[message_id])
 
-    async def _name(self, unnamed: dict[int, int]) -> None:
+    async def _name(self, unnamed: dict[UserId, int]) -> None:
         if not unnamed:
             return
         version = self._directory.version
-        users: dict[int, User] = {}
+        users: dict[UserId, User] = {}
         try:
             users = await self._directory.users(unnamed.keys())
         except Exception as error:  # names are not worth a receipt

@@ -57,7 +57,7 @@ class _Rows:
 
     def __init__(self) -> None:
         self.flights: list[InFlight] = []  # one, but for a message_id that was used again
-        self.outcomes: dict[int, Outcome] = {}
+        self.outcomes: dict[UserId, Outcome] = {}
 
     def add(self, user_ids: Collection[UserId], outcome: Outcome) -> None:
         if not self.outcomes:
@@ -72,7 +72,7 @@ class RecordBatch(msgspec.Struct):
     """At most `records.batch_size` receipts, the push records they belong to, and whom to tell when written."""
 
     push_records: list[PushRecord]
-    rows: list[tuple[str, int, Outcome, bool]]
+    rows: list[tuple[str, UserId, Outcome, bool]]
     flights: list[InFlight]
     receipts: list[Receipt] = []  # made of the rows
 
@@ -202,7 +202,7 @@ class RecordWriter:
     async def _complete(self, batch: RecordBatch) -> None:
         """Makes receipts of the rows, once: with names, and with the clients as they are now."""
         if batch.rows and not batch.receipts:
-            users: dict[int, User] = {}
+            users: dict[UserId, User] = {}
             try:
                 users = await self._users({row[1] for row in batch.rows})
             except Exception as error:  # names are not worth a receipt
@@ -216,7 +216,7 @@ class RecordWriter:
                 receipts += [self._receipt(row, users.get(row[1]), notices.get(row[0])) for row in rows]
             batch.receipts = receipts
 
-    def _receipt(self, row: tuple[str, int, Outcome, bool], user: User | None, notice: Notice | None) -> Receipt:
+    def _receipt(self, row: tuple[str, UserId, Outcome, bool], user: User | None, notice: Notice | None) -> Receipt:
         message_id, user_id, outcome, is_late = row
         connection_id, client_ip, user_agent = self._client_of(user_id)
         device = device_of(user_agent)

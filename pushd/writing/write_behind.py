@@ -86,9 +86,9 @@ class _Unwritten:
     """Users about whom something is not in the store yet."""
 
     def __init__(self) -> None:
-        self._collected: set[int] = set()
-        self._taken: set[int] = set()
-        self._on_disk: set[int] = set()
+        self._collected: set[UserId] = set()
+        self._taken: set[UserId] = set()
+        self._on_disk: set[UserId] = set()
         self._is_anybody = False  # on disk since before the start: who, was not read
 
     def add(self, user_ids: Collection[UserId]) -> None:

@@ -19,7 +19,6 @@ from pushd.model import Client
 from pushd.presence.arrivals import Arrivals
 from pushd.protocol import deflate, frames
 from pushd.protocol.session import Session
-from pushd.values import MAX_USER_ID
 from pushd.ws.client import Listener
 from pushd.ws.renewals import expires_at
 from pushd.ws.shared import Shared
@@ -42,10 +41,11 @@ class Gateway:
         self._authenticator = authenticator
         self._addresses = shared.addresses
         self._current = shared.current
+        self._ids = shared.current.config.directory.ids
         self._metrics = shared.metrics
         self._clock = shared.clock
         self.is_draining = False
-        self._guests = itertools.count(-1, -1)
+        self._guests = itertools.count(1)
         self._conn_ids = itertools.count(1)
         self._conn_prefix = secrets.token_hex(4)
 
@@ -119,7 +119,8 @@ class Gateway:
 
     def _identity(self, request: Request) -> Identity:
         if self._current.config.auth.mode == "none":
-            return _named_user(request.query.get("user_id"))
+            user_id = request.query.get("user_id")  # without one: a guest
+            return Identity() if user_id is None else Identity(self._ids.given(user_id, "user_id"))
         identity = self._authenticator.identify(request, query_token=True)
         if identity.user_id == 0:
             raise RequestError(ErrorCode.UNAUTHORIZED, "a WebSocket connection needs a user's token, not an API key")
@@ -173,7 +174,8 @@ class Gateway:
         connection = Connection(
             self._hub,
             transport,
-            user_id=identity.user_id or next(self._guests),
+            user_id=identity.user_id or self._ids.guest(next(self._guests)),
+            is_guest=not identity.user_id,
             conn_id=f"{self._conn_prefix}{next(self._conn_ids):x}",
             dialect=upgrade.dialect | (frames.DEFLATED if upgrade.extensions else 0),
             is_acking=upgrade.is_acking,
@@ -191,13 +193,3 @@ class Gateway:
         )
         connection.expires_at = expires_at(identity, self._clock)
         return connection
-
-
-def _named_user(user_id: str | None) -> Identity:
-    """The user a query names where no credentials are asked for; nobody is a guest."""
-    if user_id is None:
-        return Identity()
-    if not (user_id.isascii() and user_id.isdigit() and len(user_id) < 20 and 1 <= int(user_id) <= MAX_USER_ID):
-        text = "user_id: expected a whole number from 1"
-        raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": "user_id"})
-    return Identity(user_id=int(user_id))

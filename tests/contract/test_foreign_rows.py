@@ -13,7 +13,8 @@ import pytest
 
 from pushd.model import Mark
 from pushd.records import Part, PushFilter, PushSort, ReceiptFilter, ReceiptSort
-from pushd.stores.sqlite.engine.schema import TABLES
+from pushd.stores.sqlite.engine.schema import tables
+from pushd.user_ids import INTEGERS
 from tests.samples import DELIVERED, OFFLINE, at, item_of, receipt
 
 from .conftest import START_MS, Node
@@ -37,10 +38,10 @@ def database(node: Node) -> sqlite3.Connection:
 
 def columns() -> Iterator[tuple[str, str]]:
     with closing(sqlite3.connect(":memory:")) as made:
-        for statement in TABLES:
+        for statement in tables(INTEGERS):
             made.execute(statement)
-        tables = [row[0] for row in made.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        for table in tables:
+        names = [row[0] for row in made.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in names:
             if not table.startswith("sqlite_"):
                 yield from ((table, row[1]) for row in made.execute(f"PRAGMA table_info({table})"))
 

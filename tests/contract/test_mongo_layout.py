@@ -267,12 +267,12 @@ async def test_what_is_refused_keeps_nothing_else_from_being_written(node: Mongo
 
 
 async def test_what_cannot_be_encoded_keeps_nothing_else_from_being_written(node: MongoNode, database: Any) -> None:
-    users = [*range(100), 1 << 64, *range(100, 200)]
+    users = [*range(1, 101), 1 << 64, *range(101, 201)]
     await node.stores.records.write([], [receipt("m1", 150, OFFLINE, username="")])
     with pytest.raises(StoreError) as caught:
         await node.stores.records.write([], [receipt("m1", user, DELIVERED) for user in users])
     assert not isinstance(caught.value, StoreUnavailable)
-    assert await node.stores.records.received_by("m1") == set(range(200))
+    assert await node.stores.records.received_by("m1") == set(range(1, 201))
 
 
 async def test_receive_records_say_what_inboxes_ask_of_their_notice(node: MongoNode, database: Any) -> None:
@@ -413,7 +413,7 @@ async def test_foreign_push_records_are_listed(node: MongoNode, database: Any) -
     assert row.extra_data == {"at": "1970-01-01T00:00:01.000+00:00", "raw": "eA=="}
     odd = await records.push_record("old2")
     assert odd is not None
-    assert (odd.content, odd.push_ms, odd.target_user_ids, odd.total_count) == ("5", START_MS, [1], 0)
+    assert (odd.content, odd.push_ms, odd.target_user_ids, odd.total_count) == ("5", START_MS, [1, 2], 0)
     assert await records.push_stats(PushFilter()) == PushStats(total_records=3, success_records=1, failed_records=2)
 
 
@@ -607,15 +607,15 @@ async def test_a_killed_server_keeps_what_was_written(mongo_server: MongoServer)
     config = Config(records=RecordsConfig(url=mongo_server.url))
     async with mongo.open_records(config, ignored, lambda: 0) as records:
         await records.check()
-        await records.write([push_record("m1")], [receipt("m1", user, DELIVERED) for user in range(1000)])
+        await records.write([push_record("m1")], [receipt("m1", user, DELIVERED) for user in range(1, 1001)])
         await mongo_server.stop()
         with pytest.raises(StoreUnavailable):
             await records.write([], [receipt("m1", 5000, DELIVERED)])
         await mongo_server.start()
         await until(lambda: recovered(records))
-        assert await records.received_by("m1") == set(range(1000))
-        await records.write([], [receipt("m1", user, DELIVERED) for user in range(1001)])
-        assert await records.received_by("m1") == set(range(1001))
+        assert await records.received_by("m1") == set(range(1, 1001))
+        await records.write([], [receipt("m1", user, DELIVERED) for user in range(1, 1002)])
+        assert await records.received_by("m1") == set(range(1, 1002))
 
 
 # ---- helpers

@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 import uvloop
 
 from pushd._fastpath import Connection, Hub
-from pushd.model import Client
+from pushd.model import Client, UserId
 
 T = TypeVar("T")
 
 SOMEBODY = Client(username="", role=0, client_ip="127.0.0.1", user_agent="")
 
 
-def connection_over(transport: Any, hub: Hub, user_id: int = 1, **how: Any) -> Connection:
+def connection_over(transport: Any, hub: Hub, user_id: UserId = 1, **how: Any) -> Connection:
     """A connection over any transport, not yet registered; nothing is known of its client."""
     options = {"conn_id": "c1", "dialect": 0, "is_acking": False, "now": 0.0, "details": SOMEBODY}
     return Connection(hub, transport, user_id=user_id, **{**options, **how})
@@ -102,7 +102,7 @@ class Workshop:
 
     def connect(
         self,
-        user_id: int = 1,
+        user_id: UserId = 1,
         *,
         dialect: int = 0,
         is_acking: bool = False,
@@ -111,6 +111,7 @@ class Workshop:
         now: float = 0.0,
         is_tcp: bool = False,
         is_told_changes: bool = False,
+        is_guest: bool = False,
     ) -> Connection:
         """A connection over a socket pair, not yet registered."""
         ours, theirs = _tcp_pair() if is_tcp else socket.socketpair()
@@ -123,12 +124,13 @@ class Workshop:
         self._made += 1
         how = {"conn_id": f"c{self._made}", "dialect": dialect, "is_acking": is_acking, "now": now}
         how["is_told_changes"] = is_told_changes
+        how["is_guest"] = is_guest
         connection = connection_over(transport, hub or self.hub, user_id, **how)
         bridge.connection = connection
         self.peers[connection] = Peer(theirs)
         return connection
 
-    def join(self, user_id: int = 1, *, is_released: bool = True, **options: Any) -> Connection:
+    def join(self, user_id: UserId = 1, *, is_released: bool = True, **options: Any) -> Connection:
         """A registered connection."""
         connection = self.connect(user_id, **options)
         self.hub.add(connection)

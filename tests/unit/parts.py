@@ -394,6 +394,7 @@ class House(Core):
             is_acking=is_acking,
             now=self.clock.now(),
             details=ClientDetails(username=f"user {user_id}", role=0, client_ip=ip, user_agent="test"),
+            is_guest=user_id < 0,
         )
         client = Client(self, connection, transport)
         self._clients.append(client)

@@ -113,7 +113,7 @@ def decoding(text: bytes) -> RequestError:
     ("text", "field"),
     [
         (b'{"content":5}', "content"),
-        (b'{"user_ids":[1,"x"]}', "user_ids[1]"),
+        (b'{"user_ids":[1,{}]}', "user_ids[1]"),
         (b'{"priority":9}', "priority"),
         (b'{"expires_in_s":-1}', "expires_in_s"),
         (b"[]", ""),

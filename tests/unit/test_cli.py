@@ -17,6 +17,7 @@ from pushd.config.schema import AuthConfig, Config
 from pushd.errors import ConfigError, StartError, StoreError, StoreUnavailable
 from pushd.model import Membership, User
 from pushd.signals import Signals
+from pushd.user_ids import INTEGERS, UserIds
 
 SECRET = "s3cret-" + "x" * 40
 
@@ -118,8 +119,8 @@ def test_print_config(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (["--check", "--print-config"], "not allowed with"),
         (["--check", "token", "--user", "7"], "do not go with token"),
         (["token"], "required: --user"),
-        (["token", "--user", "x"], "found 'x', expected a whole number from 1 to"),
-        (["token", "--user", "0"], "found '0'"),
+        (["token", "--user", "x"], 'found "x", expected a whole number from 1 to'),
+        (["token", "--user", "0"], 'found "0"'),
         (["token", "--user", "7", "--ttl", "0"], "argument --ttl"),
         (["token", "--user", "7", "--role", "9999999999"], "argument --role"),
         (["token", "--user", "7", "--ttl", "9" * 5000], "argument --ttl"),
@@ -232,7 +233,8 @@ class TestImportUsers:
     def imported(self, part: Part) -> list[tuple[str, list[User]]]:
         calls: list[tuple[str, list[User]]] = []
 
-        def import_users(data_dir: str, users: list[User]) -> int:
+        def import_users(data_dir: str, users: list[User], ids: UserIds) -> int:
+            assert ids is INTEGERS
             calls.append((data_dir, users))
             return len(users)
 
@@ -274,7 +276,10 @@ class TestImportGroups:
     def imported(self, part: Part) -> list[tuple[str, list[Membership], str]]:
         calls: list[tuple[str, list[Membership], str]] = []
 
-        def import_groups(data_dir: str, memberships: Iterable[Membership], *, source: str) -> tuple[int, int]:
+        def import_groups(
+            data_dir: str, memberships: Iterable[Membership], *, source: str, ids: UserIds
+        ) -> tuple[int, int]:
+            assert ids is INTEGERS
             given = list(memberships)
             calls.append((data_dir, given, source))
             return 1, len(given)

@@ -100,6 +100,7 @@ CONTRACT: dict[str, dict[str, Any]] = {
         "cache_size": 10000,
         "role_names": {},
         "groups_query": "",
+        "user_ids": "integer",
     },
     "presence": {"url": "", "status_ttl_s": 30},
     "cluster": {"url": "", "node_id": ""},

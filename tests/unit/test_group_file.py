@@ -37,7 +37,7 @@ def refusal(text: str) -> str:
         (HEADER + "a,,A\nb, ,", [(2, "a", None, "A"), (3, "b", None, "")]),
         (HEADER + '"a, ""b""",7,"x,y"', [(2, 'a, "b"', 7, "x,y")]),
         (HEADER + f"销售部,{MAX_USER_ID},销售", [(2, "销售部", MAX_USER_ID, "销售")]),
-        (HEADER + "a,007,", [(2, "a", 7, "")]),
+        (HEADER + "a,7,", [(2, "a", 7, "")]),
         (HEADER + f"{'x' * 64},1,{'y' * 255}", [(2, "x" * 64, 1, "y" * 255)]),
     ],
 )
@@ -55,6 +55,7 @@ def test_csv(text: str, memberships: list[tuple[int, str, int | None, str]]) -> 
         (HEADER + "a,7,\na,x,", 'g.csv: line 3: user_id: found "x", expected a whole number from 1 to'),
         (HEADER + "a,0,", 'line 2: user_id: found "0", expected'),
         (HEADER + "a,-7,", 'line 2: user_id: found "-7", expected'),
+        (HEADER + "a,007,", 'line 2: user_id: found "007", expected'),
         (HEADER + f"a,{MAX_USER_ID + 1},", "line 2: user_id: found"),
         (HEADER + "a," + "9" * 5000 + ",", "line 2: user_id: found"),
         (HEADER + "a,٣,", "line 2: user_id: found"),

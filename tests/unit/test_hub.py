@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pushd._fastpath import Connection, FanOut, Hub
+from pushd.model import UserId
 from pushd.protocol.frames import PING_FRAME, Opcode, close_frame, ws_frame
 from tests.unit.hub_support import Workshop, connection_over
 from tests.unit.test_frames import parse
@@ -131,14 +132,24 @@ def test_a_users_connections_are_listed_oldest_first(hub: Hub, shop: Workshop) -
     assert hub.users_total == 0
 
 
-@pytest.mark.parametrize("user_id", [0, 1, 63, 64, 2**63 - 1, -1, -64, -(2**63)])
-def test_any_user_id(hub: Hub, shop: Workshop, user_id: int) -> None:
+@pytest.mark.parametrize("user_id", [0, 1, 63, 64, 2**63 - 1, "a", "7", "x" * 64])
+def test_any_user_id(hub: Hub, shop: Workshop, user_id: UserId) -> None:
     connection = shop.join(user_id)
-    is_guest = user_id < 0
+    assert connection.user_id is user_id
     assert hub.connections_of(user_id) == [connection]
-    assert connection.is_guest is is_guest
-    assert (hub.users_total, hub.guests_total) == (not is_guest, is_guest)
-    assert hub.user_ids() == ([] if is_guest else [user_id])
+    assert (connection.is_guest, hub.users_total, hub.guests_total) == (False, 1, 0)
+    assert hub.user_ids() == [user_id]
+
+
+@pytest.mark.parametrize("user_id", [-1, -64, -(2**63), "guest:1"])
+def test_a_guest_is_found_by_nobody(hub: Hub, shop: Workshop, user_id: UserId) -> None:
+    """Nothing is for a guest alone."""
+    connection = shop.join(user_id, is_guest=True)
+    assert (connection.user_id, connection.is_guest, hub.users_total, hub.guests_total) == (user_id, True, 0, 1)
+    assert hub.snapshot() == [connection]
+    assert (hub.connections_of(user_id), hub.has_user(user_id), hub.user_ids()) == ([], False, [])
+    hub.close(connection, 1000)
+    assert hub.guests_total == 0
 
 
 def test_who_acknowledges(hub: Hub, shop: Workshop) -> None:
@@ -631,7 +642,7 @@ def test_what_a_fan_out_reports(hub: Hub, shop: Workshop, told: Told) -> None:
     shop.join(2, is_acking=True)
     shop.join(3)
     shop.join(3, is_acking=True)
-    shop.join(-1)
+    shop.join(-1, is_guest=True)
     shop.join(4, is_released=False)
     shop.join(5)
     job = run(hub, fan_out(exclude={5}))

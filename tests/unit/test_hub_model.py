@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pushd._fastpath import Connection, FanOut, Hub
+from pushd.model import UserId
 from pushd.protocol.frames import PING_FRAME, Opcode, close_frame, ws_frame
 from tests.unit.hub_support import Peer, Workshop
 from tests.unit.test_frames import parse
@@ -25,6 +26,7 @@ from tests.unit.test_frames import parse
 MAX_PENDING = 12_000
 SMALL_BUFFER = 4608  # the kernel's least
 USERS = range(1, 7)
+NAMES = [str, lambda number: f"u{number % 2}:{number}"]
 SIZES = (4, 125, 600, 3000, 5000, 9000)
 FOREVER = 1e9
 
@@ -76,7 +78,7 @@ class Client:
 class Job:
     """The model of one fan-out."""
 
-    def __init__(self, number: int, users: list[int] | None, exclude: set[int], size: int) -> None:
+    def __init__(self, number: int, users: list[UserId] | None, exclude: set[UserId], size: int) -> None:
         self.message_id = f"job{number}"
         self.frames = tuple(
             ws_frame(opcode, f"{self.message_id}.{opcode}.".encode().ljust(size, b"j"))
@@ -89,10 +91,10 @@ class Job:
         self.visits: Counter[Client] = Counter()
         self.throughout: set[Client] = set()  # registered since it began
         self.is_begun = False
-        self.visited_users: set[int] = set()
-        self.handed: set[int] = set()
-        self.waiting: set[int] = set()
-        self.either: set[int] = set()  # by a connection that was going: one of the two
+        self.visited_users: set[UserId] = set()
+        self.handed: set[UserId] = set()
+        self.waiting: set[UserId] = set()
+        self.either: set[UserId] = set()  # by a connection that was going: one of the two
 
     def _encode(self, dialect: int) -> bytes:
         self.encodings.append(dialect)
@@ -100,6 +102,8 @@ class Job:
 
 
 class HubMachine(RuleBasedStateMachine):
+    named: Callable[[int], UserId] = int
+
     def __init__(self) -> None:
         super().__init__()
         self.hub = Hub(MAX_PENDING, linger_s=FOREVER)
@@ -211,15 +215,17 @@ class HubMachine(RuleBasedStateMachine):
         is_released=st.booleans(),
     )
     def add(self, who: list[int], dialect: int, is_acking: bool, is_slow: bool, is_released: bool) -> None:
-        for user_id in who:
-            client = self._add(user_id, dialect, is_acking, is_slow)
+        for number in who:
+            client = self._add(number, dialect, is_acking, is_slow)
             if is_released:
                 self._release(client)
 
-    def _add(self, user_id: int, dialect: int, is_acking: bool, is_slow: bool) -> Client:
-        self.guests += user_id == 0
+    def _add(self, number: int, dialect: int, is_acking: bool, is_slow: bool) -> Client:
+        is_guest = number == 0
+        self.guests += is_guest
         connection = self.shop.connect(
-            user_id or -self.guests,
+            f"guest:{self.guests}" if is_guest else self.named(number),
+            is_guest=is_guest,
             dialect=dialect,
             is_acking=is_acking,
             send_buffer=SMALL_BUFFER if is_slow else 0,
@@ -330,7 +336,8 @@ class HubMachine(RuleBasedStateMachine):
 
     def _begin(self, users: list[int] | None, exclude: set[int], size: int) -> None:
         self.frames += 1
-        self.jobs.append(Job(self.frames, users, exclude, size))
+        named = None if users is None else [*map(self.named, users)]
+        self.jobs.append(Job(self.frames, named, {*map(self.named, exclude)}, size))
 
     @precondition(lambda self: self.jobs)
     @rule(number=picks)
@@ -374,7 +381,7 @@ class HubMachine(RuleBasedStateMachine):
 
     def _book_unsure_visit(self, job: Job, client: Client) -> None:
         """What a connection that is going was given cannot be seen; its user is somewhere in the result."""
-        if client.user_id > 0:
+        if not client.connection.is_guest:
             job.either.add(client.user_id)
         if job.visits[client] == 0 and client.user_id not in job.exclude:
             client.written.append(Written(job.frames[client.connection.dialect], job.message_id))
@@ -395,7 +402,7 @@ class HubMachine(RuleBasedStateMachine):
 
     def _book_outcome(self, job: Job, client: Client, outcome: str) -> None:
         assert client.user_id not in job.exclude
-        if client.user_id < 0:
+        if client.connection.is_guest:
             return
         if outcome == "handed" and not client.connection.is_acking:
             job.handed.add(client.user_id)
@@ -416,12 +423,13 @@ class HubMachine(RuleBasedStateMachine):
         for found, expected in ((fan_out.handed, job.handed), (fan_out.waiting, job.waiting)):
             assert len(found) == len(set(found))
             assert expected <= set(found) <= expected | job.either
-        assert min((*fan_out.handed, *fan_out.waiting), default=0) >= 0, "a guest among the users"
+        guests = {client.user_id for client in self.clients if client.connection.is_guest}
+        assert not guests.intersection((*fan_out.handed, *fan_out.waiting)), "a guest among the users"
         if job.users is None:
             assert not fan_out.absent
         else:
             found = {*fan_out.handed, *fan_out.waiting}
-            assert sorted({*found, *fan_out.absent}) == sorted(job.users)
+            assert {*found, *fan_out.absent} == {*job.users}
             assert not found.intersection(fan_out.absent)
             assert len(fan_out.absent) == len(set(fan_out.absent))
 
@@ -445,16 +453,16 @@ class HubMachine(RuleBasedStateMachine):
     def books_agree(self) -> None:
         self._settle()
         registered = [client for client in self.clients if client.is_registered]
-        users = [client.user_id for client in registered if client.user_id >= 0]
+        users = [client.user_id for client in registered if not client.connection.is_guest]
         hub = self.hub
         assert hub.connections_total == len(registered)
         assert hub.guests_total == len(registered) - len(users)
         assert hub.users_total == len(set(users))
-        assert sorted(hub.user_ids()) == sorted(set(users))
+        assert sorted(hub.user_ids(), key=str) == sorted(set(users), key=str)
         assert set(hub.snapshot()) == {client.connection for client in registered}
         assert len(hub.snapshot()) == len(registered)
-        for user_id in (*USERS, -1, -self.guests, 99):
-            mine = [client.connection for client in registered if client.user_id == user_id]
+        for user_id in (*map(self.named, USERS), "guest:1", 99):
+            mine = [one.connection for one in registered if one.user_id == user_id and not one.connection.is_guest]
             assert hub.connections_of(user_id) == mine
             assert hub.has_user(user_id) is bool(mine)
             assert hub.has_acking(user_id) is any(connection.is_acking for connection in mine)
@@ -508,8 +516,13 @@ class HubMachine(RuleBasedStateMachine):
             assert self.hub.advance(job.fan_out, 60.0)
 
 
+class TextMachine(HubMachine):
+    named = staticmethod("user:{}".format)
+
+
 TestHub = HubMachine.TestCase
-TestHub.settings = settings(
+TestHubOfTexts = TextMachine.TestCase
+TestHub.settings = TestHubOfTexts.settings = settings(
     max_examples=int(os.environ.get("HUB_EXAMPLES", "60")),  # more of them are chosen at random
     derandomize="HUB_EXAMPLES" not in os.environ,
     stateful_step_count=50,

@@ -26,6 +26,7 @@ from pushd.stores.mongo.push_queries import condition as push_condition
 from pushd.stores.mongo.push_queries import push_row
 from pushd.stores.mongo.receipt_queries import condition as receipt_condition
 from pushd.stores.mongo.receipt_queries import receipt_row
+from pushd.user_ids import INTEGERS, STRINGS, UserIds
 from pushd.values import MAX_INT64, MAX_MS, MIN_INT64, MIN_MS
 
 ZONES = [ZoneInfo(name) for name in ("UTC", "Pacific/Kiritimati", "America/Adak")]
@@ -57,12 +58,13 @@ def check_row(row: PushRow | ReceiptRow, view: Any) -> None:
     assert msgspec.convert(fields | {"extra_data": None}, type(row), strict=True)
 
 
+@pytest.mark.parametrize("kind", [INTEGERS, STRINGS], ids=["integer", "string"])
 @pytest.mark.parametrize("value", ODD, ids=lambda value: repr(value)[:30])
-def test_any_value_in_any_field(value: Any) -> None:
+def test_any_value_in_any_field(value: Any, kind: UserIds) -> None:
     value = stored(value)
     for row, make, view in (
-        (PushRow, lambda found, zone: push_row(found, 0, 0, zone), push_view),
-        (ReceiptRow, receipt_row, receipt_view),
+        (PushRow, lambda found, zone: push_row(found, 0, 0, zone, kind), push_view),
+        (ReceiptRow, lambda found, zone: receipt_row(found, zone, kind), receipt_view),
     ):
         names = {name.replace("_ms", "_at") for name in row.__struct_fields__} | {"push_time", "extra_json", "_id"}
         for zone in ZONES:

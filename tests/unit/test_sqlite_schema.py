@@ -17,6 +17,7 @@ from pushd.errors import StartError
 from pushd.model import User
 from pushd.stores.sqlite import (
     commits,
+    directory,
     groups,
     import_users,
     journal,
@@ -27,7 +28,8 @@ from pushd.stores.sqlite import (
     schedule,
 )
 from pushd.stores.sqlite.engine.connection import open_connection
-from pushd.stores.sqlite.engine.schema import APPLICATION_ID, OLDEST_LEDGER, VERSION, prepare
+from pushd.stores.sqlite.engine.schema import APPLICATION_ID, OLDEST_LEDGER, VERSION, is_id, prepare
+from pushd.user_ids import INTEGERS, KINDS, STRINGS, UserIds
 
 
 def config(data_dir: Path) -> Config:
@@ -214,9 +216,41 @@ def test_wall_clock_is_in_milliseconds() -> None:
     assert wall_ms() > 1_700_000_000_000
 
 
+@pytest.mark.parametrize(("ids", "other"), [(INTEGERS, STRINGS), (STRINGS, INTEGERS)], ids=KINDS)
+def test_a_database_keeps_its_kind_of_ids(tmp_path: Path, ids: UserIds, other: UserIds) -> None:
+    """Whoever wants another one learns in one line which it has and which he wants."""
+    path = tmp_path / "pushd.db"
+    for _ in range(2):
+        prepare(path, ids=ids)
+        with pytest.raises(StartError) as refused:
+            prepare(path, ids=other)
+        said = f'pushd.db: found {ids.kind} user ids, expected {other.kind} ones (directory.user_ids = "{other.kind}")'
+        assert said in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
+def test_databases_of_older_versions_have_numbers(tmp_path: Path) -> None:
+    """Also one that would have to be converted is refused, and stays what it is."""
+    for version, tables in ((8, "CREATE TABLE user (id INTEGER PRIMARY KEY)"), (9, NINE)):
+        path = tmp_path / f"{version}.db"
+        with closing(sqlite3.connect(path)) as older:
+            older.executescript(tables)
+            older.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            older.execute(f"PRAGMA user_version = {version}")
+        with pytest.raises(StartError, match="found integer user ids, expected string ones"):
+            prepare(path, lambda *_: pytest.fail("it is converted"), STRINGS)
+        with closing(sqlite3.connect(path)) as older:
+            assert older.execute("PRAGMA user_version").fetchone() == (version,)
+
+
+@pytest.fixture(params=KINDS)
+def ids(request: pytest.FixtureRequest) -> UserIds:
+    return KINDS[request.param]
+
+
 @pytest.fixture
-def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    prepare(tmp_path / "pushd.db")
+def connection(tmp_path: Path, ids: UserIds) -> Iterator[sqlite3.Connection]:
+    prepare(tmp_path / "pushd.db", ids=ids)
     with closing(open_connection(tmp_path / "pushd.db", synchronous="NORMAL")) as opened:
         yield opened
 
@@ -239,6 +273,10 @@ def plan_of(connection: sqlite3.Connection, statement: str) -> list[str]:
         ledger_file.MESSAGE_IDS.format("?, ?"),
         ledger_file.CLIENT_ROWS.format("?, ?"),
         ledger_file.DROP_CHANGES,
+        directory.USERS,
+        directory.KNOWN,
+        directory.ALL_PAGE,
+        directory.ROLE_PAGE,
         groups.IDS,
         groups.DROP,
         notices.EXPIRED,
@@ -255,8 +293,8 @@ def plan_of(connection: sqlite3.Connection, statement: str) -> list[str]:
         commits.LEAVE,
     ],
 )
-def test_no_statement_scans_a_table(connection: sqlite3.Connection, statement: str) -> None:
-    plan = plan_of(connection, statement)
+def test_no_statement_scans_a_table(connection: sqlite3.Connection, ids: UserIds, statement: str) -> None:
+    plan = plan_of(connection, statement.replace("{is_id}", is_id(ids, "user_id" if "user_id" in statement else "id")))
     tables = r"(notice|scheduled|block|change|client|user_number|user_group\w*|admin_\w+|user)"
     scans = [step for step in plan if re.match(rf"SCAN {tables}\b(?!.*(VIRTUAL TABLE|USING .*INDEX))", step)]
     assert not scans, plan

@@ -26,8 +26,9 @@ async def open_records(config: Config, observe: Observe, clock: Callable[[], int
     async with connect("records", "records.url", url, database, observe) as connection:
         counts = StoredCounts(connection)
         zone = ZoneInfo(config.server.timezone)
+        days, ids = config.records.retention_days, config.directory.ids
         try:
-            yield MongoRecords(connection, counts, clock, zone=zone, retention_days=config.records.retention_days)
+            yield MongoRecords(connection, counts, clock, zone=zone, retention_days=days, ids=ids)
         finally:
             await counts.finish()
 
@@ -42,4 +43,4 @@ async def open_presence(
     """
     key = "presence.url" if config.presence.url else "records.url"
     async with connect("presence", key, url, config.records.database, observe) as connection:
-        yield MongoPresence(connection, zone=ZoneInfo(config.server.timezone))
+        yield MongoPresence(connection, zone=ZoneInfo(config.server.timezone), ids=config.directory.ids)

@@ -30,6 +30,7 @@ from pushd.errors import StartError, StoreError, StoreLost, StoreUnavailable
 from pushd.ports import Observe
 from pushd.stores.guard import Guard
 from pushd.urls import is_secret_option
+from pushd.user_ids import INTEGERS, STRINGS, UserIds
 
 T = TypeVar("T")
 Document = dict[str, Any]
@@ -213,6 +214,21 @@ class Connection:
         if tuple(found.get("versionArray", least)[:2]) < least:
             needed = ".".join(map(str, least))
             raise StartError(f"{self._key}: MongoDB {found.get('version')} is too old: {needed} is needed")
+
+    async def require_kind(self, collection: str, ids: UserIds) -> None:
+        """Raises StartError for a collection whose first document has an id of the other kind."""
+
+        async def work() -> Document | None:
+            return await self.collection(collection).find_one({}, {"_id": 0, "user_id": 1})
+
+        user_id = (await self.read("check", work) or {}).get("user_id")
+        found = STRINGS if isinstance(user_id, str) else INTEGERS
+        if isinstance(user_id, str | int) and found is not ids:
+            raise StartError(
+                f"{self._key}: collection {collection}: found {found.kind} user ids, expected {ids.kind} ones"
+                f' (directory.user_ids = "{ids.kind}"): another records.database is needed,'
+                " or the former directory.user_ids"
+            )
 
     def text(self, error: BaseException) -> str:
         """What the driver says, on one line, without the password."""

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 from bson.datetime_ms import DatetimeMS
 
+from pushd.user_ids import INTEGERS, UserId, UserIds
 from pushd.values import MAX_INT64, MAX_MS, MIN_INT64, MIN_MS
 
 PUSH_RECORDS = "push_records"
@@ -104,6 +105,23 @@ def texts(value: object) -> list[str] | None:
     if not isinstance(value, list) or not value:
         return None
     return [str(item) for item in value if isinstance(item, str)]
+
+
+def stored_id(value: object, ids: UserIds) -> UserId:
+    """A stored id, whoever wrote it; `nobody` for what is none."""
+    return number(value) if ids is INTEGERS else ids.accepted(_plain_text(value)) or ids.nobody
+
+
+def stored_ids(value: object, ids: UserIds) -> list[UserId] | None:
+    """A stored list of ids; None for none."""
+    if not isinstance(value, list) or not value:
+        return None
+    return [stored_id(item, ids) for item in value if ids.accepted(_plain_text(item)) is not None]
+
+
+def _plain_text(value: object) -> object:
+    """A text of a kind of BSON's own is a text."""
+    return text(value) if isinstance(value, str) else value
 
 
 def plain(value: object) -> Any:

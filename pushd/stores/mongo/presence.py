@@ -26,8 +26,11 @@ from pushd.stores.mongo.documents import (
     flag,
     milliseconds,
     number,
+    stored_id,
+    stored_ids,
     text,
 )
+from pushd.user_ids import INTEGERS, UserIds
 
 ALIVE = "pushd_alive"
 NODE = {"_id": "node"}
@@ -40,9 +43,10 @@ _TOTAL = ("total_online_time", "total_online_ms")
 class MongoPresence:
     """ports.PresenceStore and ports.Remote. When this node was last alive is in a collection of its own."""
 
-    def __init__(self, connection: Connection, *, zone: ZoneInfo) -> None:
+    def __init__(self, connection: Connection, *, zone: ZoneInfo, ids: UserIds = INTEGERS) -> None:
         self._connection = connection
         self._zone = zone
+        self._ids = ids
         self._statuses = connection.collection(ONLINE_STATUS)
         self._alive = connection.collection(ALIVE)
 
@@ -54,6 +58,7 @@ class MongoPresence:
     async def check(self) -> None:
         """Return when the server answers and has what is needed; raises StartError when it never can."""
         await indexes.ensure(self._connection, indexes.PRESENCE_INDEXES)
+        await self._connection.require_kind(ONLINE_STATUS, self._ids)
 
     async def connected(self, arrivals: Sequence[Arrival]) -> None:
         """Note that these users' first connection came."""
@@ -64,9 +69,9 @@ class MongoPresence:
                 await self._write("connected", [_again(arrival) for arrival in chunk], refused)
         _raise_first(refused)
 
-    async def disconnected(self, departures: Sequence[tuple[int, int]]) -> None:
+    async def disconnected(self, departures: Sequence[tuple[UserId, int]]) -> None:
         """Note that these users' last connection went."""
-        earliest: dict[int, int] = {}
+        earliest: dict[UserId, int] = {}
         for user_id, at_ms in departures:
             earliest[user_id] = min(at_ms, earliest.get(user_id, at_ms))
         refused: list[StoreError] = []
@@ -75,14 +80,14 @@ class MongoPresence:
             gone = [
                 _gone(found, at_ms, began_ms)
                 for found in online
-                if (began_ms := self._began_ms(found)) <= (at_ms := earliest.get(number(found.get("user_id")), -1))
+                if (began_ms := self._began_ms(found)) <= (at_ms := earliest.get(self._user_id(found), -1))
             ]
             await self._write("disconnected", gone, refused)
         _raise_first(refused)
 
-    async def statuses(self, user_ids: Collection[UserId]) -> dict[int, OnlineStatus]:
+    async def statuses(self, user_ids: Collection[UserId]) -> dict[UserId, OnlineStatus]:
         """What is stored of these users."""
-        statuses: dict[int, OnlineStatus] = {}
+        statuses: dict[UserId, OnlineStatus] = {}
         for chunk in batched(user_ids, USERS_AT_ONCE):
             where = {"user_id": {"$in": chunk}}
 
@@ -102,7 +107,7 @@ class MongoPresence:
 
         await self._connection.change("alive", work)
 
-    async def reset(self, at_ms: int) -> list[int]:
+    async def reset(self, at_ms: int) -> list[UserId]:
         """Mark everybody as offline since the node last lived; who was marked as online."""
 
         async def work() -> Document | None:
@@ -111,7 +116,7 @@ class MongoPresence:
         alive = await self._connection.read("reset", work)
         if alive is not None:
             at_ms = min(at_ms, milliseconds(alive.get("at"), self._zone) or at_ms)
-        closed: list[int] = []
+        closed: list[UserId] = []
         refused: list[StoreError] = []
         seen: set[object] = set()
         while ghosts := await self._online("reset", {}, USERS_AT_ONCE):
@@ -120,7 +125,7 @@ class MongoPresence:
             seen.update(ghost["_id"] for ghost in ghosts)
             await self._write("reset", [_gone(ghost, at_ms, self._began_ms(ghost)) for ghost in ghosts], refused)
             _raise_first(refused)
-            closed += [int(ghost["user_id"]) for ghost in ghosts if isinstance(ghost.get("user_id"), int)]
+            closed += stored_ids([ghost.get("user_id") for ghost in ghosts], self._ids) or []
         return closed
 
     async def _online(self, operation: str, where: Document, limit: int) -> list[Document]:
@@ -145,12 +150,15 @@ class MongoPresence:
         if writes:
             refused.append(StoreError(self.store, f"{operation}: {errors[0].get('errmsg')}"))
 
+    def _user_id(self, found: Document) -> UserId:
+        return stored_id(found.get("user_id"), self._ids)
+
     def _began_ms(self, found: Document) -> int:
         return milliseconds(found.get("online_time"), self._zone)
 
     def _status(self, found: Document) -> OnlineStatus:
         return OnlineStatus(
-            user_id=number(found.get("user_id")),
+            user_id=self._user_id(found),
             username=text(found.get("username")),
             is_online=flag(found.get("is_online")),
             last_seen_ms=milliseconds(found.get("last_seen"), self._zone),
@@ -187,7 +195,7 @@ def _duration_ms(found: Document, fields: tuple[str, str]) -> int:
 def _once_each(arrivals: Iterable[Arrival]) -> list[list[Arrival]]:
     """The arrivals in lists that name a user once, each user's in order: writes of a list may go in any order."""
     batches: list[list[Arrival]] = []
-    seen: dict[int, int] = {}
+    seen: dict[UserId, int] = {}
     for arrival in arrivals:
         position = seen.get(arrival.user_id, 0)
         seen[arrival.user_id] = position + 1

@@ -25,9 +25,12 @@ from pushd.stores.mongo.documents import (
     numbers,
     optional_text,
     plain,
+    stored_id,
+    stored_ids,
     text,
     texts,
 )
+from pushd.user_ids import UserIds
 from pushd.values import usable_link, usable_tags, usable_title
 
 EQUAL = ("message_type", "target", "status", "sender_id")
@@ -104,7 +107,7 @@ def time_condition(name: str, since_ms: int | None, before_ms: int | None, zone:
     return {"$or": [{name: dates}, {name: texts}]}
 
 
-def push_row(found: Document, delivered: int, failed: int, zone: ZoneInfo, now_ms: int = 0) -> PushRow:
+def push_row(found: Document, delivered: int, failed: int, zone: ZoneInfo, ids: UserIds, now_ms: int = 0) -> PushRow:
     """A document, whoever wrote it, with the counts of its receive records."""
     submitted_ms = milliseconds(found.get("submitted_at"), zone)
     return PushRow(
@@ -112,7 +115,7 @@ def push_row(found: Document, delivered: int, failed: int, zone: ZoneInfo, now_m
         content=text(found.get("content")),
         message_type=text(found.get("message_type")),
         target=text(found.get("target")),
-        target_user_ids=numbers(found.get("target_user_ids")),
+        target_user_ids=stored_ids(found.get("target_user_ids"), ids),
         target_roles=numbers(found.get("target_roles")),
         recipients_count=text(found.get("recipients_count")),
         status=text(found.get("status")),
@@ -120,7 +123,7 @@ def push_row(found: Document, delivered: int, failed: int, zone: ZoneInfo, now_m
         error=optional_text(found.get("error")),
         push_ms=milliseconds(found.get("push_time"), zone),
         expires_ms=milliseconds(found.get("expires_at"), zone),
-        sender_id=number(found.get("sender_id")),
+        sender_id=stored_id(found.get("sender_id"), ids),
         sender_name=text(found.get("sender_name")),
         priority=number(found.get("priority"), 1),
         need_confirm=flag(found.get("need_confirm")),

@@ -18,9 +18,11 @@ from pushd.stores.mongo.documents import (
     number,
     optional_text,
     plain,
+    stored_id,
     text,
 )
 from pushd.stores.mongo.push_queries import Sort, containing, flag_condition, time_condition
+from pushd.user_ids import UserIds
 from pushd.values import usable_tags
 
 EQUAL = ("message_id", "user_id", "delivery_status", "push_channel")
@@ -118,11 +120,11 @@ def newest(user_ids: Sequence[UserId], limit: int, *, is_exact: bool) -> list[Do
     return [*parts[0], *unions]
 
 
-def receipt_row(found: Document, zone: ZoneInfo) -> ReceiptRow:
+def receipt_row(found: Document, zone: ZoneInfo, ids: UserIds) -> ReceiptRow:
     """A document, whoever wrote it."""
     return ReceiptRow(
         message_id=text(found.get("message_id")),
-        user_id=number(found.get("user_id")),
+        user_id=stored_id(found.get("user_id"), ids),
         username=text(found.get("username")),
         user_role=number(found.get("user_role")),
         is_online=flag(found.get("is_online")),

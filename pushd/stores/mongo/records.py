@@ -33,8 +33,19 @@ from pushd.records import (
 from pushd.stores.mongo import indexes, push_queries, receipt_queries
 from pushd.stores.mongo.connection import Connection, Document, Write
 from pushd.stores.mongo.counts import StoredCounts, counted
-from pushd.stores.mongo.documents import PUSH_RECORDS, RECEIVE_RECORDS, date, flag, milliseconds, number, text
+from pushd.stores.mongo.documents import (
+    PUSH_RECORDS,
+    RECEIVE_RECORDS,
+    date,
+    flag,
+    milliseconds,
+    number,
+    stored_id,
+    stored_ids,
+    text,
+)
 from pushd.stores.mongo.records_write import Upserts
+from pushd.user_ids import INTEGERS, UserIds
 
 T = TypeVar("T")
 
@@ -61,6 +72,7 @@ class MongoRecords:
         *,
         zone: ZoneInfo,
         retention_days: int,
+        ids: UserIds = INTEGERS,
         oldest_server: tuple[int, int] = OLDEST_SERVER,
     ) -> None:
         self._connection = connection
@@ -68,6 +80,7 @@ class MongoRecords:
         self._upserts = Upserts(connection, counts, clock)
         self._clock = clock
         self._zone = zone
+        self._ids = ids
         self._oldest_server = oldest_server
         self._indexes = indexes.record_indexes(retention_days)
         self._push_records = connection.collection(PUSH_RECORDS)
@@ -87,6 +100,7 @@ class MongoRecords:
         """Return when the server answers and has what is needed; raises StartError when it never can."""
         await self._connection.require_version(self._oldest_server)
         await indexes.ensure(self._connection, self._indexes)
+        await self._connection.require_kind(RECEIVE_RECORDS, self._ids)
 
     async def write(self, records: Sequence[PushRecord], receipts: Sequence[Receipt]) -> None:
         """Create or merge these records.
@@ -101,7 +115,7 @@ class MongoRecords:
         refused: list[StoreError] = []
         for chunk in batched(message_ids, IDS_AT_ONCE):
             mine = {"user_id": user_id, "message_id": {"$in": chunk}}
-            known.update(await self._ids("mark", mine))
+            known.update(await self._marked("mark", mine))
             async with self._connection.writing():
                 await self._connection.bulk("mark", RECEIVE_RECORDS, _mark_writes(mine, mark, at_ms), refused)
         self._counts.changed(known)
@@ -116,11 +130,11 @@ class MongoRecords:
             return None
         return stats
 
-    async def received_by(self, message_id: str) -> set[int]:
+    async def received_by(self, message_id: str) -> set[UserId]:
         """The users whose receive record of this notice says received."""
         return set(await self._users("received_by", {"message_id": message_id, "is_received": True}))
 
-    async def not_received_by(self, message_id: str) -> list[int]:
+    async def not_received_by(self, message_id: str) -> list[UserId]:
         """The users whose receive record of this notice says not received."""
         return await self._users("not_received_by", {"message_id": message_id, "is_received": {"$ne": True}})
 
@@ -144,12 +158,12 @@ class MongoRecords:
     async def _mark_revoked(self, these: Document) -> Any:
         return await self._receipts.update_many(these, {"$set": {"is_revoked": True}})
 
-    async def unread_counts(self, user_ids: Collection[UserId]) -> dict[int, int]:
+    async def unread_counts(self, user_ids: Collection[UserId]) -> dict[UserId, int]:
         """Unread receive records per user, of notices neither expired nor revoked. Users with none are absent."""
-        counts: dict[int, int] = {}
+        counts: dict[UserId, int] = {}
         for chunk in batched(user_ids, IDS_AT_ONCE):
             rows = await self._aggregate("unread_counts", receipt_queries.unread(chunk), is_quick=True)
-            counts.update((number(row["_id"]), number(row["n"])) for row in rows)
+            counts.update((stored_id(row["_id"], self._ids), number(row["n"])) for row in rows)
         return counts
 
     async def push_records(self, where: PushFilter, sort: PushSort, part: Part) -> list[PushRow]:
@@ -231,7 +245,7 @@ class MongoRecords:
         """Counts over the matching receive records."""
         return await self._totals("receive_stats", receipt_queries.condition(where, self._zone))
 
-    async def newest_receive_records(self, user_ids: Collection[UserId], limit: int) -> dict[int, list[ReceiptRow]]:
+    async def newest_receive_records(self, user_ids: Collection[UserId], limit: int) -> dict[UserId, list[ReceiptRow]]:
         """The newest `limit` receive records of each of these users.
 
         One round trip per USERS_AT_ONCE, all under way together; a second one for users whose last record that comes
@@ -259,7 +273,7 @@ class MongoRecords:
         rows = await self._aggregate("user_receipts", receipt_queries.by_user(created, limit))
         return [
             UserReceipts(
-                user_id=number(row["_id"]),
+                user_id=stored_id(row["_id"], self._ids),
                 username=text(row.get("name")),
                 total_count=number(row["total"]),
                 received_count=number(row["is_received"]),
@@ -333,18 +347,19 @@ class MongoRecords:
 
         return await self._connection.read(operation, work)
 
-    async def _ids(self, operation: str, where: Document) -> list[str]:
+    async def _marked(self, operation: str, where: Document) -> list[str]:
         async def work() -> list[Document]:
             return await self._receipts.find(where, {"_id": 0, "message_id": 1}).to_list(None)
 
         return [text(row.get("message_id")) for row in await self._connection.read(operation, work)]
 
-    async def _users(self, operation: str, where: Document) -> list[int]:
+    async def _users(self, operation: str, where: Document) -> list[UserId]:
         async def work() -> list[Document]:
             cursor = self._receipts.find(where, {"_id": 0, "user_id": 1}).batch_size(IDS_PER_BATCH)
             return await cursor.to_list(None)
 
-        return [int(row["user_id"]) for row in await self._connection.count(operation, work) if _has_user(row)]
+        rows = await self._connection.count(operation, work)
+        return stored_ids([row.get("user_id") for row in rows], self._ids) or []
 
     async def _has_push_record(self, message_id: str) -> bool:
         async def work() -> Document | None:
@@ -373,7 +388,8 @@ class MongoRecords:
         rows: list[PushRow] = []
         now_ms = self._clock()
         for message_id, document in zip(ids, found, strict=True):
-            rows.append(push_queries.push_row(document, *counts.get(message_id, (0, 0)), self._zone, now_ms))
+            seen = counts.get(message_id, (0, 0))
+            rows.append(push_queries.push_row(document, *seen, self._zone, self._ids, now_ms))
             if len(rows) % PUSH_ROWS_AT_ONCE == 0:
                 await asyncio.sleep(0)
         return rows
@@ -386,7 +402,7 @@ class MongoRecords:
             for document in chunk:
                 if "message_type" not in document:
                     document = {**document, **said.get(text(document.get("message_id")), {})}
-                rows.append(receipt_queries.receipt_row(document, self._zone))
+                rows.append(receipt_queries.receipt_row(document, self._zone, self._ids))
             await asyncio.sleep(0)
         return rows
 
@@ -400,11 +416,13 @@ class MongoRecords:
         found = await self._connection.read("receive_records", work)
         return {text(document.pop("message_id", "")): document for document in found}
 
-    async def _newest(self, user_ids: Collection[UserId], limit: int, *, is_exact: bool) -> dict[int, list[ReceiptRow]]:
+    async def _newest(
+        self, user_ids: Collection[UserId], limit: int, *, is_exact: bool
+    ) -> dict[UserId, list[ReceiptRow]]:
         pipelines = [
             receipt_queries.newest(chunk, limit, is_exact=is_exact) for chunk in batched(user_ids, USERS_AT_ONCE)
         ]
-        found: dict[int, list[ReceiptRow]] = {}
+        found: dict[UserId, list[ReceiptRow]] = {}
         for documents in await asyncio.gather(*(self._aggregate("newest_receive_records", it) for it in pipelines)):
             for row in await self._receipt_rows(documents):
                 found.setdefault(row.user_id, []).append(row)
@@ -413,11 +431,6 @@ class MongoRecords:
 
 def _later(work: Callable[[Document], Awaitable[T]], argument: Document) -> Callable[[], Awaitable[T]]:
     return lambda: work(argument)
-
-
-def _has_user(row: Document) -> bool:
-    user_id = row.get("user_id")
-    return isinstance(user_id, int) and not isinstance(user_id, bool) and user_id >= 0
 
 
 def _mark_writes(mine: Document, mark: Mark, at_ms: int) -> list[Write]:

@@ -25,7 +25,7 @@ from pymongo import InsertOne, UpdateOne
 
 from pushd.batched import batched
 from pushd.errors import StoreError
-from pushd.model import Notice, Outcome, PushRecord, Receipt, recipients_text
+from pushd.model import Notice, Outcome, PushRecord, Receipt, UserId, recipients_text
 from pushd.stores.mongo.connection import Connection, Document, Done, Write
 from pushd.stores.mongo.counts import StoredCounts
 from pushd.stores.mongo.documents import PUSH_RECORDS, RECEIVE_RECORDS, date
@@ -49,7 +49,7 @@ NOT_SENT = ("scheduled", "cancelled")  # statuses
 MOST_LEVELS = 80
 
 T = TypeVar("T")
-Key = tuple[str, int]
+Key = tuple[str, UserId]
 KEY = ("message_id", "user_id")
 USER = ("username", "user_role")
 CONNECTION = ("connection_id", "client_ip", "user_agent")

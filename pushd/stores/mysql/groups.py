@@ -15,6 +15,8 @@ from pushd.stores.guard import Guard
 from pushd.stores.mysql.address import Address
 from pushd.stores.mysql.failures import STORE, groups_misconfiguration, is_of_another_charset
 from pushd.stores.mysql.pool import Pool, Row
+from pushd.stores.mysql.text_ids import text_ids
+from pushd.user_ids import GUEST, ID_LETTERS, INTEGERS, MAX_ID_CHARS, STRINGS, UserIds
 from pushd.values import MAX_USER_ID, clean_name
 
 _WHOLE = {FIELD_TYPE.TINY, FIELD_TYPE.SHORT, FIELD_TYPE.INT24, FIELD_TYPE.LONG, FIELD_TYPE.LONGLONG}
@@ -30,6 +32,9 @@ _IS_GROUP = f"{_NAME} = {_BYTES.format('%s')}"
 # The same where an index can find it: the column's character set has the name.
 _IS_INDEXED_GROUP = f"pushd_group.`group` = %s AND {_IS_GROUP}"
 
+_TEXT_ID = "CONVERT(pushd_group.`user_id` USING utf8mb4) COLLATE utf8mb4_bin"
+_IS_TEXT_ID = f"{_TEXT_ID} REGEXP '^[{ID_LETTERS}]{{1,{MAX_ID_CHARS}}}$' AND {_TEXT_ID} NOT LIKE '{GUEST}%%'"
+
 
 class MysqlGroups:
     """The part of ports.Directory that is about groups, on `directory.groups_query`; without one there are none.
@@ -38,10 +43,13 @@ class MysqlGroups:
     group, and are not of one moment: with an index by group and user each page costs what it has rows.
     """
 
-    def __init__(self, query: str, pool: Pool, address: Address, guard: Guard, rows_at_once: int) -> None:
+    def __init__(
+        self, query: str, pool: Pool, address: Address, guard: Guard, rows_at_once: int, ids: UserIds = INTEGERS
+    ) -> None:
         # A "%" is one of a pattern: there are no placeholders. A comment at the end ends with the line.
         self._table = f"(\n{query.replace('%', '%%')}\n) AS pushd_group"
         self._is_there = bool(query)
+        self._ids = ids
         self._pool = pool
         self._guard = guard
         self._encoding = charset_by_name(address.charset).encoding
@@ -66,9 +74,12 @@ class MysqlGroups:
             return []
         has_title = "title" in await self._columns("groups")
         title = _BYTES.format("MAX(pushd_group.`title`)") if has_title else "''"
+        user_id, condition = "pushd_group.`user_id`", f"pushd_group.`user_id` BETWEEN 1 AND {MAX_USER_ID}"
+        if self._ids is STRINGS:
+            user_id, condition = _BYTES.format(user_id), _IS_TEXT_ID
         statement = (
-            f"SELECT {_NAME} AS name, {title}, COUNT(DISTINCT pushd_group.`user_id`) FROM {self._table} "  # noqa: S608
-            f"WHERE pushd_group.`group` IS NOT NULL AND pushd_group.`user_id` BETWEEN 1 AND {MAX_USER_ID} "
+            f"SELECT {_NAME} AS name, {title}, COUNT(DISTINCT {user_id}) FROM {self._table} "  # noqa: S608
+            f"WHERE pushd_group.`group` IS NOT NULL AND {condition} "
             "GROUP BY name ORDER BY name LIMIT %s"
         )
         _, rows = await self._query("groups", statement, (limit,))
@@ -92,13 +103,16 @@ class MysqlGroups:
             if misconfigured is None:
                 raise
             raise misconfigured from error
-        kinds = ("group", _TEXT | _WHOLE, "a text or whole numbers"), ("user_id", _WHOLE, "whole numbers")
+        kinds = ("group", _TEXT | _WHOLE, "a text or whole numbers"), ("user_id", *self._id_types())
         for name, kind, expected in kinds:
             if name not in columns:
                 found = ", ".join(columns)
                 raise StartError(f"directory.groups_query: found the columns {found}, expected group, user_id[, title]")
             if columns[name] not in kind:
                 raise StartError(f"directory.groups_query: {name} is not of a type for {expected}")
+
+    def _id_types(self) -> tuple[set[int], str]:
+        return (_TEXT | _WHOLE, "texts") if self._ids is STRINGS else (_WHOLE, "whole numbers")
 
     def _is_known_there(self, group: str) -> bool:
         """Whether the connection's character set has it: MySQL cannot be asked for what it has not."""
@@ -108,6 +122,22 @@ class MysqlGroups:
             return False
 
     async def _add_ids(self, condition: str, names: Sequence[str], found: dict[UserId, None]) -> None:
+        if self._ids is STRINGS:
+            found.update(dict.fromkeys(await self._texts(condition, names)))
+        else:
+            await self._add_numbers(condition, names, found)
+
+    async def _texts(self, condition: str, names: Sequence[str]) -> list[UserId]:
+        async def ask(last: str, limit: int) -> Sequence[Row]:
+            statement = (
+                f"SELECT pushd_group.`user_id` FROM {self._table} "  # noqa: S608 - values are parameters
+                f"WHERE {condition} AND pushd_group.`user_id` >= %s ORDER BY pushd_group.`user_id` LIMIT {limit}"
+            )
+            return (await self._query("ids_by_group", statement, (*names, last)))[1]
+
+        return await text_ids(ask, self._rows_at_once, self._encoding)
+
+    async def _add_numbers(self, condition: str, names: Sequence[str], found: dict[UserId, None]) -> None:
         statement = (
             f"SELECT DISTINCT pushd_group.`user_id` FROM {self._table} "  # noqa: S608 - values are parameters
             f"WHERE {condition} AND pushd_group.`user_id` > %s "

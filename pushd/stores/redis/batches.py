@@ -36,7 +36,7 @@ class Call:
 class Batch:
     """Users by what is to be done for them. A user is in one group only."""
 
-    groups: Sequence[tuple[Places, Sequence[int]]]
+    groups: Sequence[tuple[Places, Sequence[UserId]]]
     values: Sequence[Value]
 
     def call(self, prefix: bytes, head: Sequence[Argument] = ()) -> Call:
@@ -45,7 +45,7 @@ class Batch:
         plan: list[str] = []
         numbers: dict[int, int] = {}  # of the places that this call sends, from 1
         for places, user_ids in self.groups:
-            keys += [b"%b%d" % (prefix, user_id) for user_id in user_ids]
+            keys += [key_of(prefix, user_id) for user_id in user_ids]
             sent = [str(numbers.setdefault(place, len(numbers) + 1)) for place in places]
             plan.append(f"{len(user_ids)}:{','.join(sent)};")
         values = [value for place in numbers for value in self.values[place]]
@@ -53,7 +53,7 @@ class Batch:
 
     def after(self, count: int) -> Batch:
         """What is left when the first `count` keys of `call` are done."""
-        groups: list[tuple[Places, Sequence[int]]] = []
+        groups: list[tuple[Places, Sequence[UserId]]] = []
         for places, user_ids in self.groups:
             left = user_ids[count:]
             count = max(0, count - len(user_ids))
@@ -63,7 +63,7 @@ class Batch:
 
     def by_slot(self, prefix: bytes) -> list[Batch]:
         """The same as batches each of which is about one slot of a Redis Cluster."""
-        slots: dict[int, list[tuple[Places, list[int]]]] = defaultdict(list)
+        slots: dict[int, list[tuple[Places, list[UserId]]]] = defaultdict(list)
         for places, user_ids in self.groups:
             for slot, its_user_ids in slotted(user_ids, prefix).items():
                 slots[slot].append((places, its_user_ids))
@@ -71,7 +71,7 @@ class Batch:
 
     def chunks(self, most_keys: int) -> Iterator[Batch]:
         """The same as batches of at most `most_keys` users and about BYTES_AT_ONCE written bytes."""
-        chunk: list[tuple[Places, Sequence[int]]] = []
+        chunk: list[tuple[Places, Sequence[UserId]]] = []
         keys_left, bytes_left = most_keys, BYTES_AT_ONCE
         for places, user_ids in self.groups:
             size = 0
@@ -89,18 +89,23 @@ class Batch:
             yield Batch(chunk, self.values)
 
 
-def slotted(user_ids: Iterable[UserId], prefix: bytes) -> dict[int, list[int]]:
+def key_of(prefix: bytes, user_id: UserId) -> bytes:
+    """Where the user's mailbox is."""
+    return b"%b%b" % (prefix, str(user_id).encode())
+
+
+def slotted(user_ids: Iterable[UserId], prefix: bytes) -> dict[int, list[UserId]]:
     """Users by the slot of a Redis Cluster that their key is in."""
-    slots: dict[int, list[int]] = defaultdict(list)
+    slots: dict[int, list[UserId]] = defaultdict(list)
     for user_id in user_ids:
-        slots[key_slot(b"%b%d" % (prefix, user_id))].append(user_id)
+        slots[key_slot(key_of(prefix, user_id))].append(user_id)
     return slots
 
 
 class Grouping:
     """Makes a batch of saves. `steps` does the work, `batch` has the result."""
 
-    def __init__(self, values: Sequence[Value], parts: Sequence[tuple[int, Sequence[int]]], most: int) -> None:
+    def __init__(self, values: Sequence[Value], parts: Sequence[tuple[int, Sequence[UserId]]], most: int) -> None:
         """`parts` are places, in order, and their users; of one user's places the `most` last are taken."""
         self._values = values
         self._parts = parts
@@ -113,7 +118,7 @@ class Grouping:
             ((place, user_ids),) = self._parts
             self.batch = Batch([((place,), list(dict.fromkeys(user_ids)))], self._values)
             return
-        by_user: dict[int, list[int]] = defaultdict(list)
+        by_user: dict[UserId, list[int]] = defaultdict(list)
         done = 0
         for place, user_ids in self._parts:
             for user_id in user_ids:
@@ -122,13 +127,13 @@ class Grouping:
             if done >= USERS_PER_STEP:
                 done = 0
                 yield
-        groups: dict[Places, list[int]] = defaultdict(list)
+        groups: dict[Places, list[UserId]] = defaultdict(list)
         users = iter(by_user.items())
         while some := list(islice(users, USERS_PER_STEP)):
             for user_id, places in some:
                 groups[tuple(places)].append(user_id)
             yield
-        kept: list[tuple[Places, list[int]]] = []
+        kept: list[tuple[Places, list[UserId]]] = []
         for wanted, its_user_ids in groups.items():
             kept.append((self._kept(wanted), its_user_ids))
             done += len(wanted)

@@ -21,7 +21,7 @@ from pushd.ports import LeftAside, Observe
 from pushd.stores.causes import Causes
 from pushd.stores.guard import Guard
 from pushd.stores.redis import elements, scripts
-from pushd.stores.redis.batches import Batch, Call, Grouping, Places, Value, slotted
+from pushd.stores.redis.batches import Batch, Call, Grouping, Places, Value, key_of, slotted
 from pushd.stores.redis.client import RedisClient
 from pushd.stores.redis.failures import is_refusal, translate
 from pushd.stores.redis.scripts import Script
@@ -100,7 +100,7 @@ class RedisMailbox:
                 raise StartError(f"mailbox.url: {str(error).removeprefix(f'{STORE}: ')}") from error
             raise
 
-    async def save(self, saves: Sequence[tuple[MailboxItem, Collection[int]]], *, is_first: bool = False) -> None:
+    async def save(self, saves: Sequence[tuple[MailboxItem, Collection[UserId]]], *, is_first: bool = False) -> None:
         """Put each item into the mailboxes of its users, in the order of the calls.
 
         Users are written in chunks: repeat the whole call when it raises.
@@ -119,14 +119,14 @@ class RedisMailbox:
             finally:
                 self._writers.adapt(0)
 
-    async def read(self, user_ids: Collection[UserId]) -> dict[int, list[MailboxItem]]:
+    async def read(self, user_ids: Collection[UserId]) -> dict[UserId, list[MailboxItem]]:
         """What waits for each of these users, oldest first.
 
         One round trip for 500 users, unless they have more than READ_BYTES waiting.
         """
-        found: dict[int, list[MailboxItem]] = {}
+        found: dict[UserId, list[MailboxItem]] = {}
         for chunk in batched(dict.fromkeys(user_ids), self._client.keys_at_once):
-            users = {b"%b%d" % (self._prefix, user_id): user_id for user_id in chunk}
+            users = {key_of(self._prefix, user_id): user_id for user_id in chunk}
             while users:
                 split = partial(self._read_calls, list(users.values()))
                 answers = await self._guard.read("read", partial(self._run, scripts.READ, split))
@@ -135,7 +135,7 @@ class RedisMailbox:
                         await asyncio.sleep(0)
         return found
 
-    async def remove(self, removals: Mapping[int, Collection[str]]) -> None:
+    async def remove(self, removals: Mapping[UserId, Collection[str]]) -> None:
         """Take these items out. An element without an id goes by the one `read` gave it."""
         limits = (self._max_per_user, self._most_element_bytes)
         for batch in _removals(removals):
@@ -144,7 +144,7 @@ class RedisMailbox:
 
     async def clear(self, user_id: UserId) -> int:
         """Empty one user's mailbox; how many items were in it. Counts what is in the list, be it past its time."""
-        call = Call([b"%b%d" % (self._prefix, user_id)], ())
+        call = Call([key_of(self._prefix, user_id)], ())
         ((_, count),) = await self._guard.call("clear", partial(self._run, scripts.CLEAR, lambda _: [call]))
         return int(count)
 
@@ -158,11 +158,11 @@ class RedisMailbox:
     # ---- saving
 
     def _windows(
-        self, saves: Sequence[tuple[MailboxItem, Collection[int]]]
-    ) -> Iterator[tuple[list[Value], list[tuple[int, list[int]]]]]:
+        self, saves: Sequence[tuple[MailboxItem, Collection[UserId]]]
+    ) -> Iterator[tuple[list[Value], list[tuple[int, list[UserId]]]]]:
         """Portions that fit into memory: values by place, and per place users."""
         values: list[Value] = []
-        parts: list[tuple[int, list[int]]] = []
+        parts: list[tuple[int, list[UserId]]] = []
         pairs_left, bytes_left = PAIRS_AT_ONCE, BYTES_AT_ONCE
         for item, all_users in saves:
             value = (elements.encode(item, self._clock()), item.message_id)
@@ -178,7 +178,7 @@ class RedisMailbox:
         if parts:
             yield values, parts
 
-    async def _grouped(self, values: list[Value], parts: list[tuple[int, list[int]]]) -> Batch:
+    async def _grouped(self, values: list[Value], parts: list[tuple[int, list[UserId]]]) -> Batch:
         grouping = Grouping(values, parts, self._max_per_user)
         for _ in grouping.steps():
             await asyncio.sleep(0)
@@ -209,10 +209,10 @@ class RedisMailbox:
     def _read_calls(self, user_ids: Sequence[UserId], is_cluster: bool) -> list[Call]:
         portions = slotted(user_ids, self._prefix).values() if is_cluster else [user_ids]
         limits = (READ_BYTES // len(portions), self._max_per_user, self._most_element_bytes)
-        return [Call([b"%b%d" % (self._prefix, user_id) for user_id in portion], limits) for portion in portions]
+        return [Call([key_of(self._prefix, user_id) for user_id in portion], limits) for portion in portions]
 
     def _take_in(
-        self, call: Call, answer: list[Any], users: dict[bytes, int], found: dict[int, list[MailboxItem]]
+        self, call: Call, answer: list[Any], users: dict[bytes, UserId], found: dict[UserId, list[MailboxItem]]
     ) -> Iterator[None]:
         """Put what `answer` says into `found`, in steps of milliseconds, and take who was read out of `users`."""
         now_ms = self._clock()
@@ -256,10 +256,10 @@ class RedisMailbox:
             log.error(event, key=key.decode(errors="replace"))
 
 
-def _removals(removals: Mapping[int, Collection[str]]) -> Iterator[Batch]:
+def _removals(removals: Mapping[UserId, Collection[str]]) -> Iterator[Batch]:
     """Batches of about REMOVALS_AT_ONCE ids."""
     places: dict[str, int] = {}
-    groups: dict[Places, list[int]] = {}
+    groups: dict[Places, list[UserId]] = {}
     pairs = 0
     for user_id, message_ids in removals.items():
         wanted = [message_id for message_id in message_ids if message_id]

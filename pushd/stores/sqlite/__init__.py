@@ -65,7 +65,7 @@ async def open_stores(
         raise StartError(f"SQLite {sqlite3.sqlite_version} is too old: {'.'.join(map(str, OLDEST_SQLITE))} is needed")
     path = database_path(config.server.data_dir)
     with _locked(path.with_name(LOCK_NAME)):
-        prepare(path, converted)
+        prepare(path, converted, config.directory.ids)
         _warn_of_others(path)
         connections, waits_from = _open(path, is_durable=config.delivery.fsync == "batch")
         thread = SqliteThread(connections, commits.commit, observe)
@@ -81,6 +81,7 @@ async def open_stores(
                     max_waiting=most,
                     has_records=has_records,
                     memory_bytes=config.records.memory_mb << 20,
+                    ids=config.directory.ids,
                 ) as file,
             ):
                 with checkpoints(path, thread) as moving:
@@ -106,8 +107,8 @@ async def open_stores(
                         records=records,
                         inbox=SqliteInbox(file, readers.read, clock=clock),
                         ledger=records if has_records else None,
-                        directory=SqliteDirectory(thread, readers.read),
-                        presence=SqlitePresence(thread),
+                        directory=SqliteDirectory(thread, readers.read, config.directory.ids),
+                        presence=SqlitePresence(thread, config.directory.ids),
                         set_aside=SqliteSetAside(thread, clock),
                         background={"database thread": thread.watch, "checkpoint": moving.run},
                     )

@@ -19,9 +19,10 @@ from pushd.config.checks import quote
 from pushd.errors import ConfigError, StartError
 from pushd.model import Group, Membership, UserId
 from pushd.stores.sqlite.engine.connection import open_connection
-from pushd.stores.sqlite.engine.schema import database_path, prepare, transaction
+from pushd.stores.sqlite.engine.schema import database_path, is_id, prepare, transaction
 from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, HIGHEST_OWN, Reads, decoded
 from pushd.turns import sliced
+from pushd.user_ids import INTEGERS, UserIds
 
 LOCK_NAME = "import-groups.lock"
 
@@ -36,7 +37,7 @@ SELECT CAST(json_group_array(user_id) AS BLOB)
                   FROM json_each(CAST(:groups AS TEXT)) AS wanted
                  CROSS JOIN user_group ON user_group.name = wanted.value
                  CROSS JOIN user_group_member USING (number)
-                 WHERE typeof(user_id) = 'integer' AND user_id > 0))
+                 WHERE {is_id}))
  GROUP BY page
  ORDER BY page
 """
@@ -72,13 +73,14 @@ _groups = msgspec.json.Decoder(list[Group])
 class SqliteGroups:
     """The part of ports.Directory that is about groups."""
 
-    def __init__(self, reads: Reads) -> None:
+    def __init__(self, reads: Reads, ids: UserIds) -> None:
         self._reads = reads
+        self._ids_of_groups = IDS.format(is_id=is_id(ids, "user_id"))
 
     async def ids_by_group(self, groups: Collection[str]) -> list[UserId]:
         """Ids of users in one of these groups, ascending, each once."""
         parameters: dict[str, bytes | int] = {"groups": orjson.dumps([*groups]), "page_ids": PAGE_IDS}
-        documents = await self._reads.read("ids_by_group", partial(_documents, parameters))
+        documents = await self._reads.read("ids_by_group", partial(_documents, self._ids_of_groups, parameters))
         found: list[UserId] = []
         async for document in sliced(documents):
             found += sorted(orjson.loads(document))
@@ -90,8 +92,8 @@ class SqliteGroups:
         return decoded(_groups, document or b"[]")
 
 
-def _documents(parameters: dict[str, bytes | int], connection: sqlite3.Connection) -> list[bytes]:
-    return [document for (document,) in connection.execute(IDS, parameters)]
+def _documents(statement: str, parameters: dict[str, bytes | int], connection: sqlite3.Connection) -> list[bytes]:
+    return [document for (document,) in connection.execute(statement, parameters)]
 
 
 @dataclass(slots=True)
@@ -104,7 +106,9 @@ class _Given:
     users: int = 0
 
 
-def import_groups(data_dir: str, memberships: Iterable[Membership], *, source: str) -> tuple[int, int]:
+def import_groups(
+    data_dir: str, memberships: Iterable[Membership], *, source: str, ids: UserIds = INTEGERS
+) -> tuple[int, int]:
     """Replace the groups that are named, all of them or, when the file is refused, none; how many, and their members.
 
     Blocks, and takes one membership after the other. Works beside a running daemon, in portions that do not hold it up:
@@ -112,7 +116,7 @@ def import_groups(data_dir: str, memberships: Iterable[Membership], *, source: s
     creates the database where there is none. Raises StartError, and ConfigError for what a file may not say.
     """
     path = database_path(data_dir)
-    prepare(path)
+    prepare(path, ids=ids)
     try:
         with _alone(path.with_name(LOCK_NAME)), closing(open_connection(path, synchronous="NORMAL")) as connection:
             try:

@@ -28,6 +28,7 @@ from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Run
 from pushd.stores.sqlite.engine.thread import SqliteThread
 from pushd.stores.sqlite.ledger_load import PART, UNBOUNDED, Parts, load
 from pushd.stores.sqlite.recent import Recent
+from pushd.user_ids import INTEGERS, UserIds
 
 log = structlog.get_logger("pushd.stores.sqlite")
 
@@ -112,10 +113,11 @@ class LedgerFile:
         max_waiting: int,
         has_records: bool = True,
         memory_bytes: int = UNBOUNDED,
+        ids: UserIds = INTEGERS,
     ) -> None:
         self.ledger = Ledger(max_waiting)
         self.memory_bytes = memory_bytes
-        self.users = Users()
+        self.users = Users(ids)
         self.clients = Clients(self._client_rows)
         self.labels = Labels()
         self.has_records = has_records
@@ -304,13 +306,16 @@ async def open_ledger(
     max_waiting: int,
     has_records: bool = True,
     memory_bytes: int = UNBOUNDED,
+    ids: UserIds = INTEGERS,
 ) -> AsyncIterator[LedgerFile]:
     """The ledger in the database at `path`, which `thread` writes to.
 
     What is changed by the end of the block is written. Loading 10 million receipts takes the loop some tenths of a
     second. Raises StartError.
     """
-    file = LedgerFile(thread, read, max_waiting=max_waiting, has_records=has_records, memory_bytes=memory_bytes)
+    file = LedgerFile(
+        thread, read, max_waiting=max_waiting, has_records=has_records, memory_bytes=memory_bytes, ids=ids
+    )
     try:
         with closing(open_connection(path, synchronous="NORMAL", checkpoint_pages=0)) as connection:
             connection.text_factory = _text

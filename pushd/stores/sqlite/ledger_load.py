@@ -105,9 +105,7 @@ class _Load:
     def _load_numbers(self) -> None:
         parts = self._parts
         self._count("labels", parts.labels.load(self._rows(LABELS)))
-        numbers = self._rows(NUMBERS)
-        users = [row for row in numbers if type(row[1]) is int]  # no text is an id yet
-        self._count("users", len(numbers) - len(users) + parts.users.load(users, self._rows(IDENTITIES)))
+        self._count("users", parts.users.load(self._rows(NUMBERS), self._rows(IDENTITIES)))
         self._ledger.add_users(len(parts.users))
         ((highest,),) = self._rows(CLIENTS)
         parts.clients.load(highest or 0)

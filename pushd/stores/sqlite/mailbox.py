@@ -108,7 +108,7 @@ class SqliteMailbox:
         """How many calls write at the same time: there is one thread."""
         return 1
 
-    async def save(self, saves: Sequence[tuple[MailboxItem, Collection[int]]], *, is_first: bool = False) -> None:
+    async def save(self, saves: Sequence[tuple[MailboxItem, Collection[UserId]]], *, is_first: bool = False) -> None:
         """Put each item into the mailboxes of its users. One that has expired or was revoked is not, and one whose
         notice is not known is left aside. 0.1 us for each user.
         """
@@ -122,7 +122,7 @@ class SqliteMailbox:
         states = {message_id: self._ledger.notice_state(seq) for message_id, seq in seqs.items()}
         saves = [(item, users) for item, users in saves if not states[item.message_id] & REVOKED]
         await self._wait_anew({seqs[item.message_id]: self._anew(seqs[item.message_id], item) for item, _ in saves})
-        by_seq: dict[int, list[int]] = {}
+        by_seq: dict[int, list[UserId]] = {}
         for item, users in saves:
             by_seq.setdefault(seqs[item.message_id], []).extend(users)
         one_slice = Slice()
@@ -161,13 +161,13 @@ class SqliteMailbox:
         anew = self._waits_from.get(seq)
         return max(self._ledger.created_ms(seq), 0 if anew is None else anew.at_ms)
 
-    async def read(self, user_ids: Collection[UserId]) -> dict[int, list[MailboxItem]]:
+    async def read(self, user_ids: Collection[UserId]) -> dict[UserId, list[MailboxItem]]:
         """What waits for each of these users, oldest first. Without a look into the database where nothing waits, or
         what waits was read lately.
 
         Users who wait for the same notice get the same object: do not change it.
         """
-        found: dict[int, list[MailboxItem]] = {}
+        found: dict[UserId, list[MailboxItem]] = {}
         now_ms = self._clock()
         one_slice = Slice()
         for chunk in batched(user_ids, USERS_AT_ONCE):
@@ -241,7 +241,7 @@ class SqliteMailbox:
         if self._causes.is_new(kind):
             log.error("the mailbox leaves out what it cannot use", kind=kind, cause=cause)
 
-    async def remove(self, removals: Mapping[int, Collection[str]]) -> None:
+    async def remove(self, removals: Mapping[UserId, Collection[str]]) -> None:
         """Take these items out."""
         seqs = await self._file.seqs_of(set(chain.from_iterable(removals.values())))
         is_changed = False

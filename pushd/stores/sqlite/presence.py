@@ -10,8 +10,10 @@ import orjson
 from pushd.batched import batched
 from pushd.model import Arrival, UserId
 from pushd.records import OnlineStatus
+from pushd.stores.sqlite.engine.schema import is_id
 from pushd.stores.sqlite.engine.statements import CHUNK_ROWS, Statements, decoded
 from pushd.stores.sqlite.engine.thread import SqliteThread
+from pushd.user_ids import INTEGERS, UserIds
 
 # :rows are arrivals as arrays in the order of model.Arrival. An arrival that is written again or late changes nothing.
 CONNECTED = """
@@ -51,7 +53,7 @@ DISCONNECTED = f"""
 
 GHOSTS = """
 SELECT CAST(json_group_array(user_id) AS BLOB)
-  FROM (SELECT user_id FROM admin_user_online_status WHERE is_online = 1 LIMIT :limit)
+  FROM (SELECT user_id FROM admin_user_online_status WHERE is_online = 1 AND {is_id} LIMIT :limit)
 """
 
 RESET = f"""
@@ -90,7 +92,8 @@ _statuses = msgspec.json.Decoder(list[OnlineStatus])
 class SqlitePresence:
     """ports.PresenceStore on table `admin_user_online_status`."""
 
-    def __init__(self, thread: SqliteThread) -> None:
+    def __init__(self, thread: SqliteThread, ids: UserIds = INTEGERS) -> None:
+        self._ghosts = GHOSTS.format(is_id=is_id(ids, "user_id"))
         self._statements = Statements(thread, "presence")
 
     async def connected(self, arrivals: Sequence[Arrival]) -> None:
@@ -99,14 +102,14 @@ class SqlitePresence:
             rows = orjson.dumps([msgspec.structs.astuple(arrival) for arrival in chunk])
             await self._statements.change("connected", CONNECTED, rows=rows)
 
-    async def disconnected(self, departures: Sequence[tuple[int, int]]) -> None:
+    async def disconnected(self, departures: Sequence[tuple[UserId, int]]) -> None:
         """Note that these users' last connection went."""
         for chunk in batched(departures, CHUNK_ROWS):
             await self._statements.change("disconnected", DISCONNECTED, rows=orjson.dumps(chunk))
 
-    async def statuses(self, user_ids: Collection[UserId]) -> dict[int, OnlineStatus]:
+    async def statuses(self, user_ids: Collection[UserId]) -> dict[UserId, OnlineStatus]:
         """What is stored of these users."""
-        found: dict[int, OnlineStatus] = {}
+        found: dict[UserId, OnlineStatus] = {}
         for chunk in batched(user_ids, CHUNK_ROWS):
             document = await self._statements.document("statuses", STATUSES, user_ids=orjson.dumps(chunk))
             found.update((status.user_id, status) for status in decoded(_statuses, document or b"[]"))
@@ -116,10 +119,10 @@ class SqlitePresence:
         """Note that this node lives."""
         await self._statements.change("alive", ALIVE, at_ms=at_ms)
 
-    async def reset(self, at_ms: int) -> list[int]:
+    async def reset(self, at_ms: int) -> list[UserId]:
         """Mark everybody as offline since the node last lived; who was marked as online."""
-        closed: list[int] = []
-        while ghosts := orjson.loads(await self._statements.document("reset", GHOSTS, limit=CHUNK_ROWS) or b"[]"):
+        closed: list[UserId] = []
+        while ghosts := orjson.loads(await self._statements.document("reset", self._ghosts, limit=CHUNK_ROWS) or b"[]"):
             await self._statements.change("reset", RESET, at_ms=at_ms, user_ids=orjson.dumps(ghosts))
             closed += ghosts
         return closed

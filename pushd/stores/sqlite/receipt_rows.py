@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pushd.ledger.clients import ClientFacts
 from pushd.ledger.receipt_states import channel_of, status_of
 from pushd.ledger.users import Users
-from pushd.model import DeliveryStatus
+from pushd.model import DeliveryStatus, UserId
 from pushd.records import ReceiptRow
 from pushd.stores.sqlite.ledger_file import LedgerFile
 from pushd.turns import sliced
@@ -76,12 +76,11 @@ async def receipt_rows(file: LedgerFile, found: Sequence[Found]) -> list[Receipt
     return rows
 
 
-def who(users: Users, number: int, seq: int) -> tuple[int, str, int]:
-    """Id, name and role of a user when the notice `seq` went out; of a number that belongs to nobody an id below 0."""
+def who(users: Users, number: int, seq: int) -> tuple[UserId, str, int]:
+    """Id, name and role of a user when the notice `seq` went out; for a number of nobody an id of no account."""
     if number >= len(users):
-        return -1 - number, "", 0
-    user_id = users.ids[number]
-    return user_id, *users.name_role(number, seq)  # type: ignore[return-value]  # texts come with version 1.1
+        return users.of.lost(number), "", 0
+    return users.ids[number], *users.name_role(number, seq)
 
 
 def _row(receipt: Found, said: _Said, created_ms: int, users: Users, client: ClientFacts) -> ReceiptRow:

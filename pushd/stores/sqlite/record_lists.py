@@ -109,11 +109,11 @@ class RecordLists:
                 sums = [total + count if fact else total for total, fact in zip(sums, facts, strict=True)]
         return ReceiptStats(*sums)
 
-    async def received_by(self, message_id: str) -> set[int]:
+    async def received_by(self, message_id: str) -> set[UserId]:
         """The users whose receive record of this notice says received."""
         return set(await self._users_of(message_id, RECEIVED))
 
-    async def not_received_by(self, message_id: str) -> list[int]:
+    async def not_received_by(self, message_id: str) -> list[UserId]:
         """The users whose receive record of this notice says not received."""
         return await self._users_of(message_id, 0)
 
@@ -125,12 +125,12 @@ class RecordLists:
         online = self._ledger.receipts(seq, ONLINE, ONLINE)
         return await self._ids_of(seq, [*online, *self._ledger.receipts(seq, RECEIVED_STEPS | ONLINE, RECEIVED)])
 
-    async def unread_counts(self, user_ids: Collection[UserId]) -> dict[int, int]:
+    async def unread_counts(self, user_ids: Collection[UserId]) -> dict[UserId, int]:
         """Unread receive records per user, of notices that are neither expired nor revoked. None: absent.
 
         0.2 us a user.
         """
-        counts: dict[int, int] = {}
+        counts: dict[UserId, int] = {}
         async for user_id in sliced(user_ids):
             number = self._number(user_id)
             unread = 0 if number is None else self._ledger.unread(number)
@@ -146,7 +146,7 @@ class RecordLists:
         unread, total, newest = self._ledger.summary(number)
         return UserSummary(unread, total, self._ledger.created_ms(newest) if newest else 0)
 
-    async def newest_receive_records(self, user_ids: Collection[UserId], limit: int) -> dict[int, list[ReceiptRow]]:
+    async def newest_receive_records(self, user_ids: Collection[UserId], limit: int) -> dict[UserId, list[ReceiptRow]]:
         """The newest `limit` receive records of each of these users, newest first; none: absent."""
         receipts: list[Found] = []
         async for user_id in sliced(dict.fromkeys(user_ids)):
@@ -156,7 +156,7 @@ class RecordLists:
                 if rows is None:
                     rows = await self._reads.read("newest_receive_records", partial(self._newest, number, limit))
                 receipts += ((one[0], number, *one[1:]) for one in rows)
-        found: dict[int, list[ReceiptRow]] = {}
+        found: dict[UserId, list[ReceiptRow]] = {}
         for row in await receipt_rows(self._file, receipts):
             found.setdefault(row.user_id, []).append(row)
         return found
@@ -257,17 +257,17 @@ class RecordLists:
         seq = (await self._file.seqs_of([message_id])).get(message_id)
         return seq if seq is not None and self._ledger.notice_state(seq) & (KNOWN | HIDDEN) == KNOWN else None
 
-    async def _users_of(self, message_id: str, steps: int) -> list[int]:
+    async def _users_of(self, message_id: str, steps: int) -> list[UserId]:
         seq = await self._listed(message_id)
         return [] if seq is None else await self._ids_of(seq, self._ledger.receipts(seq, RECEIVED_STEPS, steps))
 
     async def _ids_of(self, seq: int, numbers: list[int]) -> list[UserId]:
-        users, one_slice = self._file.users, Slice()
+        users, one_slice, is_account = self._file.users, Slice(), self._file.users.of.accepted
         user_ids: list[UserId] = []
         for start in range(0, len(numbers), 1000):
             await one_slice.rest()
             ids = (who(users, number, seq)[0] for number in numbers[start : start + 1000])
-            user_ids += (user_id for user_id in ids if isinstance(user_id, int) and user_id >= 0)  # others are nobody's
+            user_ids += (user_id for user_id in ids if is_account(user_id) is not None)  # others are nobody's
         return user_ids
 
     async def _ask_receipts(

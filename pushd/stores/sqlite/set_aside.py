@@ -14,6 +14,7 @@ from pushd.stores.sqlite.engine.connection import open_connection
 from pushd.stores.sqlite.engine.schema import database_path, prepare, transaction
 from pushd.stores.sqlite.engine.statements import HIGHEST_OWN
 from pushd.stores.sqlite.engine.thread import SqliteThread
+from pushd.user_ids import INTEGERS, UserIds
 from pushd.values import MIN_INT64
 
 # Bad data comes in floods. Beyond this the oldest goes, a tenth at a time.
@@ -142,9 +143,9 @@ class Entry(NamedTuple):
 
 
 @contextmanager
-def _opened(data_dir: str) -> Iterator[sqlite3.Connection]:
+def _opened(data_dir: str, ids: UserIds) -> Iterator[sqlite3.Connection]:
     path = database_path(data_dir)
-    prepare(path)
+    prepare(path, ids=ids)
     try:
         with closing(open_connection(path, synchronous="NORMAL")) as connection:
             yield connection
@@ -152,9 +153,9 @@ def _opened(data_dir: str) -> Iterator[sqlite3.Connection]:
         raise StartError(f"cannot use {path}: {error}") from error
 
 
-def entries(data_dir: str) -> Iterator[Entry]:
+def entries(data_dir: str, ids: UserIds = INTEGERS) -> Iterator[Entry]:
     """What is set aside, the oldest first. Blocks. Raises StartError."""
-    with _opened(data_dir) as connection:
+    with _opened(data_dir, ids) as connection:
         last_id = MIN_INT64
         while rows := connection.execute(LIST, (last_id, LISTED_AT_ONCE)).fetchall():
             for entry_id, kind, at_ms, size, is_wanted, cause in rows:
@@ -162,23 +163,24 @@ def entries(data_dir: str) -> Iterator[Entry]:
             last_id = rows[-1][0]
 
 
-def want(data_dir: str, entry_ids: Sequence[int] | None) -> int:
+def want(data_dir: str, entry_ids: Sequence[int] | None, ids: UserIds = INTEGERS) -> int:
     """Have a daemon, running or the next one, try these again (None: all); how many. Blocks. Raises StartError."""
-    return _change(data_dir, entry_ids, WANT, WANT_ALL)
+    return _change(data_dir, ids, entry_ids, (WANT, WANT_ALL))
 
 
-def drop(data_dir: str, entry_ids: Sequence[int] | None) -> int:
+def drop(data_dir: str, entry_ids: Sequence[int] | None, ids: UserIds = INTEGERS) -> int:
     """Forget these (None: all); how many. Blocks. Raises StartError."""
-    return _change(data_dir, entry_ids, DROP, DROP_ALL)
+    return _change(data_dir, ids, entry_ids, (DROP, DROP_ALL))
 
 
-def _change(data_dir: str, entry_ids: Sequence[int] | None, some: str, everything: str) -> int:
+def _change(data_dir: str, ids: UserIds, entry_ids: Sequence[int] | None, statements: tuple[str, str]) -> int:
     """All of them or, when one is unknown, none."""
-    with _opened(data_dir) as connection, transaction(connection):
+    some, everything = statements
+    with _opened(data_dir, ids) as connection, transaction(connection):
         if entry_ids is None:
             return connection.execute(everything).rowcount
-        ids = {"ids": orjson.dumps(list(entry_ids))}
-        unknown = set(entry_ids).difference(row[0] for row in connection.execute(KNOWN, ids))
+        wanted = {"ids": orjson.dumps(list(entry_ids))}
+        unknown = set(entry_ids).difference(row[0] for row in connection.execute(KNOWN, wanted))
         if unknown:
             raise StartError(f"not set aside: {', '.join(map(str, sorted(unknown)))}; nothing was done")
-        return connection.execute(some, ids).rowcount
+        return connection.execute(some, wanted).rowcount

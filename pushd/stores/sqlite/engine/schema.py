@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pushd.errors import StartError
 from pushd.stores.sqlite.engine.connection import open_connection
+from pushd.user_ids import GUEST, ID_LETTERS, INTEGERS, MAX_ID_CHARS, STRINGS, UserIds
 
 DATABASE_NAME = "pushd.db"
 
@@ -107,7 +108,7 @@ _LEDGER = (
     # Columns of the ledger. Rows with numbers below 0 could not be read and were put out of the way at a start.
     "CREATE TABLE block (key INTEGER PRIMARY KEY, body BLOB NOT NULL)",
     "CREATE TABLE change (flush INTEGER PRIMARY KEY, body BLOB NOT NULL)",
-    # Ids have no type: they may be texts one day.
+    # Ids are of one kind or the other, as all senders' ids are.
     "CREATE TABLE user_number (number INTEGER PRIMARY KEY, id NOT NULL UNIQUE)",
     """
     CREATE TABLE identity (
@@ -147,7 +148,7 @@ _USERS = (
     # `token_issued_at` 0: the token does not say when; NULL: there was none.
     """
     CREATE TABLE user (
-      id              INTEGER PRIMARY KEY,
+      id              {ID} NOT NULL PRIMARY KEY,
       username        TEXT NOT NULL DEFAULT '',
       user_type       INTEGER NOT NULL DEFAULT 0,
       is_imported     INTEGER NOT NULL DEFAULT 0,
@@ -157,7 +158,7 @@ _USERS = (
     "CREATE INDEX user_role ON user (user_type, id)",
     """
     CREATE TABLE admin_user_online_status (
-      user_id            INTEGER PRIMARY KEY,
+      user_id            {ID} NOT NULL PRIMARY KEY,
       username           TEXT NOT NULL DEFAULT '',
       is_online          INTEGER NOT NULL DEFAULT 0,
       last_seen          INTEGER NOT NULL,
@@ -233,7 +234,27 @@ STEPS = {
     12: ("DROP TABLE IF EXISTS scheduled", *(statement for statement in _NOTICES if "scheduled" in statement)),
 }
 
-TABLES = (*_NOTICES, *_AMENDED, *_LEDGER, *_USERS, *_GROUPS, *_KEPT)
+# {ID} is what a user's id is. Which kind of ids a database has is seen by that.
+ID_TYPES = {INTEGERS: "INTEGER", STRINGS: "TEXT"}
+ID_TYPE = "SELECT type FROM pragma_table_info('user') WHERE name = 'id'"
+
+
+def tables(ids: UserIds) -> list[str]:
+    """The statements that make a database with ids of that kind."""
+    return [
+        statement.replace("{ID}", ID_TYPES[ids])
+        for statement in (*_NOTICES, *_AMENDED, *_LEDGER, *_USERS, *_GROUPS, *_KEPT)
+    ]
+
+
+def is_id(ids: UserIds, column: str) -> str:
+    """The condition that a column has an id, for another program may have written something else."""
+    if ids is INTEGERS:
+        return f"typeof({column}) = 'integer' AND {column} > 0"
+    return (
+        f"typeof({column}) = 'text' AND length({column}) BETWEEN 1 AND {MAX_ID_CHARS}"
+        f" AND {column} NOT GLOB '*[^{ID_LETTERS}]*' AND {column} NOT GLOB '{GUEST}*'"
+    )
 
 
 def database_path(data_dir: str) -> Path:
@@ -266,35 +287,49 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def prepare(path: Path, convert: Callable[[Path, int], None] | None = None) -> None:
+def prepare(path: Path, convert: Callable[[Path, int], None] | None = None, ids: UserIds = INTEGERS) -> None:
     """Create `path`, or make it what it should be when it is of an older version: of one before the ledger
     `convert(path, version)` does.
 
-    Raises StartError when it cannot be ours or cannot be written, and for an older version that nobody is to convert.
+    Raises StartError when it cannot be ours, has ids of another kind than `ids` or cannot be written, and for an older
+    version that nobody is to convert.
     """
     try:
         path.touch(mode=0o600)
         found = _version(path)
+        if found:
+            _check_kind(path, ids)
         if 0 < found < OLDEST_LEDGER:
             if convert is None:
                 raise StartError(f"{path} has schema version {found}: the daemon converts it when it is started")
             convert(path, found)
             found = _version(path)
         with closing(open_connection(path, synchronous="FULL")) as connection, transaction(connection):
-            create(connection, found)
+            create(connection, found, ids)
     except OSError as error:
         raise StartError(f"cannot open {path}: {error.strerror}") from error
     except sqlite3.Error as error:
         raise StartError(f"cannot use {path}: {error}") from error
 
 
-def create(connection: sqlite3.Connection, found: int = 0) -> None:
+def create(connection: sqlite3.Connection, found: int = 0, ids: UserIds = INTEGERS) -> None:
     """Make the tables that the version `found` lacks, 0: all of them; the write proves that the file is writable."""
-    steps = [TABLES] if not found else [STEPS[version] for version in range(found, VERSION)]
+    steps = [tables(ids)] if not found else [STEPS[version] for version in range(found, VERSION)]
     for statement in chain.from_iterable(steps):
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _check_kind(path: Path, wanted: UserIds) -> None:
+    with closing(open_connection(path, synchronous="FULL")) as connection:
+        row = connection.execute(ID_TYPE).fetchone()
+    found = STRINGS if row is not None and row[0] == ID_TYPES[STRINGS] else INTEGERS
+    if found is not wanted:
+        raise StartError(
+            f'{path}: found {found.kind} user ids, expected {wanted.kind} ones (directory.user_ids = "{wanted.kind}"):'
+            " another server.data_dir is needed, or the former directory.user_ids"
+        )
 
 
 def _version(path: Path) -> int:

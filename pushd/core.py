@@ -91,6 +91,9 @@ async def read_past(stores: Stores, set_aside: SetAsideData, since_ms: int) -> P
     for seq, body, why in await stores.journal.spoiled():
         if await set_aside.keep(NOTICE, SpoiledNotice(f"seq {seq}: {why}"), body):
             await stores.journal.settle([seq])
+    edited = {one.message_id for one in amended if one.version > 1}
+    newest = await stores.amendments.notices({one.message_id for one in unsettled if one.message_id in edited})
+    unsettled = [one.saying(newest[one.message_id]) if one.message_id in newest else one for one in unsettled]
     seqs = {notice.seq for notice in unsettled}
     recent = [notice for notice in await stores.journal.since(since_ms) if notice.seq not in seqs]
     return Past(
@@ -119,7 +122,9 @@ class Core:
     ) -> None:
         self.amendments = amendments = Amendments(past.amended)
         if "mailbox" in stores.amendments.followers:
-            stores = replace(stores, mailbox=CurrentMailbox(stores.mailbox, amendments))
+            stores = replace(
+                stores, mailbox=CurrentMailbox(stores.mailbox, amendments, stores.amendments, basis.clock.wall_ms)
+            )
         self.stores = stores
         self.set_aside = set_aside
         self.metrics = metrics = basis.metrics
@@ -145,7 +150,7 @@ class Core:
             ),
             SettledWriter(stores.journal, backing, delay_s=pauses.settle_delay_s),
         )
-        self.acknowledgements = acknowledgements = Acknowledgements(hub, writers, stores.records, basis)
+        self.acknowledgements = acknowledgements = Acknowledgements(hub, writers, stores.records, basis, amendments)
         self.inboxes = Inboxes(stores.inbox, acknowledgements, writers, basis)
         self.dispatcher = Dispatcher(
             hub,
@@ -178,11 +183,19 @@ class Core:
             amendments=amendments,
         )
         announcer = Announcer(hub, self.dispatcher.fan_outs, acknowledgements, stores.records, writers, metrics)
-        self.following = following = Following(
-            stores, writers, self.intake, clock, metrics, again_after_s=pauses.follow_again_s
-        )
+        self.following = following = Following(stores, writers, self.intake, basis, again_after_s=pauses.follow_again_s)
         self.amending = Amending(
-            stores, amendments, announcer, following, self.intake, self.dispatcher, writers, hub, basis
+            stores,
+            amendments,
+            announcer,
+            following,
+            self.schedule,
+            self.intake,
+            self.dispatcher,
+            acknowledgements,
+            writers,
+            hub,
+            basis,
         )
         self.failures = failures = Failures(hub, metrics)
         self.register = Register(hub, writers.statuses, basis)

@@ -97,6 +97,19 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
     send_at_ms: int = 0  # when it was to go out, where it was scheduled; before that `seq` is 0, and `accepted_ms` this
     submitted_ms: int = 0  # then: when its publisher scheduled it
 
+    def saying(self, newest: Notice) -> Notice:
+        """The same notice with what `newest` says, which is an edited version of it."""
+        return msgspec.structs.replace(
+            self,
+            content=newest.content,
+            title=newest.title,
+            data=newest.data,
+            url=newest.url,
+            tags=newest.tags,
+            expires_ms=newest.expires_ms,
+            version=newest.version,
+        )
+
     def is_expired(self, now_ms: int) -> bool:
         """True when the notice must no longer be delivered."""
         return 0 < self.expires_ms <= now_ms
@@ -249,6 +262,7 @@ class MailboxItem(msgspec.Struct, omit_defaults=True):
     title: str = ""
     url: str = ""
     tags: tuple[str, ...] = ()
+    version: int = 1
 
 
 class Amended(msgspec.Struct, frozen=True):
@@ -262,6 +276,15 @@ class Amended(msgspec.Struct, frozen=True):
     version: int = 1
     reminders: int = 0
     reminded_ms: int = 0
+
+
+class Version(msgspec.Struct, frozen=True):
+    """What a notice said before it was edited, and who replaced that, and when."""
+
+    notice: Notice
+    at_ms: int
+    editor_id: UserId
+    editor_name: str
 
 
 class Client(msgspec.Struct):

@@ -11,7 +11,24 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping,
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pushd.model import Amended, Arrival, Group, MailboxItem, Mark, Notice, Outcome, PushRecord, Receipt, User, UserId
+from pushd.change_ports import Amendments as Amendments
+from pushd.change_ports import Due as Due
+from pushd.change_ports import Scheduled as Scheduled
+from pushd.change_ports import ScheduleStore as ScheduleStore
+from pushd.change_ports import Unfollowed as Unfollowed
+from pushd.model import (
+    Arrival,
+    Group,
+    MailboxItem,
+    Mark,
+    Notice,
+    Outcome,
+    PushRecord,
+    Receipt,
+    User,
+    UserId,
+    Version,
+)
 from pushd.records import (
     InboxFilter,
     InboxPage,
@@ -37,24 +54,7 @@ LeftAside = Callable[[int], None]
 Work = Callable[[], Coroutine[Any, Any, None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Scheduled:
-    """A notice of the schedule. `cancelled_ms` 0: it is still to go out."""
-
-    notice: Notice
-    cancelled_ms: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """Notices that are due. `next_ms`: when the first one behind them is, None: there is none.
-
-    `spoiled`: what cannot be decoded, by a number for `ScheduleStore.drop_spoiled`, and why.
-    """
-
-    notices: list[Notice]
-    next_ms: int | None
-    spoiled: list[tuple[int, bytes, str]]
+NO_VERSIONS: Mapping[str, int] = {}
 
 
 class Journal(Protocol):
@@ -89,83 +89,6 @@ class Journal(Protocol):
         """Drop at most `limit` settled notices accepted before that time; how many were dropped."""
 
 
-class Amendments(Protocol):
-    """What was changed of notices after they were accepted, on disk beside the journal.
-
-    It is kept for as long as a copy of the notice may wait anywhere, or its record says it. What is awaited here
-    survives what a journal entry survives, and is done in the stores of this process; `followers` are those outside:
-    "mailbox" and "records" have to follow.
-    """
-
-    @property
-    def followers(self) -> frozenset[str]:
-        """The stores outside this process that have to follow."""
-
-    async def known(self) -> list[Amended]:
-        """What was changed so far."""
-
-    async def revoke(self, amended: Amended, at_ms: int) -> int:
-        """Nobody gets this notice any more: it waits in no mailbox of this process, is unread for nobody, and is not
-        kept for anybody again. How many copies waited here."""
-
-    async def unfollowed(self) -> list[tuple[Amended, str]]:
-        """What is not in a store outside yet, and in which; oldest first."""
-
-    async def followed(self, amended: Amended, store: str) -> None:
-        """That store has it; unless more was changed of the notice since."""
-
-    async def purge(self, before_ms: int, limit: int) -> list[str]:
-        """Forget at most `limit` that were changed last before that time, and that every store has; which these are."""
-
-
-class ScheduleStore(Protocol):
-    """Notices that are still to go out, and those that were cancelled before they did, by their `message_id`.
-
-    A notice leaves it when the journal appends it: in the same transaction. What is awaited here survives what a
-    journal entry survives.
-    """
-
-    async def keys(self) -> list[str]:
-        """By what repeats of all of them are recognised: "id:" with the message_id, "key:" with the idempotency key."""
-
-    async def count(self) -> int:
-        """How many are still to go out."""
-
-    def put(self, notices: Sequence[Notice]) -> Awaitable[None]:
-        """Keep these until they are due. All or nothing; puts and appends of the same moment share a commit.
-
-        Raises StoreError, and StoreUnavailable when the disk is full.
-        """
-
-    async def due(self, before_ms: int, limit: int) -> Due:
-        """At most `limit` of those that are due before that time, those first that were due first, within bounds of
-        memory; and when the next one is due."""
-
-    async def find(self, message_id: str, idempotency_key: str = "") -> Scheduled | None:
-        """What is scheduled or cancelled under one of these."""
-
-    async def cancel(self, message_id: str, at_ms: int) -> tuple[Scheduled | None, bool]:
-        """It is not due any more; None: there is none. And whether it was still to go out."""
-
-    async def replace(self, notice: Notice) -> bool:
-        """The notice of that id says this now; False: there is none that is still to go out."""
-
-    async def drop(self, message_ids: Sequence[str]) -> None:
-        """Forget these."""
-
-    async def drop_spoiled(self, number: int) -> None:
-        """Forget what cannot be decoded."""
-
-    async def unrecorded(self, after: str, limit: int) -> list[Scheduled]:
-        """Those of which a store outside does not know, as they are now, by message_id behind `after`."""
-
-    async def recorded(self, known: Sequence[Scheduled]) -> None:
-        """A store outside knows of them as they are said to be here."""
-
-    async def purge(self, before_ms: int, limit: int) -> int:
-        """Drop at most `limit` cancelled ones that would have been due before that time; how many were dropped."""
-
-
 class Mailbox(Protocol):
     """Notices waiting for absent users: per user the newest `mailbox.max_per_user`, for `mailbox.ttl_days`."""
 
@@ -190,6 +113,9 @@ class Mailbox(Protocol):
     async def remove(self, removals: Mapping[UserId, Collection[str]]) -> None:
         """Take items, named per user by `message_id`, out; unknown ones are ignored."""
 
+    async def replace(self, item: MailboxItem, user_ids: Collection[UserId]) -> None:
+        """For whom of these users something waits under the id of `item`, that is in its place from now on."""
+
     async def clear(self, user_id: UserId) -> int:
         """Empty one user's mailbox; how many items were in it."""
 
@@ -203,8 +129,18 @@ class RecordStore(Protocol):
     async def write(self, records: Sequence[PushRecord], receipts: Sequence[Receipt]) -> None:
         """Create or merge. Flags of a receive record are only ever set, times keep their first value."""
 
-    async def mark(self, user_id: UserId, message_ids: Sequence[str], mark: Mark, at_ms: int) -> list[str]:
-        """Note that the user read or confirmed these; the ids for which the user has a receive record, in order."""
+    async def mark(
+        self,
+        user_id: UserId,
+        message_ids: Sequence[str],
+        mark: Mark,
+        at_ms: int,
+        versions: Mapping[str, int] = NO_VERSIONS,
+    ) -> list[str]:
+        """Note that the user read or confirmed these; the ids for which the user has a receive record, in order.
+
+        `versions`: of which version of a notice a confirmation is, where that is not the first.
+        """
 
     async def receive_status(self, message_id: str) -> ReceiptStats | None:
         """Counts over the receive records; None for an unknown notice."""
@@ -217,6 +153,10 @@ class RecordStore(Protocol):
 
     async def sent_to(self, message_id: str) -> list[UserId]:
         """The users who were connected when it went out, or have received it, as their receive records say."""
+
+    async def edit(self, newest: Notice, versions: Sequence[Version], *, is_reset: bool) -> bool:
+        """The notice was edited: its push record says so, with what it said before; with `is_reset` it is unread again
+        for whoever has read it. False: there is no push record. For stores outside this process, as `revoke`."""
 
     async def revoke(self, message_id: str, at_ms: int) -> bool:
         """The notice was revoked: its push record says so, and it is unread for nobody; receive records stay. False:

@@ -123,6 +123,7 @@ class PushRow(msgspec.Struct, frozen=True):
     target_groups: list[str] | None = None
     state: str = RecordState.SENT.value
     send_at_ms: int = 0
+    version: int = 1
 
 
 class PushStats(msgspec.Struct, frozen=True):
@@ -165,6 +166,7 @@ class ReceiptRow(msgspec.Struct, frozen=True):
     message_type: str = ""
     tags: tuple[str, ...] = ()
     expires_ms: int = 0
+    confirmed_version: int = 0  # where it is confirmed
 
 
 class ReceiptStats(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Notices changed after their acceptance: revoked."""
+"""Notices changed after their acceptance: revoked, edited."""
 
 from __future__ import annotations
 
@@ -6,16 +6,30 @@ import msgspec
 
 from pushd.api.endpoint import Call
 from pushd.api.forms import Nothing
+from pushd.api.publishing import sender_of
 from pushd.delivery.amending import Amending
+from pushd.delivery.edits import Edit
 
 
 class RevokedNotice(msgspec.Struct):
-    """A notice that nobody gets any more. `copies`: how many waited in mailboxes; `connections`: how many were told."""
+    """A notice that nobody gets any more; `status` is `cancelled` where it had not gone out.
+
+    `copies`: how many waited in mailboxes; `connections`: how many were told.
+    """
 
     message_id: str
     copies: int
     connections: int
     status: str = "revoked"
+    success: bool = True
+
+
+class EditedNotice(msgspec.Struct):
+    """A notice that says something else now. `connections`: how many were told."""
+
+    message_id: str
+    version: int
+    connections: int
     success: bool = True
 
 
@@ -29,4 +43,10 @@ class AmendingHandlers:
         """POST /notification/records/{message_id}/revoke."""
         message_id = call.params["message_id"]
         revoked = await self._amending.revoke(message_id)
-        return RevokedNotice(message_id, revoked.copies, revoked.connections)
+        status = "cancelled" if revoked.is_cancelled else "revoked"
+        return RevokedNotice(message_id, revoked.copies, revoked.connections, status)
+
+    async def edit(self, call: Call[Nothing, Edit]) -> EditedNotice:
+        """PUT /notification/records/{message_id}."""
+        edited = await self._amending.edit(call.params["message_id"], call.body, sender_of(call))
+        return EditedNotice(edited.notice.message_id, edited.notice.version, edited.connections)

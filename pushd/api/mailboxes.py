@@ -33,6 +33,7 @@ class OfflineMessage(msgspec.Struct):
     title: str | msgspec.UnsetType = msgspec.UNSET
     url: str | msgspec.UnsetType = msgspec.UNSET
     tags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    version: int | msgspec.UnsetType = msgspec.UNSET  # from 2 on
 
 
 class OfflineMessages(msgspec.Struct):
@@ -55,6 +56,8 @@ def offline_message(item: MailboxItem) -> OfflineMessage:
     """What waits, without what is not for people."""
     fields = without_empty(msgspec.structs.asdict(item), "title", "url", "tags")
     del fields["expires_ms"]
+    if item.version < 2:
+        del fields["version"]
     return OfflineMessage(**fields)
 
 

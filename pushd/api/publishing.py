@@ -92,14 +92,14 @@ class PublishingHandlers:
 
     def publish(self, call: Call[WaitQuery, Submission]) -> Later[Published] | Awaitable[Published]:
         """POST /system/notice."""
-        attempt = self._intake.submit(call.body, _sender(call), _idempotency_key(call.request))
+        attempt = self._intake.submit(call.body, sender_of(call), _idempotency_key(call.request))
         if call.query.wait_ms:
             return self._waited(attempt, call.query.wait_ms)
         return attempt.then(self._published)
 
     async def publish_batch(self, call: Call[Nothing, BatchBody]) -> PublishedBatch:
         """POST /system/notices."""
-        sender = _sender(call)
+        sender = sender_of(call)
         notices = call.body.notices
         attempts: list[Attempt | RequestError] = []
         for start in range(0, len(notices), SUBMITTED_AT_ONCE):
@@ -133,7 +133,7 @@ class PublishingHandlers:
             raise RequestError(
                 ErrorCode.CONFLICT, f"message_id: the notice is {row.state}, expected one that has gone out"
             )
-        return await self._waited(self._intake.resend(row, _sender(call)), call.query.wait_ms)
+        return await self._waited(self._intake.resend(row, sender_of(call)), call.query.wait_ms)
 
     async def _waited(self, attempt: Attempt, wait_ms: int) -> Published:
         published = self._published(await attempt)
@@ -163,7 +163,8 @@ class PublishingHandlers:
         )
 
 
-def _sender(call: Call[Any, Any]) -> Sender:
+def sender_of(call: Call[Any, Any]) -> Sender:
+    """Who publishes, or edits."""
     return Sender(call.identity.user_id or call.ids.nobody, call.identity.username)
 
 

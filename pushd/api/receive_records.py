@@ -107,6 +107,7 @@ class ReceiptView(msgspec.Struct):
     message_type: str
     expires_at: str | None
     tags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    confirmed_version: int | msgspec.UnsetType = msgspec.UNSET  # from 2 on
 
 
 class ReceiptStatsView(msgspec.Struct):
@@ -160,6 +161,8 @@ ReceiptsByUser = dict[str, list[ReceiptView]]  # by `user_id`
 def receipt_view(row: ReceiptRow, timezone: ZoneInfo) -> ReceiptView:
     """A receive record for people: times written out."""
     fields = without_empty(msgspec.structs.asdict(row), "tags")
+    if row.confirmed_version < 2:
+        del fields["confirmed_version"]
     return ReceiptView(
         received_at=rfc3339_or_none(fields.pop("received_ms"), timezone),
         read_at=rfc3339_or_none(fields.pop("read_ms"), timezone),

@@ -99,6 +99,7 @@ class PushView(msgspec.Struct):
     tags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     target_groups: list[str] | msgspec.UnsetType = msgspec.UNSET
     send_at: str | msgspec.UnsetType = msgspec.UNSET
+    version: int | msgspec.UnsetType = msgspec.UNSET  # from 2 on
 
 
 class PushStatsView(msgspec.Struct):
@@ -148,6 +149,8 @@ def push_view(row: PushRow, timezone: ZoneInfo) -> PushView:
     """A push record for people: times written out, without a title, a url, tags and groups where it has none."""
     fields = answers.without_empty(msgspec.structs.asdict(row), "title", "url", "tags", "target_groups")
     send_at_ms = fields.pop("send_at_ms")
+    if row.version < 2:
+        del fields["version"]
     return PushView(
         send_at=rfc3339(send_at_ms, timezone) if send_at_ms else msgspec.UNSET,
         push_time=rfc3339(fields.pop("push_ms"), timezone),

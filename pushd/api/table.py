@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pushd.api.amending import AmendingHandlers, RevokedNotice
+from pushd.api.amending import AmendingHandlers, EditedNotice, RevokedNotice
 from pushd.api.connections import Closed, ConnectionHandlers, DisconnectBody, OnlineUsers
 from pushd.api.endpoint import Endpoint, Rights
 from pushd.api.forms import UserQuery
@@ -32,6 +32,7 @@ from pushd.api.records import (
     RecordsQuery,
     StatsQuery,
 )
+from pushd.delivery.edits import Edit
 from pushd.delivery.submission import Submission
 
 USER, ADMIN = Rights.USER, Rights.ADMIN
@@ -63,6 +64,8 @@ def endpoints(api: Api) -> tuple[Endpoint, ...]:
                  "List push records.", RecordsQuery),
         Endpoint("GET", "/notification/records/{message_id}", ADMIN, api.records.detail, RecordDetail,
                  "One push record, and how far it came."),
+        Endpoint("PUT", "/notification/records/{message_id}", ADMIN, api.amending.edit, EditedNotice,
+                 "Have a notice say something else, from its next version on.", body=Edit),
         Endpoint("DELETE", "/notification/records/{message_id}", ADMIN, api.records.delete, Deleted,
                  "Drop a push record and its receive records."),
         Endpoint("POST", "/notification/records/{message_id}/resend", ADMIN, api.publishing.resend, Published,

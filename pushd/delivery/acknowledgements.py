@@ -13,6 +13,7 @@ from itertools import islice
 
 from pushd._fastpath import Connection, Hub
 from pushd.basis import Basis
+from pushd.delivery.amendments import Amendments
 from pushd.errors import StoreError
 from pushd.in_flight import InFlight
 from pushd.model import Channel, DeliveryStatus, MailboxItem, Mark, Outcome, UserId
@@ -77,8 +78,10 @@ class Acknowledgements:
         writers: Writers,
         records: RecordStore,
         basis: Basis,
+        amendments: Amendments,
     ) -> None:
         self._hub = hub
+        self._amendments = amendments
         self._writers = writers
         self._records = records
         self._current = basis.current
@@ -390,7 +393,9 @@ class Acknowledgements:
         foreign = set(self.acknowledge(user_id, message_ids))
         await self.fanned_out(message_ids)
         await self._writers.records_written({user_id})
-        found = await self._records.mark(user_id, message_ids, mark, self._wall_ms())
+        found = await self._records.mark(
+            user_id, message_ids, mark, self._seen_ms(message_ids), self._amendments.versions(message_ids)
+        )
         unknown = set(message_ids).difference(found, foreign)
         if unknown and but is None:  # a connection's were sent to it, and are known
             foreign |= await self._take_out(user_id, unknown)
@@ -401,6 +406,12 @@ class Acknowledgements:
             return found
         known = foreign.union(found)
         return [message_id for message_id in dict.fromkeys(message_ids) if message_id in known]
+
+    def _seen_ms(self, message_ids: Sequence[str]) -> int:
+        """When these were marked: before what is edited at present, of which nobody was told yet."""
+        editing = self._amendments.editing
+        edited_ms = [editing[message_id] for message_id in message_ids if message_id in editing] if editing else []
+        return min([self._wall_ms(), *(at_ms - 1 for at_ms in edited_ms)])
 
     async def _take_out(self, user_id: UserId, message_ids: set[str]) -> set[str]:
         """Remove these from the user's mailbox: which of them were in it."""

@@ -12,14 +12,17 @@ import msgspec
 
 from pushd._fastpath import Hub
 from pushd.basis import Basis
+from pushd.delivery.acknowledgements import Acknowledgements
 from pushd.delivery.amendments import Amendments
 from pushd.delivery.announcer import Announcer
 from pushd.delivery.dispatch import Dispatcher
+from pushd.delivery.edits import Edit, edited, edited_before_it_goes_out
 from pushd.delivery.following import Following
 from pushd.delivery.intake import Intake
-from pushd.delivery.submission import noticed
+from pushd.delivery.schedule import Schedule
+from pushd.delivery.submission import Sender, noticed
 from pushd.errors import ErrorCode, RequestError
-from pushd.model import DeliveryStatus, Notice, UserId
+from pushd.model import DeliveryStatus, Notice, UserId, Version
 from pushd.ports import Stores
 from pushd.protocol import frames
 from pushd.records import ReceiptFilter
@@ -29,15 +32,23 @@ T = TypeVar("T")
 
 
 class Revoked(msgspec.Struct, frozen=True):
-    """How many copies waited in mailboxes, and how many connections were told."""
+    """How many copies waited in mailboxes, and how many connections were told. `is_cancelled`: it had not gone out."""
 
     copies: int
+    connections: int
+    is_cancelled: bool = False
+
+
+class Edited(msgspec.Struct, frozen=True):
+    """The notice as it is now, and how many connections were told."""
+
+    notice: Notice
     connections: int
 
 
 class Amending:
-    """Revokes notices. What was begun goes on, whoever waits for it or leaves; changes of one notice come one after the
-    other."""
+    """Revokes and edits notices. What was begun goes on, whoever waits for it or leaves; changes of one notice come one
+    after the other."""
 
     def __init__(
         self,
@@ -45,8 +56,10 @@ class Amending:
         amendments: Amendments,
         announcer: Announcer,
         following: Following,
+        schedule: Schedule,
         intake: Intake,
         dispatcher: Dispatcher,
+        acknowledgements: Acknowledgements,
         writers: Writers,
         hub: Hub,
         basis: Basis,
@@ -56,10 +69,13 @@ class Amending:
         self._amendments = amendments
         self._announcer = announcer
         self._following = following
+        self._schedule = schedule
         self._intake = intake
         self._dispatcher = dispatcher
+        self._acknowledgements = acknowledgements
         self._writers = writers
         self._hub = hub
+        self._current = basis.current
         self._metrics = basis.metrics
         self._wall_ms = basis.clock.wall_ms
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -71,6 +87,14 @@ class Amending:
         Doing it again does nothing. Raises RequestError, StoreError; nothing is changed then.
         """
         return await self._whole(self._revoke(message_id))
+
+    async def edit(self, message_id: str, edit: Edit, editor: Sender) -> Edited:
+        """Have a notice say something else: on the screens of whoever was sent it, in mailboxes and in inboxes.
+
+        Of several editors the last wins, unless they name the version they have seen. Raises RequestError, StoreError;
+        nothing is changed then.
+        """
+        return await self._whole(self._edit(message_id, edit, editor))
 
     async def finished(self) -> None:
         """Return when nothing of what was begun is left to do."""
@@ -98,10 +122,16 @@ class Amending:
         row = await self._records.push_record(message_id)
         if row is None:
             raise RequestError(ErrorCode.NOT_FOUND, "message_id: no such notice", details={"field": "message_id"})
-        return noticed(row)
+        notice, known = noticed(row), self._amendments.of(message_id)
+        if known.version > notice.version:  # a store outside that does not follow yet
+            newest = (await self._store.notices([message_id])).get(message_id)
+            notice = notice if newest is None else notice.saying(newest)
+        return notice
 
     async def _revoke(self, message_id: str) -> Revoked:
         async with self._alone(message_id):
+            if await self._schedule.cancel(message_id):
+                return Revoked(0, 0, is_cancelled=True)
             notice = await self._find(message_id)
             known = self._amendments.of(message_id)
             if known.is_revoked:
@@ -115,6 +145,64 @@ class Amending:
             connections = await self._announcer.tell(frames.RevokeFrame(message_id=message_id), notice, reached)
             await self._following.record(amended)
             return Revoked(copies, connections)
+
+    async def _edit(self, message_id: str, edit: Edit, editor: Sender) -> Edited:
+        async with self._alone(message_id):
+            scheduled = await self._edit_scheduled(message_id, edit, editor)
+            if scheduled is not None:
+                return scheduled
+            notice = await self._find(message_id)
+            now_ms = self._wall_ms()
+            self._check(notice, now_ms)
+            if edit.send_at is not msgspec.UNSET:
+                raise _conflict("send_at", "the notice has gone out")
+            newest = edited(notice, edit, now_ms, self._current.config.limits)
+            amended = msgspec.structs.replace(self._amendments.of(message_id), version=newest.version)
+            former = Version(notice, now_ms, editor.user_id, editor.name)
+            is_reset = bool(edit.reset)
+            self._amendments.editing[message_id] = now_ms
+            try:
+                await self._store.edit(amended, newest, former, is_reset=is_reset)
+                self._amendments.note(amended, newest)
+                for flight in self._intake.under_way(message_id):
+                    flight.notice, flight.copy = flight.notice.saying(newest), None
+                self._count(newest, "edited")
+                await self._acknowledgements.fanned_out([message_id])  # whoever gets the former one is told behind it
+                frame = frames.UpdateFrame(notice=frames.notice_frame(newest, self._current.timezone))
+                connections = await self._announcer.tell(frame, newest)
+            finally:
+                del self._amendments.editing[message_id]
+            await self._following.record(amended, is_reset=is_reset)
+            return Edited(newest, connections)
+
+    async def _edit_scheduled(self, message_id: str, edit: Edit, editor: Sender) -> Edited | None:
+        """None: it has gone out, or there is none."""
+        now_ms, former = self._wall_ms(), list[Notice]()
+
+        def make(notice: Notice) -> Notice:
+            former.append(notice)
+            return edited_before_it_goes_out(notice, edit, now_ms, self._current.config.limits)
+
+        newest = await self._schedule.change(message_id, make)
+        if newest is None:
+            return None
+        self._count(newest, "edited")
+        amended = msgspec.structs.replace(self._amendments.of(message_id), version=newest.version)
+        version = Version(former[-1], now_ms, editor.user_id, editor.name)
+        await self._store.edit(amended, newest, version, is_reset=False)
+        self._amendments.note(amended, newest)
+        self._following.wake()
+        return Edited(newest, 0)
+
+    def _check(self, notice: Notice, now_ms: int) -> None:
+        """Raises RequestError for what nobody gets any more."""
+        fault = ""
+        if self._amendments.is_revoked(notice.message_id):
+            fault = "the notice was revoked"
+        elif notice.is_expired(now_ms):
+            fault = "the notice has expired"
+        if fault:
+            raise _conflict("message_id", fault)
 
     async def _copies_outside(self, message_id: str) -> int:
         """How many wait in mailboxes outside this process, by what the receive records say."""
@@ -134,3 +222,7 @@ class Amending:
 
     def _count(self, notice: Notice, result: str) -> None:
         self._metrics.count_notices(notice.target.kind.value, notice.priority.name.lower(), result, 1)
+
+
+def _conflict(field: str, text: str) -> RequestError:
+    return RequestError(ErrorCode.CONFLICT, f"{field}: {text}", details={"field": field})

@@ -55,12 +55,10 @@ class Announcer:
         under_way = self._fan_outs.add(job, notice.priority)
         if under_way is not None:
             await under_way
-        return job.sent_total
+        return job.sent_total + await self._tell_guests(message, notice)
 
     async def _sent_to(self, notice: Notice) -> list[UserId]:
         found = await self._acknowledgements.replayed_to(notice.message_id)
-        if notice.target.kind in PUBLIC:
-            found += await self._guests(notice.accepted_ms)
         try:
             await self._writers.records_written()
             found += await self._records.sent_to(notice.message_id)
@@ -68,9 +66,12 @@ class Announcer:
             faults.noted(self._metrics, "announce", error, message_id=notice.message_id)
         return found
 
-    async def _guests(self, until_ms: int) -> list[UserId]:
-        found: list[UserId] = []
-        async for connection in sliced(self._hub.snapshot()):
-            if connection.is_guest and connection.is_told_changes and connection.details.connected_ms <= until_ms:
-                found.append(connection.user_id)
-        return found
+    async def _tell_guests(self, message: frames.ServerMessage, notice: Notice) -> int:
+        """They have nothing waiting, and no receipts."""
+        told = 0
+        if notice.target.kind in PUBLIC and self._hub.guests_total:
+            async for connection in sliced(self._hub.snapshot()):
+                is_meant = connection.is_guest and connection.is_told_changes
+                if is_meant and connection.details.connected_ms <= notice.accepted_ms:
+                    told += self._hub.send(connection, frames.frame(message, connection.dialect))
+        return told

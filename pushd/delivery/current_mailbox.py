@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
-from pushd.delivery.amendments import Amendments
-from pushd.model import MailboxItem, UserId
+from pushd.delivery.amendments import Amendments, as_edited
+from pushd.model import MailboxItem, Notice, UserId
+from pushd.ports import Amendments as KeptAmendments
 from pushd.ports import Mailbox
 
 
 class CurrentMailbox:
-    """ports.Mailbox: that of a store, without what was revoked."""
+    """ports.Mailbox: that of a store, without what was revoked, and with what edited notices say now."""
 
-    def __init__(self, mailbox: Mailbox, amendments: Amendments) -> None:
+    def __init__(
+        self, mailbox: Mailbox, amendments: Amendments, kept: KeptAmendments, wall_ms: Callable[[], int]
+    ) -> None:
         self._mailbox = mailbox
         self._amendments = amendments
+        self._kept = kept
+        self._wall_ms = wall_ms
         self.save = mailbox.save
         self.remove = mailbox.remove
+        self.replace = mailbox.replace
         self.clear = mailbox.clear
         self.purge = mailbox.purge
 
@@ -28,11 +34,22 @@ class CurrentMailbox:
     async def read(self, user_ids: Collection[UserId]) -> dict[UserId, list[MailboxItem]]:
         """What waits for each of these users, oldest first; users with nothing are absent."""
         found = await self._mailbox.read(user_ids)
-        return self._current(found) if self._amendments else found
+        if not self._amendments:
+            return found
+        older = {item.message_id for items in found.values() for item in items if self._amendments.is_older(item)}
+        return self._current(found, await self._kept.notices(older) if older else {})
 
-    def _current(self, found: Mapping[UserId, Sequence[MailboxItem]]) -> dict[UserId, list[MailboxItem]]:
-        is_revoked = self._amendments.is_revoked
-        current = {
-            user_id: [item for item in items if not is_revoked(item.message_id)] for user_id, items in found.items()
-        }
-        return {user_id: items for user_id, items in current.items() if items}
+    def _current(
+        self, found: Mapping[UserId, Sequence[MailboxItem]], newest: Mapping[str, Notice]
+    ) -> dict[UserId, list[MailboxItem]]:
+        is_revoked, now_ms = self._amendments.is_revoked, self._wall_ms()
+        current: dict[UserId, list[MailboxItem]] = {}
+        for user_id, items in found.items():
+            said = [
+                as_edited(item, newest[item.message_id]) if item.message_id in newest else item
+                for item in items
+                if not is_revoked(item.message_id)
+            ]
+            if here := [item for item in said if not 0 < item.expires_ms <= now_ms]:
+                current[user_id] = here
+        return current

@@ -121,11 +121,11 @@ def notice_of(
     return Notice(
         seq=seq,
         message_id=submission.message_id or new_message_id(submitted_ms or now_ms),
-        content=_content(submission.content, limits),
+        content=checked_content(submission.content, limits),
         target=_target(submission, limits, ids),
         accepted_ms=now_ms,
         type=_notice_type(submission.type),
-        data=None if submission.data is None else _data(submission.data, limits),
+        data=None if submission.data is None else checked_data(submission.data, limits),
         priority=_PRIORITIES[submission.priority],
         need_confirm=submission.need_confirm,
         expires_ms=expires_ms,
@@ -202,7 +202,7 @@ def stored_notice(row: PushRow, sender: Sender, seq: int, now_ms: int, limits: L
     return Notice(
         seq=seq,
         message_id=row.message_id,
-        content=_content(_with_text(row.content), limits),
+        content=checked_content(_with_text(row.content), limits),
         target=Target(
             kind=_KINDS[row.target] if is_known else TargetKind.CUSTOM,
             user_ids=_stored_ids(row.target_user_ids or (), limits),
@@ -211,7 +211,7 @@ def stored_notice(row: PushRow, sender: Sender, seq: int, now_ms: int, limits: L
         ),
         accepted_ms=now_ms,
         type=_notice_type(_well_formed(row.message_type) if row.message_type else DEFAULT_TYPE),
-        data=None if row.extra_data is None else _data(row.extra_data, limits),
+        data=None if row.extra_data is None else checked_data(row.extra_data, limits),
         priority=_PRIORITIES.get(row.priority, Priority.NORMAL),
         need_confirm=row.need_confirm,
         expires_ms=row.expires_ms,
@@ -220,6 +220,7 @@ def stored_notice(row: PushRow, sender: Sender, seq: int, now_ms: int, limits: L
         title=usable_title(row.title),
         url=usable_link(row.url),
         tags=usable_tags(row.tags),
+        version=row.version,
         is_resent=True,
     )
 
@@ -239,6 +240,10 @@ def noticed(row: PushRow) -> Notice:
         expires_ms=row.expires_ms,
         sender_id=row.sender_id,
         sender_name=row.sender_name,
+        title=usable_title(row.title),
+        url=usable_link(row.url),
+        tags=usable_tags(row.tags),
+        version=row.version,
     )
 
 
@@ -250,7 +255,8 @@ def _stored_ids(user_ids: Collection[UserId], limits: LimitsConfig) -> tuple[Use
     return tuple(user_ids)
 
 
-def _content(content: str, limits: LimitsConfig) -> str:
+def checked_content(content: str, limits: LimitsConfig) -> str:
+    """A given `content`. Raises RequestError."""
     limit = limits.max_content_chars
     if len(content) > limit:
         raise RequestError(
@@ -261,7 +267,8 @@ def _content(content: str, limits: LimitsConfig) -> str:
     return content
 
 
-def _data(data: Any, limits: LimitsConfig) -> Any:
+def checked_data(data: Any, limits: LimitsConfig) -> Any:
+    """Given `data`. Raises RequestError."""
     limit = limits.max_data_bytes
     if is_deeper(data, MAX_DATA_DEPTH):
         text = f"data: nested more than {MAX_DATA_DEPTH} levels deep"

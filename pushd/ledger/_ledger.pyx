@@ -555,6 +555,29 @@ cdef class Ledger(Places):
             self.turn(self.chunk_of(seq), <uint32_t>(seq % PAGE), notice_state | OVER)
         return count
 
+    def reset(self, int64_t seq, uint64_t limit):
+        """Makes at most `limit` receipts that are read or confirmed unread again, and returns how many.
+
+        When that was is forgotten, but for what the file alone has: there the first times stay.
+        """
+        cdef Walk walk
+        cdef uint8_t state, notice_state = self.notice_of(seq)
+        cdef uint64_t count = 0
+        cdef int kind
+        self.begin(&walk, seq)
+        while count < limit and self.step(&walk):
+            state = walk.block.states[walk.place]
+            if state & STEPS != READ and state & STEPS != CONFIRMED:
+                continue
+            self.note_dirty(walk.block, walk.place)
+            for kind in range(1, KINDS):
+                if walk.block.times[kind] != NULL and walk.block.times[kind][walk.place]:
+                    walk.block.times[kind][walk.place] = 0
+                    walk.block.stale |= 2 << kind
+            self.put(walk.block, walk.place, walk.user, (state & ~STEPS) | AGAIN, is_counting(notice_state))
+            count += 1
+        return count
+
     def hide(self, int64_t seq):
         """Its record is deleted: there are no receipts any more, but it waits for whom it waits for."""
         self.drop(seq, <uint64_t>-1)

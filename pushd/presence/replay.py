@@ -150,9 +150,10 @@ class Replays:
         ids: list[str] = []
         size = 0
         for item in items:
-            if self._amendments.is_revoked(item.message_id):  # since it was read
+            current = self._amendments.current(item)
+            if current is None:
                 continue
-            frame = self._encode(item, dialect)
+            frame = self._encode(current, dialect)
             if frame is None:
                 continue
             if encoded and size + len(frame) > most_bytes:

@@ -111,6 +111,7 @@ class NoticeFrame(msgspec.Struct):
     title: str | msgspec.UnsetType = msgspec.UNSET
     url: str | msgspec.UnsetType = msgspec.UNSET
     tags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    version: int | msgspec.UnsetType = msgspec.UNSET  # from 2 on
 
 
 class ReceiptFrame(msgspec.Struct, tag="receipt"):
@@ -133,6 +134,19 @@ class UnreadFrame(msgspec.Struct, tag="unread"):
     unread_count: int
 
 
+class UpdateFrame(msgspec.Struct, tag="update"):
+    """A notice that was sent says something else now."""
+
+    notice: NoticeFrame
+
+
+class RemindFrame(msgspec.Struct, tag="remind"):
+    """A notice that was sent is to be looked at again, the `n`th time."""
+
+    n: int
+    notice: NoticeFrame
+
+
 class ErrorFrame(msgspec.Struct, tag="error"):
     """A client's message was refused; the connection stays open. `ref`: the id it is about; `refs`: several."""
 
@@ -142,7 +156,9 @@ class ErrorFrame(msgspec.Struct, tag="error"):
     refs: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
-ServerMessage = Hello | Pong | NoticeFrame | ReceiptFrame | RevokeFrame | UnreadFrame | ErrorFrame
+ServerMessage = (
+    Hello | Pong | NoticeFrame | ReceiptFrame | RevokeFrame | UpdateFrame | RemindFrame | UnreadFrame | ErrorFrame
+)
 
 _encode_json = msgspec.json.Encoder().encode
 _encode_msgpack = msgspec.msgpack.Encoder().encode
@@ -178,9 +194,15 @@ def _packed(message: ServerMessage) -> bytes:
     try:
         return _encode_msgpack(message)
     except OverflowError:
-        if not isinstance(message, NoticeFrame):
-            raise
-        return _encode_msgpack(msgspec.structs.replace(message, data=_with_small_integers(message.data)))
+        if isinstance(message, NoticeFrame):
+            return _encode_msgpack(_with_small_data(message))
+        if isinstance(message, UpdateFrame | RemindFrame):
+            return _encode_msgpack(msgspec.structs.replace(message, notice=_with_small_data(message.notice)))
+        raise
+
+
+def _with_small_data(message: NoticeFrame) -> NoticeFrame:
+    return msgspec.structs.replace(message, data=_with_small_integers(message.data))
 
 
 def _with_small_integers(value: Any) -> Any:
@@ -212,6 +234,7 @@ def notice_frame(notice: Notice, timezone: ZoneInfo) -> NoticeFrame:
         title=notice.title or msgspec.UNSET,
         url=notice.url or msgspec.UNSET,
         tags=notice.tags or msgspec.UNSET,
+        version=notice.version if notice.version > 1 else msgspec.UNSET,
     )
 
 
@@ -231,6 +254,7 @@ def mailbox_item(notice: Notice, timezone: ZoneInfo, saved_ms: int) -> MailboxIt
         title=notice.title,
         url=notice.url,
         tags=notice.tags,
+        version=notice.version,
     )
 
 
@@ -249,6 +273,7 @@ def replayed_frame(item: MailboxItem) -> NoticeFrame:
         title=item.title or msgspec.UNSET,
         url=item.url or msgspec.UNSET,
         tags=item.tags or msgspec.UNSET,
+        version=item.version if item.version > 1 else msgspec.UNSET,
     )
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 
-from pushd.model import Amended, Mark
+from pushd.model import Amended, Mark, Notice, Version
 from pushd.ports import Stores
+from pushd.records import Part, ReceiptFilter, ReceiptRow, ReceiptSort
 from tests.samples import DELIVERED, FETCHED, OFFLINE, PENDING, item_of, receipt
 
 from .conftest import START_MS, Node
@@ -46,7 +50,8 @@ async def test_what_has_to_follow(node: Node) -> None:
     await node.accept("a")
     await _revoke(stores, "a")
     amended = Amended("a", is_revoked=True)
-    assert await stores.amendments.unfollowed() == [
+    left = await stores.amendments.unfollowed()
+    assert [(one.amended, one.store) for one in left] == [
         (amended, name) for name in ("mailbox", "records") if name in followers
     ]
     await node.restart()
@@ -116,3 +121,70 @@ async def test_nobody_has_it_waiting(node: Node, is_late: bool) -> None:
             2: ["b"],
         }
         await node.restart()
+
+
+def _edited(notice: Notice, **fields: Any) -> tuple[Amended, Notice, Version]:
+    newest = msgspec.structs.replace(notice, version=notice.version + 1, **fields)
+    return Amended(notice.message_id, version=newest.version), newest, Version(notice, START_MS, 7, "ann")
+
+
+async def test_what_it_says_now_and_said_before(node: Node) -> None:
+    (first,) = await node.accept("a")
+    amended, newest, former = _edited(first, content="second", tags=("x",))
+    await node.stores.amendments.edit(amended, newest, former, is_reset=False)
+    again, last, between = _edited(newest, content="third", tags=())
+    await node.stores.amendments.edit(again, last, between, is_reset=False)
+    for _ in range(2):
+        assert await node.stores.amendments.notices(["a", "unknown"]) == {"a": last}
+        assert await node.stores.amendments.versions("a") == [former, between]
+        await node.restart()
+    assert await node.stores.amendments.known() == [Amended("a", version=3)]
+    (unsettled,) = await node.stores.journal.unsettled()
+    assert (unsettled.content, unsettled.version) == ("third", 3)
+
+
+async def test_the_record_and_a_reset(node: Node) -> None:
+    """Receipts stay received; read and confirmed begin anew, and a confirmation says which version it is of."""
+    stores = node.stores
+    await _recorded(node, "a", "b")
+    await stores.records.mark(1, ["a", "b"], Mark.CONFIRMED, 4000)
+    await stores.records.mark(4, ["a", "b"], Mark.READ, 4000)
+    amended, newest, former = _edited(node.accepted["a"], content="second", tags=("x",), title="t")
+    await stores.amendments.edit(amended, newest, former, is_reset=True)
+    assert await stores.records.edit(newest, [former], is_reset=True)
+    row = await stores.records.push_record("a")
+    assert row is not None
+    assert (row.content, row.title, row.tags, row.version) == ("second", "t", ("x",), 2)
+    for _ in range(2):
+        assert await node.stores.records.unread_counts([1, 4]) == {1: 1, 4: 1}
+        rows = {row.user_id: row for row in await _receipts(node.stores, "a")}
+        assert [(rows[user].is_received, rows[user].is_read, rows[user].read_ms) for user in (1, 4)] == [
+            (True, False, 0)
+        ] * 2
+        assert (rows[1].is_confirmed, rows[1].confirmed_ms, rows[1].tags) == (False, 0, ("x",))
+        await node.restart()
+    await node.stores.records.mark(1, ["a"], Mark.CONFIRMED, START_MS + 5000, {"a": 2})
+    confirmed = {row.message_id: row for row in await _receipts(node.stores) if row.is_confirmed}
+    assert {name: (row.confirmed_version, row.confirmed_ms) for name, row in confirmed.items()} == {
+        "a": (2, START_MS + 5000),
+        "b": (1, 4000),
+    }
+
+
+async def _receipts(stores: Stores, message_id: str | None = None) -> list[ReceiptRow]:
+    return await stores.records.receive_records(ReceiptFilter(message_id=message_id), ReceiptSort.USER_ID, Part(0, 50))
+
+
+async def test_what_waits(node: Node) -> None:
+    """In its order, saved when it was; what another user has, or another notice says, stays."""
+    notices = await node.accept("a", "b", "c")
+    await node.stores.mailbox.save([(item_of(one, START_MS), [1, 2]) for one in notices])
+    before = (await node.stores.mailbox.read([1]))[1]
+    amended, newest, former = _edited(notices[1], content="second", data={"saved_at": 1}, url="/u")
+    await node.stores.amendments.edit(amended, newest, former, is_reset=False)
+    await node.stores.mailbox.replace(item_of(newest, START_MS + 9), [1, 2, 3])
+    found = await node.stores.mailbox.read([1, 2, 3])
+    assert sorted(found) == [1, 2]
+    for waiting in found.values():
+        said = {"content": "second", "data": {"saved_at": 1}, "url": "/u", "version": 2}
+        assert waiting == [before[0], msgspec.structs.replace(before[1], **said), before[2]]

@@ -20,6 +20,7 @@ from pushd.values import MAX_INT64, MAX_MS, MIN_INT64, MIN_MS
 
 PUSH_RECORDS = "push_records"
 RECEIVE_RECORDS = "admin_user_receive_records"
+VERSIONS = "push_record_versions"
 ONLINE_STATUS = "admin_user_online_status"
 
 # A number that should be a time: seconds up to this, milliseconds above (it is the year 5138, or 1973).

@@ -15,7 +15,7 @@ from pymongo.errors import OperationFailure
 
 from pushd.errors import StartError
 from pushd.stores.mongo.connection import DUPLICATE_KEY, Connection, Document
-from pushd.stores.mongo.documents import ONLINE_STATUS, PUSH_RECORDS, RECEIVE_RECORDS
+from pushd.stores.mongo.documents import ONLINE_STATUS, PUSH_RECORDS, RECEIVE_RECORDS, VERSIONS
 
 log = structlog.get_logger("pushd.stores")
 
@@ -50,6 +50,7 @@ def record_indexes(retention_days: int) -> dict[str, tuple[Index, ...]]:
     """The indexes of the collections of records."""
     expires = Index((("created_at", UP),), expire_s=retention_days * DAY_S)
     return {
+        VERSIONS: (Index((("message_id", UP), ("version", UP)), is_unique=True), expires),
         PUSH_RECORDS: (
             Index((("message_id", UP),), is_unique=True),
             Index((("push_time", DOWN),)),

@@ -140,6 +140,7 @@ def push_row(found: Document, delivered: int, failed: int, zone: ZoneInfo, ids: 
         url=usable_link(found.get("url")),
         tags=usable_tags(found.get("tags")),
         target_groups=texts(found.get("target_groups")),
+        version=max(1, number(found.get("version"), 1)),
     )
 
 

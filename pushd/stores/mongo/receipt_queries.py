@@ -149,4 +149,5 @@ def receipt_row(found: Document, zone: ZoneInfo, ids: UserIds) -> ReceiptRow:
         message_type=text(found.get("message_type")),
         tags=usable_tags(found.get("tags")),
         expires_ms=milliseconds(found.get("expires_at"), zone),
+        confirmed_version=max(1, number(found.get("confirmed_version"), 1)) if flag(found.get("is_confirmed")) else 0,
     )

@@ -6,7 +6,7 @@ Writing is in records_write; filters, orders and rows in push_queries and receip
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -14,8 +14,8 @@ from pymongo import UpdateMany
 
 from pushd.batched import batched
 from pushd.errors import StoreError
-from pushd.model import Mark, PushRecord, Receipt, UserId
-from pushd.ports import Work
+from pushd.model import Mark, Notice, PushRecord, Receipt, UserId, Version
+from pushd.ports import NO_VERSIONS, Work
 from pushd.records import (
     Part,
     PushFilter,
@@ -36,6 +36,7 @@ from pushd.stores.mongo.counts import StoredCounts, counted
 from pushd.stores.mongo.documents import (
     PUSH_RECORDS,
     RECEIVE_RECORDS,
+    VERSIONS,
     date,
     flag,
     milliseconds,
@@ -44,7 +45,7 @@ from pushd.stores.mongo.documents import (
     stored_ids,
     text,
 )
-from pushd.stores.mongo.records_write import Upserts
+from pushd.stores.mongo.records_write import Upserts, push_edit, receipt_edit, version_upsert
 from pushd.user_ids import INTEGERS, UserIds
 
 T = TypeVar("T")
@@ -85,6 +86,7 @@ class MongoRecords:
         self._indexes = indexes.record_indexes(retention_days)
         self._push_records = connection.collection(PUSH_RECORDS)
         self._receipts = connection.collection(RECEIVE_RECORDS)
+        self._versions = connection.collection(VERSIONS)
 
     @property
     def store(self) -> str:
@@ -109,7 +111,14 @@ class MongoRecords:
         """
         await self._upserts.write(records, receipts)
 
-    async def mark(self, user_id: UserId, message_ids: Sequence[str], mark: Mark, at_ms: int) -> list[str]:
+    async def mark(
+        self,
+        user_id: UserId,
+        message_ids: Sequence[str],
+        mark: Mark,
+        at_ms: int,
+        versions: Mapping[str, int] = NO_VERSIONS,
+    ) -> list[str]:
         """Note that the user read or confirmed these; the ids for which there is a receive record."""
         known: set[str] = set()
         refused: list[StoreError] = []
@@ -117,7 +126,10 @@ class MongoRecords:
             mine = {"user_id": user_id, "message_id": {"$in": chunk}}
             known.update(await self._marked("mark", mine))
             async with self._connection.writing():
-                await self._connection.bulk("mark", RECEIVE_RECORDS, _mark_writes(mine, mark, at_ms), refused)
+                writes = _mark_writes(mine, mark, at_ms)
+                if mark is Mark.CONFIRMED and versions:
+                    writes = [*_version_writes(user_id, chunk, versions), *writes]
+                await self._connection.bulk("mark", RECEIVE_RECORDS, writes, refused)
         self._counts.changed(known)
         if refused:
             raise refused[0]
@@ -154,6 +166,29 @@ class MongoRecords:
                 these = {"_id": {"$in": [row["_id"] for row in found]}}
                 await self._connection.change("revoke", _later(self._mark_revoked, these))
         return done.matched_count > 0
+
+    async def edit(self, newest: Notice, versions: Sequence[Version], *, is_reset: bool) -> bool:
+        """The push record says so, and what it said before is kept; False: there is no push record."""
+        where = {"message_id": newest.message_id}
+        refused: list[StoreError] = []
+        async with self._connection.writing():
+            await self._connection.bulk("edit", VERSIONS, list(map(version_upsert, versions)), refused)
+            done = await self._connection.change(
+                "edit", lambda: self._push_records.update_one(where, push_edit(newest))
+            )
+            if done.matched_count:
+                await self._connection.change("edit", lambda: self._receipts.update_many(where, receipt_edit(newest)))
+            if done.matched_count and is_reset:
+                await self._connection.change("edit", lambda: self._reset(newest.message_id))
+        self._counts.changed({newest.message_id})
+        if refused:
+            raise refused[0]
+        return done.matched_count > 0
+
+    async def _reset(self, message_id: str) -> Any:
+        gone = ("read_at", "confirmed_at", "confirmed_version")
+        change = {"$set": {"is_read": False, "is_confirmed": False}, "$unset": dict.fromkeys(gone, "")}
+        return await self._receipts.update_many({"message_id": message_id, "is_read": True}, change)
 
     async def _mark_revoked(self, these: Document) -> Any:
         return await self._receipts.update_many(these, {"$set": {"is_revoked": True}})
@@ -221,6 +256,7 @@ class MongoRecords:
         where = {"message_id": message_id}
         async with self._connection.writing():
             dropped = await self._drop("delete", where)
+            await self._connection.change("delete", lambda: self._versions.delete_many(where))
             dropped += (
                 await self._connection.change("delete", lambda: self._push_records.delete_one(where))
             ).deleted_count
@@ -431,6 +467,21 @@ class MongoRecords:
 
 def _later(work: Callable[[Document], Awaitable[T]], argument: Document) -> Callable[[], Awaitable[T]]:
     return lambda: work(argument)
+
+
+def _version_writes(user_id: UserId, message_ids: Sequence[str], versions: Mapping[str, int]) -> list[Write]:
+    """Confirmations say which version they are of; the first one counts."""
+    by_version: dict[int, list[str]] = {}
+    for message_id in message_ids:
+        if message_id in versions:
+            by_version.setdefault(versions[message_id], []).append(message_id)
+    return [
+        UpdateMany(
+            {"user_id": user_id, "message_id": {"$in": some}, "is_confirmed": {"$ne": True}},
+            {"$set": {"confirmed_version": version}},
+        )
+        for version, some in by_version.items()
+    ]
 
 
 def _mark_writes(mine: Document, mark: Mark, at_ms: int) -> list[Write]:

@@ -25,7 +25,7 @@ from pymongo import InsertOne, UpdateOne
 
 from pushd.batched import batched
 from pushd.errors import StoreError
-from pushd.model import Notice, Outcome, PushRecord, Receipt, UserId, recipients_text
+from pushd.model import Notice, Outcome, PushRecord, Receipt, UserId, Version, recipients_text
 from pushd.stores.mongo.connection import Connection, Document, Done, Write
 from pushd.stores.mongo.counts import StoredCounts
 from pushd.stores.mongo.documents import PUSH_RECORDS, RECEIVE_RECORDS, date
@@ -372,25 +372,67 @@ def _facts_of(notice: Notice) -> Document:
         "failed_count": 0,
         "created_at": date(notice.accepted_ms),
     }
-    if notice.target.user_ids:
-        fields["target_user_ids"] = list(notice.target.user_ids)
-    if notice.target.roles:
-        fields["target_roles"] = list(notice.target.roles)
-    if notice.target.groups:
-        fields["target_groups"] = list(notice.target.groups)
-    if notice.expires_ms:
-        fields["expires_at"] = date(notice.expires_ms)
+    optional: Document = {
+        "target_user_ids": list(notice.target.user_ids),
+        "target_roles": list(notice.target.roles),
+        "target_groups": list(notice.target.groups),
+        "expires_at": date(notice.expires_ms) if notice.expires_ms else None,
+        "title": notice.title,
+        "url": notice.url,
+        "tags": list(notice.tags),
+        "version": notice.version if notice.version > 1 else None,
+    }
+    fields |= {name: value for name, value in optional.items() if value}
     if notice.data is not None:
         fields |= extra_data(notice.data)
-    if notice.title:
-        fields["title"] = notice.title
-    if notice.url:
-        fields["url"] = notice.url
-    if notice.tags:
-        fields["tags"] = list(notice.tags)
     if notice.send_at_ms:
         fields |= {"send_at": date(notice.send_at_ms), "submitted_at": date(notice.submitted_ms)}
     return fields
+
+
+def push_edit(newest: Notice) -> Document:
+    """What makes a push record say what an edited notice says."""
+    said: Document = {"content": newest.content, "version": newest.version}
+    if newest.title:
+        said["title"] = newest.title
+    if newest.url:
+        said["url"] = newest.url
+    if newest.data is not None:
+        said |= extra_data(newest.data)
+    return _changed(
+        {**said, **receipt_said(newest)}, ("title", "url", "extra_data", "extra_json", "tags", "expires_at")
+    )
+
+
+def receipt_edit(newest: Notice) -> Document:
+    """What makes receive records say that."""
+    return _changed(receipt_said(newest), ("tags", "expires_at"))
+
+
+def receipt_said(notice: Notice) -> Document:
+    """What a receive record says of its notice that an edit may change."""
+    said: Document = {"tags": list(notice.tags)} if notice.tags else {}
+    if notice.expires_ms:
+        said["expires_at"] = date(notice.expires_ms)
+    return said
+
+
+def _changed(said: Document, names: Sequence[str]) -> Document:
+    gone = {name: "" for name in names if name not in said}
+    return {**({"$set": said} if said else {}), **({"$unset": gone} if gone else {})}
+
+
+def version_upsert(version: Version) -> UpdateOne:
+    """What a notice said before, once."""
+    notice = version.notice
+    said: Document = {"content": notice.content, "title": notice.title, "url": notice.url, "tags": list(notice.tags)}
+    if notice.data is not None:
+        said |= extra_data(notice.data)
+    if notice.expires_ms:
+        said["expires_at"] = date(notice.expires_ms)
+    replaced = {"replaced_at": date(version.at_ms), "editor_id": version.editor_id, "editor_name": version.editor_name}
+    key = {"message_id": notice.message_id, "version": notice.version}
+    return UpdateOne(key, {"$setOnInsert": {**said, **replaced, "created_at": date(notice.accepted_ms)}}, upsert=True)
 
 
 def extra_data(data: Any) -> Document:

@@ -20,6 +20,7 @@ from pushd.values import is_deeper, usable_link, usable_tags, usable_title
 MOST_DEPTH = 500
 # Python's own limit is 4300; a number of more digits is delivered as a text.
 MOST_DIGITS = 4000
+MOST_VERSION = 2**31
 PLAIN_ID_CHARS = 10  # fit into every client's frame, however it writes them
 # Milliseconds since the epoch are above, seconds below, for all moments from 1973 on.
 LEAST_MS = 100_000_000_000
@@ -38,6 +39,7 @@ class _Element(msgspec.Struct):
     title: str | msgspec.UnsetType
     url: str | msgspec.UnsetType
     tags: tuple[str, ...] | msgspec.UnsetType
+    version: int | msgspec.UnsetType
     priority: int
     need_confirm: bool
     saved_at: int
@@ -67,6 +69,7 @@ def encode(item: MailboxItem, now_ms: int) -> bytes:
             title=item.title or msgspec.UNSET,
             url=item.url or msgspec.UNSET,
             tags=item.tags or msgspec.UNSET,
+            version=item.version if item.version > 1 else msgspec.UNSET,
             priority=item.priority,
             need_confirm=item.need_confirm,
             saved_at=item.saved_at or now_ms,
@@ -164,6 +167,7 @@ def decode(element: bytes) -> MailboxItem:
     item.expires_ms = _moment_ms(item.expires_ms)
     item.priority = _priority(item.priority)
     item.type = public_type(item.type)
+    item.version = _version(item.version)
     if item.title or item.url or item.tags:
         item.title, item.url, item.tags = usable_title(item.title), usable_link(item.url), usable_tags(item.tags)
     return item
@@ -234,6 +238,7 @@ def _of_fields(fields: Any, element: bytes) -> MailboxItem:
         title=usable_title(fields.get("title")),
         url=usable_link(fields.get("url")),
         tags=usable_tags(fields.get("tags")),
+        version=_version(fields.get("version")),
     )
 
 
@@ -255,6 +260,10 @@ def _is_whole(value: Any) -> bool:
 
 def _priority(value: Any) -> int:
     return value if _is_whole(value) and 0 <= value <= Priority.URGENT else Priority.NORMAL
+
+
+def _version(value: Any) -> int:
+    return value if _is_whole(value) and 0 < value <= MOST_VERSION else 1
 
 
 def _moment_ms(value: Any) -> int:

@@ -142,6 +142,12 @@ class RedisMailbox:
             for chunk in batch.chunks(self._client.keys_at_once):
                 await self._change("remove", scripts.REMOVE, chunk, limits)
 
+    async def replace(self, item: MailboxItem, user_ids: Collection[UserId]) -> None:
+        """Put `item` in place of what waits under its id."""
+        value = (elements.encode(item, self._clock()), item.message_id)
+        for chunk in Batch([((0,), list(dict.fromkeys(user_ids)))], [value]).chunks(self._client.keys_at_once):
+            await self._change("replace", scripts.REPLACE, chunk, (self._max_per_user,))
+
     async def clear(self, user_id: UserId) -> int:
         """Empty one user's mailbox; how many items were in it. Counts what is in the list, be it past its time."""
         call = Call([key_of(self._prefix, user_id)], ())

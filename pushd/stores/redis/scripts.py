@@ -241,6 +241,43 @@ end
 return reply
 """
 
+# KEYS; ARGV: max_per_user, plan, then by place: element, id. Elements with the id become that one, saved when they
+# were. Returns the same as a save.
+_REPLACE = """
+local max_per_user = tonumber(ARGV[1])
+
+local function saved_as(fresh, element)
+  local saved = string.match(element, '^.*"saved_at":(%d+)')
+  local head, tail = string.match(fresh, '^(.*"saved_at":)%d+(.*)$')
+  return saved and head and head .. saved .. tail or fresh
+end
+
+local index, reply = 0, {0}
+for count, place in string.gmatch(ARGV[2], '(%d+):(%d+)') do
+  local fresh, id = ARGV[1 + 2 * place], ARGV[2 + 2 * place]
+  local needle = needle_of(id)
+  for _ = 1, count do
+    index = index + 1
+    local key = KEYS[index]
+    local waiting = redis.pcall('LRANGE', key, 0, max_per_user - 1)
+    if waiting.err then
+      if not is_wrong_type(waiting) then return waiting end
+      reply[#reply + 1] = index
+    else
+      for at, element in ipairs(waiting) do
+        if string.find(element, needle, 1, true) and id_of(element) == id then
+          redis.call('LSET', key, at - 1, saved_as(fresh, element))
+        end
+      end
+      work = work + 10 + #waiting * 5
+    end
+    reply[1] = index
+    if work > MOST_WORK then return reply end
+  end
+end
+return reply
+"""
+
 # One key. Returns how many elements were in it.
 _CLEAR = """
 local count = redis.pcall('LLEN', KEYS[1])
@@ -280,5 +317,6 @@ class Script:
 SAVE = Script(_COMMON + _SAVE)
 READ = Script(_COMMON + _READ)
 REMOVE = Script(_COMMON + _REMOVE)
+REPLACE = Script(_COMMON + _REPLACE)
 CLEAR = Script(_COMMON + _CLEAR)
 PROBE = Script(_PROBE)

@@ -10,6 +10,7 @@ from functools import partial
 import msgspec
 import orjson
 
+from pushd.model import Notice
 from pushd.stores.sqlite.engine.statements import Parameter, Reads
 
 # Rows of a statement: tens of milliseconds of a reader's time, unless they are large.
@@ -53,7 +54,7 @@ def both(one: Marks, other: Marks) -> Marks:
 
 
 class Keywords:
-    """Looks for keywords. The content of a notice does not change, so what was found stays true.
+    """Looks for keywords. What was found stays true until a notice is edited.
 
     A scan costs a reader about a microsecond a row of 200 bytes; memory a byte a notice, for KEPT keywords.
     """
@@ -61,6 +62,7 @@ class Keywords:
     def __init__(self, reads: Reads) -> None:
         self._reads = reads
         self._kept: OrderedDict[str, Marks] = OrderedDict()
+        self._edits = 0
         self._scanning = asyncio.Lock()  # one scan at a time: the other reader is for others
 
     async def having(self, keyword: str, first: int, end: int) -> Marks:
@@ -69,6 +71,7 @@ class Keywords:
         Raises StoreError.
         """
         async with self._scanning:
+            edits = self._edits
             (newest,) = await self._reads.numbers("keyword", NEWEST)
             end = min(end, newest + 1)  # what comes later is scanned later
             known = self._kept.pop(keyword, None) or Marks(first)
@@ -76,10 +79,16 @@ class Keywords:
             after = await self._scan(keyword, known.end, end)
             if before or after:
                 known = Marks(known.first - len(before), before + known.marks + after)
-            self._kept[keyword] = known
+            if edits == self._edits:
+                self._kept[keyword] = known
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
             return known
+
+    def edited(self, seq: int, notice: Notice) -> None:
+        """A notice has another content now."""
+        self._edits += 1
+        self._kept.clear()
 
     async def _scan(self, keyword: str, first: int, end: int) -> bytes:
         marks = bytearray(max(0, end - first))

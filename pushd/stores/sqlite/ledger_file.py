@@ -21,6 +21,7 @@ from pushd.ledger._ledger import Ledger
 from pushd.ledger.clients import ClientFacts, Clients
 from pushd.ledger.labels import Labels
 from pushd.ledger.users import Users
+from pushd.model import Notice
 from pushd.stores.sqlite.engine.connection import open_connection
 from pushd.stores.sqlite.engine.failures import translated
 from pushd.stores.sqlite.engine.schema import transaction
@@ -62,6 +63,9 @@ BODIES = "SELECT seq, CAST(body AS BLOB) FROM notice WHERE seq IN ({}) ORDER BY 
 MESSAGE_IDS = "SELECT seq, CAST(message_id AS BLOB) FROM notice WHERE seq IN ({}) AND typeof(message_id) = 'text'"
 EXPIRIES = "SELECT seq, expires_ms FROM notice WHERE seq IN ({}) AND typeof(expires_ms) = 'integer'"
 TAGS = "SELECT seq, CAST(tag AS BLOB) FROM notice_tag WHERE seq IN ({}) ORDER BY seq, place"
+REPLACED = """
+SELECT CAST(message_id AS BLOB), at_ms FROM notice_version WHERE message_id IN ({}) ORDER BY message_id, version
+"""
 CLIENT_ROWS = f"""
 SELECT number, {", ".join(f"CAST({text} AS BLOB)" for text in ClientFacts._fields)} FROM client WHERE number IN ({{}})
 """  # noqa: S608 - constants only
@@ -127,6 +131,9 @@ class LedgerFile:
         # settled, and the one that says what waits.
         self.again: dict[int, int] = {}
         self.text_seqs: dict[int, int] = {}
+        self.edits = 0  # of notices: what was read of a body before one may be another now
+        self.has_versions = True  # there may be notices that said something else before
+        self.on_edited: list[Callable[[int, Notice], None]] = []
         self._recent_bodies: Recent[int, bytes] = Recent(RECENT_BODIES_BYTES, len)
         self._read = read
         self._loop = asyncio.get_running_loop()
@@ -246,6 +253,7 @@ class LedgerFile:
     async def bodies(self, seqs: Collection[int]) -> dict[int, bytes]:
         """The Notice of each of these as JSON, as it is stored, in any order; those without a row are absent."""
         found: dict[int, bytes] = {}
+        edits = self.edits
         wanted: list[int] = []
         for seq in seqs:
             body = self._recent_bodies.get(seq)
@@ -258,10 +266,27 @@ class LedgerFile:
             part = wanted[:CHUNK_ROWS]
             rows, is_all = await self._read(STORE, "bodies", partial(_bodies_within, part))
             for seq, body in rows:
-                self._recent_bodies.put(seq, body)
+                if edits == self.edits:
+                    self._recent_bodies.put(seq, body)
                 found[seq] = body
             done = part[-1] if is_all else rows[-1][0]
             wanted = [seq for seq in wanted if seq > done]
+        return found
+
+    def edited(self, seq: int, notice: Notice) -> None:
+        """The row of this notice says something else now."""
+        self.edits += 1
+        self.has_versions = True
+        self._recent_bodies.drop(seq)
+        for tell in self.on_edited:
+            tell(seq, notice)
+
+    async def replaced(self, message_ids: Collection[str]) -> dict[str, list[int]]:
+        """When the versions of these that are not in force any more were replaced, the first one first."""
+        found: dict[str, list[int]] = {}
+        for part in batched(message_ids if self.has_versions else (), CHUNK_ROWS):
+            for message_id, at_ms in await self._rows("replaced", REPLACED, part):
+                found.setdefault(message_id.decode("utf-8", "replace"), []).append(at_ms)
         return found
 
     async def message_ids(self, seqs: Collection[int]) -> dict[int, str]:

@@ -92,6 +92,7 @@ class SqliteMailbox:
         self._ledger = file.ledger
         self._statements = statements
         self._waits_from = waits_from
+        file.on_edited.append(self._edited)
         file.text_seqs.update((seq, anew.text_seq) for seq, anew in waits_from.items())
         self._ttl_ms = ttl_days * DAY_MS
         self._timezone = timezone
@@ -200,6 +201,7 @@ class SqliteMailbox:
                 items[seq] = known[0]
         for part in batched(missing, SEQS_AT_ONCE):
             texts = {seq: anew.text_seq if (anew := self._waits_from.get(seq)) else seq for seq in part}
+            edits = self._file.edits
             bodies = await self._file.bodies(set(texts.values()))
             async for seq, text_seq in sliced(texts.items()):
                 if text_seq not in bodies:
@@ -208,6 +210,8 @@ class SqliteMailbox:
                 item = self._item(seq, bodies[text_seq])
                 if item is not None:
                     items[seq] = item
+                    if edits == self._file.edits:
+                        self._items.put(seq, (item, len(bodies[text_seq])))
         return items
 
     def _item(self, seq: int, body: bytes) -> MailboxItem | None:
@@ -229,12 +233,23 @@ class SqliteMailbox:
                 title=notice.title,
                 url=notice.url,
                 tags=notice.tags,
+                version=notice.version,
             )
         except Exception as error:
             self._leave_aside(1, f"a notice that waits cannot be read: {type(error).__name__}", repr(error))
             return None
-        self._items.put(seq, (item, len(body)))
         return item
+
+    def _edited(self, seq: int, notice: Notice) -> None:
+        self._items.drop(seq)
+        for first, text_seq in self._file.text_seqs.items() if self._file.text_seqs else ():
+            if text_seq == seq:
+                self._items.drop(first)
+        if seq in self._waits_from:
+            self._waits_from[seq] = self._waits_from[seq]._replace(expires_ms=notice.expires_ms)
+
+    async def replace(self, item: MailboxItem, user_ids: Collection[UserId]) -> None:
+        """What waits is what the notice's row says."""
 
     def _leave_aside(self, count: int, kind: str, cause: str = "") -> None:
         self._left_aside(count)

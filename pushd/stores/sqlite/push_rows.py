@@ -99,6 +99,7 @@ def push_row(notice: Notice, state: int, created_ms: int, counts: Counts) -> Pus
         url=notice.url,
         tags=notice.tags,
         target_groups=list(notice.target.groups) or None,
+        version=notice.version,
     )
 
 

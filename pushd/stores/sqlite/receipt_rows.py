@@ -63,6 +63,8 @@ async def receipt_rows(file: LedgerFile, found: Sequence[Found]) -> list[Receipt
     """
     seqs = _distinct(seq for seq, *_ in found)
     message_ids, expiries, tags = await file.message_ids(seqs), await file.expiries(seqs), await file.tags(seqs)
+    confirmed = {message_ids[seq] for seq, _, state, *_ in found if _STATES[state].is_confirmed and seq in message_ids}
+    replaced = await file.replaced(confirmed)
     clients = await file.clients.facts(_distinct(client for *_, client in found if client))
     rows: list[ReceiptRow] = []
     async for receipt in sliced(found):
@@ -72,7 +74,8 @@ async def receipt_rows(file: LedgerFile, found: Sequence[Found]) -> list[Receipt
             seq = receipt[0]
             label = file.labels.label(file.ledger.label(seq))
             said = _Said(message_id, label.type if label else "", tuple(tags.get(seq, ())), expiries.get(seq, 0))
-            rows.append(_row(receipt, said, file.ledger.created_ms(seq), file.users, client))
+            version = _version_at(receipt[5], replaced.get(message_id, ())) if _STATES[receipt[2]].is_confirmed else 0
+            rows.append(_row(receipt, said, file.ledger.created_ms(seq), file.users, client, version))
     return rows
 
 
@@ -83,7 +86,14 @@ def who(users: Users, number: int, seq: int) -> tuple[UserId, str, int]:
     return users.ids[number], *users.name_role(number, seq)
 
 
-def _row(receipt: Found, said: _Said, created_ms: int, users: Users, client: ClientFacts) -> ReceiptRow:
+def _version_at(at_ms: int, replaced: Sequence[int]) -> int:
+    """Which version was in force, if the former ones were replaced then."""
+    return 1 + sum(replaced_ms <= at_ms for replaced_ms in replaced)
+
+
+def _row(
+    receipt: Found, said: _Said, created_ms: int, users: Users, client: ClientFacts, confirmed_version: int
+) -> ReceiptRow:
     seq, number, state, received_ms, read_ms, confirmed_ms, _ = receipt
     user_id, username, role = who(users, number, seq)
     says = _STATES[state]
@@ -99,9 +109,10 @@ def _row(receipt: Found, said: _Said, created_ms: int, users: Users, client: Cli
         is_received=says.is_received,
         received_ms=received_ms,
         is_read=says.is_read,
-        read_ms=read_ms,
+        read_ms=read_ms if says.is_read else 0,
         is_confirmed=says.is_confirmed,
-        confirmed_ms=confirmed_ms,
+        confirmed_ms=confirmed_ms if says.is_confirmed else 0,
+        confirmed_version=confirmed_version,
         device_type=client.device_type,
         platform=client.platform,
         browser=client.browser,

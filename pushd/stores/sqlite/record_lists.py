@@ -90,6 +90,7 @@ class RecordLists:
         self._ledger = file.ledger
         self._reads = Reads(read, "records")
         self._keywords = Keywords(self._reads)
+        file.on_edited.append(self._keywords.edited)
 
     async def receive_status(self, message_id: str) -> ReceiptStats | None:
         """Counts over one notice's receive records; None for an unknown notice."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pushd.ledger.clients import first_of
-from pushd.model import Channel, DeliveryStatus, Mark, Outcome, PushRecord, Receipt, User, UserId
+from pushd.model import Channel, DeliveryStatus, Mark, Notice, Outcome, PushRecord, Receipt, User, UserId, Version
+from pushd.ports import NO_VERSIONS
 from pushd.stores.sqlite.engine.statements import Statements, drop_chunks
 from pushd.stores.sqlite.ledger_file import LedgerFile
 from pushd.stores.sqlite.notices import (
@@ -175,8 +176,18 @@ class SqliteRecords:
         bits = STATUSES.get(status, 0)
         self._ledger.set_notice(seq, bits, STATUS & ~bits)
 
-    async def mark(self, user_id: UserId, message_ids: Sequence[str], mark: Mark, at_ms: int) -> list[str]:
-        """Note that the user read or confirmed these; the ids for which there is a receive record."""
+    async def mark(
+        self,
+        user_id: UserId,
+        message_ids: Sequence[str],
+        mark: Mark,
+        at_ms: int,
+        versions: Mapping[str, int] = NO_VERSIONS,
+    ) -> list[str]:
+        """Note that the user read or confirmed these; the ids for which there is a receive record.
+
+        Which version a confirmation is of, its time says.
+        """
         step = CONFIRMED if mark is Mark.CONFIRMED else READ
         seqs = await self._file.seqs_of(set(message_ids))
         number = self._file.users.number(user_id)
@@ -199,6 +210,10 @@ class SqliteRecords:
         self._ledger.hide(seq)
         await self._file.commit()
         return True
+
+    async def edit(self, newest: Notice, versions: Sequence[Version], *, is_reset: bool) -> bool:
+        """Whether there is a push record: SqliteAmendments has done the rest."""
+        return await self.revoke(newest.message_id, 0)
 
     async def revoke(self, message_id: str, at_ms: int) -> bool:
         """Whether there is a push record: SqliteAmendments has done the rest."""

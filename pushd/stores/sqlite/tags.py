@@ -14,6 +14,8 @@ from pushd.stores.sqlite.engine.statements import Parameter, Reads, Rows, Value
 
 ADD = Rows(("seq", "place", "tag"), "INSERT OR REPLACE INTO notice_tag (seq, place, tag) SELECT * FROM given")
 DROP = "DELETE FROM notice_tag WHERE seq IN (SELECT value FROM json_each(CAST(:seqs AS TEXT)))"
+DROP_ONE = "DELETE FROM notice_tag WHERE seq = ?"
+ADD_ONE = "INSERT INTO notice_tag (seq, place, tag) VALUES (?, ?, ?)"
 
 HAVING = """
 SELECT CAST(json_group_array(seq) AS BLOB)

@@ -117,7 +117,7 @@ class HttpConnection(asyncio.Protocol):
             self._balance_reading()
         elif parser.has_upgrade():
             self._state = UPGRADE_QUEUED
-            self._set_deadline()
+            self._deadline.await_answer(self._admitted_until())
             self._shared.upgrades.queue(self._take_upgrade)
         elif turns.is_free(line := self._line()):
             self._go_on()
@@ -196,7 +196,12 @@ class HttpConnection(asyncio.Protocol):
             self._answer_ready()
             if self._state.is_over:
                 return
-        self._settle()
+        if self._out.held_bytes:
+            self._flush()
+        if self._state is READING:
+            self._read_on()
+        elif not self._state.is_over:
+            self._reading.balance(self._has_eof)
 
     def _answer_ready(self) -> None:
         """Reply to requests until one must be waited for, the connection is handed over, or there is nothing to do."""
@@ -228,15 +233,11 @@ class HttpConnection(asyncio.Protocol):
         elif not verdict:
             self._parser.discard_body()
 
-    def _settle(self) -> None:
-        """After a turn: write, and read on, yield to the loop, or wait, with a deadline for what is awaited."""
-        if self._out.held_bytes:
-            self._flush()
-        state, parser = self._state, self._parser
-        if state.is_over:
-            return
+    def _read_on(self) -> None:
+        """Wait for more of the message that arrives; or for the next turn, if there is more to be looked at."""
+        parser, shared = self._parser, self._shared
         is_more_here = not parser.is_clear
-        if state is READING and not self._is_choked:
+        if not self._is_choked:
             if is_more_here and parser.has_work:
                 self._queue()
                 return
@@ -244,11 +245,12 @@ class HttpConnection(asyncio.Protocol):
                 self._transport.close()
             elif is_more_here and parser.take_continue():
                 self._transport.write(messages.CONTINUE)
-        self._reading.balance(self._has_eof)  # who has to queue has returned
+        self._reading.balance(self._has_eof)
         if is_more_here and not self._reading.may_go_on():
             self.give_way()
         else:
-            self._set_deadline()
+            head_s, now = shared.limits.handshake_timeout_s, shared.loop.time()
+            self._deadline.await_message(parser.phase, parser.body_bytes, head_s, now)
 
     def _balance_reading(self) -> None:
         self._reading.balance(self._has_eof, self._state.has_to_queue)
@@ -263,19 +265,27 @@ class HttpConnection(asyncio.Protocol):
         """The answer; None when it must be waited for."""
         if not self._reading.has_room_for(request):
             return self._shared.crowded()
-        answer = self._shared.application.handle(request)
-        if isinstance(answer, Later):  # asked first: it is what most of those who publish get
-            self._pending = request, answer
-            answer.decided.add_done_callback(self._take_pending)
+        shared = self._shared
+        answer = shared.application.handle(request)
+        if isinstance(answer, Later):  # asked first: it is what those who publish get
+            self._wait_on(request, answer, shared.loop.time() + shared.application.answer_within_s)
+            if not self._parser.is_clear:
+                self._begin_alike((request, answer))
         elif isinstance(answer, Response):
             return answer
         else:
-            self._task = self._shared.spawn(self._work(request, answer))
-        self._state = WAITING
-        self._reading.worked_bytes = len(request.body)
-        if self._pending is not None and not self._parser.is_clear:
-            self._begin_alike(self._pending)
+            self._state = WAITING
+            self._reading.worked_bytes = len(request.body)
+            self._deadline.await_answer(inf)
+            self._task = shared.spawn(self._work(request, answer))
         return None
+
+    def _wait_on(self, request: Request, answer: Later[Response], until: float) -> None:
+        self._state = WAITING
+        self._pending = request, answer
+        answer.decided.add_done_callback(self._take_pending)
+        self._reading.worked_bytes = len(request.body)
+        self._deadline.await_answer(until)
 
     def _begin_alike(self, pending: tuple[Request, Later[Response]]) -> None:
         if self._out.behind is None:
@@ -294,6 +304,9 @@ class HttpConnection(asyncio.Protocol):
                     answer = self._shared.application.too_late(request)
                 else:
                     self._wait_on(request, answer, until)
+                    self._reading.worked_bytes += sum(len(begun[0].body) for begun in behind)
+                    self._flush()
+                    self._balance_reading()
                     return
             self._reply(request, answer)
         if self._out.is_last:
@@ -301,16 +314,6 @@ class HttpConnection(asyncio.Protocol):
         self._reading.worked_bytes = sum(len(request.body) for request, _, _ in behind)
         if not self._state.is_over:
             self._go_on()
-
-    def _wait_on(self, request: Request, answer: Later[Response], until: float) -> None:
-        """Wait for an answer with those behind it."""
-        self._state = WAITING
-        self._pending = request, answer
-        answer.decided.add_done_callback(self._take_pending)
-        self._reading.worked_bytes = len(request.body) + sum(len(begun[0].body) for begun in self._out.behind or ())
-        self._flush()
-        self._balance_reading()
-        self._deadline.await_answer(until)
 
     def _take_pending(self, decided: asyncio.Future[Any]) -> None:
         """A pending answer is there; nobody waits for one that was given up."""
@@ -346,10 +349,14 @@ class HttpConnection(asyncio.Protocol):
             return verdict
         if isinstance(verdict, Awaitable):
             self._state = DECIDING
+            self._deadline.await_answer(self._admitted_until())
             self._task = self._shared.spawn(self._work(request, self._decided(request, verdict)))
         else:
             self._hand_over(request, verdict)
         return None
+
+    def _admitted_until(self) -> float:
+        return self._shared.loop.time() + self._shared.limits.handshake_timeout_s
 
     async def _decided(self, request: Request, verdict: Awaitable[Any]) -> Response | None:
         """The refusal of an upgrade, or None after the hand-over."""
@@ -396,6 +403,7 @@ class HttpConnection(asyncio.Protocol):
         self._deadline.answered()
         if out.more is not None:
             self._state = SENDING
+            self._deadline.await_answer(inf)
             self._flush()
 
     def _flush(self) -> None:
@@ -457,17 +465,6 @@ class HttpConnection(asyncio.Protocol):
             self.connection_lost(None)
         else:
             self._transport.abort()
-
-    def _set_deadline(self) -> None:
-        """For the answer that is awaited, or for the message that arrives."""
-        shared, state, parser = self._shared, self._state, self._parser
-        now = shared.loop.time()
-        if state is READING or state.has_to_queue:
-            self._deadline.await_message(parser.phase, parser.body_bytes, shared.limits.handshake_timeout_s, now)
-        elif self._pending is not None:
-            self._deadline.await_answer(now + shared.application.answer_within_s)
-        else:
-            self._deadline.await_answer(now + shared.limits.handshake_timeout_s if state.is_admitting else inf)
 
     def check_time(self, now: float) -> None:
         """Called by the sweep: end what took too long. The time of a TLS handshake is the transport's."""

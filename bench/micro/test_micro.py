@@ -11,6 +11,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.loadlib import drive_plan
+from bench.micro.exchange import Exchange
 from bench.micro.hubs import Crowd
 from pushd._fastpath import FanOut
 from pushd.auth.authenticator import VERIFIED_TOKENS, Authenticator
@@ -88,6 +89,19 @@ def test_parse_post(benchmark: BenchmarkFixture) -> None:
 def test_parse_post_with_known_head(benchmark: BenchmarkFixture) -> None:
     parser = RequestParser(max_body_bytes=1_000_000)
     assert benchmark(parsed, parser, POST) == BODY
+
+
+@pytest.fixture
+def exchange() -> Iterator[Exchange]:
+    made = Exchange()
+    yield made
+    made.close()
+
+
+def test_a_request_and_its_answer(benchmark: BenchmarkFixture, exchange: Exchange) -> None:
+    """On a kept-alive connection, from its bytes to those of the answer, but for what the handler does."""
+    (_, request), *_ = drive_plan.singles(8801, drive_plan.one_each(1, [7]))
+    assert benchmark(exchange.ask, request).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 def test_verify_token(benchmark: BenchmarkFixture) -> None:

@@ -63,24 +63,22 @@ class AnswerQueue:
             response = shared.application.fail(_TOO_MUCH) if self.more is None else response
         if request is None or "origin" in request.headers:
             response = shared.application.share(request or refused, response)
+        is_apart = len(response.body) > JOINED_BYTES and not head_only
+        date = messages.date_line(int(shared.wall_s()))
         try:
-            self._put(response, keep_alive, head_only)
+            answer = messages.encode(response, keep_alive, head_only or is_apart, date)
         except Exception:
             _log.exception("answer cannot be encoded", status=response.status)
             self.give_up()
             keep_alive, self.more = False, None
-            self._put(shared.application.share(request or refused, shared.application.fail(BROKEN)), False, head_only)
-        self.is_last = not keep_alive
-
-    def _put(self, response: Response, keep_alive: bool, head_only: bool) -> None:
-        date = messages.date_line(int(self._shared.wall_s()))
-        is_apart = len(response.body) > JOINED_BYTES and not head_only
-        answer = messages.encode(response, keep_alive, head_only or is_apart, date)
+            response, is_apart = shared.application.share(request or refused, shared.application.fail(BROKEN)), False
+            answer = messages.encode(response, keep_alive, head_only, date)
         self._pieces.append(answer)
         self.held_bytes += len(answer)
         if is_apart:
             self._pieces.append(response.body)
             self.held_bytes += len(response.body)
+        self.is_last = not keep_alive
 
     def flush(self, transport: asyncio.Transport) -> None:
         """Write all but the rest of a long answer, unless the transport is closing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,9 +12,20 @@ from typing import Any
 import pytest
 
 from tests.daemon import Probe, until
+from tests.mongo_server import MongoServer
+from tests.tokens import SECRET, token
 
 Start = Callable[..., Any]
 LATER = {"delay_s": 3600}
+
+
+@pytest.fixture(params=["embedded", "mongodb"])
+async def probe(start: Start, mongo_server: MongoServer, request: pytest.FixtureRequest) -> Probe:
+    """A daemon that keeps its records here, or there."""
+    if request.param == "embedded":
+        return await start()
+    database = f"pushd_{uuid.uuid4().hex}"
+    return await start(records={"url": mongo_server.url, "database": database, "flush_ms": 1})
 
 
 async def publish(probe: Probe, **fields: Any) -> dict[str, Any]:
@@ -175,8 +187,6 @@ async def test_metrics_count_what_is_scheduled_and_what_was_cancelled(probe: Pro
 
 
 async def test_only_an_admin_cancels(start: Start) -> None:
-    from tests.tokens import SECRET, token
-
     probe = await start(auth={"mode": "jwt", "jwt_secret": SECRET})
     headers = {"Authorization": f"Bearer {token(7, role=0)}"}
     response = await probe.post("/notification/records/m/cancel", {}, headers=headers)

@@ -103,3 +103,14 @@ def test_what_a_former_process_accepted_may_exceed_the_capacity() -> None:
     assert not lanes.reserve()
     assert lanes.take() == "b"
     assert lanes.reserve()
+
+
+def test_a_place_may_be_claimed_beyond_the_capacity() -> None:
+    lanes: Lanes[str] = Lanes(1)
+    assert lanes.reserve()
+    lanes.claim()
+    assert not lanes.reserve()
+    lanes.put("a", Priority.NORMAL, 0.0)
+    lanes.put("b", Priority.NORMAL, 0.0)
+    assert [lanes.take(), lanes.take(), lanes.take()] == ["a", "b", None]
+    assert lanes.reserve()

@@ -282,3 +282,17 @@ def test_wrong_seqs() -> None:
     with pytest.raises(OverflowError):
         counts_of(Ledger(1), [1 << 70])
     assert counts_of(Ledger(1), [-5, 0]) == {-5: (0, 0, 0, 0, 0), 0: (0, 0, 0, 0, 0)}
+
+
+def test_flags_of_a_state() -> None:
+    """Notices whose state has some bits, and has not some others."""
+    ledger = Ledger(5)
+    over, revoked = 0x10, 0x20
+    for seq, flags in enumerate((0, over, revoked, over | revoked), 1):
+        ledger.add_notice(seq, seq, 1)
+        ledger.set_notice(seq, set=flags)
+    asked = {(0, 0): [1, 2, 3, 4], (over | revoked, 0): [1], (over | revoked, over): [2], (revoked, revoked): [3, 4]}
+    for (flags, state), expected in asked.items():
+        query = PushQuery(ledger, flags=flags, state=state)
+        assert query.page(SEQ, 0, 10, False) == expected
+        assert query.totals()[0] == len(expected)

@@ -34,7 +34,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     status: str = "accepted"
 
 
-class InFlight(msgspec.Struct, eq=False):
+class InFlight(msgspec.Struct, eq=False, gc=False):
     """A notice on its way, and what keeps it from being settled.
 
     It is *delivered* when the fan-out is through and the absent recipients' copies are in their mailboxes. It is
@@ -145,19 +145,13 @@ class InFlight(msgspec.Struct, eq=False):
 
     def end_save(self) -> None:
         """The copies of one `add_save` are in the mailboxes, or safe on disk."""
-        self._saved()
-        self.end_work()
-
-    def end_fan_out(self) -> None:
-        """Every connection was written to, and every save was added."""
-        self._saved()
-        self.end_work()
-
-    def _saved(self) -> None:
         self.saves -= 1
         if self.saves == 0 and self.waiters is not None:
             waiters, self.waiters = self.waiters, None
             waiters.resolve()
+        self.end_work()
+
+    end_fan_out = end_save  # every connection was written to, and every save was added
 
 
 class Attempt(Later["Attempt"]):

@@ -49,7 +49,7 @@ class TargetKind(StrEnum):
     GROUP = "group"
 
 
-class Target(msgspec.Struct, frozen=True, omit_defaults=True):
+class Target(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A notice's addressees: `user_ids` belong to CUSTOM, `roles` to ROLE, `groups` to GROUP, `exclude_ids` to any
     kind."""
 
@@ -69,7 +69,7 @@ def recipients_text(target: Target) -> str:
     return "all_admins" if target.kind is TargetKind.ADMIN else f"{target.kind}_users"
 
 
-class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
+class Notice(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """An accepted notice, as the journal keeps it.
 
     `seq` orders notices of this node (the journal's key); `data` is any JSON value or None;
@@ -196,7 +196,7 @@ class Mark(StrEnum):
     CONFIRMED = "confirmed"
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What is known about one recipient at one moment: shared by all recipients it is true of.
 
     Outcomes of the same recipient merge: flags and times once set stay set, so writing one twice or

@@ -259,11 +259,12 @@ class ReceiptLedger(Protocol):
     def user_number(self, user_id: UserId) -> int | None:
         """By which the user is known here; None for who has not been noted yet."""
 
-    def sent(self, seq: int, number: int, client: int) -> bool:
-        """`note` for one user: it went out to him, who is connected. False: `note` has to do it."""
+    def sent(self, seq: int, number: int, client: int, received_ms: int) -> bool:
+        """It went out to its only recipient, who is connected and has received it, unless `received_ms` is 0: `note`
+        and `conclude`. False: these have to do it."""
 
-    def received(self, seq: int, number: int, client: int, at_ms: int) -> bool:
-        """`note` for one user: it went out to him, who was connected, and he has received it. False as above."""
+    def received(self, seq: int, number: int, at_ms: int) -> bool:
+        """`note` for one user, to whom it went out: he has received it. False: `note` has to do it."""
 
     def conclude(self, seq: int, message_id: str, status: str) -> bool:
         """The status of a notice's push record; False as in `note`."""

@@ -22,7 +22,7 @@ from pushd.protocol import frames
 from pushd.telemetry import faults
 from pushd.turns import Slice, sliced
 from pushd.waiters import Waiters
-from pushd.writing.batches import received
+from pushd.writing.batches import sent
 from pushd.writing.writers import Writers
 
 TOLD_AT_ONCE = 100  # marks, in one write to each of the user's other connections
@@ -200,27 +200,27 @@ class Acknowledgements:
 
         In one call with that: nobody can have answered in between, and no other fan-out of this notice is under way.
         """
+        records = self._writers.records
         if is_handed and not connection.is_acking:
             flight.note_sent(1, 1, 0)
-            self._writers.records.received(flight, connection, self._wall_ms())
+            records.sent(flight, connection, self._wall_ms())
             return
         user_id = connection.user_id
         if is_handed is None:
             flight.note_sent(1, 0, 0)
-            self._record_sent(flight, (user_id,))
             self.to_mailbox(flight, (user_id,))
-            return
-        flight.note_sent(1, 0, 1)
-        self._await_answer(flight, user_id)
-        self._deadlines[flight] = (self._now() + self._current.config.delivery.ack_timeout_s, [user_id])
-        self._writers.records.sent(flight, connection)
+        else:
+            flight.note_sent(1, 0, 1)
+            self._await_answer(flight, user_id)
+            self._deadlines[flight] = (self._now() + self._current.config.delivery.ack_timeout_s, [user_id])
+        records.sent(flight, connection, 0)
 
     def _record_received(self, flight: InFlight, user_ids: Collection[UserId]) -> None:
-        outcome = received(flight.notice.accepted_ms, self._wall_ms())
+        outcome = sent(flight.notice.accepted_ms, self._wall_ms())
         self._writers.records.note(flight, flight.notice.message_id, user_ids, outcome)
 
     def _record_sent(self, flight: InFlight, user_ids: Collection[UserId]) -> None:
-        outcome = Outcome(created_ms=flight.notice.accepted_ms, is_online=True)
+        outcome = sent(flight.notice.accepted_ms, 0)
         self._writers.records.note(flight, flight.notice.message_id, user_ids, outcome)
 
     def _await_answers(self, flight: InFlight, user_ids: list[UserId]) -> None:
@@ -242,7 +242,7 @@ class Acknowledgements:
             return
         former = mine.get(message_id)
         if former is not None:
-            self._answered(former, 1)  # the id was used again: one answer is for both
+            self._given_up(former, 1)  # the id was used again: one answer is for both
         mine[message_id] = flight
 
     # ---- answers
@@ -258,8 +258,10 @@ class Acknowledgements:
         records, at_ms = self._writers.records, self._wall_ms()
         for message_id in message_ids:
             if mine is not None and (flight := mine.pop(message_id, None)) is not None:
-                records.answered(flight, user_id, at_ms)
-                self._answered(flight, 1, received=1)
+                records.received(flight, user_id, at_ms)
+                if flight.waiting == 1:
+                    self._deadlines.pop(flight, None)
+                flight.note_answers(1, 1)
             elif (running := self._under_way.get(message_id)) is not None and running.early_received is not None:
                 running.early_received.add(user_id)
             if stored is not None and (created_ms := stored.pop(message_id, None)) is not None:
@@ -335,7 +337,7 @@ class Acknowledgements:
                 yield
             try:
                 self.to_mailbox(flight, user_ids)
-                self._answered(flight, len(user_ids))
+                self._given_up(flight, len(user_ids))
             except Exception as error:  # the journal keeps the notice
                 faults.noted(self._metrics, "receipts", error, message_id=flight.notice.message_id)
 
@@ -366,14 +368,14 @@ class Acknowledgements:
         self.to_mailbox(flight, late)
         for user_id in late if not flight.is_revoked else ():
             self._note_in_mailbox(user_id, [(message_id, flight.notice.accepted_ms)])
-        self._answered(flight, len(late))
+        self._given_up(flight, len(late))
 
-    def _answered(self, flight: InFlight, count: int, received: int = 0) -> None:
-        """So many recipients are not waited for any more; so many of them have received it."""
+    def _given_up(self, flight: InFlight, count: int) -> None:
+        """So many recipients are not waited for any more, without an answer."""
         if flight.waiting == count:
             self._deadlines.pop(flight, None)
         if count:
-            flight.note_answers(count, received)
+            flight.note_answers(count, 0)
 
     @property
     def waiting_total(self) -> int:

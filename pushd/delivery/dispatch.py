@@ -69,7 +69,7 @@ class Dispatcher:
         self._now = clock.now
         self._wall_ms = clock.wall_ms
         self.fan_outs = FanOutQueue(hub, clock.now)
-        self._to_one = ToOne(hub, acknowledgements, basis)
+        self._to_one = ToOne(hub, acknowledgements, writers, basis)
         writers.give_way_to(self.fan_outs)
         self.aside_most = ASIDE_MOST
         self.grow_after_s = GROW_AFTER_S
@@ -214,12 +214,28 @@ class Dispatcher:
             self._call_worker()
 
     def _is_done(self, flight: InFlight) -> bool:
-        """Whether the notice could be delivered at once, or never can be."""
+        """Whether the notice could be delivered at once, or never can be; else it is untouched."""
+        notice = flight.notice
+        target = notice.target
+        if (
+            target.kind is not TargetKind.CUSTOM
+            or len(target.user_ids) > AT_ONCE_MOST
+            or target.exclude_ids
+            or notice.expires_ms
+            or flight.is_revoked
+            or notice.is_resent
+            or flight.is_restored
+            or self.fan_outs.is_blocked(notice.priority)
+        ):
+            return False
         try:
-            return self._at_once(flight)
+            if len(target.user_ids) == 1 and self._to_one.send(flight):
+                self._end(flight)
+            else:
+                self._at_once(flight)
         except Exception as error:
             self._failed(flight, error)
-            return True
+        return True
 
     def _failed(self, flight: InFlight, error: Exception) -> None:
         """Set the notice aside and settle it; where that fails, the journal keeps it and the next start delivers it.
@@ -235,23 +251,9 @@ class Dispatcher:
         else:
             self._set_aside.put(NOTICE, error, body, flight.end_work, message_id=message_id)
 
-    def _at_once(self, flight: InFlight) -> bool:
-        """Send the usual notice, to a few users who are named, and note who has it; False leaves it untouched."""
-        notice = flight.notice
-        target = notice.target
-        if (
-            target.kind is not TargetKind.CUSTOM
-            or len(target.user_ids) > AT_ONCE_MOST
-            or target.exclude_ids
-            or notice.expires_ms
-            or flight.is_revoked
-            or is_partly_delivered(flight)
-            or self.fan_outs.is_blocked(notice.priority)
-        ):
-            return False
-        if len(target.user_ids) == 1 and self._to_one.send(flight):
-            self._conclude(flight, "success")
-            return True
+    def _at_once(self, flight: InFlight) -> None:
+        """Send a notice to a few users who are named, and note who has it."""
+        target = flight.notice.target
         began = self._now()
         job = self._job(flight, list(target.user_ids))
         flight.recipients = len(target.user_ids)
@@ -265,7 +267,6 @@ class Dispatcher:
             self._acknowledgements.absent(flight, job.absent)
         self._conclude(flight, "success")
         self._busy_s += self._now() - began
-        return True
 
     def _begin_burst(self, flight: InFlight) -> _Begun | None:
         """Begin a broadcast with those of its priority that wait behind it, each of which then goes on by itself."""
@@ -478,6 +479,9 @@ class Dispatcher:
     def _conclude(self, flight: InFlight, status: str) -> None:
         if not flight.notice.is_resent:
             self._writers.records.conclude(flight, status)
+        self._end(flight)
+
+    def _end(self, flight: InFlight) -> None:
         try:
             flight.end_fan_out()
         except Exception as error:  # of whoever hears of it: the notice itself has gone out

@@ -9,6 +9,7 @@ from pushd.basis import Basis
 from pushd.delivery.acknowledgements import Acknowledgements
 from pushd.in_flight import InFlight
 from pushd.protocol import frames
+from pushd.writing.writers import Writers
 
 
 class ToOne:
@@ -17,9 +18,10 @@ class ToOne:
     How long it took is reported once for all that were sent in the same turn of the loop.
     """
 
-    def __init__(self, hub: Hub, acknowledgements: Acknowledgements, basis: Basis) -> None:
+    def __init__(self, hub: Hub, acknowledgements: Acknowledgements, writers: Writers, basis: Basis) -> None:
         self._hub = hub
         self._acknowledgements = acknowledgements
+        self._writers = writers
         self._current = basis.current
         self._metrics = basis.metrics
         self._now = basis.clock.now
@@ -39,6 +41,7 @@ class ToOne:
             now = self._now()
             self._observe(flight, now, now)
             self._acknowledgements.absent(flight, [user_id])
+            self._writers.records.conclude(flight, "success")
             return True
         if connection.is_guest:
             return False

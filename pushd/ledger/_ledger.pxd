@@ -17,7 +17,7 @@ cdef class Ledger(Places):
     cdef void lower_floors(self, Block* block, uint32_t place, uint32_t user) noexcept
     cdef int note_all(self, int64_t seq, const uint32_t* users, const uint32_t* clients, size_t count, uint8_t state,
                       int64_t received_ms) except -1
-    cdef bint note_one(self, int64_t seq, uint32_t number, uint32_t client, uint8_t state, int64_t at_ms) except -1
+    cpdef bint conclude(self, int64_t seq, uint8_t status) except -1
     cdef uint32_t checked(self, uint32_t number) except? NOWHERE  # IndexError: no such user
     cdef int turn(self, Chunk* chunk, uint32_t place, uint8_t state) except -1
     cdef int free_empty(self, int64_t seq) except -1

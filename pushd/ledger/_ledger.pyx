@@ -420,24 +420,28 @@ cdef class Ledger(Places):
             free(users)
             free(theirs)
 
-    cdef bint note_one(self, int64_t seq, uint32_t number, uint32_t client, uint8_t state, int64_t at_ms) except -1:
-        if client == NOWHERE or at_ms < 0:
-            raise ValueError(f"client {client} at {at_ms}")
+    def sent(self, int64_t seq, uint32_t number, uint32_t client, int64_t received_ms):
+        """It went out to its only recipient, who is connected and has received it, unless that time is 0: `note` and
+        `conclude`. False: it is hidden, or there is none."""
+        if client == NOWHERE or received_ms < 0:
+            raise ValueError(f"client {client} at {received_ms}")
+        self.checked(number)
+        if not self.conclude(seq, SUCCESS):
+            return False
+        self.note_all(seq, &number, &client, 1, (DELIVERED if received_ms else PENDING) | ONLINE, received_ms)
+        return True
+
+    def received(self, int64_t seq, uint32_t number, int64_t at_ms):
+        """`note` for one user, to whom it went out: he has received it. False: as above."""
+        if at_ms <= 0:
+            raise ValueError(f"at {at_ms}")
         self.checked(number)
         if self.notice_of(seq) & (KNOWN | HIDDEN) != KNOWN:
             return False
-        self.note_all(seq, &number, &client, 1, state, at_ms)
+        self.note_all(seq, &number, NULL, 1, DELIVERED | ONLINE, at_ms)
         return True
 
-    def sent(self, int64_t seq, uint32_t number, uint32_t client):
-        """`note` for one user: it went out to him, who is connected. False: it is hidden, or there is none."""
-        return self.note_one(seq, number, client, PENDING | ONLINE, 0)
-
-    def received(self, int64_t seq, uint32_t number, uint32_t client, int64_t at_ms):
-        """`note` for one user: it went out to him, who was connected, and he has received it. False: as above."""
-        return self.note_one(seq, number, client, DELIVERED | ONLINE, at_ms)
-
-    def conclude(self, int64_t seq, uint8_t status):
+    cpdef bint conclude(self, int64_t seq, uint8_t status) except -1:
         """The status of its push record. False: it is hidden, or there is none."""
         cdef uint8_t state = self.notice_of(seq)
         if status & ~STATUS:

@@ -16,7 +16,7 @@ from pushd.telemetry import faults
 from pushd.turns import Slice
 from pushd.users.devices import device_of
 from pushd.users.directory import CachedDirectory
-from pushd.writing.batches import end_work, halves, received
+from pushd.writing.batches import end_work, halves, sent
 from pushd.writing.write_behind import Backing, WriteBehind
 
 SEQUENCES = (list, tuple)
@@ -82,40 +82,31 @@ class LedgerWriter:
             self._unfound.append((message_id, lambda seq: self._ledger.conclude(seq, message_id, status)))
         self._hold(flight)
 
-    def sent(self, flight: InFlight, connection: Connection) -> None:
-        """Notes that it went to the only connection of a user, who has not received it yet."""
-        user_id, seq = connection.user_id, flight.notice.seq
-        number = self._ledger.user_number(user_id)
-        if number is None or not self._ledger.sent(seq, number, self._client_of(connection)):
-            outcome = Outcome(created_ms=flight.notice.accepted_ms, is_online=True)
-            self.note(flight, flight.notice.message_id, (user_id,), outcome)
+    def sent(self, flight: InFlight, connection: Connection, received_ms: int) -> None:
+        """Notes that it went to its only recipient, on his only connection: `note` and `conclude`.
+
+        `received_ms`: when he has thereby received it, else 0.
+        """
+        user_id, seq, ledger = connection.user_id, flight.notice.seq, self._ledger
+        number, client = ledger.user_number(user_id), connection.details.number
+        if client < self._oldest_client or not client:
+            client = self._client_of(connection)
+        if number is None or not ledger.sent(seq, number, client, received_ms):
+            self.note(flight, flight.notice.message_id, (user_id,), sent(flight.notice.accepted_ms, received_ms))
+            self.conclude(flight, "success")
             return
-        self._hold(flight)
+        if flight not in self._flights:
+            self._hold(flight)
         if self._named_as != self._directory.version or user_id not in self._named:
             self._name_later((user_id,), seq)
 
-    def received(self, flight: InFlight, connection: Connection, at_ms: int) -> None:
-        """Notes that it went to the only connection of a user, who has thereby received it."""
-        user_id, seq = connection.user_id, flight.notice.seq
-        number = self._ledger.user_number(user_id)
-        if number is None or not self._ledger.received(seq, number, self._client_of(connection), at_ms):
-            self._note_received(flight, user_id, at_ms)
-            return
-        self._hold(flight)
-        if self._named_as != self._directory.version or user_id not in self._named:
-            self._name_later((user_id,), seq)
-
-    def answered(self, flight: InFlight, user_id: UserId, at_ms: int) -> None:
+    def received(self, flight: InFlight, user_id: UserId, at_ms: int) -> None:
         """Notes that a user to whom it was sent has received it."""
         number = self._ledger.user_number(user_id)
-        if number is None or not self._ledger.received(flight.notice.seq, number, 0, at_ms):
-            self._note_received(flight, user_id, at_ms)
-            return
-        self._hold(flight)
-
-    def _note_received(self, flight: InFlight, user_id: UserId, at_ms: int) -> None:
-        outcome = received(flight.notice.accepted_ms, at_ms)
-        self.note(flight, flight.notice.message_id, (user_id,), outcome)
+        if number is None or not self._ledger.received(flight.notice.seq, number, at_ms):
+            self.note(flight, flight.notice.message_id, (user_id,), sent(flight.notice.accepted_ms, at_ms))
+        elif flight not in self._flights:
+            self._hold(flight)
 
     def note(self, flight: InFlight | None, message_id: str, user_ids: Collection[UserId], outcome: Outcome) -> None:
         """Notes `outcome` for these recipients; `flight`, if given, is not settled before that is on disk."""
@@ -151,7 +142,7 @@ class LedgerWriter:
     def _hold(self, flight: InFlight) -> None:
         if flight not in self._flights:
             self._flights[flight] = None
-            flight.add_work()
+            flight.work += 1  # as add_work, which would be one more call for each notice
         if not self._is_changed:
             self._changed()
 

@@ -17,7 +17,7 @@ from pushd.telemetry import faults
 from pushd.turns import Slice
 from pushd.users.devices import device_of
 from pushd.users.directory import CachedDirectory
-from pushd.writing.batches import end_work, halves, received
+from pushd.writing.batches import end_work, halves, sent
 from pushd.writing.write_behind import Backing, WriteBehind
 
 ROWS_PER_CLOCK_READING = 16
@@ -113,18 +113,18 @@ class RecordWriter:
         )
         self.writer.wake()
 
-    def sent(self, flight: InFlight, connection: Connection) -> None:
-        """Notes that it went to the only connection of a user, who has not received it yet."""
-        outcome = Outcome(created_ms=flight.notice.accepted_ms, is_online=True)
+    def sent(self, flight: InFlight, connection: Connection, received_ms: int) -> None:
+        """Notes that it went to its only recipient, on his only connection: `note` and `conclude`.
+
+        `received_ms`: when he has thereby received it, else 0.
+        """
+        outcome = sent(flight.notice.accepted_ms, received_ms)
         self.note(flight, flight.notice.message_id, (connection.user_id,), outcome)
+        self.conclude(flight, "success")
 
-    def received(self, flight: InFlight, connection: Connection, at_ms: int) -> None:
-        """Notes that it went to the only connection of a user, who has thereby received it."""
-        self.answered(flight, connection.user_id, at_ms)
-
-    def answered(self, flight: InFlight, user_id: UserId, at_ms: int) -> None:
+    def received(self, flight: InFlight, user_id: UserId, at_ms: int) -> None:
         """Notes that a user to whom it was sent has received it."""
-        self.note(flight, flight.notice.message_id, (user_id,), received(flight.notice.accepted_ms, at_ms))
+        self.note(flight, flight.notice.message_id, (user_id,), sent(flight.notice.accepted_ms, at_ms))
 
     def note(self, flight: InFlight | None, message_id: str, user_ids: Collection[UserId], outcome: Outcome) -> None:
         """Notes `outcome` for these recipients; `flight`, if given, is not settled before they are written."""

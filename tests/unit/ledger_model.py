@@ -122,17 +122,17 @@ class LedgerModel:
         for number, client in zip(numbers, clients or [0] * len(numbers), strict=True):
             self._merge(notice, number, state, received_ms, client)
 
-    def sent(self, seq: int, number: int, client: int) -> bool:
-        return self._note_one(seq, number, PENDING | ONLINE, 0, client)
+    def sent(self, seq: int, number: int, client: int, received_ms: int) -> bool:
+        if not self.conclude(seq, 0x40):
+            return False
+        self.note(seq, [number], ONLINE | (DELIVERED if received_ms else PENDING), received_ms, [client])
+        return True
 
-    def received(self, seq: int, number: int, client: int, at_ms: int) -> bool:
-        return self._note_one(seq, number, DELIVERED | ONLINE, at_ms, client)
-
-    def _note_one(self, seq: int, number: int, state: int, at_ms: int, client: int) -> bool:
+    def received(self, seq: int, number: int, at_ms: int) -> bool:
         notice = self.known(seq)
         if notice is None or notice.state & HIDDEN:
             return False
-        self.note(seq, [number], state, at_ms, [client])
+        self.note(seq, [number], ONLINE | DELIVERED, at_ms)
         return True
 
     def conclude(self, seq: int, status: int) -> bool:

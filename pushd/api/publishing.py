@@ -28,7 +28,8 @@ MAX_WAIT_MS = 10_000
 MAX_KEY_CHARS = 255
 _ALSO_PRINTABLE = "\u200c\u200d\u3000"  # joiners of some scripts and of emoji; the space of East Asian ones
 SUBMITTED_AT_ONCE = 25
-BATCHES_S = 0.02  # of a turn of the loop; less, and what is submitted together no longer shares its writes
+ANSWERED_AT_ONCE = 100
+BATCHES_S = 0.002  # of a turn of the loop, for all batches; what is submitted in it shares its writes
 
 _submission = msgspec.json.Decoder(Submission).decode
 
@@ -106,8 +107,11 @@ class PublishingHandlers:
             await self._batches.turn()
             attempts += [self._submit_item(raw, sender) for raw in notices[start : start + SUBMITTED_AT_ONCE]]
         await all_decided(attempt for attempt in attempts if isinstance(attempt, Attempt))
-        await self._batches.turn()
-        return PublishedBatch(items=[self._item(attempt) for attempt in attempts])
+        items: list[Published | Refused] = []
+        for start in range(0, len(attempts), ANSWERED_AT_ONCE):
+            await self._batches.turn()
+            items += [self._item(attempt) for attempt in attempts[start : start + ANSWERED_AT_ONCE]]
+        return PublishedBatch(items=items)
 
     def _submit_item(self, raw: msgspec.Raw, sender: Sender) -> Attempt | RequestError:
         try:

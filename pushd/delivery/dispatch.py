@@ -32,6 +32,7 @@ SETTLE_CHUNK = 250  # recipients that are noted in one turn of the loop
 GROW_AFTER_S = 0.05  # a notice that waits longer gets another worker
 SHRINK_AFTER_S = 5.0
 LATE_ROUNDS = 3
+WORKERS_S = 0.001  # for notices that workers send without waiting, in each turn of the loop
 TURN_S = 0.001  # for notices that go out as they come, in each turn of the loop
 NOTING_S = 0.001  # for noting to whom broadcasts went, in each turn of the loop
 BURST_MOST = 128  # broadcasts that begin together
@@ -73,7 +74,7 @@ class Dispatcher:
         writers.give_way_to(self.fan_outs)
         self.aside_most = ASIDE_MOST
         self.grow_after_s = GROW_AFTER_S
-        self.worker_slice = Slice(SLICE_S, clock.now)  # of all: one that never waits would keep the loop to itself
+        self.worker_slice = Slice(WORKERS_S, clock.now)  # of all: one that never waits would keep the loop to itself
         self._turn = Share(TURN_S, clock.now)  # for notices that go out as they come
         self._noting = Share(NOTING_S, clock.now)
         self._resting: deque[asyncio.Future[None]] = deque()  # workers with nothing to do

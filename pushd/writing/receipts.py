@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
 import msgspec
@@ -21,6 +22,7 @@ from pushd.writing.write_behind import Backing, WriteBehind
 
 SEQUENCES = (list, tuple)
 NAMED_AT_ONCE = 500  # users: half a millisecond
+SETTLED_AT_ONCE = 100  # notices
 
 _body = msgspec.msgpack.Decoder(tuple[list[PushRecord], list[Receipt]])
 
@@ -31,7 +33,7 @@ Unfound = tuple[str, Callable[[int], object]]
 class Noted(msgspec.Struct):
     """What has to be done before notes are on disk, and whom to tell then. Records and receipts come from the disk."""
 
-    flights: list[InFlight]
+    flights: deque[InFlight]
     unfound: list[Unfound] = []
     unnamed: dict[UserId, int] = {}
     push_records: list[PushRecord] = []
@@ -184,7 +186,7 @@ class LedgerWriter:
         self._oldest_client = self._ledger.oldest_client
         if self._now() > self._named_until:
             self._forget_named()
-        noted = Noted([*self._flights], self._unfound, self._unnamed)
+        noted = Noted(deque(self._flights), self._unfound, self._unnamed)
         self._is_changed, self._flights, self._unfound, self._unnamed = False, {}, [], {}
         self._is_completing = bool(noted.unfound or noted.unnamed)
         return [noted]
@@ -198,6 +200,10 @@ class LedgerWriter:
         self._is_completing = False
         await self._describe()
         await self._ledger.commit()
+        one_slice = Slice()
+        while batch.flights:
+            await one_slice.rest()
+            self._end_work(batch.flights, SETTLED_AT_ONCE)
 
     async def _find(self, unfound: list[Unfound]) -> None:
         if unfound:
@@ -234,7 +240,10 @@ class LedgerWriter:
 
     def written(self, batch: Noted) -> None:
         """Tells the notices in flight that they need not wait for this batch."""
-        end_work(batch.flights, self._metrics)
+        self._end_work(batch.flights, len(batch.flights))
+
+    def _end_work(self, flights: deque[InFlight], most: int) -> None:
+        end_work([flights.popleft() for _ in range(min(most, len(flights)))], self._metrics)
 
     def gave_up(self, batch: Noted) -> None:
         """Lets the notices be settled: that is not on disk before what was noted of them is."""
@@ -246,8 +255,8 @@ class LedgerWriter:
             records, receipts = batch.push_records, batch.receipts
             record_parts = halves(records) if len(records) > 1 else [records]
             receipt_parts = halves(receipts) if len(receipts) > 1 else [receipts]
-            parts = [Noted([], push_records=some) for some in record_parts if some]
-            return [*parts, *(Noted([], receipts=some) for some in receipt_parts if some)]
+            parts = [Noted(deque(), push_records=some) for some in record_parts if some]
+            return [*parts, *(Noted(deque(), receipts=some) for some in receipt_parts if some)]
         return [batch] if batch.push_records or batch.receipts else []
 
     async def encode(self, batch: Noted) -> bytes:
@@ -257,4 +266,4 @@ class LedgerWriter:
     def decode(self, body: bytes) -> Noted:
         """Decodes what a RecordWriter left, or had set aside."""
         push_records, receipts = _body.decode(body)
-        return Noted([], push_records=push_records, receipts=receipts)
+        return Noted(deque(), push_records=push_records, receipts=receipts)

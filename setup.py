@@ -36,6 +36,7 @@ extensions = [
     )
     for module in (
         "pushd._fastpath",
+        "pushd.protocol._json",
         "pushd.ws._reader",
         "pushd.ledger._notices",
         "pushd.ledger._patches",

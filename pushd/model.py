@@ -69,11 +69,17 @@ def recipients_text(target: Target) -> str:
     return "all_admins" if target.kind is TargetKind.ADMIN else f"{target.kind}_users"
 
 
+def parsed(data: Any) -> Any:
+    """The `data` of a notice, of a waiting item or of a record as values, whichever of its forms it has."""
+    return msgspec.json.decode(data) if type(data) is msgspec.Raw else data
+
+
 class Notice(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """An accepted notice, as the journal keeps it.
 
-    `seq` orders notices of this node (the journal's key); `data` is any JSON value or None;
-    `expires_ms` 0 means never.
+    `seq` orders notices of this node (the journal's key); `data` is any JSON value or None: a msgspec.Raw, which is the
+    JSON itself, where it was published or sent again in this process, else as values (`parsed`). `expires_ms` 0 means
+    never.
     """
 
     seq: int
@@ -246,7 +252,8 @@ class PushRecord(msgspec.Struct, frozen=True):
 class MailboxItem(msgspec.Struct, omit_defaults=True):
     """One waiting notice, in the shape other programs may also write to a mailbox (CONTRACT section 5).
 
-    `time` is for people, "YYYY-MM-DD HH:MM:SS"; `ts` and `saved_at` are milliseconds since the epoch.
+    `time` is for people, "YYYY-MM-DD HH:MM:SS"; `ts` and `saved_at` are milliseconds since the epoch; `data` has the
+    forms of a notice's.
     """
 
     type: str

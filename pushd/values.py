@@ -10,6 +10,7 @@ Whoever reads such a value asks here. Pure.
 from __future__ import annotations
 
 import re
+from ipaddress import IPv6Address
 from typing import Any, TypeGuard
 
 MAX_USER_ID = 2**63 - 1
@@ -25,13 +26,14 @@ MAX_LINK_CHARS = 2048
 MAX_TAGS, MAX_TAG_CHARS = 10, 32
 # Patterns. Browsers leave tabs and line ends out of addresses and take a backslash for a slash; //host is another site.
 _NO = r"\\\s\x00-\x1f\x7f-\x9f"
-LINK = rf"\A(?:https?://[^/?#{_NO}][^{_NO}]*|/(?:[^/{_NO}][^{_NO}]*)?)?\Z"
+LINK = rf"\A(?:https?://[\w.~!$&'()*+,;=:%@-]+(?:[/?#][^{_NO}]*)?|/(?:[^/{_NO}][^{_NO}]*)?)?\Z"
 TAG = r"\A[^\x00-\x1f\x7f-\x9f]{1,32}\Z"
 # Of a group; a pattern.
 GROUP_NAME = r"\A(?!\s)[^\x00-\x1f\x7f-\x9f]{1,64}(?<!\s)\Z"
 GROUP_NAME_IN_WORDS = "1 to 64 characters, no control characters, no space at either end"
 
 _LINK = re.compile(LINK)
+_LINK_TO_ADDRESS = re.compile(rf"\Ahttps?://\[([0-9A-Fa-f:.]+)\](?::\d+)?(?:[/?#][^{_NO}]*)?\Z")
 _GROUP_NAME = re.compile(GROUP_NAME)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters and surrogates
@@ -51,7 +53,17 @@ def clean_name(value: object) -> str:
 
 def is_link(text: str) -> bool:
     """Whether this is "", or may be the `url` of a notice: http, https, or a path that begins with one "/"."""
-    return len(text) <= MAX_LINK_CHARS and _LINK.match(text) is not None
+    if len(text) > MAX_LINK_CHARS:
+        return False
+    return _LINK.match(text) is not None or _has_ipv6_address(text)
+
+
+def _has_ipv6_address(text: str) -> bool:
+    found = _LINK_TO_ADDRESS.match(text)
+    try:
+        return found is not None and bool(IPv6Address(found[1]))
+    except ValueError:
+        return False
 
 
 def is_group_name(text: str) -> bool:

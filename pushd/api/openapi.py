@@ -93,6 +93,7 @@ def _add_limits(schemas: dict[str, Any], config: Config) -> None:
     limits = config.limits
     submission = schemas["Submission"]
     submission["properties"]["content"]["maxLength"] = limits.max_content_chars
+    submission["properties"]["data"]["default"] = None
     for field in ("user_ids", "exclude_ids"):
         submission["properties"][field]["maxItems"] = limits.max_user_ids
     submission["allOf"] = [_needs("custom", "user_ids"), _needs("role", "roles"), _needs("group", "groups")]

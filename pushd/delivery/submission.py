@@ -12,6 +12,7 @@ from pushd.config.schema import LimitsConfig
 from pushd.errors import ErrorCode, RequestError
 from pushd.local_time import MOMENT, moment_ms
 from pushd.model import DEFAULT_TYPE, GivenUserId, Notice, Priority, Target, TargetKind, UserId, is_reserved
+from pushd.protocol._json import survey
 from pushd.records import PushRow
 from pushd.user_ids import UserIds
 from pushd.values import (
@@ -26,7 +27,6 @@ from pushd.values import (
     MAX_TITLE_CHARS,
     MIN_ROLE,
     TAG,
-    is_deeper,
     is_group_name,
     is_link,
     is_plain,
@@ -79,7 +79,7 @@ class Submission(msgspec.Struct, forbid_unknown_fields=False):
     roles: Annotated[list[Role], msgspec.Meta(max_length=MAX_ROLES)] = []
     groups: Annotated[list[GroupName], msgspec.Meta(max_length=MAX_GROUPS)] = []
     exclude_ids: list[GivenUserId] = []
-    data: Any = None
+    data: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     priority: Annotated[int, msgspec.Meta(ge=0, le=3)] | PriorityWord = 1
     need_confirm: bool = False
     expires_in_s: Annotated[float, msgspec.Meta(gt=0, le=315_360_000)] | None = None
@@ -125,7 +125,7 @@ def notice_of(
         target=_target(submission, limits, ids),
         accepted_ms=now_ms,
         type=_notice_type(submission.type),
-        data=None if submission.data is None else checked_data(submission.data, limits),
+        data=checked_data(submission.data, limits),
         priority=_PRIORITIES[submission.priority],
         need_confirm=submission.need_confirm,
         expires_ms=expires_ms,
@@ -189,8 +189,8 @@ def _no_time(field: str, text: str) -> RequestError:
 
 
 def data_bytes_of(notice: Notice) -> int:
-    """How large `data` is as JSON; 0 for none."""
-    return 0 if notice.data is None else len(msgspec.json.encode(notice.data))
+    """How large the `data` of a notice that was submitted is as JSON; 0 for none."""
+    return len(memoryview(notice.data)) if type(notice.data) is msgspec.Raw else 0
 
 
 def stored_notice(row: PushRow, sender: Sender, seq: int, now_ms: int, limits: LimitsConfig) -> Notice:
@@ -211,7 +211,7 @@ def stored_notice(row: PushRow, sender: Sender, seq: int, now_ms: int, limits: L
         ),
         accepted_ms=now_ms,
         type=_notice_type(_well_formed(row.message_type) if row.message_type else DEFAULT_TYPE),
-        data=None if row.extra_data is None else checked_data(row.extra_data, limits),
+        data=checked_data(row.extra_data, limits),
         priority=_PRIORITIES.get(row.priority, Priority.NORMAL),
         need_confirm=row.need_confirm,
         expires_ms=row.expires_ms,
@@ -267,25 +267,60 @@ def checked_content(content: str, limits: LimitsConfig) -> str:
     return content
 
 
-def checked_data(data: Any, limits: LimitsConfig) -> Any:
-    """Given `data`. Raises RequestError."""
-    limit = limits.max_data_bytes
-    if is_deeper(data, MAX_DATA_DEPTH):
-        text = f"data: nested more than {MAX_DATA_DEPTH} levels deep"
-        raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": "data", "max": MAX_DATA_DEPTH})
+def checked_data(data: Any, limits: LimitsConfig) -> msgspec.Raw | None:
+    """Given `data`, as JSON that every client's dialect and every store can carry; None for null. Raises RequestError.
+
+    What is written plainly stays as it is, byte for byte, and is not parsed; else it is written anew, so that nobody
+    pays for a publisher's spaces and escapes. A Raw must be valid JSON, but for UTF-8 and the range of its numbers.
+    """
     try:
-        size = len(msgspec.json.encode(data))
-        msgspec.msgpack.encode(data)  # what JSON can say and MessagePack cannot: integers beyond 64 bits
-    except OverflowError:
-        text = "data: integers beyond 64 bits"
-        raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": "data"}) from None
-    if size > limit:
+        text = bytes(data) if type(data) is msgspec.Raw else msgspec.json.encode(data)
+    except RecursionError:
+        raise _too_deep() from None
+    if not text or text == b"null":
+        return None
+    depth, is_plain = survey(text)
+    if depth > MAX_DATA_DEPTH:
+        raise _too_deep()
+    if not is_plain:
+        text = _written_anew(text)
+    elif not text.isascii():
+        _check_utf8(text)
+    limit = limits.max_data_bytes
+    if len(text) > limit:
         raise RequestError(
             ErrorCode.BODY_TOO_LARGE,
-            f"data: {size} bytes as JSON, at most {limit} are allowed",
+            f"data: {len(text)} bytes as JSON, at most {limit} are allowed",
             details={"field": "data", "max": limit},
         )
-    return data
+    return msgspec.Raw(text)
+
+
+def _too_deep() -> RequestError:
+    text = f"data: nested more than {MAX_DATA_DEPTH} levels deep"
+    return RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": "data", "max": MAX_DATA_DEPTH})
+
+
+def _check_utf8(text: bytes) -> None:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        raise RequestError(ErrorCode.INVALID_JSON, "the body is not valid JSON: Invalid UTF-8 encoded string") from None
+
+
+def _written_anew(text: bytes) -> bytes:
+    _check_utf8(text)
+    try:
+        data = msgspec.json.decode(text)
+        msgspec.msgpack.encode(data)  # what JSON can say and MessagePack cannot: integers beyond 64 bits
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$")
+        field = "data" + path.removesuffix("`")
+        raise RequestError(ErrorCode.INVALID_REQUEST, f"{field}: {reason}", details={"field": field}) from None
+    except OverflowError:
+        reason = "data: integers beyond 64 bits"
+        raise RequestError(ErrorCode.INVALID_REQUEST, reason, details={"field": "data"}) from None
+    return msgspec.json.encode(data)
 
 
 def _target(submission: Submission, limits: LimitsConfig, ids: UserIds) -> Target:

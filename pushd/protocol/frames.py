@@ -15,7 +15,7 @@ import msgspec
 
 from pushd.errors import ErrorCode
 from pushd.local_time import date_and_time
-from pushd.model import MailboxItem, Mark, Notice, UserId
+from pushd.model import MailboxItem, Mark, Notice, UserId, parsed
 from pushd.protocol.deflate import RSV1, deflated
 from pushd.values import MAX_MS
 
@@ -191,6 +191,10 @@ def _encode(message: ServerMessage, dialect: int) -> tuple[int, bytes]:
 
 
 def _packed(message: ServerMessage) -> bytes:
+    if isinstance(message, NoticeFrame):
+        message = _with_values(message)
+    elif isinstance(message, UpdateFrame | RemindFrame):
+        message = msgspec.structs.replace(message, notice=_with_values(message.notice))
     try:
         return _encode_msgpack(message)
     except OverflowError:
@@ -199,6 +203,11 @@ def _packed(message: ServerMessage) -> bytes:
         if isinstance(message, UpdateFrame | RemindFrame):
             return _encode_msgpack(msgspec.structs.replace(message, notice=_with_small_data(message.notice)))
         raise
+
+
+def _with_values(message: NoticeFrame) -> NoticeFrame:
+    is_json = type(message.data) is msgspec.Raw
+    return msgspec.structs.replace(message, data=parsed(message.data)) if is_json else message
 
 
 def _with_small_data(message: NoticeFrame) -> NoticeFrame:

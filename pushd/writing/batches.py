@@ -5,12 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+import msgspec
+
 from pushd.in_flight import InFlight
-from pushd.model import DeliveryStatus, Outcome
+from pushd.model import DeliveryStatus, Outcome, PushRecord, Receipt
 from pushd.telemetry import faults
 from pushd.telemetry.metrics import Metrics
 
 T = TypeVar("T")
+
+
+_records = msgspec.json.Decoder(tuple[list[PushRecord], list[Receipt]])
+_older_records = msgspec.msgpack.Decoder(tuple[list[PushRecord], list[Receipt]])
+
+
+def encode_records(push_records: list[PushRecord], receipts: list[Receipt]) -> bytes:
+    """Records for the disk, as JSON: it can say whatever was published as JSON."""
+    return msgspec.json.encode((push_records, receipts))
+
+
+def decode_records(body: bytes) -> tuple[list[PushRecord], list[Receipt]]:
+    """Decodes JSON, or the MessagePack of an older version."""
+    return (_records if body.startswith(b"[") else _older_records).decode(body)
 
 
 def halves(items: Sequence[T]) -> list[list[T]]:

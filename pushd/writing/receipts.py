@@ -17,14 +17,13 @@ from pushd.telemetry import faults
 from pushd.turns import Slice
 from pushd.users.devices import device_of
 from pushd.users.directory import CachedDirectory
-from pushd.writing.batches import end_work, halves, sent
+from pushd.writing.batches import decode_records, encode_records, end_work, halves, sent
 from pushd.writing.write_behind import Backing, WriteBehind
 
 SEQUENCES = (list, tuple)
 NAMED_AT_ONCE = 500  # users: half a millisecond
 SETTLED_AT_ONCE = 100  # notices
 
-_body = msgspec.msgpack.Decoder(tuple[list[PushRecord], list[Receipt]])
 
 # What could not be noted at once: the notice's message_id, and what to do with its seq once that is found.
 Unfound = tuple[str, Callable[[int], object]]
@@ -261,9 +260,9 @@ class LedgerWriter:
 
     async def encode(self, batch: Noted) -> bytes:
         """Encodes what came from the disk; what was noted is in the ledger."""
-        return msgspec.msgpack.encode((batch.push_records, batch.receipts))
+        return encode_records(batch.push_records, batch.receipts)
 
     def decode(self, body: bytes) -> Noted:
         """Decodes what a RecordWriter left, or had set aside."""
-        push_records, receipts = _body.decode(body)
+        push_records, receipts = decode_records(body)
         return Noted(deque(), push_records=push_records, receipts=receipts)

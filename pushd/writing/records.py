@@ -17,7 +17,7 @@ from pushd.telemetry import faults
 from pushd.turns import Slice
 from pushd.users.devices import device_of
 from pushd.users.directory import CachedDirectory
-from pushd.writing.batches import end_work, halves, sent
+from pushd.writing.batches import decode_records, encode_records, end_work, halves, sent
 from pushd.writing.write_behind import Backing, WriteBehind
 
 ROWS_PER_CLOCK_READING = 16
@@ -75,9 +75,6 @@ class RecordBatch(msgspec.Struct):
     rows: list[tuple[str, UserId, Outcome, bool]]
     flights: list[InFlight]
     receipts: list[Receipt] = []  # made of the rows
-
-
-_body = msgspec.msgpack.Decoder(tuple[list[PushRecord], list[Receipt]])
 
 
 class RecordWriter:
@@ -190,13 +187,13 @@ class RecordWriter:
         return parts
 
     async def encode(self, batch: RecordBatch) -> bytes:
-        """Encodes the batch as MessagePack, completed: who is connected now may not be when it is written."""
+        """Encodes the batch, completed: who is connected now may not be when it is written."""
         await self._complete(batch)
-        return msgspec.msgpack.encode((batch.push_records, batch.receipts))
+        return encode_records(batch.push_records, batch.receipts)
 
     def decode(self, body: bytes) -> RecordBatch:
-        """Decodes MessagePack."""
-        push_records, receipts = _body.decode(body)
+        """Decodes what `encode` made."""
+        push_records, receipts = decode_records(body)
         return RecordBatch(push_records, [], [], receipts)
 
     async def _complete(self, batch: RecordBatch) -> None:

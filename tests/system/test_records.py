@@ -298,10 +298,16 @@ class TestReceiveRecords:
 
     async def test_every_field_of_the_contract(self, world: World) -> None:
         rows = {(row["message_id"], row["user_id"]): row for row in world.receipts()}
+        pushes = {
+            item["message_id"]: item for item in (await world.probe.get(RECORDS, params={"page_size": 100}))["items"]
+        }
         times = ("received_at", "read_at", "confirmed_at", "created_at", "updated_at")
         for item in (await world.probe.get(RECEIPTS, params={"page_size": 100}))["items"]:
             row = rows[item["message_id"], item["user_id"]]
+            said = {name: item.pop(name) for name in ("message_type", "expires_at")}
             assert item.keys() == row.keys()
+            notice = pushes[item["message_id"]]
+            assert said == {"message_type": notice["message_type"], "expires_at": notice["expires_at"]}
             assert {name: item[name] for name in row if name not in times} == {
                 name: row[name] for name in row if name not in times
             }

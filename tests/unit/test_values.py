@@ -113,7 +113,8 @@ def test_descriptions() -> None:
     "text",
     [
         "", "/", "/a", "/orders/5?x=1#y", "/a//b", "/:80", "http://a", "https://a.test/x y".replace(" ", "%20"),
-        "https://例え.test/道?q=é", "https://user@a.test:8443/", "http://[::1]/", "/" + "x" * 2047,
+        "https://例え.test/道?q=é", "https://user@a.test:8443/", "http://[::1]/", "https://[2001:db8::7]:80?x",
+        "/" + "x" * 2047,
     ],
 )  # fmt: skip
 def test_links(text: str) -> None:
@@ -129,7 +130,8 @@ def test_links(text: str) -> None:
         "\t/a", "/a\0", "/a\x7f", "/a\x85", "/a b", " /a", "/a ", "/a\n", "http:/a", "http:a", "http://", "http:///a",
         "https://?x", "https://#x", "http://\\a", "http:\\\\a", "HTTP://a", "Https://a", "hTTps://a", " http://a",
         "ftp://a", "a", "a.test", "?x", "#x", "./a", "../a", "http://a\u2028b", "/" + "x" * 2048, "\u3000/a",
-        "https:\n//a",
+        "https:\n//a", "http://[", "http://[x]/", "http://[::1", "http://[1:2]/", "http://a[b]",
+        "http://\u2100", "http://<a>",
     ],
 )  # fmt: skip
 def test_what_is_no_link(text: str) -> None:

@@ -25,7 +25,7 @@ from pymongo import InsertOne, UpdateOne
 
 from pushd.batched import batched
 from pushd.errors import StoreError
-from pushd.model import Notice, Outcome, PushRecord, Receipt, UserId, Version, recipients_text
+from pushd.model import Notice, Outcome, PushRecord, Receipt, UserId, Version, parsed, recipients_text
 from pushd.stores.mongo.connection import Connection, Document, Done, Write
 from pushd.stores.mongo.counts import StoredCounts
 from pushd.stores.mongo.documents import PUSH_RECORDS, RECEIVE_RECORDS, date
@@ -437,6 +437,7 @@ def version_upsert(version: Version) -> UpdateOne:
 
 def extra_data(data: Any) -> Document:
     """The field that holds a notice's data: `extra_data`, or as JSON `extra_json` where MongoDB could not have it."""
+    data = parsed(data)
     if _is_storable(data):
         return {"extra_data": data}
     return {"extra_json": msgspec.json.encode(data).decode()}

@@ -442,7 +442,7 @@ BAD_BODIES: list[tuple[str, dict[str, Any], str]] = [
     (BATCH, {}, "user_ids"),
     (BATCH, {"user_ids": []}, "user_ids"),
     (BATCH, {"user_ids": [0]}, "user_ids"),
-    (BATCH, {"user_ids": ["1"]}, "user_ids"),
+    (BATCH, {"user_ids": ["x"]}, "user_ids"),
     (BATCH, {"user_ids": [2**63]}, "user_ids"),
     (BATCH, {"user_ids": list(range(1, 1002))}, "user_ids"),
     (BATCH, {"user_ids": None}, "user_ids"),

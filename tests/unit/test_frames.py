@@ -322,3 +322,19 @@ def test_dialects_deflated_or_not_are_the_hubs_four() -> None:
 def test_subprotocols_name_the_dialects() -> None:
     assert frames.SUBPROTOCOLS == {"pushd.v1.json": Dialect.JSON, "pushd.v1.msgpack": Dialect.MSGPACK}
     assert (Dialect.JSON.opcode, Dialect.MSGPACK.opcode) == (Opcode.TEXT, Opcode.BINARY)
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+def test_data_that_is_still_json_is_the_same_in_every_frame(dialect: Dialect) -> None:
+    target = Target(TargetKind.ALL)
+    as_json, as_values = (
+        Notice(1, "m", "c", target, 1_700_000_000_000, data=data)
+        for data in (msgspec.Raw(b'{"a":[1.50,null,"\xc3\xa9"]}'), {"a": [1.5, None, "é"]})
+    )
+    for made in (
+        lambda notice: frames.notice_frame(notice, UTC),
+        lambda notice: frames.replayed_frame(frames.mailbox_item(notice, UTC, saved_ms=5)),
+        lambda notice: frames.UpdateFrame(frames.notice_frame(notice, UTC)),
+    ):
+        assert decoded(made(as_json), dialect) == decoded(made(as_values), dialect)
+    assert (b"1.50" in frames.frame(frames.notice_frame(as_json, UTC), dialect)) == (dialect is Dialect.JSON)

@@ -176,5 +176,4 @@ def shown(value: object) -> str:
     """What was found where an id was expected, for whoever sent it."""
     if not isinstance(value, str):
         return describe(value)
-    text = json.dumps(value[: MAX_ID_CHARS + 1])
-    return text if len(value) <= MAX_ID_CHARS else f"{text}…"
+    return json.dumps(value) if len(value) <= MAX_ID_CHARS else f"{json.dumps(value[:MAX_ID_CHARS])}…"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable
+from itertools import islice
 from typing import NamedTuple
 
 # Recent ones are found again: twice as many at most, and no fewer than there are connections (limits.max_connections).
@@ -117,9 +118,17 @@ class Clients:
             found.update((number, ClientFacts(*texts)) for number, *texts in await self._read(wanted))
         return found
 
-    def taken(self) -> list[Row]:
-        """Rows to be stored: of the clients described since the last call, whose rows are stored by now."""
-        self._taken, self._new = self._new, {}
+    @property
+    def untaken(self) -> int:
+        """How many `taken` would give."""
+        return len(self._new)
+
+    def taken(self, most: int = LAST) -> list[Row]:
+        """At most so many rows to be stored: of clients described since the last call, whose rows are stored by now."""
+        if len(self._new) <= most:
+            self._taken, self._new = self._new, {}
+        else:
+            self._taken = {number: self._new.pop(number) for number in [*islice(self._new, most)]}
         return [(number, *facts) for number, facts in self._taken.items()]
 
 

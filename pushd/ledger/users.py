@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from threading import Lock
 from typing import Any
 
@@ -16,6 +17,8 @@ Identity = tuple[int, str, int]  # from which seq on, name, role
 
 # More numbers than this without a row are damage: what comes behind is left aside.
 MOST_MISSING = 100_000
+
+ALL = 1 << 40
 
 # Integers that a column of 64 bits holds.
 MOST = (1 << 63) - 1
@@ -116,11 +119,20 @@ class Users:
         _, name, role = earlier[max(0, bisect_right(earlier, seq, key=_from_seq) - 1)]
         return name, role
 
-    def taken(self) -> tuple[list[tuple[int, UserKey]], list[tuple[int, int, str, int]]]:
-        """Rows of `user_number` and of `identity` that are new or other than at the last call."""
-        rows = list(enumerate(self.ids[self._taken :], self._taken))
-        self._taken = len(self.ids)
+    @property
+    def untaken(self) -> int:
+        """Of how many users `taken` would give something."""
+        return max(len(self.ids) - self._taken, len(self._changed))
+
+    def taken(self, most: int = ALL) -> tuple[list[tuple[int, UserKey]], list[tuple[int, int, str, int]]]:
+        """Rows of `user_number` and of `identity` that are new or other than at the last call, of `most` users each."""
+        rows = list(enumerate(self.ids[self._taken : self._taken + most], self._taken))
+        self._taken += len(rows)
         changed, self._changed = self._changed, {}
+        if len(changed) > most or self._taken < len(self.ids):
+            # A name without its user is of no use: those come first.
+            some = [number for number in islice(changed, most) if number < self._taken]
+            self._changed, changed = changed, {number: changed.pop(number) for number in some}
         identities = [
             (number, *identity)
             for number, oldest in changed.items()

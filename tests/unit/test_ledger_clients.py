@@ -58,6 +58,19 @@ async def test_facts_are_in_memory_until_the_next_flush_shows_that_they_are_stor
     assert disk.reads == [{first}]
 
 
+async def test_many_are_taken_in_parts() -> None:
+    disk = Disk()
+    clients = Clients(disk.read)
+    numbers = [number_of(clients, f"c{place}", "", "") for place in range(5)]
+    for most in (2, 2, 1, 0):
+        assert clients.untaken == 5 - len(disk.rows)
+        rows = clients.taken(2)
+        assert len(rows) == most
+        assert sorted(await clients.facts(numbers)) == numbers
+        disk.store(rows)
+    assert [*disk.rows] == numbers
+
+
 def test_numbers_go_on_behind_what_is_stored() -> None:
     clients = Clients()
     clients.load(41)

@@ -180,6 +180,34 @@ async def test_much_is_written_in_several_transactions(path: Path) -> None:
         assert [file.ledger.counts(seq) for seq in range(1, 5)] == [{DELIVERED: count}] * 4
 
 
+async def test_many_new_users_are_stored_in_parts_before_the_receipts_that_name_them(path: Path) -> None:
+    count = 2 * ledger_file.ROWS_AT_ONCE + 1
+    async with opened_file(path) as file:
+        await append(file, 1)
+        users = numbers(file, *range(1, count + 1))
+        file.users.note_names(users, [User(user_id, f"user {user_id}") for user_id in range(1, count + 1)], 1)
+        file.ledger.begin_dense(1)
+        file.ledger.note(1, users, DELIVERED, 1500)
+        before = file.thread.done_total
+        parts: list[Path] = []
+        submit = file.thread.submit
+
+        def copying(store: str, name: str, run: Any, **options: Any) -> asyncio.Future[Any]:
+            parts.append(copied(path, f"part {len(parts)}"))
+            return submit(store, name, run, **options)
+
+        file.thread.submit = copying  # type: ignore[method-assign]
+        await file.commit()
+        assert file.thread.done_total == before + 3
+        parts.append(copied(path))
+    for place, part in enumerate(parts):
+        async with opened_file(part) as file:
+            assert len(file.users) == min(place * ledger_file.ROWS_AT_ONCE, count)
+            assert file.ledger.counts(1) == ({DELIVERED: count} if place == len(parts) - 1 else {})
+            for number in range(0, len(file.users), 100):
+                assert file.users.name_role(number, 1) == (f"user {number + 1}", 0)
+
+
 async def test_who_no_longer_waits_harms_nobody(path: Path) -> None:
     async with opened_file(path) as file:
         await append(file, 1)
@@ -198,15 +226,16 @@ async def test_what_a_full_disk_refused_is_written_before_anything_newer(path: P
     async with opened_file(path) as file:
         await append(file, 1, 2)
         users = numbers(file, *range(1, 20_001))
+        await file.commit()
         file.ledger.note(1, users, PENDING)
         await limit(file, MORE_PAGES)
-        flush = file.ledger.flush
+        flush, changes = file.ledger.flush, query(path, "SELECT count(*) FROM change")
         for _ in range(2):
             with pytest.raises(StoreUnavailable):
                 await file.commit()
             file.ledger.note(2, users[:5], PENDING)
             assert file.ledger.flush == flush + 1  # nothing newer is taken
-        assert query(path, "SELECT count(*) FROM user_number") == [(0,)]
+        assert query(path, "SELECT count(*) FROM change") == changes
         await limit(file, None)
         await file.commit()
         kept = copied(path)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from pushd.ledger.users import MOST_EARLIER, Users
+from pushd.ledger.users import ALL, MOST_EARLIER, Users
 from pushd.model import User, UserId
 from pushd.user_ids import INTEGERS, STRINGS
 
@@ -66,12 +66,19 @@ class Model(RuleBasedStateMachine):
             elif seq == mine[-1][0]:
                 mine[-1] = (seq, name, role)
 
-    @rule()
-    def take(self) -> None:
-        users, identities = self.users.taken()
-        assert not {number for number, _ in users} & set(self.user_rows)
-        self.user_rows.update(users)
-        self.identity_rows.update({(user, seq): (name, role) for user, seq, name, role in identities})
+    @rule(most=st.sampled_from([1, 2, ALL]))
+    def take(self, most: int) -> None:
+        self.take_all(most)
+
+    def take_all(self, most: int = ALL) -> None:
+        while self.users.untaken:
+            users, identities = self.users.taken(most)
+            assert users or identities
+            assert max(len(users), len({user for user, *_ in identities})) <= most
+            assert not {number for number, _ in users} & set(self.user_rows)
+            self.user_rows.update(users)
+            assert {user for user, *_ in identities} <= self.user_rows.keys()
+            self.identity_rows.update({(user, seq): (name, role) for user, seq, name, role in identities})
         assert self.user_rows == dict(enumerate(self.ids))
         assert self.identity_rows == {
             (user, seq): (name, role) for user, mine in self.identities.items() for seq, name, role in mine
@@ -80,7 +87,7 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        self.take()
+        self.take_all()
         self.users = Users(self.of)
         rows = [(*key, *value) for key, value in self.identity_rows.items()]
         assert self.users.load(reversed(list(self.user_rows.items())), rows) == 0

@@ -41,6 +41,7 @@ FLUSH_BYTES = 1024 * 1024  # of one transaction, about: what is appended meanwhi
 # gives them out anew, in one transaction.
 MOST_PAGES = 1 << 19
 EVERYTHING = 1 << 40  # bytes
+ROWS_AT_ONCE = 500  # of users, of names and of clients in one transaction: a millisecond
 COOL_BYTES = 16 * 1024 * 1024  # become free at once, at most: milliseconds of the loop's time
 
 RECENT_SEQS = 50_000  # and as many older ones
@@ -177,6 +178,8 @@ class LedgerFile:
     async def _flush(self) -> None:
         if self._failed is not None:
             await self._write(self._failed)
+        while max(self.users.untaken, self.clients.untaken) > ROWS_AT_ONCE:
+            await self._write(Flush(None, [], 0, self._rows_of(ROWS_AT_ONCE)))  # before the receipts that name them
         is_more = True
         while is_more and (taken := self._take(LOG_BYTES, FLUSH_BYTES)) is not None:
             is_more = has_changes(self.ledger)  # no more is taken than one transaction should have
@@ -210,17 +213,21 @@ class LedgerFile:
         """What has changed since the last time, None if nothing."""
         memory = self.memory_bytes - self._step if self.ledger.memory > self._cool_above else UNBOUNDED
         number, change, parts, floor = take_changes(self.ledger, log_bytes, take_bytes, memory)
-        numbers, identities = self.users.taken()
-        given = (
-            (NUMBERS, numbers),
-            (IDENTITIES, identities),
-            (LABELS, self.labels.taken()),
-            (CLIENTS, self.clients.taken()),
-        )
-        rows = [(statement, values) for statement, values in given if values]
+        rows = self._rows_of(EVERYTHING)
         if not (number or rows):
             return None
         return Flush((number, change) if change else None, parts, floor, rows)
+
+    def _rows_of(self, most: int) -> list[tuple[str, Sequence[Sequence[Any]]]]:
+        """Users, names, labels and clients that are new, with the statements that store them."""
+        numbers, identities = self.users.taken(most)
+        given: tuple[tuple[str, Sequence[Sequence[Any]]], ...] = (
+            (NUMBERS, numbers),
+            (IDENTITIES, identities),
+            (LABELS, self.labels.taken()),
+            (CLIENTS, self.clients.taken(most)),
+        )
+        return [(statement, values) for statement, values in given if values]
 
     async def aclose(self) -> None:
         """Write what has changed and is not written yet. What the disk refuses is logged, and lost."""

@@ -74,6 +74,22 @@ def parsed(data: Any) -> Any:
     return msgspec.json.decode(data) if type(data) is msgspec.Raw else data
 
 
+class Step(StrEnum):
+    """How far a recipient got with a notice; the later ones include the former."""
+
+    RECEIVED = "received"
+    READ = "read"
+    CONFIRMED = "confirmed"
+
+
+class Reminder(msgspec.Struct, frozen=True):
+    """The `n`th reminder of a notice that was accepted at `accepted_ms`: for those who have not got to `step`."""
+
+    n: int
+    step: Step
+    accepted_ms: int
+
+
 class Notice(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """An accepted notice, as the journal keeps it.
 
@@ -99,7 +115,8 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     url: str = ""
     tags: tuple[str, ...] = ()
     version: int = 1  # of what it says: each edit is the next one
-    is_resent: bool = False  # only for those of its recipients who have not received it
+    is_resent: bool = False  # only for those of its recipients who have not received it,
+    reminder: Reminder | None = None  # or who have not got so far
     send_at_ms: int = 0  # when it was to go out, where it was scheduled; before that `seq` is 0, and `accepted_ms` this
     submitted_ms: int = 0  # then: when its publisher scheduled it
 

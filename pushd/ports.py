@@ -25,6 +25,7 @@ from pushd.model import (
     Outcome,
     PushRecord,
     Receipt,
+    Step,
     User,
     UserId,
     Version,
@@ -150,6 +151,9 @@ class RecordStore(Protocol):
 
     async def not_received_by(self, message_id: str) -> list[UserId]:
         """The users whose receive record says not received."""
+
+    async def not_at(self, message_id: str, step: Step) -> list[UserId]:
+        """The users whose receive record says that they have not got to `step`."""
 
     async def sent_to(self, message_id: str) -> list[UserId]:
         """The users who were connected when it went out, or have received it, as their receive records say."""

@@ -1,4 +1,4 @@
-"""Notices changed after their acceptance: revoked, edited."""
+"""Notices changed after their acceptance: revoked, edited, brought to mind again."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pushd.api.forms import Nothing
 from pushd.api.publishing import sender_of
 from pushd.delivery.amending import Amending
 from pushd.delivery.edits import Edit
+from pushd.model import Step
 
 
 class RevokedNotice(msgspec.Struct):
@@ -33,6 +34,21 @@ class EditedNotice(msgspec.Struct):
     success: bool = True
 
 
+class RemindBody(msgspec.Struct):
+    """Whom to remind: who has not got so far."""
+
+    step: Step
+
+
+class RemindedNotice(msgspec.Struct):
+    """A notice that some were reminded of, the `n`th time. `recipients`: how many these are; of none nobody was."""
+
+    message_id: str
+    n: int
+    recipients: int
+    success: bool = True
+
+
 class AmendingHandlers:
     """Has notices changed."""
 
@@ -50,3 +66,9 @@ class AmendingHandlers:
         """PUT /notification/records/{message_id}."""
         edited = await self._amending.edit(call.params["message_id"], call.body, sender_of(call))
         return EditedNotice(edited.notice.message_id, edited.notice.version, edited.connections)
+
+    async def remind(self, call: Call[Nothing, RemindBody]) -> RemindedNotice:
+        """POST /notification/records/{message_id}/remind."""
+        message_id = call.params["message_id"]
+        reminded = await self._amending.remind(message_id, call.body.step)
+        return RemindedNotice(message_id, reminded.n, reminded.recipients)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pushd.api.amending import AmendingHandlers, EditedNotice, RevokedNotice
+from pushd.api.amending import AmendingHandlers, EditedNotice, RemindBody, RemindedNotice, RevokedNotice
 from pushd.api.connections import Closed, ConnectionHandlers, DisconnectBody, OnlineUsers
 from pushd.api.endpoint import Endpoint, Rights
 from pushd.api.forms import UserQuery
@@ -74,6 +74,8 @@ def endpoints(api: Api) -> tuple[Endpoint, ...]:
                  "Take a notice back: out of every mailbox, and nobody gets it any more."),
         Endpoint("POST", "/notification/records/{message_id}/cancel", ADMIN, api.records.cancel, Cancelled,
                  "See to it that a scheduled notice never goes out."),
+        Endpoint("POST", "/notification/records/{message_id}/remind", ADMIN, api.amending.remind, RemindedNotice,
+                 "Bring a notice to those again who have not got so far.", body=RemindBody),
         Endpoint("GET", "/notification/stats", ADMIN, api.records.stats, PushStatsView,
                  "Sums over push records.", StatsQuery),
         Endpoint("GET", "/notification/admin-receive-records", ADMIN, api.receive_records.page, ReceiveRecords,

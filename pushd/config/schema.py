@@ -211,6 +211,10 @@ class LimitsConfig(_Section, frozen=True):
     publishes_per_s: Annotated[
         int, _number("Notices published per second, over which 429 is answered; 0 = no limit.", 0, 10_000_000)
     ] = 0
+    remind_every_s: Annotated[
+        int,
+        _number("Seconds between two reminders of a notice, under which 429 is answered; 0 = no limit.", 0, 31_536_000),
+    ] = 300
 
 
 class DeliveryConfig(_Section, frozen=True):

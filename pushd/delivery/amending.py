@@ -22,7 +22,7 @@ from pushd.delivery.intake import Intake
 from pushd.delivery.schedule import Schedule
 from pushd.delivery.submission import Sender, noticed
 from pushd.errors import ErrorCode, RequestError
-from pushd.model import DeliveryStatus, Notice, UserId, Version
+from pushd.model import DeliveryStatus, Notice, Reminder, Step, UserId, Version
 from pushd.ports import Stores
 from pushd.protocol import frames
 from pushd.records import ReceiptFilter
@@ -46,9 +46,18 @@ class Edited(msgspec.Struct, frozen=True):
     connections: int
 
 
+class Reminded(msgspec.Struct, frozen=True):
+    """How often the notice was brought to mind by now, and to how many this time."""
+
+    n: int
+    recipients: int
+
+
 class Amending:
-    """Revokes and edits notices. What was begun goes on, whoever waits for it or leaves; changes of one notice come one
-    after the other."""
+    """Revokes and edits notices, and reminds of them.
+
+    What was begun goes on, whoever waits for it or leaves. Changes of one notice come one after the other.
+    """
 
     def __init__(
         self,
@@ -95,6 +104,14 @@ class Amending:
         nothing is changed then.
         """
         return await self._whole(self._edit(message_id, edit, editor))
+
+    async def remind(self, message_id: str, step: Step) -> Reminded:
+        """Bring a notice to those again who have not got to `step`: live, or into their mailboxes.
+
+        Where there are none, nothing is done. Raises RequestError, also when the last time was within
+        `limits.remind_every_s`, and StoreError.
+        """
+        return await self._whole(self._remind(message_id, step))
 
     async def finished(self) -> None:
         """Return when nothing of what was begun is left to do."""
@@ -203,6 +220,27 @@ class Amending:
             fault = "the notice has expired"
         if fault:
             raise _conflict("message_id", fault)
+
+    async def _remind(self, message_id: str, step: Step) -> Reminded:
+        async with self._alone(message_id):
+            if await self._schedule.find(message_id) is not None:
+                raise _conflict("message_id", "the notice has not gone out")
+            notice, known, now_ms = await self._find(message_id), self._amendments.of(message_id), self._wall_ms()
+            self._check(notice, now_ms)
+            wait_ms = known.reminded_ms + self._current.config.limits.remind_every_s * 1000 - now_ms
+            if known.reminders and wait_ms > 0:
+                text = f"message_id: reminded less than {self._current.config.limits.remind_every_s} s ago"
+                raise RequestError(ErrorCode.RATE_LIMITED, text, retry_after_s=-(-wait_ms // 1000))
+            recipients = len(await self._records.not_at(message_id, step))
+            if not recipients:
+                return Reminded(known.reminders, 0)
+            n = known.reminders + 1
+            attempt = self._intake.remind(notice, Reminder(n, step, frames.published_ms(notice)))
+            reminded = msgspec.structs.replace(known, reminders=n, reminded_ms=now_ms)
+            await self._store.remind(reminded)
+            self._amendments.note(reminded)
+            await attempt
+            return Reminded(n, recipients)
 
     async def _copies_outside(self, message_id: str) -> int:
         """How many wait in mailboxes outside this process, by what the receive records say."""

@@ -451,6 +451,9 @@ class Dispatcher:
 
     def _job(self, flight: InFlight, users: list[UserId] | None) -> FanOut:
         notice = flight.notice
+        if notice.reminder is not None:
+            encode = partial(frames.reminder_frame, notice, self._current.timezone)
+            return FanOut(notice.message_id, encode, users, tells_apart=True)
         message = frames.notice_frame(notice, self._current.timezone)
         exclude = frozenset(notice.target.exclude_ids) if users is None and notice.target.exclude_ids else None
         return FanOut(notice.message_id, partial(frames.shared_frame, message), users, exclude)

@@ -22,7 +22,7 @@ from pushd.delivery.submission import Sender, Submission, data_bytes_of, notice_
 from pushd.errors import ErrorCode, RequestError, StoreError, StoreUnavailable
 from pushd.in_flight import Attempt, InFlight
 from pushd.limits import TokenBucket
-from pushd.model import Notice, Priority, TargetKind, is_reserved, public_type
+from pushd.model import Notice, Priority, Reminder, TargetKind, is_reserved, public_type
 from pushd.ports import Journal
 from pushd.records import PushRow
 from pushd.telemetry import faults
@@ -353,6 +353,15 @@ class Intake:
             text = "message_id: the notice has expired"
             raise RequestError(ErrorCode.INVALID_REQUEST, text, details={"field": "message_id"})
         return self._keep(notice, [], now)
+
+    def remind(self, notice: Notice, reminder: Reminder) -> Attempt:
+        """Bring a notice to those again who have not got to the reminder's step. Raises RequestError."""
+        now = self._now()
+        self._admit(now)
+        again = msgspec.structs.replace(
+            notice, seq=next(self._seqs), accepted_ms=self._wall_ms(), is_resent=True, reminder=reminder
+        )
+        return self._keep(again, [], now)
 
     def restore(self, notices: list[Notice], *, queue: bool) -> None:
         """Recognise repeats of these notices of a former process and, with `queue`, deliver them."""

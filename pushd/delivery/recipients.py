@@ -77,6 +77,10 @@ class StoredRecipients:
     async def _missing(self, flight: InFlight) -> list[UserId]:
         """The recipients, but for those to whom a former process or an earlier publish delivered."""
         target = flight.notice.target
+        reminder = flight.notice.reminder
+        if reminder is not None:
+            await self._writers.records_written()
+            return await self._records.not_at(flight.notice.message_id, reminder.step)
         if flight.notice.is_resent:
             await self._writers.records_written()
             return await self._records.not_received_by(flight.notice.message_id)

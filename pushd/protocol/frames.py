@@ -235,8 +235,8 @@ def notice_frame(notice: Notice, timezone: ZoneInfo) -> NoticeFrame:
         type=notice.type,
         content=notice.content,
         data=notice.data,
-        time=date_and_time(notice.accepted_ms, timezone),
-        ts=notice.accepted_ms,
+        time=date_and_time(published_ms(notice), timezone),
+        ts=published_ms(notice),
         message_id=notice.message_id,
         priority=notice.priority,
         need_confirm=notice.need_confirm,
@@ -254,8 +254,8 @@ def mailbox_item(notice: Notice, timezone: ZoneInfo, saved_ms: int) -> MailboxIt
         content=notice.content,
         message_id=notice.message_id,
         data=notice.data,
-        time=date_and_time(notice.accepted_ms, timezone),
-        ts=notice.accepted_ms,
+        time=date_and_time(published_ms(notice), timezone),
+        ts=published_ms(notice),
         priority=notice.priority,
         need_confirm=notice.need_confirm,
         expires_ms=notice.expires_ms,
@@ -265,6 +265,20 @@ def mailbox_item(notice: Notice, timezone: ZoneInfo, saved_ms: int) -> MailboxIt
         tags=notice.tags,
         version=notice.version,
     )
+
+
+def reminder_frame(notice: Notice, timezone: ZoneInfo, dialect: int) -> bytes:
+    """A reminder as connections opened with changes=1 get it, whose dialect has TOLD_CHANGES added; others get the
+    notice itself."""
+    message = notice_frame(notice, timezone)
+    if dialect < TOLD_CHANGES or notice.reminder is None:
+        return shared_frame(message, dialect)
+    return shared_frame(RemindFrame(n=notice.reminder.n, notice=message), dialect - TOLD_CHANGES)
+
+
+def published_ms(notice: Notice) -> int:
+    """When a notice was accepted, which a reminder of it says as well."""
+    return notice.accepted_ms if notice.reminder is None else notice.reminder.accepted_ms
 
 
 def replayed_frame(item: MailboxItem) -> NoticeFrame:

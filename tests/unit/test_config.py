@@ -70,6 +70,7 @@ CONTRACT: dict[str, dict[str, Any]] = {
         "max_data_bytes": 65536,
         "max_user_ids": 10000,
         "publishes_per_s": 0,
+        "remind_every_s": 300,
     },
     "delivery": {
         "queue_size": 50000,

@@ -10,6 +10,7 @@ import pytest
 from pushd.config.schema import LimitsConfig
 from pushd.delivery.edits import Edit, edited, edited_before_it_goes_out
 from pushd.errors import RequestError
+from pushd.model import parsed
 from tests.samples import notice
 
 NOW_MS = 1_700_000_000_000
@@ -36,7 +37,7 @@ def test_null_takes_away() -> None:
 def test_all_of_it() -> None:
     fields = {"content": "c", "title": "T", "url": "https://x/", "tags": ["b", "b"], "data": [1], "expires_in_s": 2.5}
     newest = edited(WHOLE, edit(**fields), NOW_MS, LIMITS)
-    said = (newest.content, newest.title, newest.url, newest.tags, newest.data, newest.expires_ms)
+    said = (newest.content, newest.title, newest.url, newest.tags, parsed(newest.data), newest.expires_ms)
     assert said == ("c", "T", "https://x/", ("b",), [1], NOW_MS + 2500)
     assert WHOLE.saying(newest) == newest
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 from pymongo import UpdateMany
 
 from pushd.batched import batched
 from pushd.errors import StoreError
-from pushd.model import Mark, Notice, PushRecord, Receipt, UserId, Version
+from pushd.model import Mark, PushRecord, Receipt, Step, UserId
 from pushd.ports import NO_VERSIONS, Work
 from pushd.records import (
     Part,
@@ -26,7 +26,6 @@ from pushd.records import (
     ReceiptRow,
     ReceiptSort,
     ReceiptStats,
-    RecordState,
     UserReceipts,
     UserSummary,
 )
@@ -45,7 +44,8 @@ from pushd.stores.mongo.documents import (
     stored_ids,
     text,
 )
-from pushd.stores.mongo.records_write import Upserts, push_edit, receipt_edit, version_upsert
+from pushd.stores.mongo.records_edit import RecordEdits, version_writes
+from pushd.stores.mongo.records_write import Upserts
 from pushd.user_ids import INTEGERS, UserIds
 
 T = TypeVar("T")
@@ -87,6 +87,8 @@ class MongoRecords:
         self._push_records = connection.collection(PUSH_RECORDS)
         self._receipts = connection.collection(RECEIVE_RECORDS)
         self._versions = connection.collection(VERSIONS)
+        edits = RecordEdits(connection, counts)
+        self.edit, self.revoke = edits.edit, edits.revoke
 
     @property
     def store(self) -> str:
@@ -128,7 +130,7 @@ class MongoRecords:
             async with self._connection.writing():
                 writes = _mark_writes(mine, mark, at_ms)
                 if mark is Mark.CONFIRMED and versions:
-                    writes = [*_version_writes(user_id, chunk, versions), *writes]
+                    writes = [*version_writes(user_id, chunk, versions), *writes]
                 await self._connection.bulk("mark", RECEIVE_RECORDS, writes, refused)
         self._counts.changed(known)
         if refused:
@@ -150,48 +152,14 @@ class MongoRecords:
         """The users whose receive record of this notice says not received."""
         return await self._users("not_received_by", {"message_id": message_id, "is_received": {"$ne": True}})
 
+    async def not_at(self, message_id: str, step: Step) -> list[UserId]:
+        """The users who have not got so far with a notice."""
+        return await self._users("not_at", {"message_id": message_id, f"is_{step}": {"$ne": True}})
+
     async def sent_to(self, message_id: str) -> list[UserId]:
         """The users whose receive record says connected when it went out, or received."""
         is_sent = [{"is_online": True}, {"is_received": True}]
         return await self._users("sent_to", {"message_id": message_id, "$or": is_sent})
-
-    async def revoke(self, message_id: str, at_ms: int) -> bool:
-        """The push record says so, and the receive records are marked; False: there is no push record."""
-        change = {"$set": {"state": RecordState.REVOKED.value}, "$max": {"updated_at": date(at_ms)}}
-        unmarked = {"message_id": message_id, "is_revoked": {"$ne": True}}
-        where = {"message_id": message_id}
-        async with self._connection.writing():
-            done = await self._connection.change("revoke", lambda: self._push_records.update_one(where, change))
-            while done.matched_count and (found := await self._find_some("revoke", unmarked, DROPPED_AT_ONCE)):
-                these = {"_id": {"$in": [row["_id"] for row in found]}}
-                await self._connection.change("revoke", _later(self._mark_revoked, these))
-        return done.matched_count > 0
-
-    async def edit(self, newest: Notice, versions: Sequence[Version], *, is_reset: bool) -> bool:
-        """The push record says so, and what it said before is kept; False: there is no push record."""
-        where = {"message_id": newest.message_id}
-        refused: list[StoreError] = []
-        async with self._connection.writing():
-            await self._connection.bulk("edit", VERSIONS, list(map(version_upsert, versions)), refused)
-            done = await self._connection.change(
-                "edit", lambda: self._push_records.update_one(where, push_edit(newest))
-            )
-            if done.matched_count:
-                await self._connection.change("edit", lambda: self._receipts.update_many(where, receipt_edit(newest)))
-            if done.matched_count and is_reset:
-                await self._connection.change("edit", lambda: self._reset(newest.message_id))
-        self._counts.changed({newest.message_id})
-        if refused:
-            raise refused[0]
-        return done.matched_count > 0
-
-    async def _reset(self, message_id: str) -> Any:
-        gone = ("read_at", "confirmed_at", "confirmed_version")
-        change = {"$set": {"is_read": False, "is_confirmed": False}, "$unset": dict.fromkeys(gone, "")}
-        return await self._receipts.update_many({"message_id": message_id, "is_read": True}, change)
-
-    async def _mark_revoked(self, these: Document) -> Any:
-        return await self._receipts.update_many(these, {"$set": {"is_revoked": True}})
 
     async def unread_counts(self, user_ids: Collection[UserId]) -> dict[UserId, int]:
         """Unread receive records per user, of notices neither expired nor revoked. Users with none are absent."""
@@ -467,21 +435,6 @@ class MongoRecords:
 
 def _later(work: Callable[[Document], Awaitable[T]], argument: Document) -> Callable[[], Awaitable[T]]:
     return lambda: work(argument)
-
-
-def _version_writes(user_id: UserId, message_ids: Sequence[str], versions: Mapping[str, int]) -> list[Write]:
-    """Confirmations say which version they are of; the first one counts."""
-    by_version: dict[int, list[str]] = {}
-    for message_id in message_ids:
-        if message_id in versions:
-            by_version.setdefault(versions[message_id], []).append(message_id)
-    return [
-        UpdateMany(
-            {"user_id": user_id, "message_id": {"$in": some}, "is_confirmed": {"$ne": True}},
-            {"$set": {"confirmed_version": version}},
-        )
-        for version, some in by_version.items()
-    ]
 
 
 def _mark_writes(mine: Document, mark: Mark, at_ms: int) -> list[Write]:

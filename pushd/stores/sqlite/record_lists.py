@@ -16,7 +16,7 @@ from pushd.ledger._lists import ReceiptQuery
 from pushd.ledger._push_counts import counts_of, seq_at
 from pushd.ledger._pushes import LABEL_RANK, SEQ, STATUS_RANK, TOTAL, PushQuery
 from pushd.ledger.receipt_states import states_of
-from pushd.model import UserId
+from pushd.model import Step, UserId
 from pushd.records import (
     Part,
     PushFilter,
@@ -66,6 +66,12 @@ _SORTS = {
     PushSort.MESSAGE_TYPE: LABEL_RANK,
     PushSort.STATUS: STATUS_RANK,
     PushSort.TOTAL_COUNT: TOTAL,
+}
+PENDING, OFFLINE, EXPIRED, AGAIN = 1, 2, 3, 7
+_NOT_AT = {
+    Step.RECEIVED: (PENDING, OFFLINE, EXPIRED),
+    Step.READ: (PENDING, OFFLINE, EXPIRED, DELIVERED, AGAIN),
+    Step.CONFIRMED: (PENDING, OFFLINE, EXPIRED, DELIVERED, AGAIN, READ),
 }
 _ANY_STATE = ReceiptFilter()
 
@@ -117,6 +123,14 @@ class RecordLists:
     async def not_received_by(self, message_id: str) -> list[UserId]:
         """The users whose receive record of this notice says not received."""
         return await self._users_of(message_id, 0)
+
+    async def not_at(self, message_id: str, step: Step) -> list[UserId]:
+        """The users who have not got so far with this notice."""
+        seq = await self._listed(message_id)
+        if seq is None:
+            return []
+        numbers = [number for state in _NOT_AT[step] for number in self._ledger.receipts(seq, STEPS, state)]
+        return await self._ids_of(seq, numbers)
 
     async def sent_to(self, message_id: str) -> list[UserId]:
         """The users who were connected when it went out, or have received it."""

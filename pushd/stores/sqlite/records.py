@@ -41,6 +41,7 @@ _STEPS = {
     DeliveryStatus.DELIVERED: DELIVERED,
 }
 
+FORGET_VERSIONS = "DELETE FROM notice_version WHERE message_id = :message_id"
 FORGET_CLIENTS = """
 DELETE FROM client WHERE number IN (SELECT number FROM client WHERE number < :first ORDER BY number LIMIT :limit)
 """
@@ -68,6 +69,7 @@ class SqliteRecords:
         self.received_by = lists.received_by
         self.not_received_by = lists.not_received_by
         self.sent_to = lists.sent_to
+        self.not_at = lists.not_at
         self.unread_counts = lists.unread_counts
         self.push_records = lists.push_records
         self.push_record = lists.push_record
@@ -209,6 +211,8 @@ class SqliteRecords:
             return False
         self._ledger.hide(seq)
         await self._file.commit()
+        if self._file.has_versions:
+            await self._statements.change("delete", FORGET_VERSIONS, message_id=message_id)
         return True
 
     async def edit(self, newest: Notice, versions: Sequence[Version], *, is_reset: bool) -> bool:

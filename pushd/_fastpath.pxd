@@ -63,9 +63,9 @@ cdef class Connection:
     cdef readonly object user_id        # model.UserId: opaque here
     cdef readonly str conn_id
     cdef readonly uint8_t dialect
+    cdef uint8_t guest                  # a truth value, as the next one: what these take is in every connection
+    cdef uint8_t told_changes
     cdef readonly bint is_acking
-    cdef readonly bint is_told_changes  # opened with changes=1
-    cdef readonly bint is_guest         # without an account
     cdef readonly bint is_secure
     cdef public object owner            # protocol.owner.Owner: hears what the client says; None once it is lost
     cdef public object details          # model.Client: what is known of the client; opaque here
@@ -158,7 +158,6 @@ cdef class Hub:
     cdef int _compact(self) except -1
     cdef int _index_user(self, Connection connection) except -1
     cdef int _unindex_user(self, Connection connection) except -1
-    cdef dict _shard(self, object user_id)
     cdef object _lookup(self, object user_id)
     cdef int _write(self, Connection connection, bytes frame, tuple ids, bint is_control) except -2
     cdef int _finish_direct(self, Connection connection, bytes frame, tuple ids, ssize_t sent) except -2

@@ -11,8 +11,6 @@ class Connection:
     conn_id: str
     dialect: int
     is_acking: bool
-    is_told_changes: bool
-    is_guest: bool
     is_secure: bool
     owner: Owner | None
     details: Client
@@ -35,6 +33,10 @@ class Connection:
         is_told_changes: bool = False,
         is_guest: bool = False,
     ) -> None: ...
+    @property
+    def is_guest(self) -> bool: ...
+    @property
+    def is_told_changes(self) -> bool: ...
     @property
     def is_registered(self) -> bool: ...
     @property

@@ -65,12 +65,22 @@ cdef class Connection:
         self.conn_id = conn_id
         self.dialect = dialect
         self.is_acking = is_acking
-        self.is_told_changes = is_told_changes
-        self.is_guest = is_guest
+        self.told_changes = is_told_changes
+        self.guest = is_guest
         self.last_seen = now
         self.details = details
         # An empty buffer is then announced by resume_writing: the moment all of it is in the kernel.
         transport.set_write_buffer_limits(high=1 if self.is_secure else 0, low=0)
+
+    @property
+    def is_guest(self):
+        """True for a connection without an account."""
+        return self.guest != 0
+
+    @property
+    def is_told_changes(self):
+        """True where it was opened with changes=1."""
+        return self.told_changes != 0
 
     @property
     def is_registered(self):
@@ -334,7 +344,7 @@ cdef class FanOut:
 
     cdef bytes _frame_for(self, Connection connection):
         """With `tells_apart`; b"": nothing."""
-        cdef int kind = connection.dialect + (DIALECTS if connection.is_told_changes else 0)
+        cdef int kind = connection.dialect + (DIALECTS if connection.told_changes else 0)
         frame = self.frames[kind]
         if frame is None:
             frame = self.frames[kind] = self.encode(kind) or b""
@@ -343,13 +353,18 @@ cdef class FanOut:
     cdef int _note(self, Connection connection, int outcome) except -1:
         if outcome != GONE:
             self.sent_total += 1
-        if connection.is_guest:
+        if connection.guest:
             self.guests_total += outcome != GONE
         elif outcome == HANDED and not connection.is_acking:
             self.handed_ids.append(connection.user_id)
         else:
             self.waiting_ids.append(connection.user_id)
         return 0
+
+
+cdef inline Py_ssize_t shard_of(object user_id) except -1:
+    """By the upper bits of the hash times 2**64 / phi: the shard's dict goes by the lower ones."""
+    return <Py_ssize_t>((<uint64_t>PyObject_Hash(user_id) * SPREAD) >> 58)
 
 
 cdef inline Py_ssize_t frames_in(tuple ids):
@@ -398,11 +413,11 @@ cdef class Hub:
         slot.state = HELD
         slot.dialect = connection.dialect
         slot.is_acking = connection.is_acking
-        slot.is_guest = connection.is_guest
+        slot.is_guest = connection.guest
         self.members.append(connection)
         self.size += 1
         self.connections_total += 1
-        self.told_total += connection.is_told_changes
+        self.told_total += connection.told_changes
         self._index_user(connection)
 
     cdef int _reserve(self) except -1:
@@ -420,10 +435,10 @@ cdef class Hub:
 
     cdef int _index_user(self, Connection connection) except -1:
         cdef dict shard
-        if connection.is_guest:
+        if connection.guest:
             self.guests_total += 1
             return 0
-        shard = self._shard(connection.user_id)
+        shard = <dict>self.shards[shard_of(connection.user_id)]
         present = shard.get(connection.user_id)
         if present is None:
             shard[connection.user_id] = connection
@@ -436,10 +451,10 @@ cdef class Hub:
 
     cdef int _unindex_user(self, Connection connection) except -1:
         cdef dict shard
-        if connection.is_guest:
+        if connection.guest:
             self.guests_total -= 1
             return 0
-        shard = self._shard(connection.user_id)
+        shard = <dict>self.shards[shard_of(connection.user_id)]
         present = shard[connection.user_id]
         if isinstance(present, list):
             (<list>present).remove(connection)
@@ -450,12 +465,8 @@ cdef class Hub:
             self.users_total -= 1
         return 0
 
-    cdef dict _shard(self, object user_id):
-        """By the upper bits of the hash times 2**64 / phi: the dict goes by the lower ones."""
-        return <dict>self.shards[(<uint64_t>PyObject_Hash(user_id) * SPREAD) >> 58]
-
     cdef object _lookup(self, object user_id):
-        return self._shard(user_id).get(user_id)
+        return (<dict>self.shards[shard_of(user_id)]).get(user_id)
 
     def connections_of(self, user_id):
         """The user's connections, oldest first."""
@@ -518,7 +529,7 @@ cdef class Hub:
         connection.index = -1
         self._unindex_user(connection)
         self.connections_total -= 1
-        self.told_total -= connection.is_told_changes
+        self.told_total -= connection.told_changes
         handed = connection._take_handed()
         if handed:
             self.on_handed(connection, handed)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlencode, urlsplit
+from uuid import UUID
 
 from bench.loadlib.ledger import MIN_CONTENT
 
@@ -18,6 +19,7 @@ MAX_NOTICES = 10_000_000
 MAX_DELIVERIES = 100_000_000
 MAX_USER_IDS = 10_000  # of one notice: limits.max_user_ids
 TOKEN_TEMPLATE = '{"uid": {user_id}, "type": {role}}'
+TEXT_TOKEN_TEMPLATE = '{"uid": "{user_id}", "type": {role}}'  # where ids are texts
 TARGETS = ("custom", "all", "online")
 
 
@@ -48,6 +50,7 @@ class Options:
     offline: int
     idle_s: float
     first_user: int
+    user_ids: str
     api_prefix: str
     secret: str
     token_template: str
@@ -68,9 +71,10 @@ class Options:
         """Every notice is for every connection."""
         return self.target != "custom"
 
-    def user_id(self, connection: int) -> int:
-        """The user of a connection."""
-        return self.first_user + connection
+    def user_id(self, connection: int) -> int | str:
+        """The user of a connection; a text is one of 36 characters, as UUIDs are."""
+        number = self.first_user + connection
+        return str(UUID(int=number)) if self.user_ids == "string" else number
 
     def resource(self, connection: int) -> str:
         """Path and query of a connection's upgrade request."""
@@ -81,12 +85,12 @@ class Options:
             parts.append("ack=1")
         return f"{self.path}?{'&'.join(parts)}" if parts else self.path
 
-    def claims(self, user_id: int, role: int, expires_s: int) -> dict[str, Any]:
+    def claims(self, user_id: int | str, role: int, expires_s: int) -> dict[str, Any]:
         """What a token states. Raises LoadError."""
         return {**fill_template(self.token_template, user_id, role), "exp": expires_s}
 
 
-def fill_template(template: str, user_id: int, role: int) -> dict[str, Any]:
+def fill_template(template: str, user_id: int | str, role: int) -> dict[str, Any]:
     """The claims of a template in which {user_id} and {role} are replaced. Raises LoadError."""
     try:
         claims = json.loads(template.replace("{user_id}", str(user_id)).replace("{role}", str(role)))
@@ -156,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         help="publish nothing, hold the connections for S seconds and watch the daemon's memory")  # fmt: skip
     add("--pid", type=_count(0, 2**31), default=0, metavar="PID", help="the daemon's process; else its /metrics tell")
     add("--first-user", type=_count(1, 2**62), default=1, metavar="ID", help="user ids start here (1)")
+    add("--user-ids", choices=("integer", "string"), default="integer", help="as directory.user_ids (integer)")
     add("--api-prefix", default="/api/admin", metavar="PATH", help="server.api_prefix (/api/admin)")
     add("--secret", default="", help="auth.jwt_secret to sign tokens with, or @FILE that holds it")
     add("--token-template", default=TOKEN_TEMPLATE, metavar="JSON", help="claims of a token, " + TOKEN_TEMPLATE)
@@ -187,6 +192,8 @@ def _checked(given: dict[str, Any]) -> Options:
         raise LoadError("--api-prefix: expected a path that begins with /")
     if not given["api_prefix"].isascii() or any(char.isspace() for char in given["api_prefix"] + place["path"]):
         raise LoadError("the URL's path and --api-prefix: expected printable ASCII")
+    if given["user_ids"] == "string" and given["token_template"] == TOKEN_TEMPLATE:
+        given["token_template"] = TEXT_TOKEN_TEMPLATE
     options = Options(**place, **given)
     _check_sum(options)
     fill_template(options.token_template, 1, 1)

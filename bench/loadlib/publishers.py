@@ -206,7 +206,7 @@ class _Bodies:
         self._user_id = options.user_id
         self._rest = ""
         if is_offline:
-            users = list(range(options.first_user, options.first_user + ledger.connections))
+            users = [options.user_id(connection) for connection in range(ledger.connections)]
             self._rest = f',"target":"custom","user_ids":{json.dumps(users)}}}'
         elif options.is_broadcast:
             self._rest = f',"target":"{options.target}"}}'
@@ -214,5 +214,5 @@ class _Bodies:
     def body(self, seq: int, now_ns: int) -> str:
         content = self._ledger.content(seq, now_ns)
         user_id = self._user_id(seq % self._ledger.connections)
-        rest = self._rest or f',"target":"custom","user_ids":[{user_id}]}}'
+        rest = self._rest or f',"target":"custom","user_ids":[{json.dumps(user_id)}]}}'
         return f'{{"content":"{content}","type":"load"{rest}'

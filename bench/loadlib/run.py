@@ -85,13 +85,13 @@ class Run:
 
     # ---- who is asked
 
-    def _token(self, user_id: int, role: int) -> str:
+    def _token(self, user_id: int | str, role: int) -> str:
         if not self._options.secret:
             return ""
         return jwt.encode(self._options.claims(user_id, role, self._expires_s), self._options.secret, algorithm="HS256")
 
     def _credentials(self) -> str:
-        return self._options.api_key or self._token(self._options.first_user, self._options.admin_role)
+        return self._options.api_key or self._token(self._options.user_id(0), self._options.admin_role)
 
     def _user_token(self, connection: int) -> str:
         return self._token(self._options.user_id(connection), 0)

@@ -249,6 +249,14 @@ def test_what_a_connection_asks_for() -> None:
     assert parse(["ws://[::1]:8801/ws"]).authority == "[::1]:8801"
 
 
+def test_ids_that_are_texts() -> None:
+    options = parse(["--user-ids", "string", "--secret", "s", "--first-user", "7", URL])
+    user_id = "00000000-0000-0000-0000-000000000009"
+    assert options.user_id(2) == user_id
+    assert options.claims(options.user_id(2), 1, 99) == {"uid": user_id, "type": 1, "exp": 99}
+    assert parse(["--user-ids", "string", URL]).resource(8) == f"/ws?user_id={user_id}"
+
+
 def test_claims() -> None:
     options = parse(["--secret", "s", "--token-template", '{"sub": "{user_id}", "roles": [{role}]}', URL])
     assert options.claims(7, 1, 99) == {"sub": "7", "roles": [1], "exp": 99}

@@ -346,15 +346,17 @@ class Dispatcher:
         if begun is None and flight.is_revoked:
             self._conclude(flight, "success")
             return
-        if begun is None and notice.is_expired(self._wall_ms()):
-            await self._expire(flight, await self._recipients(flight))
-            self._conclude(flight, "expired")
-            return
-        if notice.target.kind in (TargetKind.ALL, TargetKind.ONLINE) and not is_partly_delivered(flight):
+        if begun is not None or self._is_whole_walk(flight):
             await self._broadcast(flight, begun)
+            self._conclude(flight, "success")
+            return
+        recipients = await self._recipients(flight)
+        if notice.is_expired(self._wall_ms()) and not flight.is_revoked:  # by now: the stores may have been away
+            await self._expire(flight, recipients)
+            self._conclude(flight, "expired")
         else:
-            await self._deliver(flight, await self._recipients(flight))
-        self._conclude(flight, "success")
+            await self._deliver(flight, recipients)
+            self._conclude(flight, "success")
 
     async def _expire(self, flight: InFlight, recipients: list[UserId]) -> None:
         """Note for each recipient that it came too late, a share in each turn of the loop."""

@@ -520,6 +520,26 @@ async def test_an_expired_notice_reaches_nobody(make_house: Build, clock: Clock)
 # ---- a directory that does not answer
 
 
+async def test_what_expires_while_the_directory_is_asked_reaches_nobody(
+    make_house: Build, frail: Any, clock: Clock
+) -> None:
+    house = make_house(stores=frail)
+    await frail.directory.learn([ANN, BEN])
+    client = house.connect(1)
+    house.start_all()
+    answer = frail.directory.pause("ids_by_role")
+    flight = await house.publish(target="role", roles=[ANN.role, BEN.role], expires_in_s=2)
+    await until(lambda: "ids_by_role" in frail.directory.calls)
+    clock.move(3)
+    answer.set()
+    await house.quiet()
+    assert client.ids == []
+    assert await house.mailbox(2) == []
+    row = await frail.records.push_record(flight.notice.message_id)
+    assert (row.status, row.total_count, row.delivered_count, row.failed_count) == ("expired", 2, 0, 2)
+    assert await house.unsettled() == []
+
+
 async def test_who_must_be_looked_up_steps_aside(make_house: Build, frail: Any) -> None:
     """However many wait for the directory, those that do not need it go on: CONTRACT section 6."""
     house = make_house(stores=frail, delivery={"min_workers": 1, "max_workers": 2})

@@ -65,7 +65,12 @@ async def _with_records(
         records = await opened.enter_async_context(mongo.open_records(config, observe, clock))
         background = {**stores.background, **records.background}
         stores = replace(
-            stores, records=records, ledger=None, remotes=(*stores.remotes, records), background=background
+            stores,
+            records=records,
+            inbox=records.inbox,
+            ledger=None,
+            remotes=(*stores.remotes, records),
+            background=background,
         )
     if presence_url != "sqlite:":
         from pushd.stores import mongo

@@ -120,6 +120,10 @@ class MongoNode(Node):
         self.client.drop_database(self.database_name)
         self.client.close()
 
+    def renew(self) -> None:
+        super().renew()
+        self.client.drop_database(self.database_name)
+
     def needs(self, what: str) -> None:
         self.server.needs(what)
 

@@ -296,6 +296,7 @@ async def test_indexes(database: Any) -> None:
     ttl = {"expireAfterSeconds": 30 * DAY_S}
     receive, status, push = indexes(database[RECEIPTS]), indexes(database[STATUSES]), indexes(database[PUSHES])
     assert receive[("user_id", 1), ("created_at", -1)] == {}
+    assert receive[("user_id", 1), ("is_archived", 1), ("created_at", -1)] == {}
     assert receive[("message_id", 1), ("user_id", 1)] == {"unique": True}
     assert receive[("is_online", 1), ("delivery_status", 1)] == {}
     assert receive[(("created_at", 1),)] == push[(("created_at", 1),)] == ttl

@@ -62,6 +62,7 @@ def record_indexes(retention_days: int) -> dict[str, tuple[Index, ...]]:
         RECEIVE_RECORDS: (
             Index((("user_id", UP), ("created_at", DOWN))),
             Index((("message_id", UP), ("user_id", UP)), is_unique=True),
+            Index((("user_id", UP), ("is_archived", UP), ("created_at", DOWN))),  # inboxes
             Index((("is_online", UP), ("delivery_status", UP))),
             expires,
             Index((("created_at", DOWN), ("message_id", DOWN), ("user_id", DOWN))),  # the order of the list

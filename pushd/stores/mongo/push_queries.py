@@ -127,7 +127,7 @@ def push_row(found: Document, delivered: int, failed: int, zone: ZoneInfo, ids: 
         sender_name=text(found.get("sender_name")),
         priority=number(found.get("priority"), 1),
         need_confirm=flag(found.get("need_confirm")),
-        extra_data=_extra_data(found),
+        extra_data=extra_data_of(found),
         total_count=number(found.get("total_count")),
         online_count=number(found.get("online_count")),
         delivered_count=delivered,
@@ -144,7 +144,8 @@ def push_row(found: Document, delivered: int, failed: int, zone: ZoneInfo, ids: 
     )
 
 
-def _extra_data(found: Document) -> Any:
+def extra_data_of(found: Document) -> Any:
+    """A notice's data, as records_write stores it."""
     json = found.get("extra_json")
     if isinstance(json, str):
         try:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from zoneinfo import ZoneInfo
 
-from pymongo import ASCENDING, DESCENDING
+from pymongo import ASCENDING, DESCENDING, UpdateMany
 
-from pushd.model import UserId
+from pushd.model import Mark, UserId
 from pushd.records import Part, ReceiptFilter, ReceiptRow, ReceiptSort
-from pushd.stores.mongo.connection import Document
+from pushd.stores.mongo.connection import Document, Write
 from pushd.stores.mongo.counts import sum_if
 from pushd.stores.mongo.documents import (
     RECEIVE_RECORDS,
+    date,
     flag,
     milliseconds,
     number,
@@ -27,11 +28,9 @@ from pushd.values import usable_tags
 
 EQUAL = ("message_id", "user_id", "delivery_status", "push_channel")
 FLAGS = ("is_online", "is_received", "is_read", "is_confirmed")
-UNREAD: Document = {
-    "is_read": {"$ne": True},
-    "delivery_status": {"$ne": "expired"},
-    "is_revoked": {"$ne": True},
-}
+BY_USER = [("user_id", ASCENDING), ("is_archived", ASCENDING), ("created_at", DESCENDING)]  # an index
+THERE: Document = {"delivery_status": {"$ne": "expired"}, "is_revoked": {"$ne": True}}  # in inboxes
+UNREAD: Document = {"is_read": {"$ne": True}, "is_archived": {"$in": [None, False]}, **THERE}
 
 _TOTALS: Document = {"total": {"$sum": 1}, **{name: sum_if({"$eq": [f"${name}", True]}) for name in FLAGS}}
 
@@ -69,21 +68,27 @@ def totals(where: Document) -> list[Document]:
     return [{"$match": where}, {"$group": {"_id": None, **_TOTALS}}]
 
 
-def unread(user_ids: Sequence[UserId]) -> list[Document]:
-    """Unread receive records by user, of notices neither expired nor revoked."""
-    return [{"$match": {"user_id": {"$in": user_ids}, **UNREAD}}, {"$group": {"_id": "$user_id", "n": {"$sum": 1}}}]
+def not_over(now_ms: int) -> Document:
+    """Of notices that have not expired by then, as far as the receive record says so."""
+    return {"expires_at": {"$not": {"$lte": date(now_ms)}}}
+
+
+def unread_of(user_ids: Sequence[UserId], now_ms: int) -> Document:
+    """Unread receive records of these users, of notices neither expired nor revoked."""
+    whose: object = user_ids[0] if len(user_ids) == 1 else {"$in": list(user_ids)}
+    return {"user_id": whose, **UNREAD, **not_over(now_ms)}
+
+
+def unread(user_ids: Sequence[UserId], now_ms: int) -> list[Document]:
+    """These counted by user; `older`: how many of them do not say when their notice expires."""
+    is_older = {"$eq": [{"$ifNull": ["$message_type", None]}, None]}
+    counts: Document = {"n": {"$sum": 1}, "older": sum_if(is_older)}
+    return [{"$match": unread_of(user_ids, now_ms)}, {"$group": {"_id": "$user_id", **counts}}]
 
 
 def summary(user_id: UserId) -> list[Document]:
-    """`total`, `unread` and `last` of one user."""
-    is_unread = {
-        "$and": [
-            {"$ne": ["$is_read", True]},
-            {"$ne": ["$delivery_status", "expired"]},
-            {"$ne": [{"$ifNull": ["$is_revoked", False]}, True]},
-        ]
-    }
-    numbers = {"total": {"$sum": 1}, "unread": sum_if(is_unread), "last": {"$max": "$created_at"}}
+    """`total` and `last` of one user."""
+    numbers = {"total": {"$sum": 1}, "last": {"$max": "$created_at"}}
     return [{"$match": {"user_id": user_id}}, {"$group": {"_id": None, **numbers}}]
 
 
@@ -105,6 +110,25 @@ def by_user(created: Document, limit: int) -> list[Document]:
         {"$sort": {"total": DESCENDING, "_id": ASCENDING}},
         {"$limit": limit},
     ]
+
+
+def mark_writes(mine: Document, mark: Mark, at_ms: int, *, archives: bool = False) -> list[Write]:
+    """Who has read it has received it. Times that are null are taken away: null is the least there is for $min.
+
+    The order of the writes makes a difference to such foreign records only, and a second mark sets it right.
+    """
+    flags = ["is_received", "is_read"]
+    times = ["received_at", "read_at"]
+    if mark is Mark.CONFIRMED:
+        flags.append("is_confirmed")
+        times.append("confirmed_at")
+    if archives:
+        flags.append("is_archived")
+        times.append("archived_at")
+    earliest = {**dict.fromkeys(times, date(at_ms)), "delivery_status": "delivered"}
+    latest = {**dict.fromkeys(flags, True), "updated_at": date(at_ms)}
+    merge = UpdateMany(mine, {"$min": earliest, "$max": latest})
+    return [*(UpdateMany({**mine, name: {"$type": "null"}}, {"$unset": {name: ""}}) for name in times), merge]
 
 
 def newest(user_ids: Sequence[UserId], limit: int, *, is_exact: bool) -> list[Document]:

@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from typing import TypeVar
 from zoneinfo import ZoneInfo
 
-from pymongo import UpdateMany
-
 from pushd.batched import batched
 from pushd.errors import StoreError
 from pushd.model import Mark, PushRecord, Receipt, Step, UserId
@@ -30,7 +28,7 @@ from pushd.records import (
     UserSummary,
 )
 from pushd.stores.mongo import indexes, push_queries, receipt_queries
-from pushd.stores.mongo.connection import Connection, Document, Write
+from pushd.stores.mongo.connection import Connection, Document
 from pushd.stores.mongo.counts import StoredCounts, counted
 from pushd.stores.mongo.documents import (
     PUSH_RECORDS,
@@ -44,8 +42,10 @@ from pushd.stores.mongo.documents import (
     stored_ids,
     text,
 )
+from pushd.stores.mongo.inbox import MongoInbox
 from pushd.stores.mongo.records_edit import RecordEdits, version_writes
 from pushd.stores.mongo.records_write import Upserts
+from pushd.stores.mongo.unread import UnreadChanges, unread_counts
 from pushd.user_ids import INTEGERS, UserIds
 
 T = TypeVar("T")
@@ -78,6 +78,8 @@ class MongoRecords:
     ) -> None:
         self._connection = connection
         self._counts = counts
+        self._unread = UnreadChanges()
+        self.inbox = MongoInbox(connection, counts, self._unread, clock, zone=zone)
         self._upserts = Upserts(connection, counts, clock)
         self._clock = clock
         self._zone = zone
@@ -87,7 +89,7 @@ class MongoRecords:
         self._push_records = connection.collection(PUSH_RECORDS)
         self._receipts = connection.collection(RECEIVE_RECORDS)
         self._versions = connection.collection(VERSIONS)
-        edits = RecordEdits(connection, counts)
+        edits = RecordEdits(connection, counts, self._unread)
         self.edit, self.revoke = edits.edit, edits.revoke
 
     @property
@@ -111,7 +113,10 @@ class MongoRecords:
 
         Chunks are written one after the other: repeat the whole call when it raises.
         """
-        await self._upserts.write(records, receipts)
+        try:
+            await self._upserts.write(records, receipts)
+        finally:
+            self._unread.note(receipt.user_id for receipt in receipts)
 
     async def mark(
         self,
@@ -128,11 +133,12 @@ class MongoRecords:
             mine = {"user_id": user_id, "message_id": {"$in": chunk}}
             known.update(await self._marked("mark", mine))
             async with self._connection.writing():
-                writes = _mark_writes(mine, mark, at_ms)
+                writes = receipt_queries.mark_writes(mine, mark, at_ms)
                 if mark is Mark.CONFIRMED and versions:
                     writes = [*version_writes(user_id, chunk, versions), *writes]
                 await self._connection.bulk("mark", RECEIVE_RECORDS, writes, refused)
         self._counts.changed(known)
+        self._unread.note((user_id,))
         if refused:
             raise refused[0]
         return [message_id for message_id in message_ids if message_id in known]
@@ -163,11 +169,7 @@ class MongoRecords:
 
     async def unread_counts(self, user_ids: Collection[UserId]) -> dict[UserId, int]:
         """Unread receive records per user, of notices neither expired nor revoked. Users with none are absent."""
-        counts: dict[UserId, int] = {}
-        for chunk in batched(user_ids, IDS_AT_ONCE):
-            rows = await self._aggregate("unread_counts", receipt_queries.unread(chunk), is_quick=True)
-            counts.update((stored_id(row["_id"], self._ids), number(row["n"])) for row in rows)
-        return counts
+        return await unread_counts(self._connection, user_ids, self._clock(), self._ids)
 
     async def push_records(self, where: PushFilter, sort: PushSort, part: Part) -> list[PushRow]:
         """A part of the matching push records."""
@@ -228,6 +230,7 @@ class MongoRecords:
             dropped += (
                 await self._connection.change("delete", lambda: self._push_records.delete_one(where))
             ).deleted_count
+        self._unread.note_anybody()
         return dropped > 0
 
     async def receive_records(self, where: ReceiptFilter, sort: ReceiptSort, part: Part) -> list[ReceiptRow]:
@@ -292,8 +295,9 @@ class MongoRecords:
         rows = await self._aggregate("user_summary", receipt_queries.summary(user_id), is_quick=True)
         if not rows:
             return UserSummary(0, 0, 0)
+        unread = (await self.unread_counts([user_id])).get(user_id, 0)
         last_ms = milliseconds(rows[0].get("last"), self._zone)
-        return UserSummary(number(rows[0]["unread"]), number(rows[0]["total"]), last_ms)
+        return UserSummary(unread, number(rows[0]["total"]), last_ms)
 
     async def expire(self, since_ms: int, now_ms: int, limit: int) -> int:
         """Mark at most `limit` receive records as expired; how many were marked."""
@@ -303,6 +307,8 @@ class MongoRecords:
             return await self._push_records.distinct("message_id", due)
 
         message_ids = await self._connection.read("expire", work)
+        if message_ids:
+            self._unread.note_anybody()
         marked = 0
         for chunk in batched(message_ids, IDS_AT_ONCE):
             while marked < limit:
@@ -435,19 +441,3 @@ class MongoRecords:
 
 def _later(work: Callable[[Document], Awaitable[T]], argument: Document) -> Callable[[], Awaitable[T]]:
     return lambda: work(argument)
-
-
-def _mark_writes(mine: Document, mark: Mark, at_ms: int) -> list[Write]:
-    """Who has read it has received it. Times that are null are taken away: null is the least there is for $min.
-
-    The order of the writes makes a difference to such foreign records only, and a second mark sets it right.
-    """
-    flags = ["is_received", "is_read"]
-    times = ["received_at", "read_at"]
-    if mark is Mark.CONFIRMED:
-        flags.append("is_confirmed")
-        times.append("confirmed_at")
-    earliest = {**dict.fromkeys(times, date(at_ms)), "delivery_status": "delivered"}
-    latest = {**dict.fromkeys(flags, True), "updated_at": date(at_ms)}
-    merge = UpdateMany(mine, {"$min": earliest, "$max": latest})
-    return [*(UpdateMany({**mine, name: {"$type": "null"}}, {"$unset": {name: ""}}) for name in times), merge]

@@ -14,6 +14,7 @@ from pushd.stores.mongo.connection import Connection, Document, Write
 from pushd.stores.mongo.counts import StoredCounts
 from pushd.stores.mongo.documents import PUSH_RECORDS, RECEIVE_RECORDS, VERSIONS, date
 from pushd.stores.mongo.records_write import push_edit, receipt_edit, version_upsert
+from pushd.stores.mongo.unread import UnreadChanges
 
 MARKED_AT_ONCE = 1000
 
@@ -21,9 +22,10 @@ MARKED_AT_ONCE = 1000
 class RecordEdits:
     """What of ports.RecordStore changes records of notices that were changed."""
 
-    def __init__(self, connection: Connection, counts: StoredCounts) -> None:
+    def __init__(self, connection: Connection, counts: StoredCounts, unread: UnreadChanges) -> None:
         self._connection = connection
         self._counts = counts
+        self._unread = unread
         self._push_records = connection.collection(PUSH_RECORDS)
         self._receipts = connection.collection(RECEIVE_RECORDS)
 
@@ -36,6 +38,7 @@ class RecordEdits:
             done = await self._connection.change("revoke", lambda: self._push_records.update_one(where, change))
             while done.matched_count and await self._mark_some(unmarked):
                 pass
+        self._unread.note_anybody()
         return done.matched_count > 0
 
     async def edit(self, newest: Notice, versions: Sequence[Version], *, is_reset: bool) -> bool:
@@ -52,6 +55,7 @@ class RecordEdits:
             if done.matched_count and is_reset:
                 await self._connection.change("edit", lambda: self._reset(newest.message_id))
         self._counts.changed({newest.message_id})
+        self._unread.note_anybody()
         if refused:
             raise refused[0]
         return done.matched_count > 0

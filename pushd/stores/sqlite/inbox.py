@@ -186,7 +186,7 @@ class SqliteInbox:
         numbers, ids = _inbox.unread_changed(self._ledger), self._file.users.ids
         if numbers is None:
             return None
-        return {ids[number] for number in numbers if number < len(ids)}  # texts come with 1.1
+        return {ids[number] for number in numbers if number < len(ids)}
 
     def _number(self, user_id: UserId) -> int | None:
         number = self._file.users.number(user_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -17,7 +18,10 @@ from pushd.model import (
     Receipt,
     Target,
     TargetKind,
+    UserId,
+    parsed,
 )
+from pushd.ports import Mailbox
 from pushd.protocol import frames
 
 RECEIPTS = "admin_user_receive_records"  # their table, and their collection
@@ -52,6 +56,15 @@ def item(message_id: str, **fields: Any) -> MailboxItem:
 def item_of(accepted: Notice, saved_at: int = 0) -> MailboxItem:
     """The same, of an accepted notice, as delivery makes it; saved when it was accepted where nothing else is said."""
     return frames.mailbox_item(accepted, ZoneInfo("UTC"), saved_at or accepted.accepted_ms)
+
+
+async def read_mailbox(mailbox: Mailbox, user_ids: Collection[UserId]) -> dict[UserId, list[MailboxItem]]:
+    """What is read of a mailbox, with data as values, whichever form the store gives it."""
+    found = await mailbox.read(user_ids)
+    return {
+        user_id: [msgspec.structs.replace(item, data=parsed(item.data)) for item in items]
+        for user_id, items in found.items()
+    }
 
 
 def push_record(

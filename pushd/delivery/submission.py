@@ -113,31 +113,31 @@ def notice_of(
     ids: UserIds,
 ) -> Notice:
     """Make a notice of what is submitted; what is for later has no `seq` yet: 0. Raises RequestError."""
-    submitted_ms = send_at_ms = 0
+    at_ms = now_ms
     if submission.is_for_later:
-        submitted_ms, send_at_ms = now_ms, due_ms(submission.send_at, submission.delay_s, now_ms)
-        now_ms = send_at_ms
-    expires_ms = 0 if submission.expires_in_s is None else now_ms + int(submission.expires_in_s * 1000)
-    return Notice(
-        seq=seq,
-        message_id=submission.message_id or new_message_id(submitted_ms or now_ms),
-        content=checked_content(submission.content, limits),
-        target=_target(submission, limits, ids),
-        accepted_ms=now_ms,
-        type=_notice_type(submission.type),
-        data=checked_data(submission.data, limits),
-        priority=_PRIORITIES[submission.priority],
-        need_confirm=submission.need_confirm,
-        expires_ms=expires_ms,
-        idempotency_key=idempotency_key,
-        sender_id=sender.user_id,
-        sender_name=sender.name,
-        title=submission.title or "",
-        url=link_of(submission.url),
-        tags=tags_of(submission.tags),
-        send_at_ms=send_at_ms,
-        submitted_ms=submitted_ms,
+        at_ms = due_ms(submission.send_at, submission.delay_s, now_ms)
+    # By position: by name it takes three times as long.
+    notice = Notice(
+        seq,
+        submission.message_id or new_message_id(now_ms),
+        checked_content(submission.content, limits),
+        _target(submission, limits, ids),
+        at_ms,
+        _notice_type(submission.type),
+        checked_data(submission.data, limits) if submission.data else None,
+        _PRIORITIES[submission.priority],
+        submission.need_confirm,
+        0 if submission.expires_in_s is None else at_ms + int(submission.expires_in_s * 1000),
+        idempotency_key,
+        sender.user_id,
+        sender.name,
+        submission.title or "",
+        link_of(submission.url) if submission.url else "",
+        tags_of(submission.tags) if submission.tags else (),
     )
+    if not submission.is_for_later:
+        return notice
+    return msgspec.structs.replace(notice, send_at_ms=at_ms, submitted_ms=now_ms)
 
 
 def link_of(url: str | None) -> str:
@@ -328,9 +328,12 @@ def _target(submission: Submission, limits: LimitsConfig, ids: UserIds) -> Targe
     limit = limits.max_user_ids
     if len(submission.user_ids) > limit or len(submission.exclude_ids) > limit:
         raise _too_many_ids(submission, limit)
-    _check_groups(submission.groups)
+    if submission.groups:
+        _check_groups(submission.groups)
     user_ids = ids.all_given(submission.user_ids, "user_ids")
-    exclude_ids = _distinct(ids.all_given(submission.exclude_ids, "exclude_ids"))
+    exclude_ids: tuple[UserId, ...] = ()
+    if submission.exclude_ids:
+        exclude_ids = _distinct(ids.all_given(submission.exclude_ids, "exclude_ids"))
     if kind is TargetKind.CUSTOM:
         return Target(kind, _required("user_ids", user_ids, kind), exclude_ids=exclude_ids)
     if kind is TargetKind.ROLE:

@@ -10,7 +10,7 @@ import pytest
 
 from pushd.model import MailboxItem, Mark, Target, TargetKind
 from pushd.records import Part, PushFilter, PushSort, ReceiptFilter, ReceiptSort, ReceiptStats
-from tests.samples import DELIVERED, FETCHED, OFFLINE, PENDING, at, item_of, receipt
+from tests.samples import DELIVERED, FETCHED, OFFLINE, PENDING, at, item_of, read_mailbox, receipt
 
 from .conftest import MAX_PER_USER, START_MS, TTL_DAYS, Node
 
@@ -77,14 +77,14 @@ async def test_delete_keeps_what_waits(node: Node, users: Collection[int]) -> No
     copies = await publish(node, "gone", "kept", users=users, data={"a": ["b"]})
     assert await node.stores.records.delete("gone") is True
     for _ in range(2):
-        assert await node.stores.mailbox.read([1]) == {1: copies}
+        assert await read_mailbox(node.stores.mailbox, [1]) == {1: copies}
         assert await unread(node, 1) == 1
         assert await node.stores.records.push_record("gone") is None
         assert await node.stores.records.delete("gone") is False
         await node.restart()
     await node.stores.journal.settle([node.accepted["gone"].seq])
     assert await node.stores.journal.purge(START_MS + 1, 100) >= 0
-    assert await node.stores.mailbox.read([1]) == {1: copies}
+    assert await read_mailbox(node.stores.mailbox, [1]) == {1: copies}
     await node.stores.mailbox.remove({1: ["gone"]})
     for _ in range(2):
         assert (await waits(node, 1), await waits(node, 2)) == (["kept"], ["gone", "kept"])

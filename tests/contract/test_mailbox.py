@@ -8,7 +8,7 @@ import pytest
 
 from pushd.model import MailboxItem, Priority
 from pushd.ports import Stores
-from tests.samples import item, item_of
+from tests.samples import item, item_of, read_mailbox
 
 from .conftest import MAX_PER_USER, START_MS, TTL_DAYS, Node
 
@@ -59,7 +59,7 @@ async def test_an_item_comes_back_as_it_was_after_a_restart(node: Node) -> None:
     full = item_of(accepted)
     await node.stores.mailbox.save([(full, [7, 2**53])])
     await node.restart()
-    assert await node.stores.mailbox.read([7, 8, 2**53]) == {7: [full], 2**53: [full]}
+    assert await read_mailbox(node.stores.mailbox, [7, 8, 2**53]) == {7: [full], 2**53: [full]}
 
 
 async def test_oldest_first_in_the_order_in_which_they_were_published(node: Node, copies: Copies) -> None:

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from structlog.testing import capture_logs
 from pushd.model import Mark, Notice
 from pushd.stores.sqlite import open_stores
 from tests.conftest import MakeConfig
-from tests.samples import OFFLINE, at, item, item_of, notice, receipt
+from tests.samples import OFFLINE, at, item, item_of, notice, read_mailbox, receipt
 
 from .conftest import MAX_PER_USER, START_MS, TTL_DAYS, Node
 
@@ -79,8 +80,21 @@ async def test_large_bodies_come_back(make_config: MakeConfig) -> None:
         for one in accepted:
             await stores.journal.append([one])
         await stores.mailbox.save([(item_of(one), [1, 2]) for one in accepted])
-        found = await stores.mailbox.read([1, 2])
+        found = await read_mailbox(stores.mailbox, [1, 2])
         assert found[1] == found[2] == [item_of(one) for one in accepted]
+
+
+async def test_data_that_is_no_utf8_is_left_aside(make_config: MakeConfig, tmp_path: Path) -> None:
+    """A client would close its connection over it, before what stands behind it."""
+    async with open_stores(make_config(), clock=now) as stores:
+        accepted = notices("bad", "good", data={"a": "XX"})
+        await stores.journal.append(accepted)
+        with closing(sqlite3.connect(tmp_path / "data" / "pushd.db")) as connection:
+            spoilt = msgspec.json.encode(accepted[0]).replace(b"XX", b"\xc0\x80")
+            connection.execute("UPDATE notice SET body = ? WHERE message_id = 'bad'", (spoilt,))
+            connection.commit()
+        await stores.mailbox.save([(item_of(one), [1]) for one in accepted])
+        assert await read_mailbox(stores.mailbox, [1]) == {1: [item_of(accepted[1])]}
 
 
 async def test_what_was_read_lately_and_what_is_not_there_needs_no_look_into_the_database(

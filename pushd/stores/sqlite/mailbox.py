@@ -51,7 +51,14 @@ UPDATE notice SET waits_from_ms = given.at_ms, expires_ms = given.expires_ms, te
 """
 WAITS_NO_MORE = "UPDATE notice SET waits_from_ms = NULL, text_seq = NULL WHERE seq = :seq"
 
-_decode_notice = msgspec.json.Decoder(Notice).decode
+
+class _Stored(Notice, frozen=True, omit_defaults=True, gc=False):
+    """A notice as its row has it: its `data` is not parsed."""
+
+    data: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+
+
+_decode_notice = msgspec.json.Decoder(_Stored).decode
 
 
 class Anew(NamedTuple):
@@ -223,7 +230,7 @@ class SqliteMailbox:
                 type=public_type(notice.type),
                 content=notice.content,
                 message_id=notice.message_id,
-                data=notice.data,
+                data=_json(notice.data),
                 time=date_and_time(notice.accepted_ms, self._timezone),
                 ts=notice.accepted_ms,
                 priority=notice.priority,
@@ -337,3 +344,11 @@ class SqliteMailbox:
 
 def _bytes(kept: tuple[MailboxItem, int]) -> int:
     return kept[1]
+
+
+def _json(data: msgspec.Raw) -> msgspec.Raw | None:
+    """The same without the row around it; None for none. Raises UnicodeDecodeError for what is damaged."""
+    text = bytes(data)
+    if not text.isascii():
+        text.decode()
+    return msgspec.Raw(text) if text else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -27,7 +27,7 @@ class Rights(IntEnum):
     ADMIN = 2
 
 
-class Endpoint(NamedTuple):
+class Endpoint(msgspec.Struct, frozen=True, eq=False):
     """One row of the table. `{name}` in the path matches one segment.
 
     `handler` takes a `Call`, and returns what goes into `data`, a `Later` for it, or an awaitable.

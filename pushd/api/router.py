@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Any
 
 import msgspec
@@ -47,8 +47,6 @@ class Access(msgspec.Struct, eq=False):
     params: dict[str, str]
     identity: Identity
     auth: AuthConfig
-    handler: Callable[[Call[Any, Any]], Any]
-    decode_body: Callable[[bytes], Any] | None
     query: Any = None
     is_checked: bool = False  # the query is decoded, and the media type is right
 
@@ -84,7 +82,7 @@ class Router:
         """The refusal of a request whatever its body is; else whether its body will be read."""
         try:
             access = self._access(request)
-            if access is None or access.decode_body is None:
+            if access is None or access.route.decode_body is None:
                 return False
             if not access.is_checked:
                 _check_media_type(request)
@@ -161,8 +159,7 @@ class Router:
         if request.path in self._probes or _is_preflight(request):
             return None
         route, params = self._find(request)
-        identity = self._identify(request, route.endpoint.rights)
-        access = Access(route, params, identity, auth, route.endpoint.handler, route.decode_body)
+        access = Access(route, params, self._identify(request, route.endpoint.rights), auth)
         if memo is not None and "origin" not in request.headers:  # whether a page is ours depends on its way to us, too
             memo.value = access
         return access
@@ -191,18 +188,17 @@ class Router:
 
     def _handle(self, access: Access, request: Request) -> Any:
         """Have the handler called. Raises RequestError for a query, a media type or a body that is not right."""
+        route = access.route
         if not access.is_checked:
-            route = access.route
-            access.query = _decoded_query(route, request) if request.query_string else route.empty_query
-            if route.query_ids:
-                access.query = with_ids(access.query, route.query_ids, self._ids)
+            query = _decoded_query(route, request) if request.query_string else route.empty_query
+            access.query = with_ids(query, route.query_ids, self._ids) if route.query_ids else query
             if route.decode_body is not None:
                 _check_media_type(request)
             access.is_checked = True
-        body = None if access.decode_body is None else answers.decoded(access.decode_body, request.body)
-        if access.route.body_ids:
-            body = with_ids(body, access.route.body_ids, self._ids)
-        return access.handler(Call(request, access.identity, access.params, access.query, body, self._ids))
+        body = None if route.decode_body is None else answers.decoded(route.decode_body, request.body)
+        if route.body_ids:
+            body = with_ids(body, route.body_ids, self._ids)
+        return route.endpoint.handler(Call(request, access.identity, access.params, access.query, body, self._ids))
 
     def _find(self, request: Request) -> tuple[Route, dict[str, str]]:
         methods, params = self._routes.at(request.path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote
 
 import msgspec
@@ -15,7 +15,7 @@ from pushd.api.forms import IdField, id_fields
 SEGMENT = r"(?!\.\.?(?:/|\Z))[^/]{1,512}"  # "." and ".." are steps in a path, also when they are percent-encoded
 
 
-class Route(NamedTuple):
+class Route(msgspec.Struct, frozen=True, eq=False):
     """An endpoint with its decoders made."""
 
     endpoint: Endpoint

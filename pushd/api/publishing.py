@@ -29,7 +29,7 @@ MAX_KEY_CHARS = 255
 _ALSO_PRINTABLE = "\u200c\u200d\u3000"  # joiners of some scripts and of emoji; the space of East Asian ones
 SUBMITTED_AT_ONCE = 25
 ANSWERED_AT_ONCE = 100
-BATCHES_S = 0.002  # of a turn of the loop, for all batches; what is submitted in it shares its writes
+BATCHES_S = 0.003  # of a turn of the loop, for all batches; what is submitted in it shares its writes
 
 _submission = msgspec.json.Decoder(Submission).decode
 

@@ -18,7 +18,7 @@ from pushd.delivery.dedup import DedupWindow, dedup_keys
 from pushd.delivery.lanes import Lanes
 from pushd.delivery.repeats import Repeats, is_due
 from pushd.delivery.schedule import PAGE_ROWS, Schedule
-from pushd.delivery.submission import Sender, Submission, data_bytes_of, notice_of, stored_notice
+from pushd.delivery.submission import Sender, Submission, data_bytes_of, notice_of, stored_notice, to_come
 from pushd.errors import ErrorCode, RequestError, StoreError, StoreUnavailable
 from pushd.in_flight import Attempt, InFlight
 from pushd.limits import TokenBucket
@@ -121,6 +121,7 @@ class Intake:
         return self._keep(notice, keys, now) if notice.seq else self._keep_later(notice, keys, now)
 
     def _keep_later(self, notice: Notice, keys: list[str], now: float) -> Attempt:
+        to_come(notice.send_at_ms, notice.submitted_ms)
         data_bytes = self._room_for(notice)
         if not self._later:
             self._later_decided = self._loop.create_future()
@@ -180,7 +181,8 @@ class Intake:
         decided: asyncio.Future[None] = self._loop.create_future()
         group: list[Attempt] = []
         for scheduled in notices:
-            notice = msgspec.structs.replace(scheduled, seq=next(self._seqs), accepted_ms=wall_ms)
+            data = None if scheduled.data is None else msgspec.Raw(msgspec.json.encode(scheduled.data))
+            notice = msgspec.structs.replace(scheduled, seq=next(self._seqs), accepted_ms=wall_ms, data=data)
             data_bytes = data_bytes_of(notice)
             self._lanes.claim()
             self._data_bytes += data_bytes

@@ -112,10 +112,14 @@ def notice_of(
     limits: LimitsConfig,
     ids: UserIds,
 ) -> Notice:
-    """Make a notice of what is submitted; what is for later has no `seq` yet: 0. Raises RequestError."""
+    """Make a notice of what is submitted. Raises RequestError.
+
+    What is for later has no `seq` yet: 0. Its time is to be checked (`to_come`) where it repeats no other: who asks
+    again about a notice that has gone out meanwhile must not be told that it was refused.
+    """
     at_ms = now_ms
     if submission.is_for_later:
-        at_ms = due_ms(submission.send_at, submission.delay_s, now_ms)
+        at_ms = _moment_ms(submission.send_at, submission.delay_s, now_ms)
     # By position: by name it takes three times as long.
     notice = Notice(
         seq,
@@ -167,21 +171,29 @@ def tags_of(tags: list[str] | None) -> tuple[str, ...]:
 
 
 def due_ms(send_at: int | str | None, delay_s: float | None, now_ms: int) -> int:
-    """When a notice is to go out that says so, in one of two ways. Raises RequestError."""
-    if send_at is None:
-        return now_ms + round((delay_s or 0) * 1000)
-    if delay_s is not None:
-        raise _no_time("delay_s", "found together with send_at, expected one of them")
-    try:
-        at_ms = moment_ms(send_at) if isinstance(send_at, str) else send_at
-    except ValueError:
-        raise _no_time("send_at", f"found {send_at!r}, {MOMENT}, or milliseconds since the epoch") from None
+    """When a notice is to go out that says so, in one of two ways: a time to come. Raises RequestError."""
+    return to_come(_moment_ms(send_at, delay_s, now_ms), now_ms)
+
+
+def to_come(at_ms: int, now_ms: int) -> int:
+    """This time, if a notice may be scheduled for it. Raises RequestError."""
     if at_ms <= now_ms:
         late_s = (now_ms - at_ms) / 1000
         raise _no_time("send_at", f"found a time that was {late_s:.3f} s ago, expected one to come")
     if at_ms > now_ms + MOST_DELAY_S * 1000:
         raise _no_time("send_at", f"found a time in {(at_ms - now_ms) // 86_400_000} days, expected at most 365 days")
     return at_ms
+
+
+def _moment_ms(send_at: int | str | None, delay_s: float | None, now_ms: int) -> int:
+    if send_at is None:
+        return now_ms + max(1, round((delay_s or 0) * 1000))
+    if delay_s is not None:
+        raise _no_time("delay_s", "found together with send_at, expected one of them")
+    try:
+        return moment_ms(send_at) if isinstance(send_at, str) else send_at
+    except ValueError:
+        raise _no_time("send_at", f"found {send_at!r}, {MOMENT}, or milliseconds since the epoch") from None
 
 
 def _no_time(field: str, text: str) -> RequestError:

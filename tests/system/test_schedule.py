@@ -127,6 +127,36 @@ async def test_what_is_deleted_before_it_is_due_never_goes_out(probe: Probe) -> 
     assert (await publish(probe, message_id="m"))["duplicate"] is False
 
 
+async def test_what_is_revoked_before_it_is_due_is_cancelled(probe: Probe) -> None:
+    client = await probe.client(7, query="changes=1")
+    await publish(probe, delay_s=0.3, message_id="m")
+    status, answer = await post(probe, "/notification/records/m/revoke")
+    assert (status, answer["data"]["status"]) == (200, "cancelled")
+    assert (await record(probe, "m"))["state"] == "cancelled"
+    assert await client.is_quiet(0.6)
+
+
+async def test_it_may_say_something_else_at_another_time(probe: Probe) -> None:
+    client = await probe.client(7)
+    await publish(probe, delay_s=0.5, message_id="m", title="t", expires_in_s=600)
+    at_ms = int(time.time() * 1000) + 1500
+    path = "/api/admin/notification/records/m"
+    response = await probe.http.put(path, json={"content": "newer", "title": "", "send_at": at_ms})
+    assert response.status_code == 200, response.text
+    changed = await record(probe, "m")
+    assert (changed["state"], changed["content"], "title" in changed) == ("scheduled", "newer", False)
+    assert datetime.fromisoformat(changed["send_at"]).timestamp() * 1000 == at_ms
+    assert datetime.fromisoformat(changed["expires_at"]).timestamp() * 1000 == at_ms + 600_000
+    frame = await client.receive()
+    assert (frame["content"], "title" in frame) == ("newer", False)
+    assert frame["ts"] >= at_ms
+    sent = await record(probe, "m")
+    assert (sent["state"], sent["content"]) == ("sent", "newer")
+    response = await probe.http.put(path, json={"send_at": at_ms + 3_600_000})
+    assert (response.status_code, response.json()["error"]) == (409, "CONFLICT")
+    assert await client.is_quiet()
+
+
 async def test_only_what_has_gone_out_can_be_sent_again(probe: Probe) -> None:
     await publish(probe, message_id="m", **LATER)
     for _ in range(2):

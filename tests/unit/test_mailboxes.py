@@ -26,7 +26,13 @@ async def impatient(make_house: Build, frail: Any) -> House:
     house = make_house(stores=frail)
     house.mailboxes = Mailboxes(house.directory, frail.mailbox, house.writers, house.metrics, within_s=0.01)
     house.replays = Replays(
-        house.hub, house.mailboxes, house.acknowledgements, house.current, house.metrics, house.failures
+        house.hub,
+        house.mailboxes,
+        house.acknowledgements,
+        house.amendments,
+        house.current,
+        house.metrics,
+        house.failures,
     )
     house.arrivals = Arrivals(house.hub, house.register, house.greeting, house.mailboxes, house.replays, house.failures)
     house.start_all()

@@ -23,6 +23,7 @@ from tests.daemon import until
 from tests.unit.parts import START_MS, Clock, House, with_store
 
 Build = Callable[..., House]
+decode = msgspec.json.Decoder(Submission).decode
 SENDER = Sender(7, "ada")
 ALL = Part(offset=0, limit=100)
 
@@ -34,7 +35,7 @@ async def accept(house: House, message_id: str = "m", key: str = "", **fields: A
     if message_id:
         fields["message_id"] = message_id
     given = {"content": f"content of {message_id}", "target": "custom", "user_ids": [1]} | fields
-    return await house.intake.accept(msgspec.convert(given, Submission), SENDER, key)
+    return await house.intake.accept(decode(msgspec.json.encode(given)), SENDER, key)
 
 
 async def refused(house: House, **fields: Any) -> RequestError:
@@ -284,19 +285,23 @@ async def test_a_backlog_leaves_publishers_their_places(make_house: Build, clock
 async def test_a_backlog_waits_for_what_weighs_much(make_house: Build, clock: Clock) -> None:
     house = make_house()
     house.intake.data_most_bytes = 1000
-    await accept(house, "heavy", data="x" * 600)
+    await accept(house, "heavy", data={"text": "x" * 600})
     await accept(house, "next", delay_s=3601)
     clock.move(3600)
     await house.schedule.send_due()
     assert len(house.lanes) == 1
     clock.move(1)
+    looks: list[bool] = []
+    has_room = house.schedule.has_room
+    house.schedule.has_room = lambda: looks.append(has_room()) or looks[-1]  # type: ignore[func-returns-value]
     sending = asyncio.ensure_future(house.schedule.send_due())
-    await asyncio.sleep(0)
+    await until(lambda: len(looks) > 2)
     assert len(house.lanes) == 1
     house.start_all()
     await sending
     await house.quiet()
     assert sorted(await house.mailbox(1)) == ["heavy", "next"]
+    assert house.intake._data_bytes == 0
 
 
 async def test_what_the_journal_cannot_keep_now_stays_scheduled(make_house: Build, frail: Any, clock: Clock) -> None:
@@ -414,6 +419,21 @@ async def test_when_the_first_fails_a_repeat_is_an_attempt_of_its_own(make_house
     assert isinstance(second, Attempt)
     assert not second.is_duplicate
     assert house.schedule.count == 1
+
+
+async def test_who_asks_again_after_it_went_out_is_not_told_that_its_time_is_past(house: House, clock: Clock) -> None:
+    at = {"send_at": START_MS + 10_000, "delay_s": None}
+    await accept(house, **at)
+    for _ in range(2):
+        clock.move(10)
+        await house.schedule.send_due()
+        repeat = await accept(house, **at)
+        assert (repeat.is_duplicate, repeat.answer.status) == (True, "accepted")
+    await accept(house, "n", send_at=START_MS + 30_000)
+    await house.schedule.cancel("n")
+    clock.move(60)
+    assert (await accept(house, "n", send_at=START_MS + 30_000)).answer.status == "cancelled"
+    assert "expected one to come" in (await refused(house, message_id="o", send_at=START_MS + 30_000)).text
 
 
 async def test_its_id_is_taken_until_the_window_has_passed_after_it_went_out(house: House, clock: Clock) -> None:

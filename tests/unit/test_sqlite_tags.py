@@ -104,7 +104,9 @@ def test_a_database_of_the_version_before_gets_the_table(tmp_path: Path) -> None
     prepare(path)
     with closing(sqlite3.connect(path)) as connection:
         new = connection.execute("SELECT type, name, sql FROM sqlite_master ORDER BY name").fetchall()
-        connection.executescript("DROP TABLE notice_tag; PRAGMA user_version = 9")
+        for later in ("notice_tag", "amended", "notice_version", "user_group_member", "user_group"):
+            connection.execute(f"DROP TABLE {later}")
+        connection.execute("PRAGMA user_version = 9")
         connection.execute("INSERT INTO notice (message_id, accepted_ms, body) VALUES ('m', 1, '{}')")
         connection.commit()
     for _ in range(2):

@@ -75,6 +75,21 @@ async def test_on_disk_whatever_json_can_say(make_house: Build, frail: Any) -> N
     assert (decoded.saves, decoded.removals) == ([(MailboxItem("t", "y", message_id="c"), [7])], {8: ["d"]})
 
 
+async def test_ids_on_disk_stay_of_their_kind(make_house: Build, frail: Any) -> None:
+    """Names in JSON objects are texts: numbers and texts of digits would be the same."""
+    writer = make_house(stores=frail).writers.mailbox
+    for user_ids in ([7, 2**62], ["7", "a"]):
+        writer.save(Counted().flight, MailboxItem("t", "x", message_id="a"), user_ids)
+        for user_id in user_ids:
+            writer.remove(user_id, ["b"])
+        (batch,) = writer.collect()
+        decoded = writer.decode(await writer.encode(batch))
+        assert decoded.saves[0][1] == user_ids
+        assert decoded.removals == dict.fromkeys(user_ids, ["b"])  # noqa: RUF024 - only compared
+    older = msgspec.json.encode(([], {7: ["d"]}))
+    assert writer.decode(older).removals == {7: ["d"]}
+
+
 @pytest.mark.parametrize("error", REFUSALS)
 async def test_a_copy_that_cannot_be_saved_is_set_aside_and_all_others_are_saved(
     make_house: Build, stores: Stores, error: Exception

@@ -18,6 +18,7 @@ from pushd.errors import ErrorCode, RequestError
 from pushd.values import MAX_USER_ID, describe, is_whole
 
 MAX_ID_CHARS = 64
+MANY = 8  # ids
 ID_LETTERS = "A-Za-z0-9_.:@-"  # of a text that is an id, as patterns have them
 # Marks in JSON schemas of where there is an id, and where one is given.
 SHOWN, GIVEN = "x-user-id", "x-given-user-id"
@@ -85,7 +86,7 @@ class UserIds(ABC):
 
     def all_given(self, values: list[UserId], field: str) -> list[UserId]:
         """The ids that stand in a field. Raises RequestError for the first that is none."""
-        if self.are_exact(values):
+        if not values or self.are_exact(values):
             return values
         return [self.given(value, f"{field}[{place}]") for place, value in enumerate(values)]
 
@@ -144,7 +145,9 @@ class _Strings(UserIds):
         return value if isinstance(value, str) and _TEXT.fullmatch(value) else None
 
     def are_exact(self, values: Sequence[UserId]) -> bool:
-        """All of them are looked at together: ten times as fast as one by one."""
+        """Many are looked at together: ten times as fast as one by one."""
+        if len(values) < MANY:
+            return all(isinstance(value, str) and _TEXT.fullmatch(value) for value in values)
         try:
             joined = "\n".join(values)  # type: ignore[arg-type]  # numbers among them raise
             others = joined.encode("ascii").translate(None, _LETTERS)
@@ -152,8 +155,9 @@ class _Strings(UserIds):
             return False
         lengths = [*map(len, values)]  # type: ignore[arg-type]
         return (
-            len(others) == max(0, len(values) - 1) == others.count(b"\n")
-            and (not lengths or (min(lengths) >= 1 and max(lengths) <= MAX_ID_CHARS))
+            len(others) == len(values) - 1 == others.count(b"\n")
+            and min(lengths) >= 1
+            and max(lengths) <= MAX_ID_CHARS
             and not joined.startswith(GUEST)
             and f"\n{GUEST}" not in joined
         )

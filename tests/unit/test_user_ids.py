@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushd.errors import RequestError
-from pushd.user_ids import INTEGERS, KINDS, STRINGS, UserIds
+from pushd.user_ids import INTEGERS, KINDS, MANY, STRINGS, UserIds
 from pushd.values import MAX_USER_ID
 
 anything = st.one_of(st.integers(), st.text(), st.floats(), st.booleans(), st.none(), st.binary(), st.just("guest:1"))
@@ -83,7 +83,7 @@ def test_what_is_accepted_stays_what_it_is(ids: UserIds, value: Any) -> None:
         assert str(user_id) == str(value)
 
 
-@given(values=st.lists(texts, max_size=5))
+@given(values=st.lists(texts, max_size=5) | st.lists(texts, min_size=MANY, max_size=MANY + 2))
 def test_many_texts_are_judged_as_one_by_one(values: list[Any]) -> None:
     """The quick look at all of them together sees no more and no less than a look at each."""
     assert STRINGS.are_exact(values) == all(STRINGS.accepted(value) == value for value in values)
@@ -93,6 +93,14 @@ def test_many_texts_are_judged_as_one_by_one(values: list[Any]) -> None:
 def test_many_are_all_what_they_are_meant_to_be(values: list[Any]) -> None:
     assert INTEGERS.all_given(values, "user_ids") == [int(value) for value in values]
     assert STRINGS.all_given(values, "user_ids") == [str(value) for value in values]
+
+
+@pytest.mark.parametrize("odd", ["", "a b", "guest:1", "x" * 65, "a\nb", "é", 7, None])
+def test_one_among_many_is_found(odd: Any) -> None:
+    good = [f"u{number}" for number in range(2 * MANY)]
+    assert STRINGS.are_exact(good)
+    for place in (0, MANY, len(good)):
+        assert not STRINGS.are_exact([*good[:place], odd, *good[place:]])
 
 
 def test_the_first_that_is_none_is_named() -> None:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pushd.config.schema import Config, DirectoryConfig, MailboxConfig, RecordsConfig
+from pushd.config.schema import Config, DirectoryConfig, MailboxConfig, RecordsConfig, ServerConfig
 from pushd.errors import StartError
-from pushd.model import Arrival, Mark, User
+from pushd.model import Arrival, Mark, Membership, Target, TargetKind, User
 from pushd.records import Part, PushFilter, PushSort, ReceiptFilter, ReceiptSort
-from pushd.stores import mongo
+from pushd.stores import mongo, open_stores
 from pushd.stores.mysql import MysqlDirectory, open_directory
 from pushd.stores.redis import open_mailbox
+from pushd.stores.sqlite import import_groups
+from pushd.user_ids import STRINGS
 from tests.mariadb import MariadbServer
 from tests.mongo_server import MongoServer
-from tests.samples import DELIVERED, OFFLINE, item, push_record, receipt
+from tests.samples import DELIVERED, OFFLINE, item, notice, push_record, receipt
 from tests.servers import RedisServer
 
 from .conftest import START_MS
@@ -235,3 +239,44 @@ async def test_groups(mariadb_server: MariadbServer, stack: AsyncExitStack, rows
     assert sorted(await directory.ids_by_group(["d", "none"]), key=str) == sorted(SPELLINGS, key=str.encode)
     (group,) = await directory.groups(10)
     assert (group.name, group.users) == ("d", len(SPELLINGS))
+
+
+# ---- the embedded stores
+
+ODD: list[Any] = [b"blob", b"", "", "a b", " ", "x" * 65, "guest:1", "nul\0", "CAST(x'ff6162' AS TEXT)"]
+
+
+async def test_rows_of_other_programs(tmp_path: Path) -> None:
+    """What is no id is nobody, in every table, and all others are as they were."""
+    config = Config(server=ServerConfig(data_dir=str(tmp_path)), directory=DirectoryConfig(**STRING))
+    others = [f"o{number}" for number in range(len(ODD))]
+    everybody = [ANN, *others]
+    async with open_stores(config, ignored) as stores:
+        await stores.directory.learn([User(user_id, f"is {user_id}", 1, 0) for user_id in everybody])
+        await stores.presence.connected([Arrival(user_id, "", "c", "ip", "ua", START_MS) for user_id in everybody])
+        await stores.journal.append([notice(1, target=Target(TargetKind.CUSTOM, tuple(everybody)), sender_id=BOB)])
+        await stores.records.write([], [receipt("m1", user_id, DELIVERED) for user_id in everybody])  # type: ignore[arg-type]
+        await stores.ledger.commit() if stores.ledger else None
+    import_groups(str(tmp_path), [Membership(1, "g", user_id, "") for user_id in everybody], source="", ids=STRINGS)
+    columns = {"user": "id", "admin_user_online_status": "user_id", "user_group_member": "user_id", "user_number": "id"}
+    with closing(sqlite3.connect(tmp_path / "pushd.db", isolation_level=None)) as connection:
+        for table, column in columns.items():
+            for other, value in zip(others, ODD, strict=True):
+                is_sql = isinstance(value, str) and value.startswith("CAST")
+                text, values = (value, ()) if is_sql else ("?", (value,))
+                connection.execute(f"UPDATE {table} SET {column} = {text} WHERE {column} = ?", (*values, other))
+    async with open_stores(config, ignored) as stores:
+        assert await stores.directory.all_ids() == [ANN]
+        assert await stores.directory.ids_by_role([1]) == [ANN]
+        assert await stores.directory.ids_by_group(["g"]) == [ANN]
+        assert await stores.directory.users(everybody) == {ANN: User(ANN, f"is {ANN}", 1)}
+        assert await stores.presence.reset(START_MS + 1) == [ANN]
+        assert await stores.records.received_by("m1") == {ANN}
+        rows = await stores.records.receive_records(ReceiptFilter(), ReceiptSort.USER_ID, ALL)
+        assert len(rows) == len(everybody)
+        assert {row.user_id for row in rows if STRINGS.accepted(row.user_id) is not None} == {ANN}
+        assert {type(row.user_id) for row in rows} == {str}
+        (push,) = await stores.records.push_records(PushFilter(sender_id=BOB), PushSort.PUSH_TIME, ALL)
+        assert (push.sender_id, push.target_user_ids) == (BOB, everybody)
+        await stores.directory.learn([User("new", "", 1, 0)])
+        assert await stores.directory.all_ids() == [ANN, "new"]

@@ -253,6 +253,7 @@ def is_id(ids: UserIds, column: str) -> str:
         return f"typeof({column}) = 'integer' AND {column} > 0"
     return (
         f"typeof({column}) = 'text' AND length({column}) BETWEEN 1 AND {MAX_ID_CHARS}"
+        f" AND length(CAST({column} AS BLOB)) = length({column})"  # U+0000 would end it
         f" AND {column} NOT GLOB '*[^{ID_LETTERS}]*' AND {column} NOT GLOB '{GUEST}*'"
     )
 

@@ -55,6 +55,9 @@ async def test_one_user_everywhere(probe: Probe, redis_server: RedisServer, mong
     await lower.send({"type": "read", "message_ids": ["n"]})
     await until(lambda: is_read(probe, LOWER))
     assert not await is_read(probe, ANN)
+    for user_id, is_marked in ((LOWER, True), (ANN, False)):
+        (notice,) = (await probe.get("/notification/inbox", params={"user_id": user_id}))["items"]
+        assert (notice["message_id"], notice["is_read"]) == ("n", is_marked)
     online = {user["user_id"] for user in (await probe.get("/notification/online-users"))["users"]}
     assert online == {ANN, LOWER}
 

@@ -305,14 +305,16 @@ class Client:
 class House(Core):
     """A node's core by the test's clock, with pauses as short as can be; nothing runs before `start`."""
 
-    def __init__(self, config: Config, stores: Stores, clock: Clock, *, last_seq: int = 0) -> None:
+    def __init__(
+        self, config: Config, stores: Stores, clock: Clock, *, last_seq: int = 0, past: Past | None = None
+    ) -> None:
         metrics = Metrics()
         super().__init__(
             Basis(CurrentConfig(config), metrics, clock),
             stores,
             SetAsideData(stores.set_aside, metrics),
             node_id=NODE_ID,
-            past=Past(last_seq=last_seq),
+            past=past or Past(last_seq=last_seq),
             pauses=SHORT_PAUSES,
         )
         self.ids_settled: list[str] = []
@@ -382,6 +384,7 @@ class House(Core):
         dialect: int = 0,
         ip: str = "127.0.0.1",
         kind: int = socket.SOCK_STREAM,
+        is_told_changes: bool = False,
     ) -> Client:
         """A connection that nobody knows of yet."""
         transport = Transport(kind)
@@ -392,6 +395,7 @@ class House(Core):
             conn_id=f"c{len(self._clients)}",
             dialect=dialect,
             is_acking=is_acking,
+            is_told_changes=is_told_changes,
             now=self.clock.now(),
             details=ClientDetails(username=f"user {user_id}", role=0, client_ip=ip, user_agent="test"),
             is_guest=user_id < 0,

@@ -230,7 +230,8 @@ _KEPT = (
 STEPS = {
     9: tuple(statement for statement in _NOTICES if "notice_tag" in statement),
     10: _GROUPS,
-    11: ("DROP TABLE IF EXISTS notice_version", *_AMENDED),  # nobody wrote into this, nor into the next
+    # Nobody wrote into these.
+    11: ("DROP TABLE IF EXISTS notice_version", "DROP TABLE IF EXISTS amended", *_AMENDED),
     12: ("DROP TABLE IF EXISTS scheduled", *(statement for statement in _NOTICES if "scheduled" in statement)),
 }
 

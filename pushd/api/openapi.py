@@ -13,6 +13,7 @@ from pushd.api.endpoint import Endpoint, Rights
 from pushd.api.forms import Nothing
 from pushd.api.publishing import Published, Refused
 from pushd.config.schema import Config
+from pushd.delivery.edits import CHANGING
 from pushd.delivery.submission import Submission
 from pushd.model import RESERVED_PREFIX, RESERVED_TYPES
 from pushd.user_ids import GIVEN, SHOWN, UserIds
@@ -100,6 +101,9 @@ def _add_limits(schemas: dict[str, Any], config: Config) -> None:
     submission["properties"]["type"]["not"] = {
         "anyOf": [{"enum": sorted(RESERVED_TYPES)}, {"pattern": f"^{re.escape(RESERVED_PREFIX)}"}]
     }
+    edit = schemas["Edit"]
+    edit["properties"]["content"]["maxLength"] = limits.max_content_chars
+    edit["anyOf"] = [{"required": [field]} for field in CHANGING]
     schemas["DisconnectBody"]["oneOf"] = [_only("user_id", "conn_id"), _only("conn_id", "user_id")]
     if config.auth.mode == "none":
         _require_user(schemas)

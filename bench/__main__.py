@@ -27,7 +27,19 @@ from bench.loadlib.options import LoadError
 from bench.loadlib.rounds import MOST_S, Result, Target, at_least, below, measure, table, targets, write
 from bench.loadlib.servers import ROOT, cores
 
-MODULES = ("fanout", "broadcast", "receipts", "idle", "connect", "publish", "mixed", "growth", "compression", "peers")
+MODULES = (
+    "fanout",
+    "broadcast",
+    "receipts",
+    "idle",
+    "connect",
+    "publish",
+    "mixed",
+    "growth",
+    "inbox",
+    "compression",
+    "peers",
+)
 SCRIPTS = ("offline", "stores")
 BY_DEFAULT = (
     "fanout",

@@ -16,6 +16,7 @@ from pushd.telemetry.metrics import Metrics
 from pushd.turns import Slice
 
 EVERY_S = 1.0
+LOOKS = 4
 COUNTED_AT_ONCE = 250  # users
 UNKNOWN = -1  # a count that is none
 
@@ -33,8 +34,9 @@ class Followed:
 class UnreadFrames:
     """Sends `unread` frames to the connections that were opened with `unread=1`, at most one a second to each.
 
-    Nobody says when a count changes: every `every_s` the store is asked whose may have, those are counted, and who was
-    told another number is told this one. So ten broadcasts within a second are one frame.
+    Nobody says when a count changes: the store is asked several times in `every_s` whose may have. So long after the
+    first one, those are counted, and who was told another number is told this one: ten broadcasts within a second are
+    one frame.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class UnreadFrames:
         self._asked: set[Connection] = set()  # and not greeted yet: the hello comes first
         self._followed: dict[UserId, Followed] = {}
         self._unsure: set[UserId] = set()  # to be counted next time, whatever the store says
+        self._is_anybody = False  # so is everybody
         self._frames: dict[tuple[int, int], bytes] = {}  # of one sweep, by count and dialect
 
     def follow(self, connection: Connection) -> None:
@@ -81,8 +84,10 @@ class UnreadFrames:
     async def run(self) -> None:
         """Tells until it is cancelled."""
         while True:
-            await asyncio.sleep(self._every_s)
-            await self.sweep()
+            await asyncio.sleep(self._every_s / LOOKS)
+            if self._is_changed():
+                await asyncio.sleep(self._every_s)
+                await self.sweep()
 
     async def sweep(self) -> None:
         """Tells those whose count is not what they were told. What cannot be counted now is counted next time."""
@@ -101,11 +106,24 @@ class UnreadFrames:
 
     def _due(self) -> Collection[UserId]:
         """Whose counts are not known for sure."""
-        changed = self._inbox.unread_changed()
+        self._is_changed()
         unsure, self._unsure = self._unsure, set()
+        if not self._is_anybody:
+            return [*unsure]
+        self._is_anybody = False
+        return [*self._followed]
+
+    def _is_changed(self) -> bool:
+        """Whether there is anybody whose count is not known for sure."""
+        if not self._followed:
+            return False
+        changed = self._inbox.unread_changed()
         if changed is None:
-            return [*self._followed]
-        return [*unsure.union(changed).intersection(self._followed)]
+            self._is_anybody = True
+        else:
+            self._unsure.update(changed)
+        self._unsure.intersection_update(self._followed)
+        return self._is_anybody or bool(self._unsure)
 
     async def _tell(self, user_ids: Collection[UserId], counts: dict[UserId, int]) -> None:
         one_slice = Slice()

@@ -18,7 +18,7 @@ from pushd.stores.sqlite.ledger_file import LedgerFile, Read, part_of
 from pushd.stores.sqlite.notices import HIDDEN, KNOWN
 from pushd.stores.sqlite.push_rows import read_notice
 from pushd.stores.sqlite.recent import Recent
-from pushd.turns import sliced
+from pushd.turns import Slice, sliced
 from pushd.values import MAX_INT64
 
 # Of ledger/_ledger.pxd.
@@ -72,7 +72,7 @@ class SqliteInbox:
             found = await self._found(number, where, end, at_once)
             notices = await self._read([seq for seq, *_ in found])
             now_ms, last = self._clock(), end
-            async for receipt in sliced(found):
+            for receipt in found:
                 notice = notices.get(receipt[0])
                 if notice is not None and is_shown(notice, where.tag, now_ms):
                     if len(items) == limit:
@@ -111,12 +111,14 @@ class SqliteInbox:
         bodies = await self._file.bodies(set(texts.values()))
         notices: dict[int, InboxNotice] = {}
         damaged: dict[int, bytes] = {}
-        async for seq, text_seq in sliced(texts.items()):
+        one_slice = Slice()
+        for seq, text_seq in texts.items():
             body = bodies.get(text_seq)
             if body is None:
                 continue
             known = self._notices.get(text_seq)
             if known is None or known[0] is not body:
+                await one_slice.rest()
                 try:
                     known = body, _notice.decode(body)
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -201,8 +201,11 @@ def _no_time(field: str, text: str) -> RequestError:
 
 
 def data_bytes_of(notice: Notice) -> int:
-    """How large the `data` of a notice that was submitted is as JSON; 0 for none."""
-    return len(memoryview(notice.data)) if type(notice.data) is msgspec.Raw else 0
+    """How large `data` is as JSON; 0 for none."""
+    data = notice.data
+    if type(data) is msgspec.Raw:
+        return len(memoryview(data))
+    return 0 if data is None else len(msgspec.json.encode(data))
 
 
 def stored_notice(row: PushRow, sender: Sender, seq: int, now_ms: int, limits: LimitsConfig) -> Notice:

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pushd.config.schema import LimitsConfig
-from pushd.delivery.submission import MAX_DATA_DEPTH, Submission, checked_data
+from pushd.delivery.submission import MAX_DATA_DEPTH, Submission, checked_data, data_bytes_of
 from pushd.errors import ErrorCode, RequestError
+from pushd.model import Notice, Target, TargetKind
 from pushd.protocol._json import survey
 from pushd.values import is_deeper
 
@@ -162,6 +163,12 @@ def test_what_is_no_json_is_refused_with_the_body(text: bytes) -> None:
 @pytest.mark.parametrize("body", ['{"content":"x"}', '{"content":"x","data":null}', '{"data": null ,"content":"x"}'])
 def test_none_is_null(body: str) -> None:
     assert checked_data(decode(body.encode()).data, LIMITS) is None
+
+
+def test_how_much_it_weighs() -> None:
+    """In both of its forms."""
+    for data, size in ((None, 0), ({"a": 1}, 7), (msgspec.Raw(b'{"a":1}'), 7), ("", 2)):
+        assert data_bytes_of(Notice(1, "m", "c", Target(TargetKind.ALL), 1, data=data)) == size
 
 
 def test_of_a_record_it_is_what_json_says() -> None:

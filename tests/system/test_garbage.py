@@ -30,7 +30,7 @@ def _is_ours(thing: object) -> bool:
 
 
 async def _come_and_go(probe: Probe) -> None:
-    """Connections of both kinds, live and replayed notices, receipts, refusals and API calls."""
+    """Connections of both kinds, live, replayed and scheduled notices, receipts, refusals and API calls."""
     clients = [await probe.client(user_id, ack=user_id % 2 == 0) for user_id in range(1, 21)]
     published = await probe.publish(target="all")
     for client in clients:
@@ -47,6 +47,11 @@ async def _come_and_go(probe: Probe) -> None:
         await client.receive()
         client.ws.transport.abort()
     await until(lambda: not probe.node.hub.connections_total)
+    later = [await probe.publish(delay_s=delay_s) for delay_s in (0.05, 0.05, 60)]
+    for one in later:
+        await probe.publish(message_id=one["message_id"])
+    await probe.post(f"/notification/records/{later[-1]['message_id']}/cancel", {})
+    await until(lambda: not probe.node.schedule.count)
     await probe.get("/notification/records")
     await probe.get("/notification/admin-receive-records")
     assert (await probe.http.get("/ws")).status_code == 426

@@ -36,6 +36,7 @@ MODULES = (
     "publish",
     "mixed",
     "growth",
+    "amend",
     "inbox",
     "compression",
     "peers",

@@ -198,6 +198,7 @@ async def test_a_row_has_every_field(node: Node, stores: Stores) -> None:
         message_type="order_paid",
         tags=("b", "a"),
         expires_ms=START_MS + 5,
+        confirmed_version=1,
     )
     (row,) = await stores.records.receive_records(ReceiptFilter(message_id="m2"), NEWEST, ALL)
     assert (row.is_received, row.is_read, row.is_confirmed) == (False, False, False)

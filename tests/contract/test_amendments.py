@@ -10,7 +10,7 @@ import pytest
 from pushd.model import Amended, Mark, Notice, Version
 from pushd.ports import Stores
 from pushd.records import Part, ReceiptFilter, ReceiptRow, ReceiptSort
-from tests.samples import DELIVERED, FETCHED, OFFLINE, PENDING, item_of, receipt
+from tests.samples import DELIVERED, FETCHED, OFFLINE, PENDING, item_of, read_mailbox, receipt
 
 from .conftest import START_MS, Node
 
@@ -179,11 +179,11 @@ async def test_what_waits(node: Node) -> None:
     """In its order, saved when it was; what another user has, or another notice says, stays."""
     notices = await node.accept("a", "b", "c")
     await node.stores.mailbox.save([(item_of(one, START_MS), [1, 2]) for one in notices])
-    before = (await node.stores.mailbox.read([1]))[1]
+    before = (await read_mailbox(node.stores.mailbox, [1]))[1]
     amended, newest, former = _edited(notices[1], content="second", data={"saved_at": 1}, url="/u")
     await node.stores.amendments.edit(amended, newest, former, is_reset=False)
     await node.stores.mailbox.replace(item_of(newest, START_MS + 9), [1, 2, 3])
-    found = await node.stores.mailbox.read([1, 2, 3])
+    found = await read_mailbox(node.stores.mailbox, [1, 2, 3])
     assert sorted(found) == [1, 2]
     for waiting in found.values():
         said = {"content": "second", "data": {"saved_at": 1}, "url": "/u", "version": 2}

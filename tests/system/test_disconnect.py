@@ -79,7 +79,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"user_id": None, "conn_id": None}, "user_id"),
     ({"reason": "because"}, "user_id"),
     ({"user_id": 7, "conn_id": "x"}, "user_id"),
-    ({"user_id": "7"}, "user_id"),
+    ({"user_id": "+7"}, "user_id"),
     ({"user_id": 0}, "user_id"),
     ({"user_id": -1}, "user_id"),
     ({"user_id": 2**63}, "user_id"),

@@ -35,8 +35,8 @@ class DedupWindow(Generic[T]):
         self.window_s = window_s
         self.most_bytes = most_bytes
         self._bytes = 0
-        self._values: dict[str, T] = {}
-        self._ends: deque[tuple[float, int, str, T]] = deque()
+        self._values: dict[str, list[T]] = {}  # in a list, which is empty once it is forgotten
+        self._ends: deque[tuple[float, int, str, list[T]]] = deque()
 
     def __len__(self) -> int:
         return len(self._values)
@@ -45,16 +45,16 @@ class DedupWindow(Generic[T]):
         """The value first kept under one of `keys`."""
         self._forget(now)
         for key in keys:
-            value = self._values.get(key)
-            if value is not None:
-                return value
+            kept = self._values.get(key)
+            if kept is not None:
+                return kept[0]
         return None
 
     def keep(self, keys: Iterable[str], value: T, now: float, size: int = 0) -> int:
         """Remember `value`, which takes `size` bytes, under `keys`; returns how many were forgotten for it."""
         for key in keys:
-            self._values[key] = value
-            self._ends.append((now + self.window_s, size, key, value))
+            kept = self._values[key] = [value]
+            self._ends.append((now + self.window_s, size, key, kept))
             self._bytes += size
         forgotten = 0
         while self._bytes > self.most_bytes and len(self._ends) > 1:
@@ -62,10 +62,12 @@ class DedupWindow(Generic[T]):
         return forgotten
 
     def drop(self, keys: Iterable[str], value: T) -> None:
-        """Forget `value` at once: the publish failed, a repeat is a new attempt."""
+        """Forget `value` at once, and let go of it: the publish failed, a repeat is a new attempt."""
         for key in keys:
-            if self._values.get(key) is value:
+            kept = self._values.get(key)
+            if kept is not None and kept[0] is value:
                 del self._values[key]
+                kept.clear()
 
     def _forget(self, now: float) -> None:
         while self._ends and self._ends[0][0] <= now:
@@ -73,9 +75,9 @@ class DedupWindow(Generic[T]):
 
     def _forget_first(self) -> bool:
         """Whether it was still remembered."""
-        _, size, key, value = self._ends.popleft()
+        _, size, key, kept = self._ends.popleft()
         self._bytes -= size
-        if self._values.get(key) is not value:
+        if self._values.get(key) is not kept:
             return False
         del self._values[key]
         return True

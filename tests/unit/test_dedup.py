@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
@@ -80,6 +82,18 @@ def test_a_failed_publish_is_forgotten_and_its_end_harms_no_later_one() -> None:
     assert window.find(["a"], 10.0) == "second"
     assert window.find(["a"], 14.9) == "second"
     assert window.find(["a"], 15.0) is None
+
+
+def test_what_is_dropped_is_let_go_of() -> None:
+    """It may weigh much, and many may be dropped within a window."""
+    window: DedupWindow[set[str]] = DedupWindow(10)
+    value = {"heavy"}
+    let_go_of = weakref.ref(value)
+    window.keep(["a", "b"], value, 0.0)
+    window.drop(["a", "b"], value)
+    del value
+    assert let_go_of() is None
+    assert window.find(["a"], 10.0) is None
 
 
 def test_memory_follows_the_window() -> None:

@@ -364,7 +364,12 @@ class Acknowledgements:
 
     def _give_up(self, flight: InFlight, user_ids: list[UserId]) -> None:
         message_id = flight.notice.message_id
-        late = [user_id for user_id in user_ids if self._waiting.get(user_id, {}).pop(message_id, None)]
+        late: list[UserId] = []
+        for user_id in user_ids:
+            mine = self._waiting.get(user_id)
+            if mine is not None and mine.get(message_id) is flight:  # else another one of this id came since then
+                del mine[message_id]
+                late.append(user_id)
         self.to_mailbox(flight, late)
         for user_id in late if not flight.is_revoked else ():
             self._note_in_mailbox(user_id, [(message_id, flight.notice.accepted_ms)])

@@ -129,6 +129,25 @@ async def test_what_is_not_acknowledged_in_time_goes_to_the_mailbox(house: House
     assert is_settled(house, flight)
 
 
+async def test_the_deadline_of_one_does_not_end_the_wait_for_another_of_its_id(make_house: Build, clock: Clock) -> None:
+    house = make_house(delivery={"dedup_window_s": 5})
+    house.start_all()
+    clients = [house.connect(user_id, is_acking=True) for user_id in (1, 2)]
+    former = await to(house, 1, 2, message_id="m")
+    clock.move(10)
+    later = await to(house, 1, message_id="m")
+    clock.move(ACK_TIMEOUT_S - 10)
+    house.acknowledgements.expire()
+    await house.quiet()
+    assert (former.waiting, later.waiting) == (0, 1)
+    assert [await house.mailbox(user_id) for user_id in (1, 2)] == [[], ["m"]]
+    for client in clients:
+        client.ack("m")
+    await house.quiet()
+    assert (former.delivered_count, later.delivered_count) == (0, 1)
+    assert house.ids_settled == ["m", "m"]
+
+
 async def test_expiry_goes_by_deadline(house: House, clock: Clock) -> None:
     client = house.connect(1, is_acking=True)
     first = await to(house, 1)

@@ -93,7 +93,10 @@ async def read_past(stores: Stores, set_aside: SetAsideData, since_ms: int) -> P
             await stores.journal.settle([seq])
     edited = {one.message_id for one in amended if one.version > 1}
     newest = await stores.amendments.notices({one.message_id for one in unsettled if one.message_id in edited})
-    unsettled = [one.saying(newest[one.message_id]) if one.message_id in newest else one for one in unsettled]
+    unsettled = [
+        one.saying(said) if (said := newest.get(one.message_id)) is not None and said.version > one.version else one
+        for one in unsettled
+    ]
     seqs = {notice.seq for notice in unsettled}
     recent = [notice for notice in await stores.journal.since(since_ms) if notice.seq not in seqs]
     return Past(

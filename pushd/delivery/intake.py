@@ -104,9 +104,16 @@ class Intake:
         earlier = self.window.find(keys, now)
         if earlier is not None:
             return self._repeats.of(earlier, notice, keys)
-        if self._amendments and self._amendments.is_revoked(notice.message_id):
-            raise _revoked()
+        if self._amendments:
+            notice = self._later_version(notice)
         return self._repeats.ask(notice, keys) if self._schedule.may_have(keys) else self._begin(notice, keys, now)
+
+    def _later_version(self, notice: Notice) -> Notice:
+        """What is published under the id of an edited notice replaces that. Raises RequestError for a revoked one's."""
+        known = self._amendments.of(notice.message_id)
+        if known.is_revoked:
+            raise _revoked()
+        return notice if known.version == 1 else msgspec.structs.replace(notice, version=known.version + 1)
 
     def _admit(self, now: float) -> None:
         if self.is_draining:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from pushd.core import read_past
 from pushd.delivery.amendments import Amendments, as_edited
 from pushd.delivery.current_mailbox import CurrentMailbox
 from pushd.delivery.edits import Edit
@@ -175,6 +176,30 @@ async def test_an_id_that_was_revoked_is_not_published_again(make_house: Callabl
     with pytest.raises(RequestError) as refused:
         await house.publish("y", message_id="m", target="custom", user_ids=[1])
     assert refused.value.code == "CONFLICT"
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+async def test_what_is_published_under_the_id_of_an_edited_one_is_not_taken_for_that(
+    make_house: Callable[..., House], *, is_deleted: bool
+) -> None:
+    house = make_house(delivery={"dedup_window_s": 1})
+    house.start_all()
+    await house.publish("first", message_id="m", target="custom", user_ids=[1])
+    await house.quiet()
+    await _edit(house, "m", "edited")
+    if is_deleted:
+        assert await house.stores.records.delete("m")
+    house.clock.move(2)  # type: ignore[attr-defined]
+    here = house.connect(3, is_acking=True)
+    await house.publish("anew", message_id="m", target="custom", user_ids=[2, 3])
+    await house.quiet()
+    absent = house.arrive(2, is_acking=True)
+    await until(lambda: absent.notices != [])
+    assert absent.notices == here.notices == ["anew"]
+    past = await read_past(house.stores, house.set_aside, START_MS)
+    assert [one.content for one in past.unsettled] == ["anew"]
+    assert await _edit(house, "m", "edited again") == 0
+    assert [one.content for one in (await house.stores.mailbox.read([2]))[2]] == ["edited again"]
 
 
 async def test_a_reminder_that_could_not_be_queued_does_not_count(house: House) -> None:

@@ -69,6 +69,7 @@ class Schedule:
         self._next_ms: float = inf  # nothing is due before
         self._changed = asyncio.Event()
         self._held: dict[str, asyncio.Future[None]] = {}  # notices of which one thing is being done
+        self._changed_ids: set[str] | None = None  # of which one was, while it is asked what is due
         self._work: set[asyncio.Task[Any]] = set()
         self._written: list[Scheduled] = []  # of which the store of records knows now
         self.count = 0  # still to go out
@@ -194,6 +195,8 @@ class Schedule:
         try:
             yield
         finally:
+            if self._changed_ids is not None:
+                self._changed_ids.add(message_id)
             release()
 
     def _hold(self, message_ids: Sequence[str]) -> Callable[[], None]:
@@ -254,16 +257,22 @@ class Schedule:
                 raise
 
     async def _send_page(self) -> None:
-        due = await self._store.due(self._wall_ms() + 1, self.page_rows)
-        if due.next_ms is not None:
-            self._next_ms = min(self._next_ms, due.next_ms)
-        await self._put_aside(due)
-        notices = [notice for notice in due.notices if notice.message_id not in self._held]
+        self._changed_ids = changed = set[str]()
+        try:
+            due = await self._store.due(self._wall_ms() + 1, self.page_rows)
+            if due.next_ms is not None:
+                self._next_ms = min(self._next_ms, due.next_ms)
+            await self._put_aside(due)
+        finally:
+            self._changed_ids = None
         held = [self._held[notice.message_id] for notice in due.notices if notice.message_id in self._held]
+        unsure = changed.union(self._held)
+        notices = [notice for notice in due.notices if notice.message_id not in unsure]
         if notices:
             await self._send(notices)
-        if held:  # it may be due as before
+        if len(notices) < len(due.notices):  # the others may be due as before
             self._next_ms = -inf
+        if held:
             await asyncio.wait(held)
 
     async def _put_aside(self, due: Due) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from pushd.delivery.edits import Edit
 from pushd.delivery.schedule import put_off
 from pushd.delivery.submission import MOST_DELAY_S, Sender, Submission, due_ms
 from pushd.errors import ErrorCode, RequestError, StoreError, StoreUnavailable
 from pushd.in_flight import Attempt
 from pushd.model import Notice
-from pushd.ports import Stores
+from pushd.ports import Due, Stores
 from pushd.records import Part, PushFilter, PushSort
 from pushd.stores.sqlite import open_stores
 from tests.conftest import MakeConfig
@@ -55,6 +56,24 @@ async def states(house: House) -> dict[str, str]:
     await house.writers.records_written()
     rows = await house.stores.records.push_records(PushFilter(), PushSort.PUSH_TIME, ALL)
     return {row.message_id: row.state for row in rows}
+
+
+class SlowlyDue:
+    """A schedule of which it takes until `gate` is set to hear what is due."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.gate = asyncio.Event()
+        self.is_asked = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def due(self, before_ms: int, limit: int) -> Due:
+        found: Due = await self._store.due(before_ms, limit)
+        self.is_asked.set()
+        await self.gate.wait()
+        return found
 
 
 # ---- in
@@ -767,3 +786,27 @@ async def test_what_a_former_process_did_not_record_is_recorded_at_the_start(
         "m0": "scheduled", "m1": "cancelled", "m2": "scheduled",
     }  # fmt: skip
     await until(lambda: _is_empty(outside))
+
+
+async def test_what_changes_while_it_is_asked_what_is_due(make_house: Build, stores: Stores, clock: Clock) -> None:
+    """Who was told that it is cancelled, or says something else, or comes later, can rely on it."""
+    slowly = SlowlyDue(stores.schedule)
+    house = make_house(stores=with_store(stores, schedule=slowly))
+    house.start_all()
+    client = house.connect(1)
+    for message_id in ("cancelled", "edited", "later", "plain"):
+        await accept(house, message_id, delay_s=1)
+    clock.move(2)
+    sending = asyncio.create_task(house.schedule.send_due())
+    await slowly.is_asked.wait()
+    assert await house.schedule.cancel("cancelled")
+    await house.amending.edit("edited", Edit(content="anew"), SENDER)
+    await house.amending.edit("later", Edit(send_at=clock.wall_ms() + 1000), SENDER)
+    slowly.gate.set()
+    await sending
+    await house.quiet()
+    assert sorted(client.notices) == ["anew", "content of plain"]
+    clock.move(1)
+    await house.schedule.send_due()
+    await until(lambda: client.notices[-1] == "content of later")
+    assert house.schedule.count == 0

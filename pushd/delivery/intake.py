@@ -26,6 +26,7 @@ from pushd.model import Notice, Priority, Reminder, TargetKind, is_reserved, pub
 from pushd.ports import Journal
 from pushd.records import PushRow
 from pushd.telemetry import faults
+from pushd.writing.batches import end_work
 
 GROUP_MOST = 1000  # notices of one append
 UNSETTLED_DATA_BYTES = 256 * 1024 * 1024  # of the `data` of notices on their way, as JSON
@@ -270,14 +271,19 @@ class Intake:
         self._decide(group)
 
     async def _commit_singly(self, group: list[Attempt]) -> None:
+        entered: list[InFlight] = []
         for attempt in group:
             try:
                 await self._journal.append([attempt.notice])
             except Exception as error:
                 self._lose(attempt, error)
             else:
+                if attempt.flight is not None:
+                    attempt.flight.add_work()  # who repeats it hears of it behind the last one, and asks for it then
+                    entered.append(attempt.flight)
                 self._enter([attempt])
         self._decide(group)
+        self._loop.call_soon(end_work, entered, self._metrics)
 
     def _decide(self, group: list[Attempt]) -> None:
         group[0].decided.set_result(None)

@@ -502,6 +502,23 @@ async def test_when_the_first_of_concurrent_repeats_fails_the_next_is_a_new_atte
     assert len(await intake_house.unsettled()) == 1
 
 
+async def test_a_repeat_hears_of_one_that_is_through_before_others_of_its_group_are_kept(
+    make_house: Build, frail: Any
+) -> None:
+    house = make_house(stores=frail)
+    house.start_all()
+    house.connect(1)
+    frail.journal.fail("append", error=TypeError("one is to blame"))
+    submissions = [Submission(f"{n}", message_id=f"m{n}", target=TargetKind.CUSTOM, user_ids=[1]) for n in range(40)]
+    attempts = [house.intake.submit(submission, SENDER) for submission in submissions]
+    repeat = house.intake.submit(submissions[0], SENDER)
+    async with asyncio.timeout(10):
+        await attempts[-1]
+        assert (await repeat).answer.message_id == "m0"
+    await house.quiet()
+    assert sorted(house.ids_settled) == sorted(f"m{n}" for n in range(40))
+
+
 async def test_ten_thousand_repeats_of_what_is_undecided_cost_no_task_and_no_more_wait(
     intake_house: House, frail: Any
 ) -> None:

@@ -312,6 +312,9 @@ class Intake:
         if self._under_way[message_id] is not flight:
             self._repeated.setdefault(message_id, []).append(flight)
         flight.is_revoked = self._amendments.is_revoked(message_id)
+        newest = self._amendments.text(message_id)
+        if newest is not None and newest.version > flight.notice.version:  # edited since its record was read
+            flight.notice = flight.notice.saying(newest)
 
     def under_way(self, message_id: str) -> list[InFlight]:
         """The notices with this id that are durable and not settled, the first one first."""

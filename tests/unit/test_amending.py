@@ -178,6 +178,18 @@ async def test_an_id_that_was_revoked_is_not_published_again(make_house: Callabl
     assert refused.value.code == "CONFLICT"
 
 
+async def test_one_that_is_sent_again_says_what_was_edited_since_its_record_was_read(house: House) -> None:
+    client = house.connect(1, is_acking=True)
+    await house.publish("old", message_id="m", target="custom", user_ids=[1])
+    await house.quiet()
+    row = await house.stores.records.push_record("m")
+    assert row is not None
+    await _edit(house, "m")
+    await house.intake.resend(row, Sender())
+    await house.quiet()
+    assert client.notices == ["old", "new"]
+
+
 @pytest.mark.parametrize("is_deleted", [False, True])
 async def test_what_is_published_under_the_id_of_an_edited_one_is_not_taken_for_that(
     make_house: Callable[..., House], *, is_deleted: bool

@@ -570,18 +570,21 @@ cdef class Hub:
             self.on_handed(connection, handed)
 
     def drop_held(self, str message_id not None):
-        """Do not write this notice where it is held back behind a mailbox. What was joined with others stays."""
+        """Do not write this notice where it is held back behind a mailbox. What it was joined with stays."""
         cdef Connection connection
         cdef list left
-        cdef tuple ids = (message_id,)
         for member in self.members:
             if member is None or (<Connection>member).held is None:
                 continue
             connection = <Connection>member
-            left = [entry for entry in connection.held if entry[1] != ids]
-            if len(left) < len(connection.held):
-                connection.held = left
-                connection.held_bytes = sum([len(frame) for frame, _ in left])
+            if not any([ids is not None and message_id in ids for _, ids in connection.held]):
+                continue
+            left = [
+                entry if entry[1] is None or message_id not in entry[1] else _without(entry[0], entry[1], message_id)
+                for entry in connection.held
+            ]
+            connection.held = [entry for entry in left if entry[0]]
+            connection.held_bytes = sum([len(frame) for frame, _ in connection.held])
 
     cdef int _write(self, Connection connection, bytes frame, tuple ids, bint is_control) except -2:
         cdef int state
@@ -812,6 +815,23 @@ cdef class Hub:
         if frame:
             job._note(connection, self._write(connection, frame, job.ids, False))
         return 0
+
+
+cdef tuple _without(bytes joined, tuple ids, str message_id):
+    """A write that is one frame for each of `ids`, without those of one notice: the rest, and whose it is."""
+    cdef Py_ssize_t begin = 0, end, length
+    cdef list frames = [], left = []
+    for one in ids:
+        length = joined[begin + 1]  # RFC 6455, section 5.2; ours are not masked
+        end = begin + 2 + length
+        if length >= 126:
+            end = begin + (4 if length == 126 else 10)
+            end += int.from_bytes(joined[begin + 2:end], "big")
+        if one != message_id:
+            frames.append(joined[begin:end])
+            left.append(one)
+        begin = end
+    return b"".join(frames), tuple(left)
 
 
 def _ignore(connection, message_ids):

@@ -58,6 +58,19 @@ async def test_a_revoked_one_reaches_nobody_else(house: House, names: list[str])
     assert not house.dispatcher._jobs
 
 
+async def test_one_that_is_held_behind_a_mailbox_with_others_is_taken_out(house: House) -> None:
+    house.dispatcher.fan_outs.most_s = 0.0
+    client = house.open(1)
+    house.hub.add(client.connection)
+    _crowd(house)
+    names = ["first", "m", "third"]
+    await asyncio.gather(*(house.publish(name, message_id=name, target="all") for name in names))
+    await house.quiet()
+    await house.amending.revoke("m")
+    house.hub.release(client.connection)
+    assert client.ids == ["first", "third"]
+
+
 async def test_one_whose_recipients_are_not_known_yet(make_house: Callable[..., House], frail: Any) -> None:
     house = make_house(stores=frail)
     house.start_all()

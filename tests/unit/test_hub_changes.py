@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -169,3 +170,17 @@ def test_what_is_held_can_be_dropped(hub: Hub, shop: Workshop, handed: list[str]
     hub.release(client)
     assert shop.drain(client) == text("second")
     assert shop.drain(direct) == text("first") + text("second") + text("first")
+
+
+@pytest.mark.parametrize("length", [1, 126])
+def test_what_is_held_with_others_can_be_dropped(hub: Hub, shop: Workshop, handed: list[str], length: int) -> None:
+    client = shop.join(1, is_released=False)
+    frames = {name: text(name * length) for name in "abc"}
+    first, *others = [FanOut(name, partial(lambda name, dialect: frames[name], name)) for name in "abc"]
+    assert all(first.absorb(other) for other in others)
+    assert hub.advance(first, 60.0)
+    hub.drop_held("b")
+    assert client.pending_bytes == len(frames["a"] + frames["c"])
+    hub.release(client)
+    assert shop.drain(client) == frames["a"] + frames["c"]
+    assert handed == ["a", "c"]

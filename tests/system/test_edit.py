@@ -54,7 +54,10 @@ async def _mailbox(probe: Probe, user_id: int) -> list[dict[str, Any]]:
 
 async def _until_quiet(probe: Probe, client: Client) -> list[dict[str, Any]]:
     """What has come, up to a marker."""
-    marker = await probe.publish("marker", target="online")
+    return await _up_to(client, await probe.publish("marker", target="online"))
+
+
+async def _up_to(client: Client, marker: dict[str, Any]) -> list[dict[str, Any]]:
     seen = [await client.receive()]
     while seen[-1].get("message_id") != marker["message_id"]:
         seen.append(await client.receive())
@@ -212,9 +215,10 @@ async def test_while_it_goes_out(probe: Probe) -> None:
         return message_id
 
     message_ids = await asyncio.gather(*(publish_and_edit(number) for number in range(10)))
+    marker = await probe.publish("marker", target="online")
     for client in clients.values():
         last: dict[str, str] = {}
-        for frame in await _until_quiet(probe, client):
+        for frame in await _up_to(client, marker):
             notice = frame["notice"] if frame["type"] == "update" else frame
             last[notice["message_id"]] = notice["content"]
         assert last == {message_id: f"{number} v3" for number, message_id in enumerate(message_ids)}

@@ -151,6 +151,7 @@ def test_ids_of_the_other_kind_are_left_aside() -> None:
 
 
 @given(user_rows=rows, identity_rows=rows)
+@settings(deadline=None)
 def test_what_is_damaged_does_not_end_the_start(user_rows: list[Any], identity_rows: list[Any]) -> None:
     users = Users()
     users.load([(0, 7), *user_rows, (2, 9)], [(0, 1, "Ada", 1), *identity_rows])

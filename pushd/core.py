@@ -37,6 +37,7 @@ from pushd.presence.mailboxes import Mailboxes
 from pushd.presence.register import Register
 from pushd.presence.replay import Replays
 from pushd.presence.statuses import CachedStatuses
+from pushd.presence.unread import EVERY_S as UNREAD_EVERY_S
 from pushd.presence.unread import UnreadFrames
 from pushd.retry import FIRST_S
 from pushd.telemetry import faults
@@ -79,6 +80,7 @@ class Pauses(msgspec.Struct, frozen=True):
     follow_again_s: float = AGAIN_AFTER_S
     alive_every_s: float = ALIVE_EVERY_S
     schedule_look_every_s: float = SCHEDULE_LOOK_EVERY_S
+    unread_every_s: float = UNREAD_EVERY_S
 
 
 PAUSES = Pauses()
@@ -202,7 +204,7 @@ class Core:
         )
         self.failures = failures = Failures(hub, metrics)
         self.register = Register(hub, writers.statuses, basis)
-        self.unread = UnreadFrames(hub, stores.inbox, stores.records, metrics)
+        self.unread = UnreadFrames(hub, stores.inbox, stores.records, metrics, every_s=pauses.unread_every_s)
         self.greeting = Greeting(hub, stores.records, writers, current, self.unread, node_id=node_id)
         self.mailboxes = Mailboxes(directory, stores.mailbox, writers, metrics)
         self.replays = Replays(

@@ -85,9 +85,13 @@ class UnreadFrames:
         """Tells until it is cancelled."""
         while True:
             await asyncio.sleep(self._every_s / LOOKS)
-            if self._is_changed():
-                await asyncio.sleep(self._every_s)
-                await self.sweep()
+            try:
+                if self._is_changed():
+                    await asyncio.sleep(self._every_s)
+                    await self.sweep()
+            except Exception as error:  # whose counts changed is not known now
+                self._is_anybody = True
+                faults.noted(self._metrics, "unread", error)
 
     async def sweep(self) -> None:
         """Tells those whose count is not what they were told. What cannot be counted now is counted next time."""

@@ -74,6 +74,8 @@ class Following:
                 await self._follow(Unfollowed(amended, RECORDS, is_reset))
             except StoreError as error:
                 self._failed(error)
+            except Exception as error:
+                faults.noted(self._metrics, "amendments", error, message_id=amended.message_id)
         self.wake()
 
     async def _follow_all(self) -> bool:
@@ -81,12 +83,25 @@ class Following:
         is_all = True
         try:
             for one in await self._amendments.unfollowed():
-                is_all &= await faults.unless_cancelled(self._follow(one))
+                is_all &= await self._follow_or_not(one)
         except StoreError as error:
             self._failed(error)
             return False
+        except Exception as error:
+            faults.noted(self._metrics, "amendments", error)
+            return False
         self._has_stores = True
         return is_all
+
+    async def _follow_or_not(self, one: Unfollowed) -> bool:
+        """Whether that is done. What nobody foresaw concerns this notice only."""
+        try:
+            return await faults.unless_cancelled(self._follow(one))
+        except StoreError:
+            raise
+        except Exception as error:
+            faults.noted(self._metrics, "amendments", error, message_id=one.amended.message_id)
+            return False
 
     def _failed(self, error: StoreError) -> None:
         if self._has_stores:

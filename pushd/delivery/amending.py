@@ -89,6 +89,7 @@ class Amending:
         self._wall_ms = basis.clock.wall_ms
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._untold: set[str] = set()  # revoked, and telling everybody of it failed
 
     async def revoke(self, message_id: str) -> Revoked:
         """Take a notice back: out of every mailbox and inbox, and nobody gets it any more. Receipts stay.
@@ -151,16 +152,21 @@ class Amending:
                 return Revoked(0, 0, is_cancelled=True)
             notice = await self._find(message_id)
             known = self._amendments.of(message_id)
-            if known.is_revoked:
+            if known.is_revoked and message_id not in self._untold:
                 return Revoked(0, 0)
             copies = await self._copies_outside(message_id)
             amended = msgspec.structs.replace(known, is_revoked=True)
             copies += await self._store.revoke(amended, self._wall_ms())
             self._amendments.note(amended)
             reached = self._stop(message_id)
-            self._count(notice, "revoked")
-            connections = await self._announcer.tell(frames.RevokeFrame(message_id=message_id), notice, reached)
-            await self._following.record(amended)
+            if not known.is_revoked:
+                self._count(notice, "revoked")
+            self._untold.add(message_id)
+            try:
+                connections = await self._announcer.tell(frames.RevokeFrame(message_id=message_id), notice, reached)
+                self._untold.discard(message_id)
+            finally:
+                await self._following.record(amended)
             return Revoked(copies, connections)
 
     async def _edit(self, message_id: str, edit: Edit, editor: Sender) -> Edited:
@@ -187,6 +193,9 @@ class Amending:
                 await self._acknowledgements.fanned_out([message_id])  # whoever gets the former one is told behind it
                 frame = frames.UpdateFrame(notice=frames.notice_frame(newest, self._current.timezone))
                 connections = await self._announcer.tell(frame, newest)
+            except Exception:
+                self._following.wake()
+                raise
             finally:
                 del self._amendments.editing[message_id]
             await self._following.record(amended, is_reset=is_reset)
@@ -203,10 +212,14 @@ class Amending:
         newest = await self._schedule.change(message_id, make)
         if newest is None:
             return None
-        self._count(newest, "edited")
         amended = msgspec.structs.replace(self._amendments.of(message_id), version=newest.version)
         version = Version(former[-1], now_ms, editor.user_id, editor.name)
-        await self._store.edit(amended, newest, version, is_reset=False)
+        try:
+            await self._store.edit(amended, newest, version, is_reset=False)
+        except Exception:
+            await self._schedule.change(message_id, lambda _: former[-1])
+            raise
+        self._count(newest, "edited")
         self._amendments.note(amended, newest)
         self._following.wake()
         return Edited(newest, 0)

@@ -13,7 +13,7 @@ from pushd.core import read_past
 from pushd.delivery.amendments import Amendments, as_edited
 from pushd.delivery.current_mailbox import CurrentMailbox
 from pushd.delivery.edits import Edit
-from pushd.delivery.submission import Sender
+from pushd.delivery.submission import Sender, Submission
 from pushd.errors import RequestError
 from pushd.model import Amended, MailboxItem, Step
 from tests.daemon import until
@@ -167,6 +167,39 @@ async def test_nothing_is_half_done_when_the_disk_refuses(make_house: Callable[.
     assert await house.mailbox(2) == ["m"]
     assert (client.notices, house.amendments.editing, len(house.amendments)) == (["old"], {}, 0)
     assert await _edit(house, "m") == 1
+
+
+async def test_whom_a_failure_kept_from_hearing_of_a_revoke_hears_when_it_is_repeated(
+    make_house: Callable[..., House], frail: Any
+) -> None:
+    house = make_house(stores=frail)
+    house.start_all()
+    client = house.connect(1, is_told_changes=True)
+    await house.publish("old", message_id="m", target="custom", user_ids=[1])
+    await house.quiet()
+    frail.records.fail("sent_to", error=ValueError("odd"))
+    with pytest.raises(ValueError, match="odd"):
+        await house.amending.revoke("m")
+    assert (await house.amending.revoke("m")).connections == 1
+    assert (await house.amending.revoke("m")).connections == 0
+    assert client.receive()[-1] == {"type": "revoke", "message_id": "m"}
+
+
+async def test_an_edit_of_a_scheduled_one_that_fails_changes_nothing(
+    make_house: Callable[..., House], frail: Any
+) -> None:
+    house = make_house(stores=frail)
+    house.start_all()
+    await house.intake.accept(Submission("old", message_id="m", delay_s=3600), Sender())
+    frail.amendments.fail("edit", error=ValueError("odd"))
+    with pytest.raises(ValueError, match="odd"):
+        await _edit(house, "m", version=1)
+    scheduled = await house.schedule.find("m")
+    assert scheduled is not None
+    assert (scheduled.notice.content, scheduled.notice.version) == ("old", 1)
+    assert await _edit(house, "m", version=1) == 0
+    (version,) = await house.stores.amendments.versions("m")
+    assert (version.notice.content, version.notice.version) == ("old", 1)
 
 
 async def test_whoever_asks_may_leave(house: House) -> None:

@@ -28,6 +28,7 @@ LOOK_EVERY_S = 0.5  # at the time of day, which may be set, while something is s
 ROOM_LOOK_S = 0.005  # for room in the lanes, while a backlog waits for it
 PAGE_ROWS = 250  # due ones that are sent together
 RECORDS_AT_ONCE = 500
+ASIDE_AGAIN_MS = 500  # what cannot be set aside now is tried again so much later
 
 Result = TypeVar("Result")
 # Has notices that are due journalled, and put into their lanes: what became of each of them.
@@ -280,6 +281,8 @@ class Schedule:
             if await self._set_aside.keep(NOTICE, SpoiledSchedule(why), body):
                 await self._store.drop_spoiled(number)
                 self.count -= 1
+            else:
+                self._is_due_at(self._wall_ms() + ASIDE_AGAIN_MS)
 
     async def _send(self, notices: Sequence[Notice]) -> None:
         assert self.send is not None  # noqa: S101 - for the type checker
@@ -306,6 +309,8 @@ class Schedule:
             await self._store.drop([notice.message_id])
             self.count -= 1
             self._forget(notice)
+        else:
+            self._is_due_at(self._wall_ms() + ASIDE_AGAIN_MS)
 
     # ---- records
 

@@ -389,6 +389,21 @@ async def test_a_row_that_cannot_be_decoded_is_set_aside_and_the_others_go_out(h
     assert await house.stores.schedule.count() == 0
 
 
+async def test_what_cannot_be_set_aside_is_tried_again(make_house: Build, frail: Any, clock: Clock) -> None:
+    house = make_house(stores=frail)
+    house.start_all()
+    await accept(house)
+    thread = house.stores.schedule._thread  # type: ignore[attr-defined]
+    await thread.submit("test", "spoil", lambda db: db.execute("UPDATE scheduled SET body = '{'"))
+    frail.set_aside.fail("keep", error=ValueError("odd"))
+    clock.move(3601)
+    await house.schedule.send_due()
+    assert house.schedule.count == 1
+    clock.move(1)
+    await house.schedule.send_due()
+    assert (house.schedule.count, house.set_aside.total) == (0, 1)
+
+
 async def test_a_failure_that_nobody_foresaw_does_not_end_the_timer(
     make_house: Build, frail: Any, clock: Clock
 ) -> None:

@@ -18,7 +18,7 @@ from pushd.delivery.amendments import Amendments
 from pushd.delivery.announcer import Announcer
 from pushd.delivery.current_mailbox import CurrentMailbox
 from pushd.delivery.dispatch import GROW_AFTER_S, Dispatcher
-from pushd.delivery.following import AGAIN_AFTER_S, Following
+from pushd.delivery.following import AGAIN_AFTER_S, MAILBOX, Following
 from pushd.delivery.inboxes import Inboxes
 from pushd.delivery.intake import Intake
 from pushd.delivery.lanes import Lanes
@@ -126,7 +126,7 @@ class Core:
         pauses: Pauses = PAUSES,
     ) -> None:
         self.amendments = amendments = Amendments(past.amended)
-        if "mailbox" in stores.amendments.followers:
+        if MAILBOX in stores.amendments.followers:
             stores = replace(
                 stores, mailbox=CurrentMailbox(stores.mailbox, amendments, stores.amendments, basis.clock.wall_ms)
             )

@@ -90,6 +90,9 @@ class Reminder(msgspec.Struct, frozen=True):
     accepted_ms: int
 
 
+EDITED = ("content", "title", "data", "url", "tags", "expires_ms", "version")
+
+
 class Notice(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """An accepted notice, as the journal keeps it.
 
@@ -122,16 +125,11 @@ class Notice(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     def saying(self, newest: Notice) -> Notice:
         """The same notice with what `newest` says, which is an edited version of it."""
-        return msgspec.structs.replace(
-            self,
-            content=newest.content,
-            title=newest.title,
-            data=newest.data,
-            url=newest.url,
-            tags=newest.tags,
-            expires_ms=newest.expires_ms,
-            version=newest.version,
-        )
+        return msgspec.structs.replace(self, **newest.said())
+
+    def said(self) -> dict[str, Any]:
+        """What of it an edit may change, by name: its copies have fields of these names, too."""
+        return {name: getattr(self, name) for name in EDITED}
 
     def is_expired(self, now_ms: int) -> bool:
         """True when the notice must no longer be delivered."""

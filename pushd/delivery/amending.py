@@ -17,7 +17,7 @@ from pushd.delivery.amendments import Amendments
 from pushd.delivery.announcer import Announcer
 from pushd.delivery.dispatch import Dispatcher
 from pushd.delivery.edits import Edit, edited, edited_before_it_goes_out
-from pushd.delivery.following import Following
+from pushd.delivery.following import MAILBOX, Following
 from pushd.delivery.intake import Intake
 from pushd.delivery.schedule import Schedule
 from pushd.delivery.submission import Sender, noticed
@@ -257,7 +257,7 @@ class Amending:
 
     async def _copies_outside(self, message_id: str) -> int:
         """How many wait in mailboxes outside this process, by what the receive records say."""
-        if "mailbox" not in self._store.followers:
+        if MAILBOX not in self._store.followers:
             return 0
         waiting = ReceiptFilter(message_id=message_id, is_received=False, delivery_status=DeliveryStatus.OFFLINE)
         return (await self._records.receive_stats(waiting)).total_users

@@ -79,13 +79,4 @@ class Amendments:
 
 def as_edited(item: MailboxItem, newest: Notice) -> MailboxItem:
     """The item with what its notice says now."""
-    return msgspec.structs.replace(
-        item,
-        content=newest.content,
-        title=newest.title,
-        data=newest.data,
-        url=newest.url,
-        tags=newest.tags,
-        expires_ms=newest.expires_ms,
-        version=newest.version,
-    )
+    return msgspec.structs.replace(item, **newest.said())
